@@ -1,0 +1,157 @@
+"""The words of the system: everything that crosses a process, as frozen dataclasses.
+
+A `Prompt` is one task example with the contexts (`View`s) a teacher will read; it gets its
+number at admission. A `Rollout` is a numbered prompt with the completion the student sampled.
+No torch and no Ray here: every package may import this module at no cost.
+
+Token arrays are one-dimensional numpy arrays: int32 for ids and versions, float32 for log-probs.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int32]
+Logprobs = NDArray[np.float32]
+
+
+class Source(StrEnum):
+    """Where a completion came from. Only `POLICY` rows have versions and a staleness bound."""
+
+    POLICY = "policy"
+    GOLD = "gold"
+    BASE = "base"
+
+
+class ViewKind(StrEnum):
+    """What a teacher reads in front of the completion (method.md, section 5)."""
+
+    PRIMARY = "primary"  # the gold demonstration of this very problem
+    AUXILIARY = "auxiliary"  # a solved example of another problem
+    NEGATIVE = "negative"  # a demonstration verified to be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One context: the messages a teacher reads in front of a completion."""
+
+    kind: ViewKind
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record of a task: the question, a worked solution, and the reference answer."""
+
+    id: str
+    question: str
+    demonstration: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the student reads, and every view of it. Still text, not yet numbered."""
+
+    id: str
+    messages: tuple[Message, ...]
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPrompt:
+    """An admitted prompt: its place in the training order, and the seed its sampling follows from."""
+
+    number: int
+    seed: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyVersion:
+    """`number` counts optimiser steps; `lineage` rises when the learner falls back to a checkpoint."""
+
+    lineage: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A view after tokenisation."""
+
+    kind: ViewKind
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A numbered prompt with its sampled completion (end-of-sequence token included).
+
+    `logprobs`, `lineages` and `versions` have one entry per completion token and are None
+    unless `source` is `POLICY`. Times are seconds since the epoch.
+    """
+
+    number: int
+    id: str
+    source: Source
+    prompt_tokens: Tokens
+    views: tuple[TokenView, ...]
+    completion_tokens: Tokens
+    logprobs: Logprobs | None
+    lineages: Tokens | None
+    versions: Tokens | None
+    finish_reason: str
+    seed: int
+    actor: str
+    started_s: float
+    finished_s: float
+
+    def view(self, kind: ViewKind) -> TokenView | None:
+        """The first view of this kind, or None."""
+        return next((view for view in self.views if view.kind is kind), None)
+
+    def views_of(self, kind: ViewKind) -> tuple[TokenView, ...]:
+        """All views of this kind, in order."""
+        return tuple(view for view in self.views if view.kind is kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. Temperature 0 is greedy. `seed` None leaves it to the engine."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a rollout engine returns for one prompt; arrays have one entry per token."""
+
+    tokens: Tokens
+    logprobs: Logprobs
+    lineages: Tokens
+    versions: Tokens
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One item of an evaluation: what was asked, what came back, and whether it was right."""
+
+    id: str
+    completion: str
+    tokens: int
+    reference: str
+    correct: bool
