@@ -354,9 +354,7 @@ def _agreement_has_views(config: Config) -> None:
 
 def _contrast_has_negatives(config: Config) -> None:
     if config.objective.contrastive is not None and config.contexts.negative is None:
-        raise ValueError(
-            "objective.contrastive needs the negative view: add contexts.negative or leave the term out"
-        )
+        raise ValueError("objective.contrastive needs the negative view: add contexts.negative or leave the term out")
 
 
 def _publication_keeps_up(config: Config) -> None:
@@ -371,6 +369,5 @@ def _publication_keeps_up(config: Config) -> None:
 def _model_fits_task(config: Config) -> None:
     if config.model.path is None and config.task.type != "arithmetic":
         raise ValueError(
-            f'task.type = "{config.task.type}" needs a model: set model.path '
-            "(the embedded model only knows arithmetic)"
+            f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
         )

@@ -1,0 +1,60 @@
+"""Which process gets which CPU cores.
+
+On a machine of few cores, spinning threads of one process starve the others: a two-threaded
+learner beside vLLM slows it by an order of magnitude. So every rollout actor and every learner
+rank is given cores of its own where there are enough, and shares them evenly where there are not.
+Processes that own a GPU, or run on other nodes, need no plan and get none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Cores = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CorePlan:
+    """Cores of each rollout actor and of each learner rank; empty tuples leave it to the system."""
+
+    rollout: tuple[Cores, ...]
+    learner: tuple[Cores, ...]
+
+    def describe(self) -> str:
+        """One line for the screen, e.g. `rollout 0: core 0 | learner 0: core 1`."""
+        parts = [f"{name} {index}: {_cores(cores)}" for name, plan in self._named() for index, cores in enumerate(plan)]
+        return " | ".join(parts)
+
+    def _named(self) -> tuple[tuple[str, tuple[Cores, ...]], ...]:
+        return ("rollout", self.rollout), ("learner", self.learner)
+
+
+def plan_cores(
+    available: Sequence[int],
+    actors: int,
+    ranks: int,
+    rollout_cores: Sequence[int] | None = None,
+    learner_cores: Sequence[int] | None = None,
+) -> CorePlan:
+    """Deal `available` cores: the upper half to the learner, the rest to the actors.
+
+    An explicit list for one side overrides the deal for that side. On one core both share it.
+    """
+    cores = tuple(sorted(available))
+    half = max(1, len(cores) // 2)
+    for_rollout = tuple(rollout_cores) if rollout_cores is not None else (cores[:-half] or cores)
+    for_learner = tuple(learner_cores) if learner_cores is not None else cores[-half:]
+    return CorePlan(rollout=_deal(for_rollout, actors), learner=_deal(for_learner, ranks))
+
+
+def _deal(cores: Cores, parties: int) -> tuple[Cores, ...]:
+    """Contiguous shares, as even as can be; parties beyond the number of cores share them in turn."""
+    if parties >= len(cores):
+        return tuple((cores[index % len(cores)],) for index in range(parties))
+    bounds = [round(index * len(cores) / parties) for index in range(parties + 1)]
+    return tuple(cores[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+
+
+def _cores(cores: Cores) -> str:
+    if not cores:
+        return "any core"
+    return ("core " if len(cores) == 1 else "cores ") + ",".join(map(str, cores))
