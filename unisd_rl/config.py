@@ -113,9 +113,9 @@ class NegativeConfig(Section):
 
 
 class ContextsConfig(Section):
-    auxiliary: AuxiliaryConfig | None = AuxiliaryConfig()
+    auxiliary: AuxiliaryConfig | None = None
     """Views that read another problem's solution (for agreement). Absent: none."""
-    negative: NegativeConfig | None = NegativeConfig()
+    negative: NegativeConfig | None = None
     """The view that reads a wrong demonstration (for the contrastive term). Absent: none."""
 
 
@@ -286,17 +286,17 @@ class EmaConfig(Section):
 class ObjectiveConfig(Section):
     temperature: Positive | None = None
     """Softmax temperature of every distribution. Absent: the sampling temperature."""
-    divergence: DivergenceConfig | None = DivergenceConfig()
+    divergence: DivergenceConfig | None = None
     """The main term. Absent: none."""
-    clipping: ClippingConfig | None = ClippingConfig(quantile=0.98)
+    clipping: ClippingConfig | None = None
     """Clipping of rare outlier tokens. Absent: none."""
-    agreement: AgreementConfig | None = TokenAgreement()
+    agreement: AgreementConfig | None = None
     """Multi-teacher agreement weights. Absent: all tokens weigh the same."""
-    contrastive: ContrastiveConfig | None = ContrastiveConfig()
+    contrastive: ContrastiveConfig | None = None
     """Right against wrong demonstrations. Absent: none."""
-    matching: MatchingConfig | None = MatchingConfig()
+    matching: MatchingConfig | None = None
     """Feature matching. Absent: none."""
-    ema: EmaConfig | None = EmaConfig()
+    ema: EmaConfig | None = None
     """The moving teacher. Absent: the teacher stays the initial model."""
 
     @model_validator(mode="after")
@@ -314,7 +314,7 @@ class EvaluationConfig(Section):
 
 
 class Config(Section):
-    """The whole configuration of a run."""
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("arithmetic")`."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -323,7 +323,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     weights: WeightsConfig = WeightsConfig()
     learner: LearnerConfig = LearnerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
