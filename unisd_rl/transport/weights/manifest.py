@@ -1,0 +1,100 @@
+"""What a snapshot of the weights holds, and how to know that it arrived whole.
+
+A snapshot travels as a few buckets of bytes and one `SnapshotManifest` that says which tensor lies
+where. No torch here: the process that only holds snapshots need not import it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from unisd_rl.types import PolicyVersion
+
+Bytes = NDArray[np.uint8]
+
+
+class CorruptSnapshot(Exception):
+    """The bytes that arrived are not the bytes that were sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor inside a bucket: torch's name of its dtype, its shape, and its bytes' place."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+BucketManifest = tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotManifest:
+    """All tensors of one policy version, bucket by bucket, and each bucket's xxh3 checksum."""
+
+    version: PolicyVersion
+    buckets: tuple[BucketManifest, ...]
+    checksums: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, padding between them left out."""
+        return sum(spec.nbytes for bucket in self.buckets for spec in bucket)
+
+    def verify(self, buckets: Sequence[Bytes]) -> None:
+        """Raise `CorruptSnapshot`, naming the bucket, unless every checksum is right."""
+        if len(buckets) != len(self.checksums):
+            raise CorruptSnapshot(f"{len(self.checksums)} buckets were sent and {len(buckets)} arrived")
+        if wrong := mismatched(buckets, self.checksums):
+            raise CorruptSnapshot(f"checksum of bucket {wrong[0]} of {label(self.version)} is wrong: weights refused")
+
+    def to_json(self) -> str:
+        """For a process boundary that carries only plain values."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SnapshotManifest":
+        """Inverse of `to_json`."""
+        raw = json.loads(text)
+        return cls(
+            version=PolicyVersion(**raw["version"]),
+            buckets=tuple(tuple(map(_spec, bucket)) for bucket in raw["buckets"]),
+            checksums=tuple(raw["checksums"]),
+        )
+
+
+def checksum(bucket: Bytes) -> str:
+    """xxh3 (64 bits, hexadecimal) of a contiguous array of bytes."""
+    return xxhash.xxh3_64_hexdigest(memoryview(bucket))
+
+
+def mismatched(buckets: Sequence[Bytes], checksums: Sequence[str]) -> list[int]:
+    """Indices of the buckets whose checksum differs from the one that was sent along."""
+    return [index for index, pair in enumerate(zip(buckets, checksums, strict=True)) if checksum(pair[0]) != pair[1]]
+
+
+def label(version: PolicyVersion) -> str:
+    """`lineage:number`, the form in which vLLM carries a version with every token."""
+    return f"{version.lineage}:{version.number}"
+
+
+def parse_label(text: str) -> PolicyVersion:
+    """Inverse of `label`.
+
+    Raises:
+        ValueError: if `text` is not of that form.
+    """
+    lineage, _, number = text.partition(":")
+    return PolicyVersion(int(lineage), int(number))
+
+
+def _spec(raw: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**raw, "shape": tuple(raw["shape"])})
