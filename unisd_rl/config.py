@@ -23,6 +23,8 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
+    """Name, place, length and patience of a run."""
+
     name: str = "arithmetic"
     """Name of the run; its files go to DIR/NAME."""
     dir: Path = Path("runs")
@@ -42,6 +44,8 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
+    """The model that is student, teacher and rollout policy at once."""
+
     path: str | None = None
     """Model folder or hub name. Absent: the embedded tiny base model, trained at first use."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -51,6 +55,8 @@ class ModelConfig(Section):
 
 
 class ArithmeticTask(Section):
+    """The embedded task: two-digit sums and differences with written-out carries."""
+
     type: Literal["arithmetic"] = "arithmetic"
     train_examples: Count = 4000
     """Training problems."""
@@ -61,6 +67,8 @@ class ArithmeticTask(Section):
 
 
 class Fields(Section):
+    """Names of a record's fields."""
+
     prompt: str = "prompt"
     """Name of the field the student reads."""
     demonstration: str = "demonstration"
@@ -72,6 +80,8 @@ class Fields(Section):
 
 
 class JsonlTask(Section):
+    """A user's own JSON Lines files."""
+
     type: Literal["jsonl"]
     train: Path
     """JSON Lines file with the training records."""
@@ -84,6 +94,8 @@ class JsonlTask(Section):
 
 
 class DatasetsTask(Section):
+    """Anything `datasets.load_dataset` loads."""
+
     type: Literal["datasets"]
     path: str
     """What `datasets.load_dataset` takes: a hub name, a local folder, or a file format."""
@@ -103,16 +115,22 @@ TaskConfig = Annotated[ArithmeticTask | JsonlTask | DatasetsTask, Field(discrimi
 
 
 class AuxiliaryConfig(Section):
+    """Views that read another problem's solution."""
+
     views: Count = 3
     """K, the number of auxiliary views; each reads one solved example of another problem."""
 
 
 class NegativeConfig(Section):
+    """The view that reads a wrong demonstration."""
+
     attempts: Count = 8
     """Candidates tried for a demonstration that the grader finds wrong; without one the problem has no negative view."""
 
 
 class ContextsConfig(Section):
+    """What the teachers read beside the prompt."""
+
     auxiliary: AuxiliaryConfig | None = None
     """Views that read another problem's solution (for agreement). Absent: none."""
     negative: NegativeConfig | None = None
@@ -120,6 +138,8 @@ class ContextsConfig(Section):
 
 
 class VllmEngine(Section):
+    """vLLM's AsyncLLM inside the rollout actor."""
+
     type: Literal["vllm"] = "vllm"
     kv_cache_gib: Positive = 0.5
     """Memory for keys and values, CPU only (GiB)."""
@@ -132,6 +152,8 @@ class VllmEngine(Section):
 
 
 class TransformersEngine(Section):
+    """Generation by transformers: for machines without vLLM, exact runs and fast tests."""
+
     type: Literal["transformers"]
 
 
@@ -139,6 +161,8 @@ EngineConfig = Annotated[VllmEngine | TransformersEngine, Field(discriminator="t
 
 
 class RolloutConfig(Section):
+    """Who generates, how, and how stale it may get."""
+
     engine: EngineConfig = VllmEngine()
     """The generator inside each rollout actor."""
     actors: Count = 1
@@ -170,6 +194,8 @@ class RolloutConfig(Section):
 
 
 class WeightsConfig(Section):
+    """How and when weights reach the rollout actors."""
+
     transport: Literal["object_store", "nccl", "ipc"] = "object_store"
     """How weights travel: `object_store` works anywhere, `nccl` between GPUs, `ipc` on one GPU."""
     publish_every: Count = 1
@@ -183,6 +209,8 @@ class WeightsConfig(Section):
 
 
 class LearnerConfig(Section):
+    """Who trains, and how."""
+
     ranks: Count = 1
     """Learner processes."""
     gpus_per_rank: NonNegative = 0.0
@@ -214,11 +242,15 @@ class LearnerConfig(Section):
 
 
 class DivergenceConfig(Section):
+    """The main term: a divergence between student and teacher at every token."""
+
     alpha: Fraction = 0.5
     """0 is the forward KL, 1 the reverse KL, in between the generalised Jensen-Shannon divergence."""
 
 
 class ClippingConfig(Section):
+    """Divergence clipping: at a constant or at a quantile."""
+
     threshold: Positive | None = None
     """Clip each token's divergence at this many nats."""
     quantile: OpenFraction | None = None
@@ -232,28 +264,26 @@ class ClippingConfig(Section):
 
 
 class TokenAgreement(Section):
+    """One agreement weight per token."""
+
     level: Literal["token"] = "token"
     gamma: NonNegative = 1.0
     """How strongly disagreement lowers a weight; 0 switches the mechanism off."""
     statistic: Literal["variance", "range"] = "variance"
     """Disagreement of the views' log-probs: population variance, or max - min."""
-    scale_quantile: OpenFraction | None = 0.95
+    scale_quantile: OpenFraction = 0.95
     """Disagreement is measured against this quantile of the whole step ..."""
     scale: Positive | None = None
-    """... or against this absolute number (give one of the two)."""
+    """... or, where this is set, against this absolute number."""
     cap: Positive = 10.0
     """Largest scaled disagreement."""
     floor: OpenFraction = 0.01
     """Smallest weight."""
 
-    @model_validator(mode="after")
-    def _one_scale(self) -> "TokenAgreement":
-        if (self.scale is None) == (self.scale_quantile is None):
-            raise ValueError("give one of `scale` and `scale_quantile` (set the other to null)")
-        return self
-
 
 class SequenceAgreement(Section):
+    """One agreement weight per completion."""
+
     level: Literal["sequence"]
     gamma: NonNegative = 1.0
     """Weight = exp(-gamma * disagreement of the views' mean log-probs)."""
@@ -265,6 +295,8 @@ AgreementConfig = Annotated[TokenAgreement | SequenceAgreement, Field(discrimina
 
 
 class ContrastiveConfig(Section):
+    """Pull to the right demonstration, push from the wrong one."""
+
     weight: Positive = 0.1
     """lambda_c."""
     margin: NonNegative = 0.5
@@ -272,11 +304,15 @@ class ContrastiveConfig(Section):
 
 
 class MatchingConfig(Section):
+    """Feature matching of final hidden states."""
+
     weight: Positive = 0.1
     """lambda_f. Without a `divergence` section this is the representation-only variant."""
 
 
 class EmaConfig(Section):
+    """The teacher follows the student as an exponential moving average."""
+
     beta: Fraction = 0.9
     """Share of the old teacher that an update keeps; 1 never moves."""
     every: Count = 1
@@ -284,6 +320,8 @@ class EmaConfig(Section):
 
 
 class ObjectiveConfig(Section):
+    """UniSD*: the mechanisms that are on are the sections that are there."""
+
     temperature: Positive | None = None
     """Softmax temperature of every distribution. Absent: the sampling temperature."""
     divergence: DivergenceConfig | None = None
@@ -307,6 +345,8 @@ class ObjectiveConfig(Section):
 
 
 class EvaluationConfig(Section):
+    """When and how the student is examined on held-out problems."""
+
     every: Count | None = None
     """Steps between evaluations. Absent: before the first step and after the last."""
     concurrency: Count = 128

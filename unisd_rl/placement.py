@@ -8,6 +8,7 @@ Processes that own a GPU, or run on other nodes, need no plan and get none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Cores = tuple[int, ...]
 
@@ -51,7 +52,7 @@ def _deal(cores: Cores, parties: int) -> tuple[Cores, ...]:
     if parties >= len(cores):
         return tuple((cores[index % len(cores)],) for index in range(parties))
     bounds = [round(index * len(cores) / parties) for index in range(parties + 1)]
-    return tuple(cores[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(cores[a:b] for a, b in pairwise(bounds))
 
 
 def _cores(cores: Cores) -> str:

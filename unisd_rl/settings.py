@@ -5,12 +5,13 @@ line lie over it: `python -m unisd_rl.run my.toml --run.steps 100 --objective.cl
 """
 
 import tomllib
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
@@ -56,18 +57,31 @@ def overlay(base: Tree, over: Tree) -> dict[str, Any]:
 
 
 def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
-    """The fields set on the command line, nested, unvalidated. `--help` prints every field and exits."""
+    """The fields set on the command line, nested and unvalidated. `--help` prints every field and exits.
+
+    Raises:
+        UserError: an option that does not exist.
+    """
 
     class Fields(Config, BaseSettings):
-        model_config = SettingsConfigDict(
-            cli_prog_name=program, cli_implicit_flags=True, cli_use_class_docs_for_groups=True
-        )
+        """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: arithmetic)."""
 
-    try:
-        source = CliSettingsSource(Fields, cli_parse_args=list(arguments), cli_hide_none_type=True)
-        return source()
-    except SettingsError as error:
-        raise UserError(str(error)) from None
+        model_config = SettingsConfigDict(cli_implicit_flags=True)
+
+    parser = _OneSentenceParser(prog=program, usage=f"{program} [RECIPE] [--dry-run] [--SECTION.FIELD VALUE ...]")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+    source: CliSettingsSource[Fields] = CliSettingsSource(
+        Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
+    )
+    fields = source()
+    return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+class _OneSentenceParser(ArgumentParser):
+    """Refuses in one sentence, not with a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists all options")
 
 
 def _other_kind(below: Tree, over: Tree) -> bool:

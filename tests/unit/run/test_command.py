@@ -1,0 +1,84 @@
+"""`python -m unisd_rl.run` as a user meets it: refusals, help and the dry run, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "unisd_rl.run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def said(result):
+    """Standard error without the import times."""
+    return "\n".join(line for line in result.stderr.splitlines() if not line.startswith("import time:"))
+
+
+def imported(result):
+    return {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+
+
+HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "datasets"}
+
+
+def test_help_imports_nothing_heavy_and_lists_the_fields():
+    result = command("--help")
+    assert result.returncode == 0
+    assert "--rollout.max_staleness" in result.stdout
+    assert "--dry-run" in result.stdout
+    assert not imported(result) & HEAVY
+
+
+def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
+    result = command("--dry-run", "--rollout.actors", "2", "--learner.ranks", "3")
+    assert result.returncode == 0, said(result)
+    assert "2 x rollout actor: 1 CPU" in result.stdout
+    assert "3 x learner rank: 1 CPU" in result.stdout
+    assert not imported(result) & HEAVY
+
+
+BAD = {
+    "unknown key": (["--run.stepz", "3"], "--run.stepz"),
+    "bad value": (["--run.steps", "many"], "run.steps = 'many'"),
+    "missing recipe": (["nowhere.toml"], "nowhere.toml"),
+    "one view with agreement": (["--contexts.auxiliary.views", "1"], "at least 2"),
+    "publication too rare": (["--weights.publish_every", "5"], "weights.publish_every = 5"),
+    "missing model": (["--model.path", "/nowhere/model"], "/nowhere/model"),
+    "missing data": (["--model.path", "a/b", "--task.type", "jsonl", "--task.train", "none.jsonl"], "none.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2_before_anything_heavy(case):
+    arguments, named = BAD[case]
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert said(result).startswith("error: ")
+    assert len(said(result).splitlines()) == 1
+    assert named in said(result)
+    assert not imported(result) & HEAVY
+
+
+def test_a_record_without_its_field_is_refused_with_its_line_number(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "p", "demonstration": "d", "answer": "a"}\n{"prompt": "p", "answer": "a"}\n')
+    result = command("--model.path", "a/b", "--task.type", "jsonl", "--task.train", str(data))
+    assert result.returncode == 2
+    assert "line 2" in said(result)
+    assert "demonstration" in said(result)
+    assert not imported(result) & HEAVY
+
+
+def test_a_relative_run_folder_is_refused_under_a_ray_job():
+    result = command(RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+    assert result.returncode == 2
+    assert "run.dir" in said(result)
+    assert "absolute" in said(result)

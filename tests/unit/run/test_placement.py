@@ -1,0 +1,44 @@
+"""Processes get cores of their own where there are enough of them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisd_rl.placement import plan_cores
+from unisd_rl.requirements import Requirement, missing
+
+
+def test_two_cores_one_each():
+    plan = plan_cores([0, 1], actors=1, ranks=1)
+    assert plan.rollout == ((0,),)
+    assert plan.learner == ((1,),)
+    assert plan.describe() == "rollout 0: core 0 | learner 0: core 1"
+
+
+def test_one_core_is_shared():
+    assert plan_cores([5], 1, 1).rollout == plan_cores([5], 1, 1).learner == ((5,),)
+
+
+def test_more_actors_than_cores_take_turns():
+    assert plan_cores([0, 1], actors=3, ranks=2).rollout == ((0,), (0,), (0,))
+    assert plan_cores([0, 1], actors=3, ranks=2).learner == ((1,), (1,))
+
+
+def test_an_explicit_list_overrides_the_deal_of_its_side():
+    plan = plan_cores(range(8), actors=2, ranks=1, rollout_cores=[0, 1, 2, 3, 4, 5])
+    assert plan.rollout == ((0, 1, 2), (3, 4, 5))
+    assert plan.learner == ((4, 5, 6, 7),)
+
+
+@given(cores=st.integers(2, 64), actors=st.integers(1, 8), ranks=st.integers(1, 8))
+def test_rollout_and_learner_never_share_a_core_and_each_process_has_one(cores, actors, ranks):
+    plan = plan_cores(range(cores), actors, ranks)
+    assert len(plan.rollout) == actors
+    assert len(plan.learner) == ranks
+    assert all(plan.rollout + plan.learner)
+    assert not set().union(*plan.rollout) & set().union(*plan.learner)
+
+
+def test_what_a_cluster_lacks_is_named_with_both_numbers():
+    needed = (Requirement("rollout actor", 2, {"CPU": 1.0, "GPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0}))
+    assert missing(needed, {"CPU": 3.0, "GPU": 1.0}) == {"GPU": (2.0, 1.0)}
+    assert missing(needed, {"CPU": 3.0, "GPU": 2.0}) == {}

@@ -1,0 +1,70 @@
+"""The Ray cluster a run lives on: joined where an address is given, started here where none is."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+from unisd_rl.requirements import CPU, missing, requirements
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+POLL_S = 1.0
+
+
+@contextmanager
+def connected(config: Config) -> Iterator[None]:
+    """Within this block Ray is there and has what the run asks for.
+
+    Logs of Ray's processes go to Ray's own files, not to the screen.
+
+    Raises:
+        UserError: the cluster lacks something after `run.cluster_timeout_s`, naming what and how much.
+    """
+    os.environ.update(QUIET)
+    _connect(config)
+    try:
+        _wait_for_resources(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: Config) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address="auto" if _under_job() else os.environ["RAY_ADDRESS"], **quiet)
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {os.environ['RAY_ADDRESS']}: {error}") from None
+        return
+    processes = config.rollout.actors + config.learner.ranks
+    ray.init(
+        address="local",
+        num_cpus=max(processes, os.cpu_count() or 1),
+        resources={name: float(processes) for name in _custom(config)},
+        include_dashboard=False,
+        **quiet,
+    )
+
+
+def _wait_for_resources(config: Config) -> None:
+    deadline = time.monotonic() + config.run.cluster_timeout_s
+    needed = requirements(config)
+    while lacking := missing(needed, ray.cluster_resources()):
+        if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):
+            what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
+            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
+        time.sleep(POLL_S)
+
+
+def _custom(config: Config) -> set[str]:
+    """Custom resources a local cluster offers, so that a recipe for many machines also runs on one."""
+    return {*config.rollout.resources, *config.learner.resources} - {CPU}
+
+
+def _under_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

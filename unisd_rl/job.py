@@ -1,0 +1,47 @@
+"""One run from a checked configuration to its summary."""
+
+import time
+
+from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.cluster import connected
+from unisd_rl.config import Config
+from unisd_rl.run_directory import RunDirectory
+from unisd_rl.screen import Screen
+from unisd_rl.summary import Summary, summarise
+from unisd_rl.tasks.load import load_task
+from unisd_rl.train import train
+
+
+def run_job(config: Config) -> Summary:
+    """Prepare, connect, train, report.
+
+    Raises:
+        UserError: the data, the model or the cluster is not what the configuration says.
+        RunFailed: a part failed in mid-run; what was committed is on storage.
+    """
+    started = time.monotonic()
+    task = load_task(config.task)
+    directory = RunDirectory(config.run_dir)
+    directory.create(config)
+    with Screen(config.run.steps) as screen:
+        model = model_folder(config, directory, screen)
+        prompts = prompt_stream(config, task, model)
+        with connected(config), started_parts(config, task, prompts, model, directory, screen) as parts:
+            outcome = train(parts)
+            summary = summarise(
+                config,
+                outcome,
+                prompts.preparation,
+                parts.queue.report(),
+                parts.rollouts.reports(),
+                core_plan(config).describe(),
+                time.monotonic() - started,
+            )
+        directory.write_summary(summary.to_json())
+        checkpoint = directory.checkpoint(outcome.version.number)
+        if outcome.after is None:
+            screen.interrupted(directory.path, checkpoint)
+        else:
+            screen.finished(outcome.before, outcome.after, directory.path, checkpoint)
+    directory.close()
+    return summary

@@ -1,0 +1,86 @@
+"""`python -m unisd_rl.run [RECIPE] [--section.field VALUE ...] [--dry-run]`: the main job.
+
+What can be refused is refused here, before anything heavy is imported; the rest is `build` and `train`.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unisd_rl.config import Config, JsonlTask
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.requirements import requirements
+from unisd_rl.settings import load_recipe, parse_fields
+
+PROGRAM = "python -m unisd_rl.run"
+DEFAULT_RECIPE = "arithmetic"
+STOPPED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    try:
+        recipe, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
+        config = load_recipe(recipe, parse_fields(fields, PROGRAM))
+        check_without_imports(config)
+        if dry_run:
+            print(describe(config))
+            return 0
+        from unisd_rl.job import run_job  # heavy: torch, Ray
+
+        return STOPPED if run_job(config).status == "interrupted" else 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str, bool, list[str]]:
+    """(recipe, dry run?, fields): the recipe is the first word if it is not an option."""
+    words = [word for word in arguments if word != "--dry-run"]
+    dry_run = len(words) < len(arguments)
+    if words and not words[0].startswith("-"):
+        return words[0], dry_run, words[1:]
+    return DEFAULT_RECIPE, dry_run, words
+
+
+def check_without_imports(config: Config) -> None:
+    """Refuse what a look at the files and the environment can refuse.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not config.run.dir.is_absolute():
+        raise UserError(
+            f"run.dir = {str(config.run.dir)!r} is relative, but a Ray job's working directory is thrown away; "
+            "give an absolute folder that lasts, e.g. --run.dir /data/runs"
+        )
+    if config.model.path is not None and looks_local(config.model.path) and not Path(config.model.path).is_dir():
+        raise UserError(f"model.path = {config.model.path!r} is not a folder; give a model folder or a hub name")
+    if isinstance(config.task, JsonlTask):
+        from unisd_rl.tasks.files import check_files
+
+        check_files(config.task)
+
+
+def looks_local(path: str) -> bool:
+    """Whether a model path means a folder rather than `owner/name` on a hub."""
+    return path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def describe(config: Config) -> str:
+    """What would run, and which process needs which resources."""
+    lines = [f"run {config.run_dir}: {config.run.steps} steps of {config.learner.batch_size} prompts"]
+    lines += [requirement.describe() for requirement in requirements(config)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What a run leaves behind: one folder, plain files, each written by one owner.
+
+| file | written by |
+|---|---|
+| config.toml | here, at the start: the resolved configuration |
+| metrics.jsonl | here, one line a step |
+| evaluations/step-N.jsonl | here, every item and its answer |
+| summary.json | here, at the end |
+| rollouts/, consumed.jsonl | the rollout queue |
+| checkpoints/step-N/ | the learner |
+| logs/ | every process its own |
+"""
+
+import fcntl
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+from unisd_rl.types import Answer
+
+
+class RunDirectory:
+    """Owner of `run.dir/run.name`. An earlier run of that name is moved aside to NAME.1, NAME.2, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._metrics: IO[str] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, itself a recipe."""
+        return self.path / "config.toml"
+
+    @property
+    def summary(self) -> Path:
+        """The run in one JSON object; absent until the run ended."""
+        return self.path / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        """One log file per process."""
+        return self.path / "logs"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the student after `step` optimiser steps."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def create(self, config: Config) -> None:
+        """Make the folder and write the resolved configuration.
+
+        Raises:
+            UserError: another run is writing there, or the folder cannot be made.
+        """
+        try:
+            self._claim()
+            self.logs.mkdir(exist_ok=True)
+            self.config.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
+        self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl, on the file at once."""
+        assert self._metrics is not None, "create() comes first"
+        self._metrics.write(json.dumps(_plain(row)) + "\n")
+        self._metrics.flush()
+
+    def write_evaluation(self, step: int, answers: Sequence[Answer]) -> Path:
+        """Every item of the evaluation after `step` steps, one line each."""
+        path = self.path / "evaluations" / f"step-{step}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in answers), encoding="utf-8")
+        return path
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json; its presence says that the run ended."""
+        self.summary.write_text(json.dumps(_plain(summary), indent=2) + "\n", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the files and let go of the folder."""
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
+
+    def _claim(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if (self.path / "lock").exists():
+            self._refuse_if_alive()
+            self.path.rename(_free_name(self.path))
+        self.path.mkdir(exist_ok=True)
+        self._lock = (self.path / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _refuse_if_alive(self) -> None:
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is writing to {self.path}; give this one another run.name") from None
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no nan: null stands for a number that does not exist."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

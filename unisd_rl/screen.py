@@ -1,0 +1,96 @@
+"""What a person sees: progress bars, one line a step, and at the end what came of it. Everything else goes to files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from unisd_rl.evaluation import Evaluation
+from unisd_rl.reports import StepReport
+
+
+class Screen:
+    """Owner of the terminal. On a pipe or in a job's log there are no bars, only lines."""
+
+    def __init__(self, steps: int) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._steps = steps
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._training = self._bars.add_task("steps", total=steps, visible=False)
+
+    def __enter__(self) -> "Screen":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self.console.print(line, markup=False)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """A spinner with `what` while the block runs."""
+        task = self._bars.add_task(what, total=None)
+        try:
+            yield
+        finally:
+            self._bars.remove_task(task)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
+        """A bar; the block reports its share done (0 to 1) and a short note."""
+        task = self._bars.add_task(what, total=100)
+
+        def report(share: float, note: str) -> None:
+            self._bars.update(task, completed=round(100 * share), description=f"{what}: {note}")
+
+        try:
+            yield report
+        finally:
+            self._bars.remove_task(task)
+
+    def step(self, report: StepReport, tokens_per_s: float) -> None:
+        """The line of one step."""
+        self._bars.update(self._training, completed=report.step + 1, visible=True)
+        self.say(
+            f"step {report.step + 1:>4}/{self._steps}  loss {report.loss:8.4f}  divergence {report.divergence:.4f}  "
+            f"agreement {report.weight_median:.2f}  clipped {report.clipped_share:5.1%}  "
+            f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})  {tokens_per_s:,.0f} tokens/s"
+        )
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """The result of one evaluation."""
+        self.say(
+            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} "
+            f"({evaluation.correct} of {len(evaluation.answers)} held-out problems, {evaluation.wall_s:.0f} s)"
+        )
+
+    def stopping(self) -> None:
+        """Ctrl-C was pressed once."""
+        self.say("stopping after this step, with a checkpoint; once more stops at once")
+
+    def finished(self, before: Evaluation, after: Evaluation, directory: Path, checkpoint: Path) -> None:
+        """The last lines of a run that went to its end."""
+        gain = 100 * (after.accuracy - before.accuracy)
+        self.say(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
+        self.say(f"model  {checkpoint}\nfiles  {directory}")
+
+    def interrupted(self, directory: Path, checkpoint: Path) -> None:
+        """The last lines of a run that was stopped."""
+        self.say(f"stopped; files  {directory}")
+        self.say(
+            f"go on from its weights with: python -m unisd_rl.run {directory / 'config.toml'} --model.path {checkpoint}"
+        )

@@ -1,0 +1,44 @@
+"""One line a step, on the screen and in metrics.jsonl."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from unisd_rl.reports import StepReport
+from unisd_rl.run_directory import RunDirectory
+from unisd_rl.screen import Screen
+from unisd_rl.transport.rollouts.client import Batch
+
+Part = Literal["wait_s", "learn_s", "publish_s"]
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds the driver spent in the parts of one step."""
+
+    wait_s: float = 0.0
+    learn_s: float = 0.0
+    publish_s: float = 0.0
+
+    @contextmanager
+    def measure(self, part: Part) -> Iterator[None]:
+        """Add the time of this block to `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, part, getattr(self, part) + time.monotonic() - started)
+
+    @property
+    def total_s(self) -> float:
+        """The whole step."""
+        return self.wait_s + self.learn_s + self.publish_s
+
+
+def log_step(directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes) -> None:
+    """Write the step's line to metrics.jsonl and show it."""
+    tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
+    directory.log_step({**asdict(report), **asdict(times), "tokens_per_s": tokens_per_s})
+    screen.step(report, tokens_per_s)

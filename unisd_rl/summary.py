@@ -1,0 +1,79 @@
+"""`summary.json`: the run in numbers, each counted from what happened."""
+
+import statistics
+from dataclasses import asdict, dataclass
+
+from actors.report import ActorReport
+from unisd_rl.config import Config
+from unisd_rl.prompts import PreparationReport
+from unisd_rl.train import Outcome
+from unisd_rl.transport.rollouts.report import QueueReport
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1."""
+
+    status: str
+    steps: int
+    policy_version: int
+    lineage: int
+    engine: str
+    accuracy_before: float
+    accuracy_after: float | None
+    eval_examples: int
+    prompts_issued: int
+    prompts_dropped: int
+    rollouts_consumed: int
+    rollouts_lost: int
+    rollouts_duplicated: int
+    rollouts_quarantined: int
+    rollouts_straddling: int
+    max_staleness_seen: int
+    tokens_generated: int
+    tokens_per_s: float
+    learner_wait_fraction: float
+    weight_pause_ms_median: float | None
+    cores: str
+    wall_s: float
+
+    def to_json(self) -> dict[str, object]:
+        """The object as it is written."""
+        return asdict(self)
+
+
+def summarise(
+    config: Config,
+    outcome: Outcome,
+    preparation: PreparationReport,
+    queue: QueueReport,
+    actors: tuple[ActorReport, ...],
+    cores: str,
+    wall_s: float,
+) -> Summary:
+    """Put together what the loop, the queue and the actors counted."""
+    pauses = [pause for actor in actors for pause in actor.pauses_ms]
+    return Summary(
+        status="interrupted" if outcome.interrupted else "completed",
+        steps=outcome.version.number,
+        policy_version=outcome.version.number,
+        lineage=outcome.version.lineage,
+        engine=config.rollout.engine.type,
+        accuracy_before=outcome.before.accuracy,
+        accuracy_after=outcome.after.accuracy if outcome.after else None,
+        eval_examples=len(outcome.before.answers),
+        prompts_issued=queue.issued,
+        prompts_dropped=preparation.dropped,
+        rollouts_consumed=queue.consumed,
+        rollouts_lost=queue.lost,
+        rollouts_duplicated=queue.duplicated,
+        rollouts_quarantined=queue.quarantined,
+        rollouts_straddling=queue.straddling,
+        max_staleness_seen=queue.max_staleness_seen,
+        tokens_generated=queue.tokens,
+        tokens_per_s=queue.tokens / outcome.loop_s,
+        learner_wait_fraction=outcome.waited_s / outcome.loop_s,
+        weight_pause_ms_median=statistics.median(pauses) if pauses else None,
+        cores=cores,
+        wall_s=wall_s,
+    )

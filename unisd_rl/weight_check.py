@@ -1,0 +1,45 @@
+"""Engine and learner must agree on the log-probs of the same tokens under the same version.
+
+An engine that kept old weights anywhere (a packed head, a cached layer, stale keys and values) still writes
+plausible text; only its numbers give it away. So the run asks for a few sampled answers right after an
+update and scores them with the learner.
+"""
+
+import numpy as np
+
+from actors.group import RolloutGroup
+from learner.group import LearnerGroup
+from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import PolicyVersion, Sampling
+
+PROBES = 4
+
+
+def check_weights(
+    rollouts: RolloutGroup, learners: LearnerGroup, task: Task, config: Config, version: PolicyVersion
+) -> float:
+    """The largest gap in nats over a few sampled answers of `version`, begun after its update.
+
+    Skipped (nan) where nucleus sampling renormalises the engine's log-probs.
+
+    Raises:
+        RunFailed: the gap is over `learner.logprob_tolerance`.
+    """
+    if config.rollout.top_p < 1.0:
+        return float("nan")
+    rollouts.wait_for(version, config.weights.timeout_s)
+    sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
+    questions = [task.student_messages(example) for example in task.train[:PROBES]]
+    gap = 0.0
+    for prompt_tokens, generation in rollouts.sample(questions, sampling, version):
+        learned = learners.logprobs(prompt_tokens, generation.tokens)
+        gap = max(gap, float(np.abs(learned - generation.logprobs).max()))
+    if not gap <= config.learner.logprob_tolerance:
+        raise RunFailed(
+            f"after the update to version {version.number} engine and learner differ by {gap:.4g} nats on the same "
+            f"tokens (learner.logprob_tolerance = {config.learner.logprob_tolerance:g}): the engine did not take over "
+            "all weights"
+        )
+    return gap
