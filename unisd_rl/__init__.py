@@ -1,0 +1,1 @@
+"""UniSD-RL: distributed actor-learner on-policy self-distillation of language models."""

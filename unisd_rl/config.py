@@ -125,7 +125,7 @@ class NegativeConfig(Section):
     """The view that reads a wrong demonstration."""
 
     attempts: Count = 8
-    """Candidates tried for a demonstration that the grader finds wrong; without one the problem has no negative view."""
+    """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
 
 
 class ContextsConfig(Section):

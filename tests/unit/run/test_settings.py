@@ -90,5 +90,5 @@ def test_a_recipe_that_is_not_toml_is_refused(tmp_path):
 
 
 def test_an_unknown_option_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match="--run.stepz"):
+    with pytest.raises(UserError, match=r"--run\.stepz"):
         parse_fields(["--run.stepz", "3"], "run")
