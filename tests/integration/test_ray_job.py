@@ -1,0 +1,99 @@
+"""`ray job submit -- python -m unisd_rl.run`, from a working directory and with the package installed.
+
+Engine starts of this file: one (the submission from a working directory).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finished import (
+    REPOSITORY,
+    FinishedRun,
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    assert_staleness_within,
+)
+
+BIN = Path(sys.executable).parent
+PORT, DASHBOARD = 26379, 28265
+SHORT = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "32", "--run.name", "run")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[str]:
+    """A Ray head of our own, ended through the process that holds it."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen(
+        [
+            BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
+            f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1",
+            "--node-ip-address=127.0.0.1",
+            f"--temp-dir={short_folder(tmp_path_factory)}",
+        ],
+        cwd=tmp_path_factory.mktemp("head"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{DASHBOARD}"
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def short_folder(tmp_path_factory) -> Path:
+    """Ray's sockets need a path of at most 107 characters."""
+    return tmp_path_factory.mktemp("r")
+
+
+def submit(cluster: str, cwd: Path, options: tuple[str, ...], arguments: tuple[str, ...]) -> str:
+    done = subprocess.run(
+        [
+            BIN / "ray",
+            "job",
+            "submit",
+            "--address",
+            cluster,
+            *options,
+            "--",
+            "python",
+            "-m",
+            "unisd_rl.run",
+            *arguments,
+        ],
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def assert_run_is_whole(run: FinishedRun) -> None:
+    assert run.summary["status"] == "completed"
+    assert_every_prompt_exactly_once_and_in_order(run, 2, 16)
+    assert_staleness_within(run, bound=1)
+    assert_accuracy_is_what_its_items_say(run)
+
+
+@pytest.mark.engine
+def test_submitted_from_a_working_directory(cluster, tmp_path):
+    output = submit(cluster, REPOSITORY, ("--working-dir", "."), (*SHORT, "--run.dir", str(tmp_path)))
+    assert_run_is_whole(FinishedRun(tmp_path / "run", output))
+
+
+def test_submitted_with_the_package_installed_from_an_empty_directory(cluster, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = (*SHORT, "--run.dir", str(tmp_path), "--rollout.engine.type", "transformers")
+    output = submit(cluster, tmp_path / "empty", (), arguments)
+    assert_run_is_whole(FinishedRun(tmp_path / "run", output))
+
+
+def test_a_relative_run_folder_is_refused_in_a_job(cluster, tmp_path):
+    with pytest.raises(AssertionError, match="absolute"):
+        submit(cluster, tmp_path, (), SHORT)

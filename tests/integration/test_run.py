@@ -1,0 +1,113 @@
+"""The whole loop for real: Ray, vLLM, Arrow, DeepSpeed, in the processes a user gets.
+
+Engine starts of this file: one for `short_run`, two for each run of `TWO_AND_TWO`.
+"""
+
+import statistics
+import tomllib
+
+import numpy as np
+import pytest
+from finished import (
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    assert_staleness_within,
+    run_job,
+)
+
+from unisd_rl.config import Config
+
+STEPS, BATCH = 6, 32
+SHORT = ("--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64")
+TWO_AND_TWO = ("--rollout.actors", "2", "--learner.ranks", "2")
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    return run_job(tmp_path_factory.mktemp("short"), *SHORT)
+
+
+@pytest.mark.engine
+def test_every_prompt_is_consumed_exactly_once_and_in_order(short_run):
+    assert_every_prompt_exactly_once_and_in_order(short_run, STEPS, BATCH)
+
+
+@pytest.mark.engine
+def test_staleness_stays_within_its_bound(short_run):
+    assert_staleness_within(short_run, bound=1)
+
+
+@pytest.mark.engine
+def test_accuracy_is_recomputable_from_the_items(short_run):
+    assert_accuracy_is_what_its_items_say(short_run)
+
+
+@pytest.mark.engine
+def test_versions_rise_by_one_and_updates_land_while_answers_are_generated(short_run):
+    assert [row["step"] for row in short_run.metrics] == list(range(STEPS))
+    assert short_run.summary["policy_version"] == STEPS
+    assert {row["newest"] for row in short_run.consumed} >= set(range(STEPS - 1))
+    assert short_run.summary["rollouts_straddling"] == sum(row["oldest"] < row["newest"] for row in short_run.consumed)
+    assert short_run.summary["rollouts_straddling"] > 0
+
+
+@pytest.mark.engine
+def test_the_engine_is_vllm_and_its_log_probs_are_the_learners(short_run):
+    assert short_run.summary["engine"] == "vllm"
+    gaps = [row["behaviour_gap_max"] for row in short_run.metrics if row["behaviour_gap_max"] is not None]
+    assert gaps
+    assert max(gaps) < 1e-3
+
+
+@pytest.mark.engine
+def test_every_mechanism_acts(short_run):
+    rows = short_run.metrics
+    assert all(0.005 <= row["clipped_share"] <= 0.1 for row in rows)
+    assert all(row["weight_p05"] <= 0.8 for row in rows)
+    assert statistics.mean(row["contrastive_share"] for row in rows) >= 0.01
+    assert all(row["teacher_moved"] > 0 for row in rows)
+    assert all(row["feature_loss"] > 0 for row in rows)
+
+
+@pytest.mark.engine
+def test_the_learner_and_the_engine_have_cores_of_their_own(short_run):
+    assert "rollout 0: core" in short_run.summary["cores"]
+    assert short_run.summary["cores"] in short_run.output
+
+
+@pytest.mark.engine
+def test_the_screen_shows_the_steps_and_the_result_and_no_logs(short_run):
+    assert sum(line.startswith("step ") for line in short_run.output.splitlines()) == STEPS
+    assert "accuracy" in short_run.output
+    assert "INFO" not in short_run.output
+    assert {path.name for path in (short_run.path / "logs").iterdir()} >= {"learner-0.log"}
+
+
+@pytest.mark.engine
+def test_the_resolved_configuration_runs_again(short_run):
+    config = Config.model_validate(tomllib.loads((short_run.path / "config.toml").read_text()))
+    assert config.run.steps == STEPS
+
+
+@pytest.mark.engine
+def test_the_checkpoint_loads_as_a_plain_transformers_model(short_run):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    before = AutoModelForCausalLM.from_pretrained(short_run.path / "base_model")
+    after = AutoModelForCausalLM.from_pretrained(short_run.checkpoint(STEPS))
+    tokens = AutoTokenizer.from_pretrained(short_run.checkpoint(STEPS))("12 + 34", return_tensors="pt").input_ids
+    with torch.no_grad():
+        gap = (before(tokens).logits - after(tokens).logits).abs().max()
+    assert np.isfinite(float(gap))
+    assert gap > 1e-4
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage):
+    run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, "--learner.zero_stage", str(stage), "--run.steps", "3")
+    assert_every_prompt_exactly_once_and_in_order(run, 3, BATCH)
+    assert_staleness_within(run, bound=1)
+    assert_accuracy_is_what_its_items_say(run)
+    assert len({row["actor"] for row in run.consumed}) == 2
