@@ -1,0 +1,25 @@
+"""The words around a demonstration, the same for every task.
+
+Each template changes only the last turn of the student's chat, so that a system turn or an earlier
+conversation stays as it is. The negative view is the primary template with another demonstration:
+the two are equal byte for byte but for that text.
+"""
+
+from unisd_rl.types import Message
+
+Chat = tuple[Message, ...]
+
+
+def with_demonstration(chat: Chat, demonstration: str) -> Chat:
+    """Primary and negative view: the prompt, a worked response to it, and a request for an own answer."""
+    return _last_turn(chat, "", f"\n\nWorked response:\n{demonstration}\n\nNow give your own answer.")
+
+
+def with_other_example(chat: Chat, question: str, demonstration: str) -> Chat:
+    """Auxiliary view: a solved example of another problem, marked as reference only, then the prompt."""
+    return _last_turn(chat, f"Another problem, for reference only:\n{question}\n{demonstration}\n\n---\n\n", "")
+
+
+def _last_turn(chat: Chat, before: str, after: str) -> Chat:
+    assert chat[-1].role == "user", "a student prompt ends with a user turn"
+    return (*chat[:-1], Message("user", f"{before}{chat[-1].content}{after}"))

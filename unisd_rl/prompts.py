@@ -1,0 +1,82 @@
+"""The numbered stream of prompts: what a run trains on, in which order.
+
+Prompt `number` is a pure function of the configuration and the data: a resumed run goes on with the
+same prompts, and any process can say what prompt 4711 was. Whatever is filtered is filtered before
+numbering, so that batch k is always the prompts kB .. kB+B-1, without holes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisd_rl.config import Config
+from unisd_rl.contexts.build import prompt_for
+from unisd_rl.errors import UserError
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Example, NumberedPrompt, Prompt, ViewKind
+
+LARGEST_DROPPED_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationReport:
+    """What became of the training examples: `examples = kept + dropped`; some kept ones have no negative view."""
+
+    examples: int
+    kept: int
+    dropped: int
+    without_negative: int
+
+
+class PromptStream:
+    """Epoch after epoch of the examples that fit, each epoch in its own seeded order."""
+
+    def __init__(self, task: Task, config: Config, fits: Callable[[Prompt], bool]) -> None:
+        """Build every prompt once and drop those that `fits` refuses: a prompt with too long a view is never cut.
+
+        Raises:
+            UserError: if more than 5 % of the examples are dropped, or there are too few donors.
+        """
+        self._task = task
+        self._config = config
+        self._kept, self.preparation = self._prepare(fits)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        """Prompts in an epoch."""
+        return len(self._kept)
+
+    def prompt(self, number: int) -> NumberedPrompt:
+        """Prompt `number` >= 0, with the seed of its sampling."""
+        epoch, position = divmod(number, len(self._kept))
+        example = self._kept[int(self._epoch_order(epoch)[position])]
+        seed = derive_seed(self._config.run.seed, "sampling", number)
+        return NumberedPrompt(number, seed, self._prompt_for(example))
+
+    def _prompt_for(self, example: Example) -> Prompt:
+        return prompt_for(self._task, example, self._config.contexts, self._config.run.seed)
+
+    def _prepare(self, fits: Callable[[Prompt], bool]) -> tuple[list[Example], PreparationReport]:
+        kept, without_negative = list[Example](), 0
+        for example in self._task.train:
+            prompt = self._prompt_for(example)
+            if fits(prompt):
+                kept.append(example)
+                without_negative += all(view.kind is not ViewKind.NEGATIVE for view in prompt.views)
+        total = len(self._task.train)
+        report = PreparationReport(total, len(kept), total - len(kept), without_negative)
+        if report.dropped > LARGEST_DROPPED_SHARE * total:
+            raise UserError(
+                f"{report.dropped} of {total} problems have a view longer than rollout.max_prompt_tokens = "
+                f"{self._config.rollout.max_prompt_tokens}, more than 5 %: raise it or shorten the records"
+            )
+        return kept, report
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            draw = np.random.default_rng(derive_seed(self._config.run.seed, "epoch", epoch))
+            self._order = epoch, draw.permutation(len(self._kept))
+        return self._order[1]

@@ -1,0 +1,79 @@
+"""Two-digit sums and differences with worked solutions: the material of the arithmetic task.
+
+A worked solution goes column by column, says what is carried or borrowed, and ends with a line
+`Answer: N`. The set of problems is finite and split once for all: what is held out does not depend
+on any seed, so that a base model trained on the other part has seen none of it, whatever the run's seeds.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+HELD_OUT_SHARE = 5  # one problem in so many is held out
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`left + right` or `left - right`, two digits each; a difference is never negative."""
+
+    left: int
+    operator: str
+    right: int
+
+    @property
+    def result(self) -> int:
+        """The right answer."""
+        return self.left + self.right if self.operator == "+" else self.left - self.right
+
+    @property
+    def carries(self) -> bool:
+        """Whether the units column carries (sum) or borrows (difference)."""
+        return _carries(self.left % 10, self.operator, self.right % 10)
+
+    @property
+    def question(self) -> str:
+        """What the student is asked."""
+        return f"What is {self.left} {self.operator} {self.right}?"
+
+
+def _carries(left: int, operator: str, right: int) -> bool:
+    return left + right >= 10 if operator == "+" else left < right
+
+
+def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -> str:
+    """The worked solution, or a consistent wrong one.
+
+    `carry` is what the tens column takes over (None: what the units column says); `units_error` is
+    added to the units digit, modulo 10. What follows from a mistake is computed from it, so a wrong
+    solution reads like a right one. It may still be right by luck of the arguments: grade it.
+    """
+    left, right, sign = problem.left % 10, problem.right % 10, 1 if problem.operator == "+" else -1
+    stated = int(problem.carries)
+    upper = left + 10 * stated if sign < 0 else left
+    column = upper + sign * right
+    column += (column + units_error) % 10 - column % 10
+    word = {1: "carry", -1: "borrow"}[sign]
+    first = f"{upper} {problem.operator} {right} = {column}" + (f", {word} 1" if stated else "")
+    taken = stated if carry is None else carry
+    tens = problem.left // 10 + sign * (problem.right // 10 + taken)
+    second = f"{problem.left // 10} {problem.operator} {problem.right // 10}"
+    second += f" {problem.operator} {taken}" if taken else ""
+    answer = 10 * tens + column % 10
+    return f"{first}\n{second} = {tens}\nAnswer: {answer}"
+
+
+@cache
+def all_problems() -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """(training pool, held-out pool): every unordered pair of two-digit numbers once as a sum, once as a difference.
+
+    A sum is written in one of its two orders, chosen by a hash: its mirror image is in neither pool.
+    """
+    pools: tuple[list[Problem], list[Problem]] = ([], [])
+    for high in range(10, 100):
+        for low in range(10, high + 1):
+            for operator in "+-":
+                draw = hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=2).digest()
+                swapped = operator == "+" and draw[0] % 2 == 1
+                problem = Problem(low, operator, high) if swapped else Problem(high, operator, low)
+                pools[draw[1] % HELD_OUT_SHARE == 0].append(problem)
+    return tuple(pools[0]), tuple(pools[1])

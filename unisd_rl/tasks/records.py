@@ -1,0 +1,120 @@
+"""A user's own data: JSON Lines files or anything `datasets` loads, with fields named in the configuration."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+from unisd_rl.config import DatasetsTask, Fields, JsonlTask
+from unisd_rl.errors import UserError
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.files import read_examples, to_example
+from unisd_rl.types import Example, Message
+
+_ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
+
+
+class Records:
+    """Problems read from records. One user turn a problem; answers are compared as text."""
+
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
+        self._train = train
+        self._evaluation = evaluation
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Records to train on."""
+        return self._train
+
+    @property
+    def evaluation(self) -> Sequence[Example]:
+        """Held-out records."""
+        return self._evaluation
+
+    def student_messages(self, example: Example) -> tuple[Message, ...]:
+        """The prompt field as one user turn."""
+        return (Message("user", example.question),)
+
+    def grade(self, completion: str, example: Example) -> bool:
+        """Whether the stated answer is the reference, but for case and white space.
+
+        Stated is what follows the last `Answer:` (its first line, or all of it), or else the last non-empty line.
+        """
+        return _normal(example.answer) in map(_normal, _stated(completion))
+
+    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
+        """Solutions of other training problems whose reference answer differs, drawn by the seed."""
+        draw = random.Random(derive_seed(seed, "wrong", example.id))
+        for _ in self._train:
+            other = draw.choice(self._train)
+            if _normal(other.answer) != _normal(example.answer):
+                yield other.demonstration
+
+
+def load_jsonl(config: JsonlTask) -> Records:
+    """The task of a `jsonl` section.
+
+    Its own parser rather than the JSON reader of `datasets`, which guesses types from all fields, used or
+    not (an answer `2019-05-04` may become a time), refuses blank lines and does not say which line is wrong.
+
+    Raises:
+        UserError: for a missing file, a bad record, or too few records.
+    """
+    train = read_examples(config.train, config.fields)
+    evaluation = read_examples(config.evaluation, config.fields) if config.evaluation else None
+    return _split(train, evaluation, config.eval_examples, str(config.train))
+
+
+def load_datasets(config: DatasetsTask) -> Records:
+    """The task of a `datasets` section.
+
+    Raises:
+        UserError: where `datasets` finds no such data, a record is bad, or there are too few.
+    """
+    train = _load_split(config, config.train_split)
+    evaluation = _load_split(config, config.eval_split) if config.eval_split else None
+    return _split(train, evaluation, config.eval_examples, config.path)
+
+
+def _load_split(config: DatasetsTask, split: str) -> list[Example]:
+    import datasets  # a second of imports, only for those who need it
+
+    try:
+        rows = datasets.load_dataset(config.path, config.name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"task.path = {config.path!r}, split {split!r}: datasets could not load it ({reason})"
+        ) from error
+    rows = rows.select_columns([name for name in _names(config.fields) if name in rows.column_names])
+    return [
+        to_example(row, config.fields, f"{config.path}, split {split!r}, record {number}", str(number))
+        for number, row in enumerate(rows)
+    ]
+
+
+def _names(fields: Fields) -> list[str]:
+    return list(dict.fromkeys(filter(None, (fields.prompt, fields.demonstration, fields.answer, fields.id))))
+
+
+def _split(train: list[Example], evaluation: list[Example] | None, count: int, origin: str) -> Records:
+    if evaluation is not None:
+        return Records(train, evaluation[:count])
+    if len(train) <= count:
+        raise UserError(
+            f"{origin} has {len(train)} records and the last task.eval_examples = {count} would be held out, which "
+            "leaves none to train on: lower it or name held-out records"
+        )
+    return Records(train[:-count], train[-count:])
+
+
+def _stated(completion: str) -> tuple[str, ...]:
+    ends = [match.end() for match in _ANSWER.finditer(completion)]
+    stated = completion[ends[-1] :].strip() if ends else completion.strip()
+    lines = stated.splitlines()
+    if not lines:
+        return ()
+    return (stated, lines[0]) if ends else (lines[-1],)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()

@@ -1,0 +1,36 @@
+"""What a task is to the rest of the system: examples, what the student reads, and a grade.
+
+A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns its examples into views,
+an evaluation grades completions with it; both rely on the same `grade`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from unisd_rl.types import Example, Message
+
+
+class Task(Protocol):
+    """A set of problems with worked solutions and reference answers. Training and held-out problems are disjoint."""
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Problems to train on; also the pool of solved examples for auxiliary views."""
+        ...
+
+    @property
+    def evaluation(self) -> Sequence[Example]:
+        """Held-out problems, never trained on."""
+        ...
+
+    def student_messages(self, example: Example) -> tuple[Message, ...]:
+        """What the student reads: a chat that ends with a user turn and holds no part of the solution."""
+        ...
+
+    def grade(self, completion: str, example: Example) -> bool:
+        """Whether the completion states the right answer. Never raises: any text is a possible completion."""
+        ...
+
+    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
+        """Candidate demonstrations that should be wrong, best first; the caller verifies each with `grade`."""
+        ...
