@@ -1,0 +1,66 @@
+"""A lease is exclusive, lasts as long as it is renewed, and what comes back keeps its place."""
+
+from rollout_rows import numbered
+
+from unisd_rl.transport.rollouts.leases import LeaseBook
+
+
+class HandClock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def book_of(count: int) -> tuple[LeaseBook, HandClock]:
+    clock = HandClock()
+    book = LeaseBook(10.0, clock)
+    book.add([numbered(number) for number in range(count)])
+    return book, clock
+
+
+def leased(book: LeaseBook, actor: str, wanted: int, end: int = 99) -> list[int]:
+    return [prompt.number for prompt in book.grant(actor, wanted, lambda number: number < end)]
+
+
+def test_lowest_numbers_go_first_and_to_one_actor_only():
+    book, _ = book_of(4)
+    assert leased(book, "a", 2) == [0, 1]
+    assert leased(book, "b", 9, end=3) == [2]
+    assert [book.holder(number) for number in range(4)] == ["a", "a", "b", None]
+    assert (book.waiting, book.leased, book.first()) == (1, 3, 3)
+
+
+def test_a_lease_expires_unless_renewed():
+    book, clock = book_of(2)
+    leased(book, "a", 1)
+    leased(book, "b", 1)
+    clock.now_s = 6.0
+    book.renew("a")
+    assert book.until_expiry_s() == 4.0
+    clock.now_s = 10.0
+    assert book.expire() == [1]
+    assert (book.holder(0), book.holder(1)) == ("a", None)
+    clock.now_s = 16.0
+    assert book.expire() == [0]
+
+
+def test_what_comes_back_keeps_its_place_in_the_order():
+    book, _ = book_of(5)
+    leased(book, "a", 3)
+    book.give_back(1)
+    assert leased(book, "b", 1) == [1]
+    assert book.release("a") == [0, 2]
+    assert leased(book, "c", 9) == [0, 2, 3, 4]
+
+
+def test_an_ended_prompt_is_forgotten_whether_leased_or_waiting():
+    book, _ = book_of(3)
+    leased(book, "a", 1)
+    book.end(0)
+    book.end(1)
+    assert leased(book, "a", 9) == [2]
+    assert book.release("a") == [2]

@@ -1,0 +1,257 @@
+"""The queue's promises, one at a time. Waits are on real asyncio, lease times on a clock set by hand."""
+
+import asyncio
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from rollout_rows import numbered, rollout
+from test_leases import HandClock
+
+from unisd_rl.transport.rollouts.queue import RolloutQueue
+from unisd_rl.transport.rollouts.schema import decode, encode
+from unisd_rl.types import PolicyVersion, Source
+
+V0, V1 = PolicyVersion(0, 0), PolicyVersion(0, 1)
+LONG_S = 30.0  # a wait that the test itself ends
+
+
+@pytest.fixture
+def clock():
+    return HandClock()
+
+
+@pytest.fixture
+def queue(tmp_path, clock):
+    return make(tmp_path, clock)
+
+
+def make(directory, clock, batch_size=2, max_staleness=1, max_attempts=2):
+    return RolloutQueue(directory, batch_size, max_staleness, 10.0, max_attempts, False, clock)
+
+
+async def admit(queue, count):
+    await queue.admit([numbered(number) for number in range(count)])
+
+
+async def lease(queue, actor="a", applied=V0, wanted=99, timeout_s=0.0):
+    return [prompt.number for prompt in await queue.lease(actor, applied, wanted, timeout_s)]
+
+
+async def commit(queue, *numbers, actor="a", versions=(0,)):
+    await queue.commit(actor, encode([rollout(number, versions, actor) for number in numbers]))
+
+
+def run(scenario):
+    return asyncio.run(asyncio.wait_for(scenario, LONG_S))
+
+
+def test_a_batch_comes_in_prompt_order_and_is_dealt_in_turn(queue):
+    async def scenario():
+        await admit(queue, 4)
+        assert await lease(queue) == [0, 1, 2, 3]
+        await commit(queue, 3, 1)
+        await commit(queue, 0, 2, versions=(0, 0, 0))
+        one, other = await queue.take(0, 1, 0.0), await queue.take(1, 3, 0.0)
+        assert [[row.number for row in decode(shard)] for shard in one.shards] == [[0, 1]]
+        assert [[row.number for row in decode(shard)] for shard in other.shards] == [[2], [3], []]
+        assert (one.numbers, one.tokens, one.max_staleness) == ((0, 1), 3 + 1, 0)
+        assert (other.numbers, other.tokens, other.max_staleness) == ((2, 3), 3 + 1, 1)
+        report = await queue.report()
+        assert (report.admitted, report.issued, report.committed, report.consumed) == (4, 4, 4, 4)
+        assert (report.lost, report.duplicated, report.depth, report.max_staleness_seen) == (0, 0, 0, 1)
+        assert (report.tokens, report.mean_tokens_committed, report.mean_tokens_consumed) == (8, 2.0, 2.0)
+
+    run(scenario())
+
+
+def test_a_prompt_starts_only_on_weights_that_are_new_enough(queue):
+    async def scenario():
+        await admit(queue, 8)
+        assert await lease(queue) == [0, 1, 2, 3]  # steps 0 and 1: one step ahead of version 0
+        assert await lease(queue) == []
+        assert await lease(queue, applied=V1) == [4, 5]
+
+    run(scenario())
+
+
+def test_lease_wakes_when_prompts_are_admitted_and_an_older_call_of_the_actor_ends(queue):
+    async def scenario():
+        abandoned = asyncio.create_task(lease(queue, timeout_s=LONG_S))
+        await asyncio.sleep(0)
+        later = asyncio.create_task(lease(queue, timeout_s=LONG_S))
+        assert await abandoned == []
+        await admit(queue, 1)
+        assert await later == [0]
+
+    run(scenario())
+
+
+def test_take_wakes_on_the_last_commit_it_waits_for(queue):
+    async def scenario():
+        await admit(queue, 2)
+        await lease(queue)
+        taking = asyncio.create_task(queue.take(0, 1, LONG_S))
+        await commit(queue, 1)
+        await asyncio.sleep(0)
+        assert not taking.done()
+        await commit(queue, 0)
+        assert (await taking).numbers == (0, 1)
+
+    run(scenario())
+
+
+def test_take_says_which_prompts_it_waited_for(queue):
+    async def scenario():
+        await admit(queue, 3)
+        await lease(queue, wanted=2)
+        await commit(queue, 1)
+        with pytest.raises(TimeoutError, match=r"step 0 waited 0 s for 1 of 2 prompts: 0 \(leased to a\)"):
+            await queue.take(0, 1, 0.0)
+        with pytest.raises(TimeoutError, match=r"2 \(waiting for an actor that may start it\), 3 \(not admitted\)"):
+            await queue.take(1, 1, 0.0)
+
+    run(scenario())
+
+
+def test_an_expired_lease_is_issued_again_and_the_late_double_refused(queue, clock):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        clock.now_s = 9.0
+        await queue.renew("a")
+        clock.now_s = 18.0
+        assert await lease(queue, "b") == []
+        clock.now_s = 19.0
+        assert await lease(queue, "b") == [0, 1]
+        await commit(queue, 0, actor="b")
+        await commit(queue, 0, 1, actor="a")  # 0 is a late double; 1 is the first to arrive and ends b's lease
+        await commit(queue, 1, actor="b")
+        taken = await queue.take(0, 1, 0.0)
+        assert [row.actor for row in decode(taken.shards[0])] == ["b", "a"]
+        report = await queue.report()
+        assert (report.refused, report.expired, report.leases, report.leased) == (2, 2, 4, 0)
+        assert (report.consumed, report.duplicated) == (2, 0)
+
+    run(scenario())
+
+
+def test_a_dead_actors_prompts_are_issued_again(queue):
+    async def scenario():
+        await admit(queue, 3)
+        assert await lease(queue, "a", wanted=2) == [0, 1]
+        await queue.release("a")
+        assert await lease(queue, "b") == [0, 1, 2]
+
+    run(scenario())
+
+
+def test_a_prompt_that_keeps_failing_is_quarantined_and_its_place_left_empty(queue, tmp_path, clock):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        await commit(queue, 1)
+        await queue.fail("a", 0, "engine refused it")
+        assert await lease(queue, "b") == [0]
+        await queue.fail("a", 0, "a late complaint about a lease it no longer holds")
+        await queue.fail("b", 0, "engine refused it again")
+        await commit(queue, 0, actor="b")  # too late: its place stays empty
+        assert (await queue.take(0, 1, 0.0)).numbers == (1,)
+        report = await queue.report()
+        assert (report.quarantined, report.failures, report.refused, report.lost) == (1, 2, 1, 0)
+
+    run(scenario())
+    lines = (tmp_path / "quarantined.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"prompt": 0, "actor": "b", "reason": "engine refused it again"}]
+    assert run(make(tmp_path, clock).report()).quarantined == 1
+
+
+def test_a_batch_that_is_quarantined_whole_does_not_hang(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, max_attempts=1)
+        await admit(queue, 2)
+        await lease(queue)
+        taking = asyncio.create_task(queue.take(0, 2, LONG_S))
+        await queue.fail("a", 0, "no")
+        await queue.fail("a", 1, "no")
+        taken = await taking
+        assert (taken.numbers, taken.tokens, [decode(shard) for shard in taken.shards]) == ((), 0, [[], []])
+        assert math.isnan((await queue.report()).mean_tokens_consumed)
+
+    run(scenario())
+
+
+def test_the_last_batch_may_be_short_once_admission_has_ended(queue):
+    async def scenario():
+        await admit(queue, 3)
+        await lease(queue)
+        await commit(queue, 0, 1, 2)
+        taking = asyncio.create_task(queue.take(1, 1, LONG_S))
+        await asyncio.sleep(0)
+        assert not taking.done()
+        await queue.end_admission()
+        assert (await taking).numbers == (2,)
+
+    run(scenario())
+
+
+def test_staleness_beyond_the_bound_is_an_error_at_consumption(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=1, max_staleness=0)
+        await admit(queue, 2)
+        await commit(queue, 1, versions=(1, 0))
+        with pytest.raises(AssertionError, match="staleness 1 is above max_staleness 0"):
+            await queue.take(1, 1, 0.0)
+        assert (await queue.report()).consumed == 0
+
+    run(scenario())
+
+
+def test_consumed_lines_say_what_was_trained_on(queue, tmp_path):
+    async def scenario():
+        await admit(queue, 4)
+        gold = replace(rollout(3), source=Source.GOLD, logprobs=None, lineages=None, versions=None)
+        await queue.commit("a", encode([rollout(2, (0, 0, 1), lineage=4), gold]))
+        await queue.take(1, 1, 0.0)
+        assert (await queue.report()).straddling == 1
+
+    run(scenario())
+    lines = [json.loads(line) for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 1, "prompt": 2, "id": "p2", "source": "policy", "lineage": 4}
+        | {"oldest": 0, "newest": 1, "tokens": 3, "actor": "a"},
+        {"step": 1, "prompt": 3, "id": "p3", "source": "gold", "lineage": None}
+        | {"oldest": None, "newest": None, "tokens": 1, "actor": "a"},
+    ]
+
+
+def test_losses_and_doubles_are_counted_from_what_happened(queue):
+    async def scenario():
+        await admit(queue, 4)
+        await commit(queue, 2, 3)
+        await queue.take(1, 1, 0.0)  # step 0 was passed over: its two prompts are lost
+        await queue.take(1, 1, 0.0)  # and step 1 is trained on twice
+        report = await queue.report()
+        assert (report.lost, report.duplicated, report.consumed) == (2, 2, 2)
+
+    run(scenario())
+
+
+def test_a_queue_opened_again_feeds_what_was_stored_and_leases_only_the_rest(queue, tmp_path, clock):
+    async def before():
+        await admit(queue, 6)
+        await commit(queue, 0, 1, 3, versions=(0, 0))
+        await queue.take(0, 1, 0.0)
+
+    async def after():
+        again = make(tmp_path, clock)
+        report = await again.report()
+        assert (report.committed, report.consumed, report.tokens, report.depth) == (3, 2, 6, 1)
+        await admit(again, 4)
+        assert await lease(again) == [2]
+        await commit(again, 2)
+        assert (await again.take(1, 1, 0.0)).numbers == (2, 3)
+
+    run(before())
+    run(after())

@@ -1,0 +1,29 @@
+"""The rule that bounds staleness by pacing instead of by throwing work away (decision 6).
+
+The batch of step k is prompts k*B .. k*B+B-1, and the learner that takes it has version k. A
+prompt may start on an actor only while that actor's weights are at most `max_staleness` steps
+behind the step that will train on it. Versions on an actor only rise, so the oldest token of a
+rollout is at least as new as the weights it started on:
+
+    version of any token >= applied version at its start >= floor(number / B) - max_staleness
+
+That is the whole proof that staleness never exceeds `max_staleness`. And no deadlock: with
+`publish_every <= max_staleness + 1` the newest published version p satisfies
+p >= k - publish_every + 1 >= k - max_staleness, so the prompts of step k may always start once the
+actors have applied p.
+"""
+
+
+def step_of(number: int, batch_size: int) -> int:
+    """The step that trains on this prompt number: floor(number / batch_size)."""
+    return number // batch_size
+
+
+def may_start(number: int, applied_version: int, batch_size: int, max_staleness: int) -> bool:
+    """Whether prompt `number` may start on an actor whose weights are of `applied_version`."""
+    return applied_version >= step_of(number, batch_size) - max_staleness
+
+
+def staleness(step: int, oldest_version: int) -> int:
+    """Optimiser steps between the oldest token's version and the learner's version at `step`."""
+    return step - oldest_version

@@ -1,0 +1,72 @@
+"""The driver's side of the rollout queue: plain blocking calls, and shards that learner ranks fetch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from unisd_rl.errors import RunFailed
+from unisd_rl.transport.rollouts.batch import TakenBatch
+from unisd_rl.transport.rollouts.report import QueueReport
+from unisd_rl.types import NumberedPrompt
+
+_CALL_TIMEOUT_S = 60.0  # for calls that do not wait for rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A `TakenBatch` whose shards lie in Ray's object store, one reference to IPC bytes a learner rank."""
+
+    step: int
+    shards: list[ray.ObjectRef]
+    numbers: tuple[int, ...]
+    max_staleness: int
+    tokens: int
+
+
+class QueueClient:
+    """Calls on the queue's actor. Every method raises RunFailed when the queue died or does not answer."""
+
+    def __init__(self, queue: ActorHandle) -> None:
+        self._queue = queue
+        self._admitted = 0
+
+    @property
+    def admitted(self) -> int:
+        """The next prompt number to admit."""
+        return self._admitted
+
+    def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
+        """Let numbered prompts in; their numbers go on from `admitted` without a gap."""
+        numbers = [prompt.number for prompt in prompts]
+        assert numbers == list(range(self._admitted, self._admitted + len(prompts))), f"{numbers} leave a gap"
+        if prompts:
+            _answer(self._queue.admit.remote(list(prompts)), _CALL_TIMEOUT_S, "admit prompts")
+            self._admitted += len(prompts)
+
+    def take(self, step: int, shards: int, timeout_s: float) -> Batch:
+        """Wait for the rollouts of `step`. Raises RunFailed, naming the prompts waited for, after `timeout_s`."""
+        call = self._queue.take.remote(step, shards, timeout_s)
+        taken = _answer(call, timeout_s + _CALL_TIMEOUT_S, f"hand over the batch of step {step}")
+        assert isinstance(taken, TakenBatch)
+        references = [ray.put(shard) for shard in taken.shards]
+        return Batch(taken.step, references, taken.numbers, taken.max_staleness, taken.tokens)
+
+    def report(self) -> QueueReport:
+        """What the queue counted so far."""
+        report = _answer(self._queue.report.remote(), _CALL_TIMEOUT_S, "report")
+        assert isinstance(report, QueueReport)
+        return report
+
+
+def _answer(call: ray.ObjectRef, timeout_s: float, task: str) -> object:
+    try:
+        return ray.get(call, timeout=timeout_s)
+    except GetTimeoutError as error:
+        raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
+    except RayTaskError as error:
+        raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
+    except RayActorError as error:
+        raise RunFailed(f"the rollout queue died when asked to {task}: {error}") from error

@@ -1,0 +1,38 @@
+"""A small append-only file of JSON lines that survives being killed in mid-write."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Record = Mapping[str, int | str | None]
+
+
+class Journal:
+    """Appends records to `path`, one JSON object a line; `restored` holds those found there at opening.
+
+    A last line without its newline was cut short by a crash: it is taken off at opening, so that the
+    next record starts on a line of its own.
+    """
+
+    def __init__(self, path: Path, fsync: bool) -> None:
+        self._path, self._fsync = path, fsync
+        self.restored: tuple[Record, ...] = ()
+        if path.exists():
+            self._restore()
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write all records in one go; on the disk before it returns if `fsync`."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if self._fsync:
+                os.fsync(file.fileno())
+
+    def _restore(self) -> None:
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self._path, len(whole))
+        self.restored = tuple(json.loads(line) for line in whole.splitlines())

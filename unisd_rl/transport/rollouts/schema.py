@@ -1,0 +1,165 @@
+"""How rollouts travel and rest: one Arrow schema, written as IPC streams.
+
+A rollout actor encodes what it completed; the ledger stores those bytes as they are; the queue
+cuts each learner rank's share out of them; the learner decodes. Log-probs, lineages and versions
+are null for rows that no policy sampled (`gold`, `base`).
+
+Always cut through IPC (`to_ipc`): pickling a slice of a batch would ship its whole parent.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unisd_rl.types import Rollout, Source, TokenView, ViewKind
+
+_TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
+_LOGPROBS = pa.list_(pa.field("item", pa.float32(), nullable=False))
+_VIEW = pa.struct([pa.field("kind", pa.string(), nullable=False), pa.field("tokens", _TOKENS, nullable=False)])
+_VIEWS = pa.list_(pa.field("item", _VIEW, nullable=False))
+
+SCHEMA = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("prompt_tokens", _TOKENS, nullable=False),
+        pa.field("views", _VIEWS, nullable=False),
+        pa.field("completion_tokens", _TOKENS, nullable=False),
+        pa.field("logprobs", _LOGPROBS),
+        pa.field("lineages", _TOKENS),
+        pa.field("versions", _TOKENS),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("actor", pa.string(), nullable=False),
+        pa.field("started_s", pa.float64(), nullable=False),
+        pa.field("finished_s", pa.float64(), nullable=False),
+    ],
+    metadata={"unisd_rl.rollouts": "1"},
+)
+
+
+def encode(rollouts: Sequence[Rollout]) -> bytes:
+    """One IPC stream with one row a rollout, in order."""
+    return to_ipc(to_batch(rollouts))
+
+
+def decode(data: bytes) -> list[Rollout]:
+    """The rollouts of an IPC stream, in order. Their arrays are read-only views into `data`.
+
+    Raises ValueError when the stream has another schema.
+    """
+    return [rollout for batch in read_ipc(data) for rollout in from_batch(batch)]
+
+
+def to_ipc(*batches: pa.RecordBatch) -> bytes:
+    """The batches as one IPC stream that holds their rows and nothing else; none gives zero rows."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """These rows of a table, in this order, as one chunk."""
+    return table.take(pa.array(rows, pa.int64())).combine_chunks()
+
+
+def read_ipc(data: bytes) -> list[pa.RecordBatch]:
+    """The record batches of an IPC stream. Raises ValueError when it has another schema."""
+    with pa.ipc.open_stream(data) as reader:
+        if not reader.schema.equals(SCHEMA, check_metadata=True):
+            raise ValueError(f"these are not rollouts of this version: the stream has the schema {reader.schema}")
+        return list(reader)
+
+
+def to_batch(rollouts: Sequence[Rollout]) -> pa.RecordBatch:
+    """One record batch with one row a rollout, in order."""
+    columns = [
+        pa.array([rollout.number for rollout in rollouts], pa.int64()),
+        pa.array([rollout.id for rollout in rollouts], pa.string()),
+        pa.array([rollout.source.value for rollout in rollouts], pa.string()),
+        _lists([rollout.prompt_tokens for rollout in rollouts], _TOKENS),
+        _view_rows([rollout.views for rollout in rollouts]),
+        _lists([rollout.completion_tokens for rollout in rollouts], _TOKENS),
+        _lists([rollout.logprobs for rollout in rollouts], _LOGPROBS),
+        _lists([rollout.lineages for rollout in rollouts], _TOKENS),
+        _lists([rollout.versions for rollout in rollouts], _TOKENS),
+        pa.array([rollout.finish_reason for rollout in rollouts], pa.string()),
+        pa.array([rollout.seed for rollout in rollouts], pa.int64()),
+        pa.array([rollout.actor for rollout in rollouts], pa.string()),
+        pa.array([rollout.started_s for rollout in rollouts], pa.float64()),
+        pa.array([rollout.finished_s for rollout in rollouts], pa.float64()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def from_batch(batch: pa.RecordBatch) -> list[Rollout]:
+    """The rollouts of one record batch, in order. Their arrays are read-only views into it."""
+    prompts, completions = _rows(batch["prompt_tokens"]), _rows(batch["completion_tokens"])
+    logprobs, lineages, versions = (_rows(batch[name]) for name in ("logprobs", "lineages", "versions"))
+    views = _views(batch["views"])
+    plain = batch.select(["number", "id", "source", "finish_reason", "seed", "actor", "started_s", "finished_s"])
+    return [
+        Rollout(
+            number=row["number"],
+            id=row["id"],
+            source=Source(row["source"]),
+            prompt_tokens=_present(prompts[index]),
+            views=views[index],
+            completion_tokens=_present(completions[index]),
+            logprobs=logprobs[index],
+            lineages=lineages[index],
+            versions=versions[index],
+            finish_reason=row["finish_reason"],
+            seed=row["seed"],
+            actor=row["actor"],
+            started_s=row["started_s"],
+            finished_s=row["finished_s"],
+        )
+        for index, row in enumerate(plain.to_pylist())
+    ]
+
+
+def _view_rows(rows: Sequence[Sequence[TokenView]]) -> pa.ListArray:
+    views = [view for row in rows for view in row]
+    kinds = pa.array([view.kind.value for view in views], pa.string())
+    structs = pa.StructArray.from_arrays([kinds, _lists([view.tokens for view in views], _TOKENS)], fields=list(_VIEW))
+    return pa.ListArray.from_arrays(_offsets([len(row) for row in rows]), structs, type=_VIEWS)
+
+
+def _views(column: pa.ListArray) -> list[tuple[TokenView, ...]]:
+    kinds, tokens = column.values.field("kind").to_pylist(), _rows(column.values.field("tokens"))
+    every = [TokenView(ViewKind(kind), _present(row)) for kind, row in zip(kinds, tokens, strict=True)]
+    offsets = column.offsets.to_pylist()
+    return [tuple(every[start:stop]) for start, stop in pairwise(offsets)]
+
+
+def _lists(rows: Sequence[NDArray | None], kind: pa.ListType) -> pa.ListArray:
+    """A list column from one array (or None, for null) a row, without a Python object per token."""
+    dtype = kind.value_type.to_pandas_dtype()
+    present = [row for row in rows if row is not None]
+    values = np.concatenate(present, dtype=dtype, casting="same_kind") if present else np.empty(0, dtype)
+    mask = pa.array([row is None for row in rows], pa.bool_()) if len(present) < len(rows) else None
+    offsets = _offsets([0 if row is None else len(row) for row in rows])
+    return pa.ListArray.from_arrays(offsets, pa.array(values, kind.value_type), type=kind, mask=mask)
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), pa.int32())
+
+
+def _rows(column: pa.ListArray) -> list[NDArray | None]:
+    """One array a row (None for null); `offsets` follow a slice of the column, `values` are its parent's."""
+    values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
+    nulls = column.is_null().to_pylist()
+    return [None if null else values[offsets[i] : offsets[i + 1]] for i, null in enumerate(nulls)]
+
+
+def _present(row: NDArray | None) -> NDArray:
+    assert row is not None, "the schema forbids null here"
+    return row
