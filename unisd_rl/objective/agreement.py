@@ -1,0 +1,102 @@
+"""Multi-teacher agreement: how far to trust a token, or a whole completion, from how well informed views agree.
+
+`a_{k,t}` is the log-probability of the realised token under auxiliary view k. Weights are detached numbers. Computed in
+float64: views that agree at log-probabilities of any size then have a disagreement of exactly zero.
+
+The `*_step_weights` functions give each token its weight divided by all denominators, per sequence and global, so that
+`sum_t share_t D_t` over all ranks is the main term. They are collectives where they take a `gather`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unisd_rl.objective.reduction import Gather, quantile, sequence_sums
+from unisd_rl.objective.settings import SequenceAgreement, Statistic, TokenAgreement
+
+SMALLEST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """This rank's weights of one optimiser step, float64."""
+
+    weight_N: Tensor
+    share_N: Tensor
+    """Weight over its per-sequence and global denominators."""
+    units: Tensor
+    """All ranks' weights, one per token or, under sequence agreement, per sequence; empty where agreement is off."""
+    scale: float
+    """What disagreements are measured against; nan without token agreement."""
+
+
+def disagreement(logprob_KN: Tensor, statistic: Statistic) -> Tensor:
+    """Population variance (divided by K, so 0 and not NaN for K = 1) or max - min over the K views; float64."""
+    logprob_KN = logprob_KN.double()
+    if statistic == "range":
+        return logprob_KN.amax(0) - logprob_KN.amin(0)
+    return (logprob_KN - logprob_KN.mean(0)).square().mean(0)
+
+
+def token_weights(disagreement_N: Tensor, scale: float, agreement: TokenAgreement) -> Tensor:
+    """`w = max(floor, 1 / (1 + gamma min(d / scale, cap)))`."""
+    scaled_N = (disagreement_N / scale).clamp(max=agreement.cap)
+    return (1.0 / (1.0 + agreement.gamma * scaled_N)).clamp(min=agreement.floor)
+
+
+def sequence_weights(disagreement_S: Tensor, agreement: SequenceAgreement) -> Tensor:
+    """`w = exp(-gamma A)`."""
+    return torch.exp(-agreement.gamma * disagreement_S)
+
+
+def equal_step_weights(sequence_N: Tensor, count_S: Tensor, sequences: float) -> StepWeights:
+    """No agreement: the mean within each sequence, then the mean over all ranks' `sequences`."""
+    count_N = count_S[sequence_N]
+    return StepWeights(torch.ones_like(count_N), 1.0 / (count_N * max(sequences, 1.0)), count_N[:0], math.nan)
+
+
+def token_step_weights(
+    auxiliary_KN: Tensor,
+    sequence_N: Tensor,
+    count_S: Tensor,
+    sequences: float,
+    agreement: TokenAgreement,
+    gather: Gather,
+) -> StepWeights:
+    """The weighted mean within each sequence, then the mean over all ranks' `sequences`."""
+    disagreement_N = disagreement(auxiliary_KN, agreement.statistic)
+    scale = _scale(disagreement_N, agreement, gather)
+    weight_N = token_weights(disagreement_N, scale, agreement)
+    total_S = sequence_sums(weight_N, sequence_N, len(count_S))
+    share_N = weight_N / (total_S[sequence_N] * max(sequences, 1.0))
+    return StepWeights(weight_N, share_N, gather(weight_N), scale)
+
+
+def sequence_step_weights(
+    auxiliary_KN: Tensor, sequence_N: Tensor, count_S: Tensor, agreement: SequenceAgreement, gather: Gather
+) -> StepWeights:
+    """The plain mean within each sequence, then the weighted mean over the global batch.
+
+    Normalised relative to the global batch's smallest disagreement, so that weights which all underflow do not divide
+    zero by zero.
+    """
+    sum_KS = torch.stack([sequence_sums(view_N, sequence_N, len(count_S)) for view_N in auxiliary_KN])
+    disagreement_S = disagreement(sum_KS / count_S.clamp(min=1.0), agreement.statistic)
+    gathered_S = gather(disagreement_S[count_S > 0])
+    smallest = gathered_S.min() if gathered_S.numel() else 0.0
+    total = sequence_weights(gathered_S - smallest, agreement).sum()
+    share_S = sequence_weights(disagreement_S - smallest, agreement) / (count_S * total)
+    weight_S = sequence_weights(disagreement_S, agreement)
+    units = sequence_weights(gathered_S, agreement)
+    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, math.nan)
+
+
+def _scale(disagreement_N: Tensor, agreement: TokenAgreement, gather: Gather) -> float:
+    """The absolute number, or the quantile over the whole step; at least 1e-6 either way."""
+    if agreement.scale is not None:
+        return max(agreement.scale, SMALLEST_SCALE)
+    assert agreement.scale_quantile is not None
+    gathered_N = gather(disagreement_N)
+    return max(quantile(gathered_N, agreement.scale_quantile), SMALLEST_SCALE) if gathered_N.numel() else SMALLEST_SCALE

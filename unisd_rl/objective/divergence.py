@@ -1,0 +1,56 @@
+"""The divergence between teacher P and student S at one position, over the whole vocabulary, in nats.
+
+`alpha = 0`: `KL(P || S)`. `alpha = 1`: `KL(S || P)`. In between, with `M = (1 - alpha) S + alpha P`:
+`D = alpha KL(P || M) + (1 - alpha) KL(S || M)`, at most the binary entropy of alpha.
+
+Everything is formed from log-probabilities, so that probabilities that underflow stay harmless, and from the log
+ratio `r = log P - log S`, so that identical distributions give exactly zero value and gradient.
+The functions write into their arguments (names end in `_`): these are buffers of one block of one chunk.
+"""
+
+import torch
+from torch import Tensor
+
+# exp of it is finite in float32. A ratio beyond it needs S < e^-80, whose every term rounds to zero anyway.
+_LARGEST_LOG_RATIO = 80.0
+
+
+def log_softmax_(logits_RV: Tensor, probs_RV: Tensor) -> None:
+    """Turn finite logits of any size into log-probabilities in place, and write the probabilities to `probs_RV`."""
+    logits_RV.sub_(logits_RV.amax(-1, keepdim=True))
+    torch.exp(logits_RV, out=probs_RV)
+    total_R1 = probs_RV.sum(-1, keepdim=True)
+    logits_RV.sub_(total_R1.log())
+    probs_RV.div_(total_R1)
+
+
+def divergence_(logS_RV: Tensor, logP_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float) -> Tensor:
+    """The divergence per row, `D_R`, at least 0; its derivative in the student's logits replaces `logS_RV`.
+
+    `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities; `logP_RV` is overwritten, `S_RV` kept.
+    """
+    log_ratio_RV = logP_RV.sub_(logS_RV)
+    if alpha == 0.0:
+        divergence_R = _dot(P_RV, log_ratio_RV)
+        torch.sub(S_RV, P_RV, out=logS_RV)
+    elif alpha == 1.0:
+        divergence_R = _dot(S_RV, log_ratio_RV).neg_()
+        torch.add(log_ratio_RV, divergence_R[:, None], out=logS_RV).mul_(S_RV).neg_()
+    else:
+        divergence_R = _jensen_shannon_(log_ratio_RV, logS_RV, S_RV, P_RV, alpha)
+    return divergence_R.clamp_(min=0.0)  # a sum of rounded terms may end just below
+
+
+def _jensen_shannon_(log_ratio_RV: Tensor, slope_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float) -> Tensor:
+    """`log M - log S = log1p(alpha expm1(r))`: exact near r = 0, where both KLs nearly cancel."""
+    log_ratio_RV.clamp_(max=_LARGEST_LOG_RATIO)
+    mixture_RV = torch.expm1(log_ratio_RV, out=slope_RV).mul_(alpha).log1p_()
+    student_to_mixture_R = _dot(S_RV, mixture_RV).neg_()
+    teacher_to_mixture_R = _dot(P_RV, log_ratio_RV.sub_(mixture_RV))
+    # dD/dz_v = (1 - alpha) S_v ((log S_v - log M_v) - KL(S || M))
+    mixture_RV.add_(student_to_mixture_R[:, None]).mul_(S_RV).mul_(alpha - 1.0)
+    return teacher_to_mixture_R.mul_(alpha).add_(student_to_mixture_R, alpha=1.0 - alpha)
+
+
+def _dot(left_RV: Tensor, right_RV: Tensor) -> Tensor:
+    return (left_RV * right_RV).sum(-1)
