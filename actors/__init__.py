@@ -1,0 +1,1 @@
+"""Rollout actors: the processes that generate, each around one engine, and their group."""

@@ -1,0 +1,1 @@
+"""Generators inside a rollout actor, behind one protocol: vLLM (default) and transformers."""

@@ -18,7 +18,7 @@ from unisd_rl.types import PolicyVersion
 Bytes = NDArray[np.uint8]
 
 
-class CorruptSnapshot(Exception):
+class CorruptSnapshotError(Exception):
     """The bytes that arrived are not the bytes that were sent."""
 
 
@@ -50,11 +50,13 @@ class SnapshotManifest:
         return sum(spec.nbytes for bucket in self.buckets for spec in bucket)
 
     def verify(self, buckets: Sequence[Bytes]) -> None:
-        """Raise `CorruptSnapshot`, naming the bucket, unless every checksum is right."""
+        """Raise `CorruptSnapshotError`, naming the bucket, unless every checksum is right."""
         if len(buckets) != len(self.checksums):
-            raise CorruptSnapshot(f"{len(self.checksums)} buckets were sent and {len(buckets)} arrived")
+            raise CorruptSnapshotError(f"{len(self.checksums)} buckets were sent and {len(buckets)} arrived")
         if wrong := mismatched(buckets, self.checksums):
-            raise CorruptSnapshot(f"checksum of bucket {wrong[0]} of {label(self.version)} is wrong: weights refused")
+            raise CorruptSnapshotError(
+                f"checksum of bucket {wrong[0]} of {label(self.version)} is wrong: weights refused"
+            )
 
     def to_json(self) -> str:
         """For a process boundary that carries only plain values."""
@@ -73,7 +75,7 @@ class SnapshotManifest:
 
 def checksum(bucket: Bytes) -> str:
     """xxh3 (64 bits, hexadecimal) of a contiguous array of bytes."""
-    return xxhash.xxh3_64_hexdigest(memoryview(bucket))
+    return xxhash.xxh3_64_hexdigest(bucket.data)
 
 
 def mismatched(buckets: Sequence[Bytes], checksums: Sequence[str]) -> list[int]:

@@ -34,7 +34,7 @@ def _write(bucket: Bytes, files: ExitStack) -> str:
     descriptor = os.memfd_create("unisd-rl-weights")
     files.callback(os.close, descriptor)
     with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
-        remaining = memoryview(bucket)
+        remaining = bucket.data
         while remaining:  # one write takes at most 2 GiB
             remaining = remaining[file.write(remaining) :]
     return f"/proc/{os.getpid()}/fd/{descriptor}"

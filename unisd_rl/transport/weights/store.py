@@ -1,15 +1,19 @@
 """Keeps the newest weights alive: an object in Ray belongs to the process that put it there.
 
 ```
-learner rank 0 --hold(manifest, *buckets)--> WeightStore --newest()--> driver --> rollout actors
+learner rank 0 --hold(manifest, *buckets)--> WeightStore --at_least(version)--> rollout actors
 ```
 
 The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
+An actor that asks for a version before it has arrived waits for it.
 """
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
+from ray.actor import ActorHandle
 
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import PolicyVersion
@@ -28,23 +32,53 @@ class Snapshot:
         return self.manifest.version
 
 
+@dataclass(slots=True)
+class StoreClient:
+    """The driver's end: the Ray actor, and the version that was last sent to it (None before the first)."""
+
+    handle: ActorHandle
+    version: PolicyVersion | None = None
+
+
 class WeightStore:
     """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
 
     def __init__(self) -> None:
         self._newest: Snapshot | None = None
+        self._changed = asyncio.Event()
 
-    def hold(self, manifest: SnapshotManifest, *buckets: Bytes) -> PolicyVersion:
-        """Own a copy of these buckets and let go of the snapshot before."""
+    async def hold(self, manifest: SnapshotManifest, *buckets: Bytes) -> PolicyVersion:
+        """Own a copy of these buckets and let go of the snapshot before.
+
+        Raises:
+            CorruptSnapshotError: the bytes are not those of the manifest.
+        """
         manifest.verify(buckets)
         self._newest = Snapshot(manifest, tuple(ray.put(bucket) for bucket in buckets))
+        self._changed.set()
+        self._changed = asyncio.Event()
         return manifest.version
 
-    def newest(self) -> Snapshot | None:
+    async def newest(self) -> Snapshot | None:
         """The last snapshot held, or None before the first."""
         return self._newest
 
+    async def at_least(self, version: PolicyVersion, timeout_s: float) -> Snapshot:
+        """The newest snapshot, as soon as it is of `version` or later.
 
-def spawn_store() -> "ray.actor.ActorHandle[WeightStore]":
+        Raises:
+            TimeoutError: it did not come within `timeout_s` seconds.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._newest is None or self._newest.version < version:
+                    await self._changed.wait()
+        if self._newest is None or self._newest.version < version:
+            held = self._newest.version if self._newest else None
+            raise TimeoutError(f"waited {timeout_s:g} s for weights of {version}; the store holds {held}")
+        return self._newest
+
+
+def spawn_store() -> StoreClient:
     """Start the store as a Ray actor; it asks for no core because it sleeps between snapshots."""
-    return ray.remote(WeightStore).options(num_cpus=0, max_restarts=0).remote()
+    return StoreClient(ray.remote(WeightStore).options(num_cpus=0).remote())

@@ -1,0 +1,98 @@
+"""What a rollout actor asks of the generator inside it, and the words both sides use.
+
+```
+tokens --generate--> Generation (token, log-prob and policy version of each)
+snapshot --receive--> weights replaced between two tokens; requests in flight go on
+```
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from unisd_rl.placement import Cores
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
+from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
+
+NOTHING_APPLIED = PolicyVersion(lineage=0, number=-1)
+"""Version of an engine that has received no snapshot yet."""
+
+
+class EngineDied(Exception):
+    """The engine cannot generate any more; nothing in this process mends it."""
+
+
+class PromptFailed(Exception):
+    """The engine could not answer this one prompt; others go on."""
+
+
+class UpdateRefused(Exception):
+    """A snapshot was turned away before anything was touched: the engine goes on with its old weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What any engine must know.
+
+    `max_model_len`: longest prompt plus completion, in tokens. `concurrency`: most requests computed at
+    a time. `stop_tokens` end a completion and are part of it. `verify`: compare checksums of weights.
+    `cores` empty leaves threads to the system.
+    """
+
+    model_path: Path
+    dtype: str
+    cores: Cores
+    max_model_len: int
+    concurrency: int
+    stop_tokens: tuple[int, ...]
+    verify: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseReport:
+    """One weight update: `pause_ms` without a new token, of which `load_ms` went into loading; bytes received."""
+
+    version: PolicyVersion
+    pause_ms: float
+    load_ms: float
+    nbytes: int
+
+
+class RolloutEngine(Protocol):
+    """A generator whose weights can be replaced while it generates."""
+
+    async def start(self) -> None:
+        """Load the model. Raises `EngineDied` if that fails."""
+        ...
+
+    async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
+        """Answer one prompt; any number of calls run together.
+
+        Log-probs are of the distribution sampled from: at the sampling temperature, renormalised where
+        top_p cuts it, and at temperature 1 for greedy answers.
+
+        Raises:
+            PromptFailed: this prompt cannot be answered, e.g. it is too long.
+            EngineDied: no prompt can.
+        """
+        ...
+
+    async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
+        """Replace the weights between two tokens; tokens after it carry the manifest's version.
+
+        Raises:
+            UpdateRefused: the bytes are not those of the manifest; nothing was changed.
+            EngineDied: the update failed half way.
+        """
+        ...
+
+    @property
+    def version(self) -> PolicyVersion:
+        """The version that tokens sampled from now on carry."""
+        ...
+
+    async def close(self) -> None:
+        """Give up model, memory and processes. May be called twice."""
+        ...

@@ -1,0 +1,167 @@
+"""The second engine: a transformers model in this very process, for machines without vLLM and for exact runs.
+
+```
+generate --> waiting --(up to `concurrency`)--> group: one token for every row --> finished answers
+                                                  ^ between two tokens: receive(weights)
+```
+
+A group runs to its end; prompts that arrive meanwhile form the next one. The model computes in one
+thread of its own, so the actor goes on answering calls.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
+from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest, label
+from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from actors.engines.decoding import Row
+
+_GATHER_S = 0.005  # prompts that are leased together arrive within this time and share a group
+Result = TypeVar("Result")
+
+
+class TransformersRolloutEngine:
+    """`RolloutEngine` on a transformers causal language model, on the CPU."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._version = NOTHING_APPLIED
+        self._waiting: deque[tuple[Row, asyncio.Future[Generation]]] = deque()
+        self._arrived = asyncio.Event()
+        self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group
+        self._weights_replaced = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._model: PreTrainedModel | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def version(self) -> PolicyVersion:
+        """The version that tokens sampled from now on carry."""
+        return self._version
+
+    async def start(self) -> None:
+        """Load the model and begin to serve."""
+        self._model = await self._compute(self._load_model)
+        self._serving = asyncio.create_task(self._serve())
+
+    async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
+        """See `RolloutEngine.generate`. Answers do not depend on the group but for float rounding."""
+        from actors.engines.decoding import Row
+
+        if len(tokens) + sampling.max_tokens > self._spec.max_model_len or not len(tokens):
+            raise PromptFailed(
+                f"a prompt of {len(tokens)} tokens and {sampling.max_tokens} more do not fit between 1 and "
+                f"{self._spec.max_model_len}"
+            )
+        if self._serving is None or self._serving.done():
+            raise EngineDied("the model is not being served")
+        answered: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
+        self._waiting.append((Row.begin(tokens, sampling), answered))
+        self._arrived.set()
+        return await answered
+
+    async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
+        """See `RolloutEngine.receive`."""
+        if self._spec.verify:
+            try:
+                manifest.verify(buckets)
+            except CorruptSnapshotError as error:
+                raise UpdateRefused(str(error)) from error
+        async with self._between_tokens:
+            started = time.perf_counter()
+            await self._compute(lambda: self._load_weights(manifest, buckets))
+            self._version, self._weights_replaced = manifest.version, True
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+        return PauseReport(manifest.version, elapsed_ms, elapsed_ms, manifest.nbytes)
+
+    async def close(self) -> None:
+        """Stop serving; calls in flight fail with `EngineDied`."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        self._thread.shutdown(wait=True)
+        self._model = None
+
+    async def _serve(self) -> None:
+        taken: list[tuple[Row, asyncio.Future[Generation]]] = []
+        reason = "the engine was closed"
+        try:
+            while True:
+                await self._arrived.wait()
+                await asyncio.sleep(_GATHER_S)
+                self._arrived.clear()
+                while self._waiting:
+                    count = min(len(self._waiting), self._spec.concurrency)
+                    taken = [self._waiting.popleft() for _ in range(count)]
+                    await self._run_group(taken)
+        except (RuntimeError, EngineDied) as error:  # torch raises RuntimeError for whatever goes wrong inside
+            reason = str(error)
+            raise
+        finally:
+            for _, answered in (*taken, *self._waiting):
+                if not answered.done():
+                    answered.set_exception(EngineDied(f"the model is no longer served: {reason}"))
+
+    async def _run_group(self, taken: list[tuple["Row", asyncio.Future[Generation]]]) -> None:
+        from actors.engines.decoding import DecodingGroup
+
+        waiting_for = {id(row): answered for row, answered in taken}
+        group = DecodingGroup(self._loaded(), [row for row, _ in taken], frozenset(self._spec.stop_tokens))
+        while group.rows:
+            async with self._between_tokens:
+                if self._weights_replaced:
+                    group.forget_cache()
+                    self._weights_replaced = False
+                finished = await self._compute(lambda: group.step(self._version))
+            for row in finished:
+                if not (answered := waiting_for[id(row)]).done():
+                    answered.set_result(row.generation())
+
+    async def _compute(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _load_model(self) -> "PreTrainedModel":
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if self._spec.cores:
+            torch.set_num_threads(len(self._spec.cores))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(self._spec.model_path), dtype=self._spec.dtype, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise EngineDied(f"transformers does not load {self._spec.model_path}: {error}") from error
+        return model.eval()
+
+    def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
+        import torch
+
+        from unisd_rl.transport.weights.snapshot import unpack
+
+        parameters = dict(self._loaded().named_parameters(remove_duplicate=False))
+        left = {parameter.data_ptr(): name for name, parameter in parameters.items()}
+        with torch.no_grad():
+            for name, tensor in unpack(manifest.buckets, buckets):
+                if name not in parameters or parameters[name].shape != tensor.shape:
+                    raise EngineDied(f"version {label(manifest.version)} holds {name}, which this model does not")
+                parameters[name].copy_(tensor)
+                left.pop(parameters[name].data_ptr(), None)
+        if left:
+            raise EngineDied(
+                f"version {label(manifest.version)} leaves out {len(left)} parameters: {min(left.values())}"
+            )
+
+    def _loaded(self) -> "PreTrainedModel":
+        if self._model is None:
+            raise EngineDied("the model is not loaded")
+        return self._model

@@ -1,0 +1,203 @@
+"""vLLM inside a rollout actor: tokens in, tokens out, weights replaced while it generates.
+
+An update pauses the scheduler, keeps the requests, drops their keys and values (they are computed
+again under the new weights), loads, and resumes. All that can be done before the pause is done
+before: copying to shared memory and both checks of the checksums.
+
+vLLM reads its environment when it is imported, so `actors.environment` must have been applied to
+the process first; nothing of vLLM is imported before `start`.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
+from unisd_rl.config import VllmEngine
+from unisd_rl.transport.weights.manifest import (
+    Bytes,
+    CorruptSnapshotError,
+    SnapshotManifest,
+    label,
+    parse_label,
+)
+from unisd_rl.transport.weights.shared_memory import shared
+from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_GIB = 1 << 30
+_PREFILL_TOKENS = 4096  # prompts and answers of one scheduler step, where prompts are prefilled whole
+_EXTENSION = "unisd_rl.transport.weights.object_store_engine.ObjectStoreExtension"
+
+
+class VllmRolloutEngine:
+    """`RolloutEngine` on vLLM's `AsyncLLM`; its scheduler and model live in a process of their own."""
+
+    def __init__(self, spec: EngineSpec, settings: VllmEngine, transport: str, on_gpu: bool) -> None:
+        self._spec, self._settings, self._transport, self._on_gpu = spec, settings, transport, on_gpu
+        self._llm: AsyncLLM | None = None
+        self._version = NOTHING_APPLIED
+        self._numbers = itertools.count()
+
+    @property
+    def version(self) -> PolicyVersion:
+        """The version that tokens sampled from now on carry."""
+        return self._version
+
+    async def start(self) -> None:
+        """Start vLLM: about 12 s of imports and 10 to 50 s to a ready engine on a CPU.
+
+        Raises:
+            EngineDied: vLLM refuses the model or the machine, with its reason.
+        """
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            self._llm = AsyncLLM.from_engine_args(self._arguments())
+        except (RuntimeError, ValueError) as error:
+            raise EngineDied(f"vLLM does not start: {error}") from error
+        await self._llm.update_weight_version(label(self._version))
+
+    async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
+        """See `RolloutEngine.generate`. Cancelling the call aborts the request."""
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        request = self._engine().generate(
+            tokens_input(tokens.tolist()), self._sampling(sampling), str(next(self._numbers))
+        )
+        try:
+            answers = [output.outputs[0] async for output in request]
+        except EngineDeadError as error:
+            raise EngineDied(f"vLLM's engine died while generating: {error}") from error
+        except (VLLMClientError, EngineGenerateError, ValueError) as error:
+            raise PromptFailed(f"vLLM refuses a prompt of {len(tokens)} tokens: {error}") from error
+        if not answers or answers[-1].finish_reason not in ("stop", "length"):
+            raise PromptFailed("vLLM ended a request without an answer")
+        return _generation(answers[-1])
+
+    async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
+        """See `RolloutEngine.receive`. `pause_ms` ends with the scheduler's resumption: requests in flight then
+        prefill again, which is not in it."""
+        with shared(buckets) as paths:
+            await self._refuse_unless_whole(manifest, buckets, paths)
+            started = time.perf_counter()
+            try:
+                await self._pause()
+                load_ms = await self._load(manifest, paths)
+                await self._resume(manifest.version)
+            except Exception as error:  # whatever vLLM raises here leaves a model half replaced
+                raise EngineDied(f"vLLM's update to version {label(manifest.version)} failed: {error}") from error
+        return PauseReport(manifest.version, _milliseconds_since(started), load_ms, manifest.nbytes)
+
+    async def close(self) -> None:
+        """Stop vLLM's processes."""
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            llm.shutdown()
+
+    async def _refuse_unless_whole(
+        self, manifest: SnapshotManifest, buckets: Sequence[Bytes], paths: Sequence[str]
+    ) -> None:
+        """Compare checksums twice: of what arrived here, and of what vLLM's own process reads."""
+        if not self._spec.verify:
+            return
+        try:
+            manifest.verify(buckets)
+        except CorruptSnapshotError as error:
+            raise UpdateRefused(str(error)) from error
+        arguments = (list(paths), list(manifest.checksums))
+        for wrong in await self._engine().collective_rpc("mismatched_buckets", args=arguments):
+            if wrong:
+                raise UpdateRefused(f"vLLM's process reads bucket {wrong[0]} of {label(manifest.version)} wrongly")
+
+    async def _load(self, manifest: SnapshotManifest, paths: Sequence[str]) -> float:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        started, llm = time.perf_counter(), self._engine()
+        await llm.start_weight_update()
+        await llm.update_weights(
+            WeightTransferUpdateRequest(update_info={"manifest": manifest.to_json(), "paths": list(paths)})
+        )
+        await llm.finish_weight_update()
+        return _milliseconds_since(started)
+
+    async def _pause(self) -> None:
+        # Without clear_cache, keys and values of the old weights would stay in use after the update.
+        await self._engine().pause_generation(mode="keep", clear_cache=True)
+
+    async def _resume(self, version: PolicyVersion) -> None:
+        await self._engine().update_weight_version(label(version))
+        self._version = version
+        await self._engine().resume_generation()
+
+    def _engine(self) -> "AsyncLLM":
+        if self._llm is None:
+            raise EngineDied("vLLM is not running")
+        return self._llm
+
+    def _arguments(self) -> "AsyncEngineArgs":
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+
+        spec, settings = self._spec, self._settings
+        return AsyncEngineArgs(
+            model=str(spec.model_path),
+            dtype=spec.dtype,
+            seed=spec.seed,
+            max_model_len=spec.max_model_len,
+            max_num_seqs=spec.concurrency,
+            # A CPU's random generator cannot be wound back, which vLLM does for a seeded request whose prompt is
+            # prefilled in pieces; it would die. So prompts are prefilled whole there.
+            enable_chunked_prefill=self._on_gpu,
+            max_num_batched_tokens=None if self._on_gpu else max(_PREFILL_TOKENS, spec.max_model_len),
+            skip_tokenizer_init=True,  # tokens in, tokens out
+            generation_config="vllm",  # sampling is ours, not the model folder's
+            enforce_eager=not self._on_gpu,
+            disable_log_stats=True,
+            logprobs_mode="processed_logprobs",
+            tensor_parallel_size=settings.tensor_parallel,
+            distributed_executor_backend="uni" if settings.tensor_parallel == 1 else "mp",
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if self._on_gpu else int(settings.kv_cache_gib * _GIB),
+            weight_transfer_config=WeightTransferConfig(backend=self._transport),
+            worker_extension_cls=_EXTENSION,
+        )
+
+    def _sampling(self, sampling: Sampling) -> "SamplingParams":
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed if sampling.temperature > 0 else None,
+            logprobs=0,  # of the sampled token only
+            flat_logprobs=True,
+            stop_token_ids=list(self._spec.stop_tokens),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def _generation(output: "CompletionOutput") -> Generation:
+    tokens = np.asarray(output.token_ids, np.int32)
+    lineages, versions = np.empty_like(tokens), np.empty_like(tokens)
+    for span in output.weight_versions or ():
+        version = parse_label(span.version)
+        lineages[span.start : span.end], versions[span.start : span.end] = version.lineage, version.number
+    logprobs = np.asarray(output.logprobs.logprobs, np.float32)
+    assert len(logprobs) == len(tokens), "one log-prob per sampled token"
+    return Generation(tokens, logprobs, lineages, versions, output.finish_reason)
+
+
+def _milliseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

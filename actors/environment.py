@@ -1,0 +1,44 @@
+"""What must be in a rollout actor's environment before anything is imported, and which cores it may use.
+
+vLLM on the CPU reads all of this at import. Without a plan two engines both bind to the first core.
+"""
+
+import os
+from pathlib import Path
+
+from unisd_rl.config import Config, VllmEngine
+from unisd_rl.placement import Cores
+
+_QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[str, str]:
+    """Environment variables of one rollout actor, for Ray's `runtime_env`."""
+    variables = dict(_QUIET)
+    if model_path.is_dir():
+        variables["HF_HUB_OFFLINE"] = "1"
+    if cores:
+        variables["OMP_NUM_THREADS"] = str(len(cores))
+    if isinstance(config.rollout.engine, VllmEngine) and not config.rollout.gpus_per_actor:
+        variables |= _vllm_on_cpu(cores)
+    return variables
+
+
+def bind_to(cores: Cores) -> None:
+    """Keep this process, and those it starts from now on, on these cores; empty leaves it to the system."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def _vllm_on_cpu(cores: Cores) -> dict[str, str]:
+    """One process for scheduler and model: a second one would only spin on a queue between the two.
+
+    vLLM turns its single-process executor into a multi-process one on the CPU, to set the threads'
+    places itself, unless it is told that it must not start processes. We have set the places already.
+    """
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
