@@ -70,9 +70,7 @@ class VllmRolloutEngine:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        request = self._engine().generate(
-            tokens_input(tokens.tolist()), self._sampling(sampling), str(next(self._numbers))
-        )
+        request = self.llm.generate(tokens_input(tokens.tolist()), self._sampling(sampling), str(next(self._numbers)))
         try:
             answers = [output.outputs[0] async for output in request]
         except EngineDeadError as error:
@@ -90,9 +88,9 @@ class VllmRolloutEngine:
             await self._refuse_unless_whole(manifest, buckets, paths)
             started = time.perf_counter()
             try:
-                await self._pause()
+                await self.pause()
                 load_ms = await self._load(manifest, paths)
-                await self._resume(manifest.version)
+                await self.resume(manifest.version)
             except Exception as error:  # whatever vLLM raises here leaves a model half replaced
                 raise EngineDied(f"vLLM's update to version {label(manifest.version)} failed: {error}") from error
         return PauseReport(manifest.version, _milliseconds_since(started), load_ms, manifest.nbytes)
@@ -114,14 +112,14 @@ class VllmRolloutEngine:
         except CorruptSnapshotError as error:
             raise UpdateRefused(str(error)) from error
         arguments = (list(paths), list(manifest.checksums))
-        for wrong in await self._engine().collective_rpc("mismatched_buckets", args=arguments):
+        for wrong in await self.llm.collective_rpc("mismatched_buckets", args=arguments):
             if wrong:
                 raise UpdateRefused(f"vLLM's process reads bucket {wrong[0]} of {label(manifest.version)} wrongly")
 
     async def _load(self, manifest: SnapshotManifest, paths: Sequence[str]) -> float:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        started, llm = time.perf_counter(), self._engine()
+        started, llm = time.perf_counter(), self.llm
         await llm.start_weight_update()
         await llm.update_weights(
             WeightTransferUpdateRequest(update_info={"manifest": manifest.to_json(), "paths": list(paths)})
@@ -129,16 +127,24 @@ class VllmRolloutEngine:
         await llm.finish_weight_update()
         return _milliseconds_since(started)
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
+        """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
-        await self._engine().pause_generation(mode="keep", clear_cache=True)
+        await self.llm.pause_generation(mode="keep", clear_cache=True)
 
-    async def _resume(self, version: PolicyVersion) -> None:
-        await self._engine().update_weight_version(label(version))
+    async def resume(self, version: PolicyVersion) -> None:
+        """Go on; tokens from now on are of `version`."""
+        await self.llm.update_weight_version(label(version))
         self._version = version
-        await self._engine().resume_generation()
+        await self.llm.resume_generation()
 
-    def _engine(self) -> "AsyncLLM":
+    @property
+    def llm(self) -> "AsyncLLM":
+        """vLLM itself.
+
+        Raises:
+            EngineDied: before `start` and after `close`.
+        """
         if self._llm is None:
             raise EngineDied("vLLM is not running")
         return self._llm
@@ -168,7 +174,7 @@ class VllmRolloutEngine:
             gpu_memory_utilization=settings.gpu_memory_utilization,
             kv_cache_memory_bytes=None if self._on_gpu else int(settings.kv_cache_gib * _GIB),
             weight_transfer_config=WeightTransferConfig(backend=self._transport),
-            worker_extension_cls=_EXTENSION,
+            worker_extension_cls=_EXTENSION if self._transport == "object_store" else "",
         )
 
     def _sampling(self, sampling: Sampling) -> "SamplingParams":

@@ -1,0 +1,29 @@
+"""From the configuration to the engine it names."""
+
+from pathlib import Path
+
+from actors.engines.engine import EngineSpec, RolloutEngine
+from actors.engines.transformers_engine import TransformersRolloutEngine
+from actors.engines.vllm_engine import VllmRolloutEngine
+from unisd_rl.chat import ChatTokenizer
+from unisd_rl.config import Config, TransformersEngine
+from unisd_rl.placement import Cores
+
+
+def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: ChatTokenizer) -> RolloutEngine:
+    """An engine that is not started yet."""
+    engine, rollout = config.rollout.engine, config.rollout
+    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    spec = EngineSpec(
+        model_path=model_path,
+        dtype=config.model.dtype,
+        cores=cores,
+        max_model_len=longest if isinstance(engine, TransformersEngine) else engine.max_model_len or longest,
+        concurrency=max(rollout.concurrency, config.evaluation.concurrency),
+        stop_tokens=tokenizer.stop_tokens,
+        verify=config.weights.checksum,
+        seed=config.run.seed,
+    )
+    if isinstance(engine, TransformersEngine):
+        return TransformersRolloutEngine(spec)
+    return VllmRolloutEngine(spec, engine, config.weights.transport, on_gpu=rollout.gpus_per_actor > 0)

@@ -1,0 +1,208 @@
+"""The process that generates: one engine, the loop that serves the queue, weight updates, evaluations.
+
+A plain class that `actors.group` spawns as an asynchronous Ray actor; all methods run in one event
+loop, so an update or an evaluation goes on while `run` serves the queue.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ray.actor import ActorHandle
+
+from actors.engines.build import build_engine
+from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
+from actors.environment import bind_to
+from actors.lease_queue import RayLeaseQueue
+from actors.logs import log_path, redirect_output
+from actors.pushed_updates import PushedUpdates
+from actors.report import ActorReport
+from actors.service import RolloutService
+from unisd_rl.chat import ChatTokenizer
+from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed
+from unisd_rl.placement import Cores
+from unisd_rl.transport.weights.receiver import Arrived, weight_receiver
+from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens
+
+Chat = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One prompt outside the queue: what the engine read, what it wrote, and that as text."""
+
+    prompt_tokens: Tokens
+    text: str
+    generation: Generation
+
+
+class RolloutActor(PushedUpdates):
+    """Generates with one engine. `cores` are those of this actor; empty leaves them to the system."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        cores: Cores,
+        model_path: Path,
+        run_dir: Path,
+        queue: ActorHandle,
+        store: StoreClient,
+    ) -> None:
+        self._name, self._config = name, config
+        self._log = log_path(run_dir, name)
+        redirect_output(self._log)
+        bind_to(cores)
+        self._tokenizer = ChatTokenizer(model_path)
+        self._engine = build_engine(config, cores, model_path, self._tokenizer)
+        self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, RayLeaseQueue(queue))
+        self._receiver = weight_receiver(config.weights, store)
+        self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation
+        self._applied = asyncio.Condition()
+        self._pauses: list[PauseReport] = []
+        self._answered = 0
+        self._running: asyncio.Task[None] | None = None
+        super().__init__(self._engine, self._updating, self._announce)
+
+    async def start(self) -> None:
+        """Start the engine and apply the newest weights, if any were published.
+
+        Raises:
+            RunFailed: the engine does not start; the sentence names the log.
+        """
+        try:
+            await self._engine.start()
+            if (arrived := await self._receiver.newest()) is not None:
+                await self._apply(arrived)
+        except (EngineDied, UpdateRefused) as error:
+            raise self._failed(error) from error
+
+    async def run(self) -> None:
+        """Serve the queue until `stop`.
+
+        Raises:
+            RunFailed: the engine or the queue died.
+        """
+        self._running = asyncio.create_task(self._service.serve())
+        try:
+            await self._running
+        except ExceptionGroup as failures:
+            raise self._failed(_first(failures)) from failures
+        except asyncio.CancelledError:
+            return
+
+    async def stop(self) -> None:
+        """End `run`; prompts in flight are given back to the queue."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def close(self) -> None:
+        """End everything."""
+        await self.stop()
+        await self._engine.close()
+
+    async def update(self, version: PolicyVersion) -> PolicyVersion:
+        """Apply the newest weights, at least `version`, as soon as they are in the store; returns the applied version.
+
+        Raises:
+            RunFailed: the weights were refused, or the update failed half way.
+            TimeoutError: they did not come within `weights.timeout_s`.
+        """
+        arrived = await self._receiver.fetch(version)
+        if arrived is not None:
+            try:
+                await self._apply(arrived)
+            except (EngineDied, UpdateRefused) as error:
+                raise self._failed(error) from error
+        return await self.wait_for(version)
+
+    async def wait_for(self, version: PolicyVersion) -> PolicyVersion:
+        """Return the applied version once it is at least `version`."""
+        async with self._applied:
+            await self._applied.wait_for(lambda: self._engine.version >= version)
+        return self._engine.version
+
+    def pause_leases(self) -> None:
+        """Start no prompt of the queue from now on; those in flight are completed."""
+        self._service.pause()
+
+    def resume_leases(self) -> None:
+        """Serve the queue again."""
+        self._service.resume()
+
+    async def answer(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
+        """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile.
+
+        Prompt i is sampled with `sampling.seed` + i.
+
+        Raises:
+            RunFailed: the engine is not at `version`, or died.
+        """
+        places = asyncio.Semaphore(self._config.evaluation.concurrency)
+        async with self._updating:
+            if self._engine.version != version:
+                raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    work = [
+                        tasks.create_task(self._answer_one(chat, _seeded(sampling, index), places))
+                        for index, chat in enumerate(prompts)
+                    ]
+            except ExceptionGroup as failures:
+                raise self._failed(_first(failures)) from failures
+        answers = [task.result() for task in work]
+        for answer in answers:
+            assert (answer.generation.versions == version.number).all(), "an answer of another version"
+            assert (answer.generation.lineages == version.lineage).all(), "an answer of another lineage"
+        self._answered += len(answers)
+        return answers
+
+    def report(self) -> ActorReport:
+        """What this actor counted since it started."""
+        counts = self._service.counts
+        return ActorReport(
+            name=self._name,
+            version=self._engine.version,
+            tokens=counts.tokens,
+            rollouts=counts.rollouts,
+            failed=counts.failed,
+            answered=self._answered,
+            busy_fraction=self._service.busy_fraction,
+            pauses_ms=tuple(pause.pause_ms for pause in self._pauses),
+            loads_ms=tuple(pause.load_ms for pause in self._pauses),
+        )
+
+    async def _apply(self, arrived: Arrived) -> None:
+        """Give the engine these weights, unless it has them or newer ones already."""
+        async with self._updating:
+            if arrived.manifest.version > self._engine.version:
+                self._pauses.append(await self._engine.receive(arrived.manifest, arrived.buckets))
+        await self._announce()
+
+    async def _announce(self) -> None:
+        self._service.weights_changed()
+        async with self._applied:
+            self._applied.notify_all()
+
+    async def _answer_one(self, chat: Chat, sampling: Sampling, places: asyncio.Semaphore) -> Answered:
+        async with places:
+            prompt_tokens = self._tokenizer.encode(chat)
+            generation = await self._engine.generate(prompt_tokens, sampling)
+        return Answered(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
+
+    def _failed(self, error: BaseException) -> RunFailed:
+        return RunFailed(f"{self._name} stopped: {error or type(error).__name__}; its log is {self._log}")
+
+
+def _seeded(sampling: Sampling, index: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
+
+
+def _first(failures: BaseExceptionGroup) -> BaseException:
+    """The first plain exception inside a group of groups."""
+    inner = failures.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
