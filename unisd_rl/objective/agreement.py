@@ -28,6 +28,8 @@ class StepWeights:
     """Weight over its per-sequence and global denominators."""
     units: Tensor
     """All ranks' weights, one per token or, under sequence agreement, per sequence; empty where agreement is off."""
+    effective_sample_size: float
+    """`(sum w)^2 / sum w^2 / count` of the units: 1 when all weights are equal."""
     scale: float
     """What disagreements are measured against; nan without token agreement."""
 
@@ -54,7 +56,7 @@ def sequence_weights(disagreement_S: Tensor, agreement: SequenceAgreement) -> Te
 def equal_step_weights(sequence_N: Tensor, count_S: Tensor, sequences: float) -> StepWeights:
     """No agreement: the mean within each sequence, then the mean over all ranks' `sequences`."""
     count_N = count_S[sequence_N]
-    return StepWeights(torch.ones_like(count_N), 1.0 / (count_N * max(sequences, 1.0)), count_N[:0], math.nan)
+    return StepWeights(torch.ones_like(count_N), 1.0 / (count_N * max(sequences, 1.0)), count_N[:0], 1.0, math.nan)
 
 
 def token_step_weights(
@@ -71,7 +73,8 @@ def token_step_weights(
     weight_N = token_weights(disagreement_N, scale, agreement)
     total_S = sequence_sums(weight_N, sequence_N, len(count_S))
     share_N = weight_N / (total_S[sequence_N] * max(sequences, 1.0))
-    return StepWeights(weight_N, share_N, gather(weight_N), scale)
+    units = gather(weight_N)
+    return StepWeights(weight_N, share_N, units, _effective_sample_size(units), scale)
 
 
 def sequence_step_weights(
@@ -86,11 +89,11 @@ def sequence_step_weights(
     disagreement_S = disagreement(sum_KS / count_S.clamp(min=1.0), agreement.statistic)
     gathered_S = gather(disagreement_S[count_S > 0])
     smallest = gathered_S.min() if gathered_S.numel() else 0.0
-    total = sequence_weights(gathered_S - smallest, agreement).sum()
-    share_S = sequence_weights(disagreement_S - smallest, agreement) / (count_S * total)
+    relative = sequence_weights(gathered_S - smallest, agreement)
+    share_S = sequence_weights(disagreement_S - smallest, agreement) / (count_S * relative.sum())
     weight_S = sequence_weights(disagreement_S, agreement)
     units = sequence_weights(gathered_S, agreement)
-    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, math.nan)
+    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, _effective_sample_size(relative), math.nan)
 
 
 def _scale(disagreement_N: Tensor, agreement: TokenAgreement, gather: Gather) -> float:
@@ -100,3 +103,7 @@ def _scale(disagreement_N: Tensor, agreement: TokenAgreement, gather: Gather) ->
     assert agreement.scale_quantile is not None
     gathered_N = gather(disagreement_N)
     return max(quantile(gathered_N, agreement.scale_quantile), SMALLEST_SCALE) if gathered_N.numel() else SMALLEST_SCALE
+
+
+def _effective_sample_size(weights: Tensor) -> float:
+    return float(weights.sum().square() / weights.square().sum() / weights.numel()) if weights.numel() else 1.0

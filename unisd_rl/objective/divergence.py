@@ -11,8 +11,9 @@ The functions write into their arguments (names end in `_`): these are buffers o
 import torch
 from torch import Tensor
 
-# exp of it is finite in float32. A ratio beyond it needs S < e^-80, whose every term rounds to zero anyway.
-_LARGEST_LOG_RATIO = 80.0
+# Beyond it S < e^-30 P, and every term in which the ratio's size still counts carries that factor: lost in float32's
+# rounding. A larger limit costs digits of r - q below, exp of one above 88 overflows.
+_LARGEST_LOG_RATIO = 30.0
 
 
 def log_softmax_(logits_RV: Tensor, probs_RV: Tensor) -> None:

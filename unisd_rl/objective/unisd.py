@@ -189,14 +189,12 @@ def _diagnostics(
     weights: StepWeights, kappa: float | None, divergence_N: Tensor | None, counts: tuple[int, int, int]
 ) -> Diagnostics:
     units = weights.units if weights.units.numel() else weights.units.new_ones(1)
-    relative = units / units.max().clamp(min=1e-300)  # squares of tiny weights underflow
-    effective = relative.sum().square() / relative.square().sum() / units.numel()
     tokens, sequences, contrasted = counts
     return Diagnostics(
         weight_p05=quantile(units, 0.05),
         weight_median=quantile(units, 0.5),
         weight_below_half=float((units < 0.5).double().mean()),
-        effective_sample_size=float(effective),
+        effective_sample_size=weights.effective_sample_size,
         disagreement_scale=weights.scale,
         kappa=math.nan if kappa is None else kappa,
         divergence_p50=quantile_or_nan(divergence_N, 0.5),

@@ -1,0 +1,329 @@
+"""The chunked kernel: the gradient of dense float64 autograd for every head and chunk size, in bounded memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objective_oracle import ALL_FIVE, PLAIN, dense_divergence, dense_logprobs
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unisd_rl.objective.chunked import realised_logprobs, scored_tokens, token_divergence
+from unisd_rl.objective.head import Head
+from unisd_rl.objective.terms import TokenTerms
+
+CONTRASTED = replace(PLAIN, contrastive=ALL_FIVE.contrastive)
+HEADS = {
+    "plain": {},
+    "bias": {"bias": True},
+    "soft cap": {"soft_cap": 2.0},
+    "scale": {"scale": 0.3},
+    "all": {"bias": True, "soft_cap": 3.0, "scale": 1.7},
+}
+
+
+class Case:
+    """Random states, heads and coefficients in float64; `run` is ours in float32, `dense` autograd in float64."""
+
+    def __init__(self, seed=0, tokens=11, hidden=6, vocabulary=13, bias=False, soft_cap=None, scale=1.0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=generator).double()
+
+        self.teacher_NH = normal(tokens, hidden)
+        self.student_NH = self.teacher_NH + 0.5 * normal(tokens, hidden)
+        self.weight_VH, self.teacher_weight_VH = normal(vocabulary, hidden), normal(vocabulary, hidden)
+        self.bias_V = normal(vocabulary) if bias else None
+        self.soft_cap, self.scale = soft_cap, scale
+        self.targets_N = torch.randint(vocabulary, (tokens,), generator=generator)
+        primary_N = dense_logprobs(self.teacher_NH, self.head(self.teacher_weight_VH, self.bias_V), 0.7)
+        primary_N = primary_N.gather(1, self.targets_N[:, None])[:, 0].float()
+        self.terms = TokenTerms(
+            main_N=torch.rand(tokens, generator=generator),
+            contrastive_N=torch.rand(tokens, generator=generator),
+            feature_N=torch.zeros(tokens),
+            primary_N=primary_N,
+            negative_N=primary_N - 2.0 * torch.randn(tokens, generator=generator),
+            kappa=None,
+            kept_N=None,
+        )
+
+    def head(self, weight_VH, bias_V):
+        return Head(weight_VH, bias_V, self.soft_cap, self.scale)
+
+    def leaves(self, dtype):
+        tensors = (self.student_NH, self.weight_VH, self.bias_V)
+        return [None if tensor is None else tensor.to(dtype, copy=True).requires_grad_() for tensor in tensors]
+
+    def run(self, objective, dtype=torch.float32):
+        student_NH, weight_VH, bias_V = self.leaves(dtype)
+        teacher_head = self.head(
+            self.teacher_weight_VH.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
+        )
+        scored = scored_tokens(
+            student_NH,
+            self.head(weight_VH, bias_V),
+            self.teacher_NH.to(dtype),
+            teacher_head,
+            self.targets_N,
+            self.terms,
+            objective,
+        )
+        wanted = [leaf for leaf in (student_NH, weight_VH, bias_V) if leaf is not None]
+        return scored, torch.autograd.grad(scored.loss, wanted)
+
+    def dense(self, objective):
+        student_NH, weight_VH, bias_V = self.leaves(torch.float64)
+        student_NV = dense_logprobs(student_NH, self.head(weight_VH, bias_V), objective.temperature)
+        teacher_head = self.head(self.teacher_weight_VH, self.bias_V)
+        teacher_NV = dense_logprobs(self.teacher_NH, teacher_head, objective.temperature)
+        loss = student_NH.sum() * 0.0
+        if objective.alpha is not None:
+            divergence_N = dense_divergence(student_NV, teacher_NV, objective.alpha)
+            if self.terms.kappa is not None:
+                divergence_N = divergence_N.clamp(max=self.terms.kappa)
+            loss = loss + (self.terms.main_N * divergence_N).sum()
+        if objective.contrastive is not None:
+            s_N = student_NV.gather(1, self.targets_N[:, None])[:, 0]
+            distance_N = (s_N - self.terms.primary_N).abs() - (s_N - self.terms.negative_N).abs()
+            loss = loss + (self.terms.contrastive_N * (distance_N + objective.contrastive.margin).clamp(min=0)).sum()
+        wanted = [leaf for leaf in (student_NH, weight_VH, bias_V) if leaf is not None]
+        return loss.detach(), torch.autograd.grad(loss, wanted)
+
+
+def assert_same(ours, dense, rtol=2e-5, atol=2e-6):
+    for left, right in zip(ours, dense, strict=True):
+        torch.testing.assert_close(left.double(), right.double(), rtol=rtol, atol=atol * float(right.abs().max() + 1))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_loss_and_gradient_equal_dense_autograd(alpha, head):
+    case, objective = Case(**head), replace(CONTRASTED, alpha=alpha, chunk_tokens=4)
+    scored, ours = case.run(objective)
+    loss, dense = case.dense(objective)
+    assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
+    assert_same(ours, dense)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_temperature_is_part_of_every_distribution(alpha, temperature):
+    case, objective = Case(seed=3), replace(CONTRASTED, alpha=alpha, temperature=temperature)
+    loss, dense = case.dense(objective)
+    scored, ours = case.run(objective)
+    assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
+    assert_same(ours, dense)
+
+
+@given(seed=st.integers(0, 1000), chunk=st.integers(1, 20), tokens=st.integers(1, 17))
+@settings(max_examples=30, deadline=None)
+def test_the_chunk_size_changes_nothing(seed, chunk, tokens):
+    case = Case(seed=seed, tokens=tokens)
+    whole, whole_gradient = case.run(replace(CONTRASTED, chunk_tokens=64))
+    cut, cut_gradient = case.run(replace(CONTRASTED, chunk_tokens=chunk))
+    torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cut.divergence_N, whole.divergence_N, rtol=1e-5, atol=1e-6)
+    assert_same(cut_gradient, whole_gradient)
+
+
+def test_blocks_of_rows_smaller_than_a_chunk_change_nothing():
+    """With 2^17 entries two rows fill a block: a chunk of 5 rows has blocks of 2, 2 and 1."""
+    case = Case(tokens=5, hidden=2, vocabulary=1 << 17, soft_cap=3.0)
+    objective = replace(CONTRASTED, chunk_tokens=5)
+    _, ours = case.run(objective)
+    _, dense = case.dense(objective)
+    assert_same(ours, dense, rtol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_the_divergence_pass_finds_the_numbers_of_the_gradient_pass(alpha):
+    case, objective = Case(bias=True), replace(PLAIN, alpha=alpha)
+    scored, _ = case.run(objective)
+    divergence_N = token_divergence(
+        case.student_NH.float(),
+        case.head(case.weight_VH.float(), case.bias_V.float()),
+        case.teacher_NH.float(),
+        case.head(case.teacher_weight_VH.float(), case.bias_V.float()),
+        alpha,
+        objective.temperature,
+        objective.chunk_tokens,
+    )
+    assert torch.equal(divergence_N, scored.divergence_N)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_realised_logprobs_equal_the_dense_log_softmax(head):
+    case = Case(**head)
+    bias_V = None if case.bias_V is None else case.bias_V.float()
+    found_N = realised_logprobs(
+        case.student_NH.float(), case.head(case.weight_VH.float(), bias_V), case.targets_N, 0.7, 3
+    )
+    dense_NV = dense_logprobs(case.student_NH, case.head(case.weight_VH, case.bias_V), 0.7)
+    expected_N = dense_NV.gather(1, case.targets_N[:, None])[:, 0]
+    torch.testing.assert_close(found_N.double(), expected_N, rtol=1e-5, atol=1e-6)
+    scored, _ = case.run(PLAIN)
+    torch.testing.assert_close(scored.student_logprob_N, found_N, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_logits_of_ten_thousand_give_finite_loss_and_gradient(alpha):
+    case = Case()
+    case.student_NH, case.teacher_NH = case.student_NH * 3e3, case.teacher_NH * 3e3
+    scored, gradients = case.run(replace(CONTRASTED, alpha=alpha))
+    assert torch.isfinite(scored.loss)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_student_equal_to_its_teacher_has_zero_loss_and_gradient(alpha):
+    case = Case()
+    case.student_NH, case.teacher_weight_VH = case.teacher_NH, case.weight_VH
+    scored, gradients = case.run(replace(PLAIN, alpha=alpha))
+    assert scored.loss.item() == 0.0
+    assert all(float(gradient.abs().max()) == 0.0 for gradient in gradients)
+
+
+def test_tokens_at_or_below_the_threshold_keep_their_whole_gradient_and_those_above_have_none():
+    case = Case()
+    free, _ = case.run(PLAIN)
+    tied = int(free.divergence_N.argsort()[5])
+    kappa = float(free.divergence_N[tied])
+    _, unclipped = case.run(PLAIN)
+    case.terms = replace(case.terms, kappa=kappa)
+    scored, clipped = case.run(PLAIN)
+    kept_N = free.divergence_N <= kappa
+    assert bool(kept_N[tied])
+    assert int(kept_N.sum()) == 6
+    assert torch.equal(clipped[0][kept_N], unclipped[0][kept_N])
+    assert float(clipped[0][~kept_N].abs().max()) == 0.0
+    expected = (case.terms.main_N * free.divergence_N.clamp(max=kappa)).sum()
+    torch.testing.assert_close(scored.loss, expected)
+
+
+def test_the_head_may_be_shared_with_the_teacher():
+    case = Case()
+    student_NH, weight_VH, _ = case.leaves(torch.float32)
+    head = Head(weight_VH)
+    scored = scored_tokens(
+        student_NH, head, case.teacher_NH.float(), head, case.targets_N, case.terms, replace(PLAIN, alpha=0.5)
+    )
+    ours = torch.autograd.grad(scored.loss, (student_NH, weight_VH))
+    case.teacher_weight_VH = case.weight_VH
+    _, dense = case.dense(replace(PLAIN, alpha=0.5))
+    assert_same(ours, dense)
+
+
+def test_half_precision_inputs_are_computed_in_float32_and_get_gradients_of_their_own_type():
+    case = Case()
+    for name in ("student_NH", "weight_VH", "teacher_NH", "teacher_weight_VH"):
+        setattr(case, name, getattr(case, name).bfloat16().double())
+    scored, ours = case.run(CONTRASTED, dtype=torch.bfloat16)
+    loss, dense = case.dense(CONTRASTED)
+    assert scored.loss.dtype == torch.float32
+    assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
+    assert all(gradient.dtype == torch.bfloat16 for gradient in ours)
+    assert_same(ours, dense, rtol=1e-2)
+
+
+def test_no_tokens_give_a_zero_loss_with_a_gradient_path():
+    case = Case(tokens=0, bias=True)
+    scored, gradients = case.run(CONTRASTED)
+    assert scored.loss.item() == 0.0
+    assert [tuple(gradient.shape) for gradient in gradients] == [(0, 6), (13, 6), (13,)]
+    assert all(float(gradient.abs().sum()) == 0.0 for gradient in gradients)
+
+
+def test_the_incoming_gradient_scales_ours():
+    case = Case()
+    _, plain = case.run(PLAIN)
+    student_NH, weight_VH, _ = case.leaves(torch.float32)
+    scored = scored_tokens(
+        student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
+        case.terms, PLAIN,
+    )  # fmt: skip
+    (4.0 * scored.loss).backward()
+    torch.testing.assert_close(student_NH.grad, 4.0 * plain[0])
+    torch.testing.assert_close(weight_VH.grad, 4.0 * plain[1])
+
+
+def test_a_second_backward_pass_is_refused():
+    case = Case()
+    student_NH, weight_VH, _ = case.leaves(torch.float32)
+    scored = scored_tokens(
+        student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
+        case.terms, PLAIN,
+    )  # fmt: skip
+    scored.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second time"):
+        scored.loss.backward()
+
+
+def test_a_missing_teacher_is_refused_where_the_main_term_needs_it():
+    case = Case()
+    with pytest.raises(ValueError, match="teacher"):
+        scored_tokens(
+            case.student_NH.float(), Head(case.weight_VH.float()), None, None, case.targets_N, case.terms, PLAIN
+        )
+
+
+class Watch(TorchDispatchMode):
+    """Counts matrix products with a vocabulary-long side and the largest tensor that was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.products += 1
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.mark.parametrize(
+    "alpha, contrastive, frozen, products",
+    [
+        (0.5, True, False, 4),
+        (0.5, True, True, 3),
+        (None, True, False, 3),
+        (None, True, True, 2),
+        (None, False, False, 1),
+    ],
+)
+def test_each_chunk_costs_only_the_products_it_needs(alpha, contrastive, frozen, products):
+    case = Case()
+    student_NH, weight_VH, _ = case.leaves(torch.float32)
+    weight_VH.requires_grad_(not frozen)
+    objective = replace(CONTRASTED if contrastive else PLAIN, alpha=alpha, chunk_tokens=4)
+    with Watch() as watch:
+        scored_tokens(
+            student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
+            case.terms, objective,
+        )  # fmt: skip
+    assert watch.products == 3 * products  # 11 tokens in chunks of 4
+
+
+def test_no_gradient_is_formed_where_none_is_recorded():
+    case = Case()
+    student_NH, weight_VH, _ = case.leaves(torch.float32)
+    with torch.no_grad(), Watch() as watch:
+        scored = scored_tokens(
+            student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
+            case.terms, replace(PLAIN, chunk_tokens=4),
+        )  # fmt: skip
+    assert watch.products == 3 * 2
+    assert not scored.loss.requires_grad
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_no_tensor_of_all_tokens_times_the_vocabulary_exists(alpha):
+    """200 tokens, 300 entries, chunks of 8: nothing larger than a chunk's logits or the head is ever made."""
+    case = Case(tokens=200, hidden=4, vocabulary=300)
+    with Watch() as watch:
+        case.run(replace(CONTRASTED, alpha=alpha, chunk_tokens=8))
+    assert watch.largest <= 8 * 300

@@ -1,0 +1,182 @@
+"""The numbers made once per step: weights, thresholds, denominators, diagnostics; the same on any layout."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objective_oracle import (
+    ALL_FIVE,
+    PLAIN,
+    SEQUENCE,
+    TOKEN,
+    literal_disagreement,
+    literal_quantile,
+    literal_weights,
+    random_problem,
+    signals_of,
+)
+
+from unisd_rl.objective.agreement import disagreement
+from unisd_rl.objective.unisd import step_terms
+
+
+def alone(values):
+    return values
+
+
+def terms_of(problem, objective, divergence_N=None, primary_N=None):
+    tokens = len(problem.targets_N)
+    primary_N = torch.full((tokens,), -1.0) if primary_N is None else primary_N
+    divergence_N = torch.linspace(0.0, 1.0, tokens) if divergence_N is None else divergence_N
+    return step_terms(signals_of(problem, objective, primary_N, divergence_N), objective, alone)
+
+
+@pytest.mark.parametrize(
+    "agreement",
+    [
+        TOKEN,
+        replace(TOKEN, statistic="range", gamma=3.0),
+        replace(TOKEN, scale_quantile=None, scale=0.4),
+        replace(TOKEN, gamma=30.0, cap=2.0, floor=0.2),
+        SEQUENCE,
+        replace(SEQUENCE, statistic="range", gamma=0.3),
+    ],
+)
+def test_weights_equal_the_literal_loops(agreement):
+    problem, objective = random_problem(), replace(ALL_FIVE, agreement=agreement)
+    weight_N = terms_of(problem, objective).weight_N
+    torch.testing.assert_close(weight_N.double(), torch.tensor(literal_weights(problem, objective)).double())
+
+
+@given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
+@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, replace(TOKEN, statistic="range")])
+def test_the_order_of_the_views_changes_nothing(agreement, seed, order):
+    problem = random_problem(seed, views=4)
+    turned = replace(problem, auxiliary_KN=problem.auxiliary_KN[list(order)])
+    objective = replace(ALL_FIVE, agreement=agreement)
+    torch.testing.assert_close(terms_of(turned, objective).main_N, terms_of(problem, objective).main_N)
+
+
+@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, replace(TOKEN, statistic="range")])
+@pytest.mark.parametrize("level", [-1e-3, -7.3, -1e4])
+def test_views_that_agree_give_every_token_weight_one(agreement, level):
+    problem = random_problem()
+    problem = replace(problem, auxiliary_KN=(level * torch.rand(14).double()).float().double().expand(3, 14))
+    found = terms_of(problem, replace(ALL_FIVE, agreement=agreement))
+    assert torch.equal(found.weight_N, torch.ones(14))
+    assert found.diagnostics.effective_sample_size == 1.0
+
+
+def test_released_code_3_one_view_has_variance_zero_and_not_nan():
+    assert torch.equal(disagreement(torch.tensor([[-1.0, -2.0]]), "variance"), torch.zeros(2, dtype=torch.float64))
+    assert literal_disagreement([-1.0, -2.0, -6.0], "variance") == pytest.approx(14 / 3)
+
+
+@pytest.mark.parametrize("statistic, expected", [("variance", 14 / 3), ("range", 5.0)])
+def test_disagreement_is_the_population_variance_or_the_range(statistic, expected):
+    assert disagreement(torch.tensor([[-1.0], [-2.0], [-6.0]]), statistic).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("agreement", [None, TOKEN, SEQUENCE])
+def test_shares_of_the_main_term_add_up_to_one(agreement):
+    """A constant divergence of 1 has the loss 1, however it is averaged."""
+    found = terms_of(random_problem(), replace(ALL_FIVE, agreement=agreement))
+    assert found.main_N.sum().item() == pytest.approx(1.0)
+    assert found.feature_N.sum().item() == pytest.approx(ALL_FIVE.matching_weight)
+    assert found.contrastive_N.sum().item() == pytest.approx(ALL_FIVE.contrastive.weight)
+
+
+def test_released_code_13_fully_masked_rows_do_not_count():
+    objective = replace(ALL_FIVE, agreement=None)
+    with_empty = terms_of(random_problem(lengths=(2, 0, 3, 0, 0, 1)), objective)
+    without = terms_of(random_problem(lengths=(2, 3, 1)), objective)
+    assert torch.equal(with_empty.main_N, without.main_N)
+    torch.testing.assert_close(with_empty.main_N, torch.tensor([1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9, 1 / 3]))
+    assert with_empty.diagnostics.sequences == 3
+
+
+def test_a_sequence_without_a_negative_view_trains_without_that_term():
+    problem = random_problem(lengths=(2, 3, 1))
+    found = terms_of(problem, replace(ALL_FIVE, agreement=None))
+    weight = ALL_FIVE.contrastive.weight
+    expected = torch.tensor([weight / 4, weight / 4, weight / 6, weight / 6, weight / 6, 0.0])
+    torch.testing.assert_close(found.contrastive_N, expected)
+    assert problem.negative_N[-1].isnan()
+    assert torch.isfinite(found.negative_N).all()
+    assert found.main_N[-1] > 0
+    assert found.diagnostics.contrasted_sequences == 2
+
+
+def test_a_step_without_any_negative_view_has_no_contrastive_term():
+    problem = random_problem()
+    problem = replace(problem, has_negative_S=torch.zeros(5, dtype=torch.bool))
+    assert float(terms_of(problem, ALL_FIVE).contrastive_N.abs().sum()) == 0.0
+
+
+def test_the_quantile_threshold_keeps_ties_and_cuts_what_is_above():
+    problem = random_problem(lengths=(5, 6))
+    divergence_N = torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.5, 0.3, 0.4, 0.5, 0.8, 0.5])
+    found = terms_of(problem, replace(ALL_FIVE, clip_quantile=0.8), divergence_N)
+    assert found.kappa == pytest.approx(0.5)  # the ninth of eleven ordered values
+    assert torch.equal(found.kept_N, divergence_N <= 0.5)
+    assert found.diagnostics.kappa == pytest.approx(0.5)
+
+
+def test_a_constant_threshold_needs_no_divergences_beforehand():
+    objective = replace(PLAIN, clip_threshold=0.3)
+    problem = random_problem()
+    found = step_terms(signals_of(problem, objective, torch.zeros(14), None), objective, alone)
+    assert found.kappa == 0.3
+    assert found.kept_N is None
+    assert math.isnan(found.diagnostics.divergence_p50)
+
+
+@pytest.mark.parametrize(
+    "absent, match", [("auxiliary_KN", "auxiliary"), ("negative_N", "negative"), ("divergence_N", "quantile")]
+)
+def test_a_signal_that_the_settings_need_is_asked_for(absent, match):
+    signals = signals_of(random_problem(), ALL_FIVE, torch.zeros(14), torch.zeros(14))
+    with pytest.raises(ValueError, match=match):
+        step_terms(replace(signals, **{absent: None}), ALL_FIVE, alone)
+
+
+def test_sequence_weights_that_underflow_still_share_the_step():
+    """exp(-gamma A) is 0 for all: the mean is taken relative to the most trusted sequence."""
+    problem = random_problem()
+    objective = replace(ALL_FIVE, agreement=replace(SEQUENCE, gamma=1e6))
+    found = terms_of(problem, objective)
+    assert torch.isfinite(found.main_N).all()
+    assert found.main_N.sum().item() == pytest.approx(1.0)
+    assert math.isfinite(found.diagnostics.effective_sample_size)
+
+
+def test_diagnostics_are_the_literal_statistics_of_the_weights():
+    problem, objective = random_problem(7), replace(ALL_FIVE, agreement=replace(TOKEN, gamma=4.0))
+    weights, found = literal_weights(problem, objective), terms_of(problem, objective).diagnostics
+    assert found.weight_p05 == pytest.approx(literal_quantile(weights, 0.05))
+    assert found.weight_median == pytest.approx(literal_quantile(weights, 0.5))
+    assert found.weight_below_half == pytest.approx(sum(w < 0.5 for w in weights) / 14)
+    assert found.effective_sample_size == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights) / 14)
+    assert found.divergence_p95 == pytest.approx(0.95)
+    assert (found.tokens, found.sequences) == (14, 4)
+
+
+def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
+    nothing = random_problem(lengths=(2, 0)).tokens(torch.zeros(0, dtype=torch.long))
+    found = terms_of(nothing, ALL_FIVE)
+    assert found.main_N.shape == (0,)
+    assert found.kappa is None
+    assert found.diagnostics.weight_p05 == 1.0
+    assert found.diagnostics.tokens == 0
+
+
+def test_a_slice_holds_the_coefficients_of_its_tokens():
+    found = terms_of(random_problem(), ALL_FIVE)
+    part = found.slice(3, 9)
+    for name in ("main_N", "contrastive_N", "feature_N", "primary_N", "negative_N", "kept_N"):
+        assert torch.equal(vars(part)[name], vars(found)[name][3:9])
+    assert part.kappa == found.kappa
