@@ -87,7 +87,7 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[Poli
         times = StepTimes()
         admit(parts, step)
         with times.measure("wait_s"):
-            batch = parts.queue.take(step, config.learner.ranks, config.run.step_timeout_s)
+            batch = parts.queue.take(step, config.learner.ranks, config.run.step_timeout_s, parts.rollouts.check)
         with times.measure("learn_s"):
             report = parts.learners.step(batch.shards, version.number, config.run.step_timeout_s)
         version = PolicyVersion(version.lineage, version.number + 1)

@@ -87,7 +87,7 @@ def test_a_dead_actors_prompts_are_completed_by_another_and_none_is_lost_or_doub
     ray.get(queue.release.remote("first"), timeout=CALL_S)
     assert ray.get(second.lease.remote(0, 99), timeout=CALL_S) == [0, 1, 2]
     ray.get(second.complete.remote(), timeout=CALL_S)
-    batches = [client.take(step, 2, CALL_S) for step in range(2)]
+    batches = [client.take(step, 2, CALL_S, watch=lambda: None) for step in range(2)]
     shards = [[[row.number for row in decode(ray.get(shard))] for shard in batch.shards] for batch in batches]
     assert shards == [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
     assert [(batch.tokens, batch.max_staleness) for batch in batches] == [(12, 0), (12, 1)]
@@ -111,7 +111,7 @@ def test_the_driver_is_told_which_prompts_a_step_waited_for(queue):
     client = QueueClient(queue)
     client.admit(prompts(1))
     with pytest.raises(RunFailed, match=r"step 0 waited 0.1 s for 4 of 4 prompts: 0 \(waiting for an actor"):
-        client.take(0, 1, 0.1)
+        client.take(0, 1, 0.1, watch=lambda: None)
 
 
 def test_a_dead_queue_is_one_clear_sentence(cluster, tmp_path):

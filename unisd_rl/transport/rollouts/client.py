@@ -1,6 +1,7 @@
 """The driver's side of the rollout queue: plain blocking calls, and shards that learner ranks fetch."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -13,6 +14,7 @@ from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt
 
 _CALL_TIMEOUT_S = 60.0  # for calls that do not wait for rollouts
+_WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,15 @@ class QueueClient:
             _answer(self._queue.admit.remote(list(prompts)), _CALL_TIMEOUT_S, "admit prompts")
             self._admitted += len(prompts)
 
-    def take(self, step: int, shards: int, timeout_s: float) -> Batch:
-        """Wait for the rollouts of `step`. Raises RunFailed, naming the prompts waited for, after `timeout_s`."""
+    def take(self, step: int, shards: int, timeout_s: float, watch: Callable[[], None]) -> Batch:
+        """Wait for the rollouts of `step`, calling `watch` every second: what it raises ends the wait.
+
+        Raises RunFailed, naming the prompts waited for, after `timeout_s`.
+        """
         call = self._queue.take.remote(step, shards, timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
+            watch()
         taken = _answer(call, timeout_s + _CALL_TIMEOUT_S, f"hand over the batch of step {step}")
         assert isinstance(taken, TakenBatch)
         references = [ray.put(shard) for shard in taken.shards]
