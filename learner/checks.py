@@ -1,0 +1,74 @@
+"""What must hold in every step, or the run stops: an error here still trains, only not on what one believes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from learner.ranks import gather
+from unisd_rl.errors import RunFailed
+
+CONSTANT_NATS = 1e-9
+UNIFORM_NATS = 1e-4
+ROUNDING = 1e-6
+
+
+def check_teacher_speaks(primary_N: Tensor, vocabulary: int) -> None:
+    """The teacher's log-probs (of all ranks) must say something about the tokens.
+
+    Raises:
+        RunFailed: they are all equal, or all `-log(vocabulary)`.
+    """
+    if primary_N.numel() < 2:
+        return
+    low, high = float(primary_N.min()), float(primary_N.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise RunFailed(f"the teacher's log-probs are not finite (from {low} to {high}): its weights are broken")
+    uniform = -math.log(vocabulary)
+    if abs(low - uniform) < UNIFORM_NATS and abs(high - uniform) < UNIFORM_NATS:
+        raise RunFailed(
+            f"the teacher finds each of the {vocabulary} tokens equally likely everywhere (log-prob {uniform:.4f}): "
+            "it has not learnt anything, so nothing can be learnt from it; check model.path"
+        )
+    if high - low <= CONSTANT_NATS:
+        raise RunFailed(
+            f"the teacher gives all {primary_N.numel()} tokens of this step the same log-prob {low:.6g}: "
+            "its weights or the views it reads are broken"
+        )
+
+
+def check_teacher_moved(name: str, before: Tensor, student: Tensor, after: Tensor, beta: float) -> None:
+    """`after = beta before + (1 - beta) student`, to float32 rounding.
+
+    Raises:
+        RunFailed: the tensor is elsewhere.
+    """
+    expected = before.double().lerp_(student.double(), 1.0 - beta)
+    error = float((after.double() - expected).abs().max())
+    size = float(torch.maximum(before.abs().max(), student.abs().max()))
+    if not error <= ROUNDING * size:
+        raise RunFailed(
+            f"the teacher's {name} is off by {error:.3g} from beta = {beta:g} of itself and the rest of the student: "
+            "its update was lost or mixed up"
+        )
+
+
+def behaviour_gap(engine_N: Tensor, learner_N: Tensor, tolerance: float | None) -> float:
+    """Largest `|engine - learner|` in nats over the given tokens of all ranks; nan without tokens. A collective.
+
+    Raises:
+        RunFailed: it is over `tolerance` (None: only measured), naming both log-probs.
+    """
+    engine_N, learner_N = gather(engine_N.double()), gather(learner_N.double())
+    if not engine_N.numel():
+        return math.nan
+    gap_N = (engine_N - learner_N).abs()
+    worst = int(gap_N.nan_to_num(math.inf).argmax())
+    gap = float(gap_N[worst])
+    if tolerance is not None and not gap <= tolerance:
+        raise RunFailed(
+            f"engine and learner differ by {gap:.4g} nats on the same token under the same version: the engine says "
+            f"{float(engine_N[worst]):.6g}, the learner {float(learner_N[worst]):.6g} "
+            f"(learner.logprob_tolerance = {tolerance:g})"
+        )
+    return gap

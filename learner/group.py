@@ -1,0 +1,155 @@
+"""The learner as the driver sees it: all ranks as one. Owns their processes and their placement.
+
+```
+ driver -- step(shards) --> rank 0 .. R-1   each reads its own shard out of the object store
+                            all-gather, all-reduce among themselves
+ driver <-- StepReport ---- rank 0          (every rank has the same numbers)
+```
+
+Every wait has a timeout and says what it waited for; a dead rank ends the run with one sentence.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from learner.process import RankProcess, rank_environment
+from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.placement import CorePlan
+from unisd_rl.reports import PublishReport, StepReport
+from unisd_rl.requirements import learner_bundle
+from unisd_rl.types import Logprobs, PolicyVersion, Tokens
+
+
+class LearnerGroup:
+    """`learner.ranks` processes that train one student."""
+
+    def __init__(self, config: Config, plan: CorePlan, model_path: Path, run_dir: Path) -> None:
+        self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
+        self._ranks: list[ActorHandle] = []
+        self._placement: PlacementGroup | None = None
+
+    def start(self, timeout_s: float) -> None:
+        """Place and start all ranks; returns when each has its model.
+
+        Raises:
+            UserError: the cluster has no room for the ranks, naming what each needs.
+            RunFailed: a rank failed to start, or took longer than `timeout_s`.
+        """
+        self._placement = self._place()
+        self._ranks = [self._spawn(rank, self._placement) for rank in range(self._config.learner.ranks)]
+        deadline = time.monotonic() + timeout_s
+        (address,) = self._wait([self._ranks[0].address.remote()], timeout_s, "name an address")
+        self._call("start", *address, timeout_s=deadline - time.monotonic(), what="load the model and meet")
+
+    def step(self, shards: Sequence["ray.ObjectRef | bytes"], version: int, timeout_s: float) -> StepReport:
+        """Train version `version` on one shard a rank (IPC bytes or references to them).
+
+        Raises:
+            RunFailed: a rank died, a check fired, or the step took longer than `timeout_s`.
+        """
+        assert len(shards) == len(self._ranks), f"{len(shards)} shards for {len(self._ranks)} learner ranks"
+        calls = [rank.step.remote(shard, version) for rank, shard in zip(self._ranks, shards, strict=True)]
+        return self._wait(calls, timeout_s, f"train step {version}")[0]
+
+    def publish(self, version: PolicyVersion, store: ActorHandle) -> PublishReport:
+        """Snapshot the student into `store`, which holds it when this returns."""
+        timeout_s = self._config.weights.timeout_s
+        what = f"publish version {version.number}"
+        return self._call("publish", version, store, timeout_s, timeout_s=timeout_s, what=what)
+
+    def logprobs(self, prompt_tokens: Tokens, completion_tokens: Tokens) -> Logprobs:
+        """The student's log-prob of each completion token at the sampling temperature, float32."""
+        timeout_s = self._config.run.step_timeout_s
+        return self._call("logprobs", prompt_tokens, completion_tokens, timeout_s=timeout_s, what="score a completion")
+
+    def save(self, path: Path) -> None:
+        """Write the student as a folder that `AutoModelForCausalLM.from_pretrained` loads, tokenizer included."""
+        self._call("save", path.absolute(), timeout_s=self._config.run.step_timeout_s, what=f"save {path}")
+
+    def close(self) -> None:
+        """End the processes and give their place back; also after a start that failed."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    def _place(self) -> PlacementGroup:
+        config = self._config
+        bundle = learner_bundle(config)
+        placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
+        if not placement.wait(config.run.cluster_timeout_s):
+            remove_placement_group(placement)
+            wants = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+            free = ", ".join(f"{amount:g} {name}" for name, amount in sorted(_free(bundle).items()))
+            raise UserError(
+                f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
+                f"ranks of {wants} each; free now: {free}; add nodes or lower learner.ranks"
+            )
+        return placement
+
+    def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
+        config, bundle = self._config, learner_bundle(self._config)
+        cores = self._plan.learner[rank] if self._plan.learner else ()
+        shared = any(set(cores) & set(others) for others in self._plan.rollout)
+        return (
+            ray.remote(RankProcess)
+            .options(
+                num_cpus=bundle["CPU"],
+                num_gpus=config.learner.gpus_per_rank,
+                resources=config.learner.resources,
+                max_restarts=0,
+                runtime_env={"env_vars": rank_environment(config, cores)},
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
+            )
+            .remote(config, rank, cores, shared, self._model, self._run_dir.absolute())
+        )
+
+    def _call(self, method: str, *arguments: Any, timeout_s: float, what: str) -> Any:
+        """One method on every rank; rank 0's answer."""
+        assert self._ranks, "the learner was not started"
+        return self._wait([getattr(rank, method).remote(*arguments) for rank in self._ranks], timeout_s, what)[0]
+
+    def _wait(self, calls: list[ray.ObjectRef], timeout_s: float, what: str) -> list[Any]:
+        """All answers. The first rank that fails ends the wait: the others hang in a collective without it."""
+        deadline, pending = time.monotonic() + timeout_s, list(calls)
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0.0))
+            if not done:
+                raise RunFailed(f"the learner did not {what} within {timeout_s:g} s; {self._logs()}")
+            self._answer(done[0], what)
+        return [self._answer(call, what) for call in calls]
+
+    def _answer(self, call: ray.ObjectRef, what: str) -> Any:
+        try:
+            return ray.get(call, timeout=self._config.run.step_timeout_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, RunFailed | UserError):
+                raise type(error.cause)(str(error.cause)) from None
+            raise RunFailed(f"a learner rank failed to {what}: {_sentence(error)}; {self._logs()}") from error
+        except ActorDiedError as error:
+            raise RunFailed(f"a learner rank died and could not {what}; {self._logs()}") from error
+        except (RayActorError, GetTimeoutError) as error:
+            raise RunFailed(f"a learner rank cannot be reached to {what}; {self._logs()}") from error
+
+    def _logs(self) -> str:
+        return f"see {self._run_dir / 'logs'}/learner-*.log"
+
+
+def _sentence(error: RayTaskError) -> str:
+    return f"{type(error.cause).__name__}: {error.cause}" if error.cause is not None else str(error).splitlines()[-1]
+
+
+def _free(bundle: dict[str, float]) -> dict[str, float]:
+    available = ray.available_resources()
+    return {name: available.get(name, 0.0) for name in bundle}

@@ -1,0 +1,199 @@
+"""One rank of the learner. `step` is the algorithm:
+
+```
+ score      every view of every completion, no gradient        teacher
+ diverge    only for a quantile clip, no gradient              student, teacher's head
+ terms      one coefficient per token: all ranks meet here     objective.step_terms
+ gradient   per micro-batch: forward, objective, backward      student
+ step       clip, AdamW                                        DeepSpeed
+ follow     the teacher averages the student in                EMA
+```
+
+Ranks are equal and every public method is a collective: all of them call it, in one order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from learner import ranks
+from learner.batch import Padded, Reading, Share
+from learner.checkpoint import save_checkpoint
+from learner.checks import behaviour_gap, check_teacher_speaks
+from learner.reader import Measure, load_reader
+from learner.report import StepFindings, step_report
+from learner.schedule import learning_rate
+from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
+from learner.settings import objective_settings, view_counts
+from learner.staleness import current_tokens, token_staleness
+from learner.stopwatch import Stopwatch
+from learner.student import Student
+from learner.teacher import Teacher, copy_of
+from learner.tensors import whole_weights
+from unisd_rl.config import Config
+from unisd_rl.objective.chunked import realised_logprobs
+from unisd_rl.objective.diagnostics import MicroReport, objective_report
+from unisd_rl.objective.head import Head
+from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
+from unisd_rl.reports import StepReport
+from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
+from unisd_rl.transport.weights.snapshot import take_snapshot
+from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One micro-batch: what the objective measured, and log-probs as the rollout engine defines them."""
+
+    report: MicroReport
+    behaviour_N: Tensor
+
+
+class Learner:
+    """Student, teacher and objective of one rank; needs an initialised process group."""
+
+    def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
+        self._config, self._device, self._model_path = config, device, model_path
+        self._settings = objective_settings(config)
+        reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
+        self.teacher = Teacher(copy_of(reader), config)
+        self.student = Student(reader, config)
+        self._vocabulary = reader.model.config.get_text_config().vocab_size
+        self._size = config.learner.micro_batch_size
+        self._scorer = Scorer(self.teacher, self._settings, view_counts(config), self._size)
+
+    def step(self, data: bytes, version: int) -> StepReport:
+        """Train version `version` on this rank's share (an IPC stream of rollouts) into version `version + 1`.
+
+        Raises:
+            RunFailed: one of the checks of `checks.py` fired.
+        """
+        return self.advance(self.accumulate(decode(data), version))
+
+    def accumulate(self, rollouts: list[Rollout], version: int) -> StepFindings:
+        """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
+        share, watch = Share(rollouts, self._device), Stopwatch()
+        with watch.measure("score"):
+            scores = self._scorer.score(share, watch)
+            check_teacher_speaks(ranks.gather(scores.primary_N), self._vocabulary)
+        with self.teacher.head() as teacher_head:
+            with watch.measure("score"), watch.measure("divergence"):
+                divergence_N = self._divergences(share, scores, teacher_head)
+            terms = step_terms(signals(share, scores, divergence_N), self._settings, ranks.gather)
+            with watch.measure("student"):
+                found = self._gradient(share, scores, teacher_head, terms, watch)
+        gap = self._behaviour_gap(share, found, version)
+        staleness = ranks.gather(token_staleness(share.rollouts, version, self._device))
+        objective = objective_report([one.report for one in found], ranks.gather, self._device)
+        return StepFindings(version, terms.diagnostics, objective, staleness, gap, watch)
+
+    def advance(self, findings: StepFindings) -> StepReport:
+        """Take the optimiser's step on the accumulated gradient and let the teacher follow."""
+        schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
+        rate = learning_rate(findings.version, *schedule)
+        with findings.watch.measure("update"):
+            norm = self.student.step(rate)
+            movement = self.teacher.follow(self.student, findings.version + 1)
+        return step_report(findings, movement, norm, rate, self._device)
+
+    def snapshot(self, version: PolicyVersion, keep: bool) -> tuple[SnapshotManifest, list[Bytes]] | None:
+        """The student's weights as buckets of bytes, on the rank that says `keep`; the others only take part."""
+        if keep:
+            return take_snapshot(version, self.weights(), self._config.weights.bucket_mib * _MIB)
+        for _ in self.weights():
+            pass
+        return None
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The student's whole weights under Hugging Face names, tied ones once; iterate to the end."""
+        return whole_weights(self.student.reader.model)
+
+    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
+        """The student's float32 log-prob of each completion token at the sampling temperature."""
+        share = Share([_unviewed(prompt, completion)], self._device)
+        padded = share.pad([Reading(prompt, 0)])
+        found = self.student.read(padded, lambda hidden_NH, head: self._sampled(hidden_NH, head, padded.targets_N))
+        return found.cpu().numpy()
+
+    def save(self, path: Path, write: bool) -> None:
+        """A folder that `AutoModelForCausalLM.from_pretrained` loads, written by the rank that says `write`."""
+        save_checkpoint(self.weights(), self._model_path, self._config.model.dtype, path if write else None)
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's engines; another learner may then be built in this process."""
+        self.student.close()
+        self.teacher.close()
+
+    def _divergences(self, share: Share, scores: Scores, teacher_head: Head) -> Tensor | None:
+        if not self._settings.needs_divergence_pass:
+            return None
+        return student_divergences(share, self.student, scores, teacher_head, self._settings, self._size)
+
+    def _gradient(
+        self, share: Share, scores: Scores, teacher_head: Head, terms: StepTerms, watch: Stopwatch
+    ) -> list[_Found]:
+        """The gradient passes; the student's readings are in packed order, so each pass is a span of tokens."""
+        groups, found, start = agreed_passes(share.students(), self._size, share), [], 0
+        for index, group in enumerate(groups):
+            padded = share.pad(group)
+            stop = start + len(padded.targets_N)
+            measure = self._objective(padded, scores.primary_NH[start:stop], teacher_head, terms.slice(start, stop))
+            found.append(self.student.learn(padded, measure, last=index == len(groups) - 1))
+            watch.count("student", padded.read)
+            start = stop
+        return found
+
+    def _objective(
+        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head, terms: TokenTerms
+    ) -> Measure[tuple[Tensor, _Found]]:
+        """What runs inside the student's forward pass, where its hidden states and head exist."""
+
+        def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
+            teacher = (teacher_NH, teacher_head)
+            loss, report = micro_batch_loss(hidden_NH, head, *teacher, padded.targets_N, terms, self._settings)
+            return loss, _Found(report, self._behaviour(hidden_NH, head, padded.targets_N, report))
+
+        return measure
+
+    def _behaviour(self, hidden_NH: Tensor, head: Head, targets_N: Tensor, report: MicroReport) -> Tensor:
+        if self._config.rollout.temperature == self._settings.temperature:
+            return report.student_logprob_N
+        return self._sampled(hidden_NH, head, targets_N)
+
+    def _sampled(self, hidden_NH: Tensor, head: Head, targets_N: Tensor) -> Tensor:
+        temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
+        return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
+
+    def _behaviour_gap(self, share: Share, found: list[_Found], version: int) -> float:
+        """Nucleus sampling renormalises the engine's log-probs: then there is nothing to compare."""
+        learner_N = torch.cat([one.behaviour_N for one in found])
+        engine_N, own_N = current_tokens(share.rollouts, version, self._device)
+        if self._config.rollout.top_p < 1.0:
+            own_N = torch.zeros_like(own_N)
+        return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.learner.logprob_tolerance)
+
+
+def _unviewed(prompt: Tokens, completion: Tokens) -> Rollout:
+    """Tokens to be scored, that nobody trains on."""
+    return Rollout(
+        number=0,
+        id="",
+        source=Source.GOLD,
+        prompt_tokens=prompt,
+        views=(),
+        completion_tokens=completion,
+        logprobs=None,
+        lineages=None,
+        versions=None,
+        finish_reason="",
+        seed=0,
+        actor="",
+        started_s=0.0,
+        finished_s=0.0,
+    )

@@ -1,0 +1,107 @@
+"""One learner rank as a Ray actor: a process with cores, a log file and a place among the ranks.
+
+Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
+"""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+
+from unisd_rl.config import Config
+from unisd_rl.placement import Cores
+from unisd_rl.reports import PublishReport, StepReport
+from unisd_rl.types import Logprobs, PolicyVersion, Tokens
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+
+_NICENESS = 5
+
+
+def rank_environment(config: Config, cores: Cores) -> dict[str, str]:
+    """Environment variables of a rank's process. Idle threads sleep: spinning ones starve the engine beside them."""
+    variables = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    if cores:
+        variables["OMP_NUM_THREADS"] = str(len(cores))
+    if not config.learner.gpus_per_rank:
+        variables["DS_ACCELERATOR"] = "cpu"
+    return variables
+
+
+class RankProcess:
+    """A plain class that `LearnerGroup` spawns; rank 0 is the one that writes and publishes."""
+
+    def __init__(self, config: Config, rank: int, cores: Cores, shares_cores: bool, model: Path, run_dir: Path) -> None:
+        self._config, self._rank, self._cores, self._model = config, rank, cores, model
+        self._learner: Learner | None = None
+        _log_to(run_dir / "logs" / f"learner-{rank}.log")
+        if cores:
+            os.sched_setaffinity(0, cores)
+        if shares_cores:
+            os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
+
+    def address(self) -> tuple[str, int]:
+        """A host and a free port at which the ranks may meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, host: str, port: int) -> None:
+        """Meet the other ranks, load the model, build the engines."""
+        gpus = bool(self._config.learner.gpus_per_rank)
+        os.environ |= {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+            "RANK": str(self._rank),
+            "WORLD_SIZE": str(self._config.learner.ranks),
+            "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
+        }
+        from learner.distributed import join
+
+        device = join(gpus, len(self._cores), self._config.run.step_timeout_s)
+        from learner.learner import Learner
+
+        self._learner = Learner(self._config, self._model, device)
+
+    def step(self, data: bytes, version: int) -> StepReport:
+        """`Learner.step`."""
+        return self._ready().step(data, version)
+
+    def publish(self, version: PolicyVersion, store: "ray.actor.ActorHandle", timeout_s: float) -> PublishReport | None:
+        """Take a snapshot with all ranks; rank 0 ships it and returns once the store holds it."""
+        started = time.monotonic()
+        taken = self._ready().snapshot(version, keep=self._rank == 0)
+        gathered = time.monotonic()
+        if taken is None:
+            return None
+        manifest, buckets = taken
+        ray.get(store.hold.remote(manifest, *buckets), timeout=timeout_s)
+        return PublishReport(version.number, gathered - started, time.monotonic() - gathered, manifest.nbytes)
+
+    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
+        """`Learner.logprobs`."""
+        return self._ready().logprobs(prompt, completion)
+
+    def save(self, path: Path) -> None:
+        """`Learner.save`; rank 0 writes."""
+        self._ready().save(path, write=self._rank == 0)
+
+    def _ready(self) -> "Learner":
+        assert self._learner is not None, "the learner was not started"
+        return self._learner
+
+
+def _log_to(path: Path) -> None:
+    """Send what this process and its libraries print to a file, below Python's own streams."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.close(log)

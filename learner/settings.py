@@ -1,0 +1,48 @@
+"""From the configuration to what the objective and the scorer need."""
+
+from learner.scoring import ViewCounts
+from unisd_rl.config import Config, TokenAgreement
+from unisd_rl.objective import settings as objective
+
+
+def objective_settings(config: Config) -> objective.ObjectiveSettings:
+    """The objective's numbers; a section that is absent is a mechanism that is off."""
+    sections = config.objective
+    return objective.ObjectiveSettings(
+        temperature=config.temperature,
+        alpha=sections.divergence.alpha if sections.divergence else None,
+        clip_threshold=sections.clipping.threshold if sections.clipping else None,
+        clip_quantile=sections.clipping.quantile if sections.clipping else None,
+        agreement=_agreement(config),
+        contrastive=_contrastive(config),
+        matching_weight=sections.matching.weight if sections.matching else None,
+        chunk_tokens=config.learner.chunk_tokens,
+    )
+
+
+def view_counts(config: Config) -> ViewCounts:
+    """Only views that a mechanism reads are scored."""
+    agreement = config.objective.agreement is not None and config.objective.divergence is not None
+    auxiliary = config.contexts.auxiliary.views if agreement and config.contexts.auxiliary else 0
+    return ViewCounts(auxiliary=auxiliary, negative=config.objective.contrastive is not None)
+
+
+def _agreement(config: Config) -> objective.TokenAgreement | objective.SequenceAgreement | None:
+    section = config.objective.agreement
+    if section is None:
+        return None
+    if isinstance(section, TokenAgreement):
+        return objective.TokenAgreement(
+            gamma=section.gamma,
+            statistic=section.statistic,
+            scale_quantile=section.scale_quantile,
+            scale=section.scale,
+            cap=section.cap,
+            floor=section.floor,
+        )
+    return objective.SequenceAgreement(gamma=section.gamma, statistic=section.statistic)
+
+
+def _contrastive(config: Config) -> objective.Contrastive | None:
+    section = config.objective.contrastive
+    return objective.Contrastive(weight=section.weight, margin=section.margin) if section else None

@@ -1,0 +1,103 @@
+"""The student: a `Reader` owned by a DeepSpeed engine, ZeRO stage 0 to 3.
+
+DeepSpeed averages gradients over ranks and the objective wants their sum, so losses are multiplied by the number of
+ranks. It clips to norm 1 unless told otherwise, so it is told. With bfloat16, stage 0 is run as stage 1: only there
+does DeepSpeed keep float32 masters that can be read (on one rank the two are the same).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_grad
+from torch import Tensor, nn
+
+from learner.batch import Padded
+from learner.reader import Measure, Reader, Result
+from unisd_rl.config import Config
+
+
+class Student:
+    """The weights that learn. Every method is a collective of all ranks."""
+
+    def __init__(self, reader: Reader, config: Config) -> None:
+        self.reader = reader
+        self._stage = zero_stage(config)
+        self._ranks = dist.get_world_size()
+        reader.train()
+        if config.learner.gradient_checkpointing:
+            reader.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        optimiser = torch.optim.AdamW(
+            reader.parameters(),
+            lr=config.learner.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=config.learner.weight_decay,
+        )
+        self._engine, self._optimiser, _, _ = deepspeed.initialize(
+            model=reader, optimizer=optimiser, config=engine_settings(config)
+        )
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By Hugging Face name, in the model's order; tied ones once."""
+        return dict(self.reader.model.named_parameters())
+
+    @torch.no_grad()
+    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+        """One pass without gradient."""
+        return self._engine(padded, measure)
+
+    def learn(self, padded: Padded, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
+        """One pass with gradient: `measure` returns the micro-batch's part of the loss and what else it found.
+
+        Gradients of all passes are added up; with the `last` one they are summed over ranks.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss, found = self._engine(padded, measure)
+        self._engine.backward(loss * self._ranks)
+        return found
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole gradient per parameter, before it is clipped; between the last `learn` and `step`."""
+        for name, parameter in self.parameters.items():
+            gradient = safe_get_full_grad(parameter)
+            assert gradient is not None, f"{name} has no gradient"
+            yield name, gradient.float()
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, take one AdamW step, forget the gradients. Returns their norm before clipping."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate
+        norm = _norm(self.parameters.values()) if self._stage == 0 else None
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's buffers and hooks."""
+        self._engine.destroy()
+
+
+def zero_stage(config: Config) -> int:
+    """The stage that is run for the one asked for."""
+    return max(config.learner.zero_stage, 1) if config.model.dtype == "bfloat16" else config.learner.zero_stage
+
+
+def engine_settings(config: Config) -> dict[str, Any]:
+    """DeepSpeed's configuration for the student."""
+    return {
+        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.learner.max_grad_norm,
+        "zero_optimization": {"stage": zero_stage(config)},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.model.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": None,
+    }
+
+
+def _norm(parameters: Any) -> float:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))

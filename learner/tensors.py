@@ -1,0 +1,81 @@
+"""Where a parameter's numbers lie: whole on each rank (ZeRO 0-2), or one shard a rank (ZeRO-3).
+
+DeepSpeed marks a sharded parameter with attributes of its own (`ds_tensor` is this rank's shard, flat and padded to
+equal lengths, `ds_shape` the whole shape). This module is the only place that knows.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+from torch import Tensor, nn
+
+from learner.ranks import gather
+
+_GATHERED_ELEMENTS = 1 << 26
+
+
+def is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether ZeRO-3 owns this parameter."""
+    return hasattr(parameter, "ds_tensor")
+
+
+def local(parameter: nn.Parameter) -> Tensor:
+    """The numbers of `parameter` that lie on this rank: its shard, or all of them. The storage itself, no copy."""
+    return parameter.ds_tensor.data if is_sharded(parameter) else parameter.data
+
+
+def local_master(parameter: nn.Parameter) -> Tensor:
+    """The float32 master of `local(parameter)`; a collective for bfloat16 under ZeRO 1-2."""
+    if local(parameter).dtype == torch.float32:
+        return local(parameter)
+    read = safe_get_local_fp32_param if is_sharded(parameter) else safe_get_full_fp32_param
+    master = read(parameter)
+    assert master is not None, "DeepSpeed keeps no float32 master of this parameter"
+    return master
+
+
+def assembled(part: Tensor, parameter: nn.Parameter) -> Tensor:
+    """All ranks' `part`s of `parameter`, in its own shape; a collective where it is sharded."""
+    if not is_sharded(parameter):
+        return part
+    return gather(part.flatten())[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+def gathered(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
+    """Within this context the parameters are whole, for reading (what is written is thrown away). A collective."""
+    sharded = [tensor for tensor in parameters if isinstance(tensor, nn.Parameter) and is_sharded(tensor)]
+    return deepspeed.zero.GatheredParameters(sharded, modifier_rank=None) if sharded else nullcontext()
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under its Hugging Face name, whole, a tied one once; each is valid until the next is asked for.
+
+    A collective under ZeRO-3: all ranks iterate to the end. About 64 Mi elements are whole at one time.
+    """
+    for group in _groups(model):
+        with gathered(tensor for _, tensor in group):
+            for name, tensor in group:
+                yield name, tensor.detach()
+
+
+def _groups(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """Consecutive weights, in groups of at most so many elements or of one weight."""
+    group: list[tuple[str, Tensor]] = []
+    elements, seen = 0, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if group and elements + _numel(tensor) > _GATHERED_ELEMENTS:
+            yield group
+            group, elements = [], 0
+        group.append((name, tensor))
+        elements += _numel(tensor)
+    yield group
+
+
+def _numel(tensor: Tensor) -> int:
+    return tensor.ds_numel if isinstance(tensor, nn.Parameter) and is_sharded(tensor) else tensor.numel()

@@ -1,0 +1,87 @@
+"""What the learner says about an optimiser step and a publication: plain numbers, the same on every rank."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimiser step. Log-probs and divergences in nats; nan where a number is not defined."""
+
+    step: int
+    """The step, counted from 0: it turns version `step` into version `step + 1`."""
+    loss: float
+    """The whole loss L of the step, all terms."""
+    divergence: float
+    """Mean divergence over tokens, before clipping."""
+    divergence_p50: float
+    """Its median ..."""
+    divergence_p95: float
+    """... and 95th percentile."""
+    clipped_share: float
+    """Share of tokens whose divergence lost its gradient to clipping."""
+    kappa: float
+    """Clip threshold; nan where nothing is clipped."""
+    weight_p05: float
+    """5th percentile of the agreement weights; 1 without agreement, as for the next one."""
+    weight_median: float
+    """Median agreement weight."""
+    weight_below_half: float
+    """Share of agreement weights under 0.5."""
+    effective_sample_size: float
+    """`(sum w)^2 / sum w^2 / count` of the agreement weights: 1 when all are equal."""
+    contrastive_loss: float
+    """The contrastive term's part of the loss, its weight included."""
+    contrastive_share: float
+    """Share of the tokens with a negative view whose contrastive gradient is not zero."""
+    feature_loss: float
+    """Feature matching's part of the loss, its weight included."""
+    teacher_moved: float
+    """Norm of the teacher's update over the teacher's norm; 0 in a step without one."""
+    teacher_gap: float
+    """Norm of student minus teacher over the teacher's norm, after the step and any update."""
+    grad_norm: float
+    """Norm of the gradient before it is clipped."""
+    learning_rate: float
+    """What the step was taken with."""
+    tokens: int
+    """Completion tokens trained on, all ranks."""
+    sequences: int
+    """Completions with at least one token."""
+    contrasted_sequences: int
+    """Those of them that have a negative view."""
+    staleness_max: float
+    """Largest step minus version of a token; nan if no policy sampled any."""
+    staleness_mean: float
+    """The mean of the same."""
+    behaviour_gap_max: float
+    """Largest |engine log-prob - learner log-prob| over tokens of the learner's own version; nan if there are none."""
+    score_s: float
+    """Seconds of all passes without gradient (slowest rank, as for all times) ..."""
+    primary_s: float
+    """... of which the teacher's primary view ..."""
+    other_views_s: float
+    """... the auxiliary and negative views ..."""
+    divergence_s: float
+    """... and the student's pass for a quantile clip."""
+    student_s: float
+    """Seconds of the gradient passes."""
+    update_s: float
+    """Seconds of the optimiser's step and the teacher's update."""
+    primary_tokens: int
+    """Tokens read in the primary view, prompts included, all ranks."""
+    other_view_tokens: int
+    """Tokens read in the auxiliary and negative views."""
+    student_tokens: int
+    """Tokens read with gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """One publication: the student's weights as they lie in the weight store."""
+
+    version: int
+    gather_s: float
+    """Seconds until the snapshot was complete; training waits for this."""
+    ship_s: float
+    """Seconds until the store held it."""
+    nbytes: int
