@@ -1,0 +1,59 @@
+# What a person types. The first target that needs it sets up .venv (one package list per machine kind:
+# EXTRA=cpu or EXTRA=gpu); after that nothing is installed again until the list or pyproject.toml changes.
+
+EXTRA ?= cpu
+RUNS_PYTHON = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c $(RUNS_PYTHON) 2>/dev/null && echo $$python && break; done)
+
+BIN := .venv/bin
+PACKAGES := .venv/.packages-$(EXTRA)
+READY := .venv/.ready-$(EXTRA)
+
+# One thread a process: tests start several processes side by side. Nothing is looked up on the network.
+TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test-fast test test-all lint bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+setup: $(READY)  ## install everything into .venv (the others do this first)
+
+run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the command
+	$(BIN)/python -m unisd_rl.run $(ARGS)
+
+test-fast: $(READY)  ## unit tests (under a minute)
+	$(TEST) tests/unit -m "not slow and not gpu" $(ARGS)
+
+test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
+	$(TEST) tests/unit tests/integration -m "not slow and not gpu" $(ARGS)
+
+test-all: $(READY)  ## everything that needs no GPU, the long ones too
+	$(TEST) tests -m "not gpu" --durations=20 $(ARGS)
+
+lint: $(READY)  ## ruff, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## the benchmarks, one after the other
+	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+
+lock: $(READY)  ## resolve locks/*.txt anew (needs uv)
+	locks/compile.sh
+
+clean:  ## remove .venv and everything that tools left; runs/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
+
+$(PACKAGES): locks/$(EXTRA).txt locks/install.sh
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: none of python3.11, python3.12, python3 is one; say PYTHON=/path/to/it" >&2; exit 2; }
+	@$(PYTHON) -c $(RUNS_PYTHON) || { echo "PYTHON = $(PYTHON) is not Python 3.11 or 3.12; say PYTHON=/path/to/one" >&2; exit 2; }
+	locks/install.sh $(PYTHON) $(EXTRA)
+
+$(READY): $(PACKAGES) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

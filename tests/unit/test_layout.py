@@ -1,0 +1,76 @@
+"""Where the heavy parts may be imported, and that every module has its place among the layers.
+
+import-linter (pyproject.toml) checks directions; it cannot say "only in these files". An import inside
+a function or under TYPE_CHECKING counts too: what it names is what the file knows.
+"""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("unisd_rl", "actors", "learner")
+
+ALLOWED = {
+    "ray": {
+        "actors/group.py",
+        "actors/lease_queue.py",
+        "actors/rollout_actor.py",
+        "learner/group.py",
+        "learner/process.py",
+        "unisd_rl/cluster.py",
+        "unisd_rl/transport/rollouts/client.py",
+        "unisd_rl/transport/rollouts/spawn.py",
+        "unisd_rl/transport/weights/publisher.py",
+        "unisd_rl/transport/weights/store.py",
+    },
+    "vllm": {
+        "actors/engines/vllm_engine.py",
+        "actors/pushed_updates.py",
+        "unisd_rl/transport/weights/object_store_engine.py",
+        "unisd_rl/transport/weights/publisher.py",
+    },
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def files_that_import(library: str) -> set[str]:
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return {str(path.relative_to(ROOT)) for path in paths if library in imported(path)}
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_a_heavy_library_is_imported_in_the_named_files_only(library):
+    assert files_that_import(library) == ALLOWED[library]
+
+
+def test_deepspeed_is_imported_in_the_learner_only():
+    assert {file.split("/")[0] for file in files_that_import("deepspeed")} == {"learner"}
+
+
+def test_every_module_has_its_place_among_the_layers():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    placed = {name.strip() for layer in layers for name in layer.split("|")}
+    present = {f"unisd_rl.{path.stem}" for path in (ROOT / "unisd_rl").glob("*.py") if path.stem != "__init__"}
+    present |= {f"unisd_rl.{path.parent.name}" for path in (ROOT / "unisd_rl").glob("*/__init__.py")}
+    assert placed - set(PACKAGES) == present
+
+
+def test_no_file_is_named_like_a_library_on_a_folder_that_is_put_on_the_path():
+    # torch.compile inside vLLM imports z3 and others by name; a file of ours of that name would be picked up.
+    on_path = [ROOT, ROOT / "tests" / "support", *{path.parent for path in (ROOT / "tests").rglob("test_*.py")}]
+    libraries = {"z3", "queue", "types", "torch", "ray", "vllm", "numpy", "logging"}
+    assert [path for folder in on_path for path in folder.glob("*.py") if path.stem in libraries] == []
