@@ -9,8 +9,10 @@ An actor that asks for a version before it has arrived waits for it.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -43,7 +45,8 @@ class StoreClient:
 class WeightStore:
     """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, put: Callable[[Bytes], Any] = ray.put) -> None:
+        self._put = put
         self._newest: Snapshot | None = None
         self._changed = asyncio.Event()
 
@@ -54,7 +57,7 @@ class WeightStore:
             CorruptSnapshotError: the bytes are not those of the manifest.
         """
         manifest.verify(buckets)
-        self._newest = Snapshot(manifest, tuple(ray.put(bucket) for bucket in buckets))
+        self._newest = Snapshot(manifest, tuple(map(self._put, buckets)))
         self._changed.set()
         self._changed = asyncio.Event()
         return manifest.version

@@ -1,0 +1,108 @@
+"""Hand-made ends for the service: an engine whose answers are released one by one, a tokenizer of bytes, a queue."""
+
+import asyncio
+
+import numpy as np
+
+from actors.engines.engine import NOTHING_APPLIED, PromptFailed
+from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, View, ViewKind
+
+WAIT_S = 10.0
+VERSION_0 = PolicyVersion(0, 0)
+
+
+def numbered(number: int) -> NumberedPrompt:
+    view = View(ViewKind.PRIMARY, (Message("user", f"view of {number}"),))
+    return NumberedPrompt(number, 100 + number, Prompt(f"id-{number}", (Message("user", f"q{number}"),), (view,)))
+
+
+async def until(condition) -> None:
+    """Let other tasks run until `condition()`; fails after a while."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class ByteTokenizer:
+    """One token per byte of all messages."""
+
+    def encode(self, messages) -> np.ndarray:
+        return np.frombuffer("".join(message.content for message in messages).encode(), np.uint8).astype(np.int32)
+
+    def decode(self, tokens) -> str:
+        return bytes(tokens.tolist()).decode()
+
+
+class HeldEngine:
+    """Echoes a prompt once `release` says so; a prompt that contains `poison` cannot be answered."""
+
+    def __init__(self, version=VERSION_0, poison: str = "no prompt") -> None:
+        self.version, self.poison = version, poison
+        self.started: list[str] = []
+        self.samplings = []
+        self.cancelled = 0
+        self.failure: Exception | None = None
+        self._released = asyncio.Semaphore(0)
+
+    def release(self, count: int) -> None:
+        for _ in range(count):
+            self._released.release()
+
+    async def generate(self, tokens, sampling) -> Generation:
+        text = bytes(tokens.tolist()).decode()
+        self.started.append(text)
+        self.samplings.append(sampling)
+        if self.failure is not None:
+            raise self.failure
+        if self.poison in text:
+            raise PromptFailed(f"{text} is poison")
+        try:
+            await self._released.acquire()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        same = np.full(len(tokens), self.version.number, np.int32)
+        return Generation(tokens, np.zeros(len(tokens), np.float32), np.zeros_like(same), same, "stop")
+
+
+class ListQueue:
+    """Leases numbers in order to versions >= number // batch; remembers every call."""
+
+    def __init__(self, prompts: int, batch: int = 1000) -> None:
+        self.waiting = [numbered(number) for number in range(prompts)]
+        self.batch = batch
+        self.leases: list[tuple[PolicyVersion, int]] = []
+        self.commits: list[list[int]] = []
+        self.rollouts = []
+        self.failed: list[tuple[int, str]] = []
+        self.released = 0
+        self.renewed = 0
+        self._newer_call = asyncio.Event()
+
+    async def lease(self, actor, applied, wanted, timeout_s):
+        self.leases.append((applied, wanted))
+        self._newer_call.set()
+        self._newer_call = mine = asyncio.Event()
+        may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:wanted]
+        if not may:
+            await mine.wait()
+        self.waiting = [prompt for prompt in self.waiting if prompt not in may]
+        return may
+
+    async def renew(self, actor):
+        self.renewed += 1
+
+    async def commit(self, actor, data):
+        rollouts = decode(data)
+        self.commits.append([rollout.number for rollout in rollouts])
+        self.rollouts += rollouts
+
+    async def fail(self, actor, number, reason):
+        self.failed.append((number, reason))
+
+    async def release(self, actor):
+        self.released += 1
+
+
+NO_VERSION = NOTHING_APPLIED

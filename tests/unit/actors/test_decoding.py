@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from actors.engines.decoding import Row, sample
+from unisd_rl.types import PolicyVersion, Sampling
+
+LOGITS = torch.log(torch.tensor([[0.5, 0.1, 0.4], [0.2, 0.7, 0.1]]))
+
+
+def drawn(temperature, top_p, uniforms):
+    sampling = Sampling(temperature, top_p, 8)
+    tokens, logprobs = sample(LOGITS, [sampling, sampling], torch.tensor(uniforms, dtype=torch.float64))
+    return tokens.tolist(), logprobs.tolist()
+
+
+def test_a_uniform_number_falls_into_the_token_whose_share_of_the_line_it_hits():
+    # Row 0: [0, 0.5) -> 0, [0.5, 0.6) -> 1, [0.6, 1) -> 2. Row 1: [0, 0.2) -> 0, [0.2, 0.9) -> 1, [0.9, 1) -> 2.
+    for uniforms, expected in (([0.49, 0.19], [0, 0]), ([0.51, 0.21], [1, 1]), ([0.61, 0.91], [2, 2])):
+        tokens, logprobs = drawn(1.0, 1.0, uniforms)
+        assert tokens == expected
+        assert logprobs == pytest.approx([LOGITS[row, token].item() for row, token in enumerate(expected)])
+
+
+def test_log_probs_are_at_the_sampling_temperature():
+    # At temperature 0.5 probabilities are squared and renormalised: 0.25, 0.01, 0.16 over 0.42.
+    tokens, logprobs = drawn(0.5, 1.0, [0.99, 0.5])
+    assert tokens[0] == 2
+    assert logprobs[0] == pytest.approx(math.log(0.16 / 0.42), abs=1e-6)
+
+
+def test_greedy_takes_the_likeliest_and_reports_plain_log_probs():
+    tokens, logprobs = drawn(0.0, 1.0, [0.99, 0.99])
+    assert tokens == [0, 1]
+    assert logprobs == pytest.approx([math.log(0.5), math.log(0.7)])
+
+
+def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p_renormalised():
+    # Row 0 at 0.6 keeps 0.5 and 0.4; row 1 keeps 0.7 alone.
+    tokens, logprobs = drawn(1.0, 0.6, [0.99, 0.01])
+    assert tokens == [2, 1]
+    assert logprobs == pytest.approx([math.log(0.4 / 0.9), 0.0], abs=1e-6)
+
+
+def test_a_uniform_number_of_one_does_not_leave_the_vocabulary():
+    tokens, _ = drawn(1.0, 1.0, [1.0, 1.0])
+    assert max(tokens) <= 2
+
+
+def test_a_rows_random_numbers_follow_from_its_seed_alone():
+    first, again, other = (Row.begin(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 5, seed)) for seed in (3, 3, 4))
+    assert first.uniforms.equal(again.uniforms)
+    assert not first.uniforms.equal(other.uniforms)
+
+
+def test_a_row_ends_with_its_stop_token_or_its_limit():
+    version = PolicyVersion(1, 2)
+    stopped, limited = (Row.begin(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 2, 0)) for _ in range(2))
+    stopped.append(9, -0.5, version, frozenset({9}))
+    limited.append(3, -0.5, version, frozenset({9}))
+    assert (stopped.finish_reason, limited.finish_reason) == ("stop", None)
+    limited.append(3, -0.5, version, frozenset({9}))
+    generation = limited.generation()
+    assert generation.finish_reason == "length"
+    assert generation.lineages.tolist() == [1, 1]
+    assert generation.versions.tolist() == [2, 2]

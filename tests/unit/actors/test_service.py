@@ -1,0 +1,157 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from fake_parts import NO_VERSION, ByteTokenizer, HeldEngine, ListQueue, until
+
+from actors.engines.engine import EngineDied
+from actors.service import RolloutService
+from unisd_rl.config import RolloutConfig
+from unisd_rl.types import PolicyVersion, Source
+
+
+@asynccontextmanager
+async def serving(queue, engine, **settings):
+    service = RolloutService("a", RolloutConfig(**settings), engine, ByteTokenizer(), queue)
+    task = asyncio.create_task(service.serve())
+    try:
+        yield service
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_no_more_prompts_are_in_flight_than_places():
+    async def scenario():
+        queue, engine = ListQueue(10), HeldEngine()
+        async with serving(queue, engine, concurrency=3):
+            await until(lambda: len(engine.started) == 3)
+            engine.release(2)
+            await until(lambda: len(engine.started) == 5)
+            await until(lambda: len(queue.rollouts) == 2)
+            return engine.started
+
+    assert len(asyncio.run(scenario())) == 5
+
+
+def test_what_is_committed_is_what_was_leased_tokenised_and_generated():
+    async def scenario():
+        queue, engine = ListQueue(2), HeldEngine(PolicyVersion(0, 5))
+        async with serving(queue, engine, temperature=0.5, top_p=0.9, max_completion_tokens=7) as service:
+            engine.release(2)
+            await until(lambda: service.counts.rollouts == 2)
+            return queue.rollouts, engine.samplings, service.counts
+
+    rollouts, samplings, counts = asyncio.run(scenario())
+    first = next(rollout for rollout in rollouts if rollout.number == 0)
+    assert (first.id, first.source, first.actor, first.seed) == ("id-0", Source.POLICY, "a", 100)
+    assert bytes(first.prompt_tokens.tolist()) == b"q0"
+    assert [bytes(view.tokens.tolist()) for view in first.views] == [b"view of 0"]
+    assert first.completion_tokens.tolist() == first.prompt_tokens.tolist()
+    assert first.versions.tolist() == [5, 5]
+    assert first.started_s <= first.finished_s
+    assert [(s.temperature, s.top_p, s.max_tokens, s.seed) for s in samplings] == [
+        (0.5, 0.9, 7, 100),
+        (0.5, 0.9, 7, 101),
+    ]
+    assert (counts.tokens, counts.failed) == (4, 0)
+
+
+def test_rollouts_that_finish_together_are_committed_together():
+    async def scenario():
+        queue, engine = ListQueue(8), HeldEngine()
+        async with serving(queue, engine):
+            await until(lambda: len(engine.started) == 8)
+            engine.release(8)
+            await until(lambda: len(queue.rollouts) == 8)
+            return queue.commits
+
+    assert len(asyncio.run(scenario())) == 1
+
+
+def test_a_prompt_the_engine_refuses_is_given_back_and_the_others_go_on():
+    async def scenario():
+        queue, engine = ListQueue(3), HeldEngine(poison="q1")
+        async with serving(queue, engine) as service:
+            engine.release(2)
+            await until(lambda: len(queue.rollouts) == 2 and queue.failed)
+            return queue.failed, sorted(rollout.number for rollout in queue.rollouts), service.counts.failed
+
+    assert asyncio.run(scenario()) == ([(1, "q1 is poison")], [0, 2], 1)
+
+
+def test_nothing_is_leased_before_the_first_weights():
+    async def scenario():
+        queue, engine = ListQueue(1), HeldEngine(NO_VERSION)
+        async with serving(queue, engine) as service:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert queue.leases == []
+            engine.version = PolicyVersion(0, 0)
+            service.weights_changed()
+            await until(lambda: engine.started)
+        return queue.leases[0]
+
+    assert asyncio.run(scenario())[0] == PolicyVersion(0, 0)
+
+
+def test_new_weights_let_further_prompts_start_at_once():
+    async def scenario():
+        queue, engine = ListQueue(4, batch=2), HeldEngine()
+        async with serving(queue, engine) as service:
+            await until(lambda: len(engine.started) == 2 and len(queue.leases) == 2)
+            engine.version = PolicyVersion(0, 1)
+            service.weights_changed()
+            await until(lambda: len(engine.started) == 4)
+        return engine.started
+
+    assert asyncio.run(scenario()) == ["q0", "q1", "q2", "q3"]
+
+
+def test_while_paused_nothing_starts_and_what_runs_is_completed():
+    async def scenario():
+        queue, engine = ListQueue(5), HeldEngine()
+        async with serving(queue, engine, concurrency=2) as service:
+            await until(lambda: len(engine.started) == 2)
+            service.pause()
+            engine.release(2)
+            await until(lambda: len(queue.rollouts) == 2)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(engine.started) == 2
+            service.resume()
+            await until(lambda: len(engine.started) == 4)
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_engine_ends_the_service_and_gives_the_leases_back():
+    async def scenario():
+        queue, engine = ListQueue(3), HeldEngine()
+        engine.failure = EngineDied("gone")
+        service = RolloutService("a", RolloutConfig(), engine, ByteTokenizer(), queue)
+        with pytest.raises(ExceptionGroup) as failures:
+            await asyncio.wait_for(service.serve(), 10.0)
+        assert failures.group_contains(EngineDied, match="gone")
+        return queue.released
+
+    assert asyncio.run(scenario()) == 1
+
+
+def test_stopping_aborts_what_is_in_flight_and_gives_the_leases_back():
+    async def scenario():
+        queue, engine = ListQueue(3), HeldEngine()
+        async with serving(queue, engine):
+            await until(lambda: len(engine.started) == 3)
+        return engine.cancelled, queue.released
+
+    assert asyncio.run(scenario()) == (3, 1)
+
+
+def test_leases_are_renewed_while_answers_take_long():
+    async def scenario():
+        queue, engine = ListQueue(1), HeldEngine()
+        async with serving(queue, engine, lease_s=0.03):
+            await until(lambda: queue.renewed >= 3)
+
+    asyncio.run(scenario())
