@@ -8,7 +8,6 @@ from pathlib import Path
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
-from unisd_rl.base_model import ensure_base_model
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
 from unisd_rl.placement import CorePlan, plan_cores
@@ -30,6 +29,8 @@ def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Pat
     if config.model.path is not None:
         path = Path(config.model.path).expanduser()
         return path.absolute() if path.is_dir() else Path(config.model.path)
+    from unisd_rl.base_model import ensure_base_model  # only the embedded default needs torch in this process
+
     with screen.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
     return Path(shutil.copytree(cached, directory.path / "base_model", dirs_exist_ok=True))

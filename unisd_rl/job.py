@@ -5,11 +5,13 @@ import time
 from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
 from unisd_rl.cluster import connected
 from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.summary import Summary, summarise
 from unisd_rl.tasks.load import load_task
-from unisd_rl.train import train
+from unisd_rl.tasks.task import Task
+from unisd_rl.train import Outcome, train
 
 
 def run_job(config: Config) -> Summary:
@@ -19,13 +21,24 @@ def run_job(config: Config) -> Summary:
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: a part failed in mid-run; what was committed is on storage.
     """
-    started = time.monotonic()
     task = load_task(config.task)
     directory = RunDirectory(config.run_dir)
     directory.create(config)
+    try:
+        return _run_in(directory, task, config)
+    except (RunFailed, UserError) as error:
+        directory.write_summary({"status": "failed", "error": str(error)})
+        raise
+    finally:
+        directory.close()
+
+
+def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
+    started = time.monotonic()
     with Screen(config.run.steps) as screen:
         model = model_folder(config, directory, screen)
-        prompts = prompt_stream(config, task, model)
+        with screen.waiting("preparing prompts"):
+            prompts = prompt_stream(config, task, model)
         with connected(config), started_parts(config, task, prompts, model, directory, screen) as parts:
             outcome = train(parts)
             summary = summarise(
@@ -38,10 +51,13 @@ def run_job(config: Config) -> Summary:
                 time.monotonic() - started,
             )
         directory.write_summary(summary.to_json())
-        checkpoint = directory.checkpoint(outcome.version.number)
-        if outcome.after is None:
-            screen.interrupted(directory.path, checkpoint)
-        else:
-            screen.finished(outcome.before, outcome.after, directory.path, checkpoint)
-    directory.close()
+        _say_goodbye(screen, directory, outcome)
     return summary
+
+
+def _say_goodbye(screen: Screen, directory: RunDirectory, outcome: Outcome) -> None:
+    checkpoint = directory.checkpoint(outcome.version.number)
+    if outcome.after is None:
+        screen.interrupted(directory.path, checkpoint)
+    else:
+        screen.finished(outcome.before, outcome.after, directory.path, checkpoint)

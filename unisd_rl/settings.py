@@ -18,6 +18,8 @@ from unisd_rl.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 DISCRIMINATORS = ("type", "level")
+DEFAULT_KINDS = {"task": {"type": "arithmetic"}, "rollout": {"engine": {"type": "vllm"}}}
+"""Which kind a section is of when neither the recipe nor the command line says so."""
 Tree = Mapping[str, Any]
 
 
@@ -27,7 +29,7 @@ def load_recipe(recipe: str, overrides: Tree | None = None) -> Config:
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
-    tree = overlay(_read(recipe_path(recipe)), overrides or {})
+    tree = overlay(overlay(DEFAULT_KINDS, _read(recipe_path(recipe))), overrides or {})
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

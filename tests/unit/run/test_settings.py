@@ -51,6 +51,13 @@ def test_a_section_of_another_kind_replaces_the_whole_section():
     assert merged == {"engine": {"type": "transformers"}}
 
 
+def test_a_field_of_a_section_whose_kind_is_not_named_belongs_to_the_default_kind(tmp_path):
+    recipe = tmp_path / "plain.toml"
+    recipe.write_text("[objective.divergence]\n")
+    config = load_recipe(str(recipe), {"task": {"eval_examples": 9}, "rollout": {"engine": {"kv_cache_gib": 2.0}}})
+    assert (config.task.eval_examples, config.rollout.engine.kv_cache_gib) == (9, 2.0)
+
+
 def test_a_section_of_the_same_kind_is_merged():
     assert overlay({"run": {"steps": 3, "seed": 1}}, {"run": {"seed": 2}}) == {"run": {"steps": 3, "seed": 2}}
 
