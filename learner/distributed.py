@@ -13,5 +13,7 @@ def join(gpus: bool, threads: int, timeout_s: float) -> torch.device:
     """
     if threads:
         torch.set_num_threads(threads)
+    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
     return torch.device("cuda", 0) if gpus else torch.device("cpu")

@@ -1,0 +1,236 @@
+"""Real DeepSpeed: one step is the same step on every layout, and is what the formulas say.
+
+Two jobs of processes, one rank and two ranks; each builds its learners one after the other.
+"""
+
+import math
+
+import pytest
+import torch
+from learner_rig import ALL_FIVE, Case, learner_config, make_model, make_rollouts, run_ranks
+
+ROLLOUTS = make_rollouts()
+WHOLE = (ROLLOUTS,)
+UNEVEN = (ROLLOUTS[:9], ROLLOUTS[9:])
+ONE_SIDED = (ROLLOUTS, ())
+BETA = 0.9
+
+
+def case(name, path, shards, stage=0, micro=4, steps=2, save=None, without="", **sections):
+    learner = {"zero_stage": stage, "micro_batch_size": micro, "ranks": len(shards)}
+    return Case(name, learner_config(without, learner=learner, **sections), path, shards, steps, save)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture(scope="module")
+def tied(folder):
+    return make_model(folder / "tied", tied=True)
+
+
+@pytest.fixture(scope="module")
+def untied(folder):
+    return make_model(folder / "untied", tied=False)
+
+
+@pytest.fixture(scope="module")
+def one_rank(folder, tied, untied):
+    stages = [case(f"stage {stage}", tied, WHOLE, stage, save=folder / f"one-{stage}") for stage in range(4)]
+    micro = [case(f"micro {micro}", tied, WHOLE, micro=micro) for micro in (1, 64)]
+    heads = [case(f"untied {stage}", untied, WHOLE, stage, save=folder / f"untied-{stage}") for stage in (0, 3)]
+    less = [case(f"without {name}", tied, WHOLE, without=name) for name in ALL_FIVE if name != "divergence"]
+    low = [case(f"bfloat16 {stage}", tied, WHOLE, stage, model={"dtype": "bfloat16"}) for stage in (0, 2, 3)]
+    warm = [case("temperatures", tied, WHOLE, steps=1, objective=ALL_FIVE | {"temperature": 1.0})]
+    return Found(folder / "one", [*stages, *micro, *heads, *less, *low, *warm], ranks=1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder, tied, untied):
+    uneven = [case(f"stage {stage}", tied, UNEVEN, stage, micro=3) for stage in range(4)]
+    sided = [case(f"one-sided {stage}", tied, ONE_SIDED, stage, micro=5) for stage in (0, 2, 3)]
+    heads = [case("untied 3", untied, UNEVEN, 3, save=folder / "two-untied-3")]
+    low = [case(f"bfloat16 {stage}", tied, UNEVEN, stage, model={"dtype": "bfloat16"}) for stage in (1, 3)]
+    return Found(folder / "two", [*uneven, *sided, *heads, *low], ranks=2)
+
+
+class Found:
+    """What a job's cases found; the job runs at construction."""
+
+    def __init__(self, folder, cases, ranks):
+        run_ranks(folder, cases, ranks)
+        self._folder = folder
+
+    def __getitem__(self, name):
+        return torch.load(self._folder / f"{name}.pt")
+
+
+def relative(found, expected):
+    """|found - expected| / |expected| of all tensors as one vector."""
+    assert found.keys() == expected.keys()
+    error = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    return math.sqrt(error / sum(float(tensor.double().square().sum()) for tensor in expected.values()))
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3", "micro 1", "micro 64"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_stages_and_micro_batches_of_one_rank_give_the_same_gradient(one_rank, name, step):
+    assert relative(one_rank[name][f"gradient {step}"], one_rank["stage 0"][f"gradient {step}"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", [*(f"stage {n}" for n in range(4)), *(f"one-sided {n}" for n in (0, 2, 3))])
+@pytest.mark.parametrize("step", [0, 1])
+def test_two_ranks_of_unequal_shares_give_the_gradient_of_one(one_rank, two_ranks, name, step):
+    assert relative(two_ranks[name][f"gradient {step}"], one_rank["stage 0"][f"gradient {step}"]) < 1e-5
+
+
+def test_an_untied_head_has_the_same_gradient_on_sharded_ranks(one_rank, two_ranks):
+    expected = one_rank["untied 0"]["gradient 0"]
+    assert float(expected["lm_head.weight"].norm()) > 0
+    assert relative(one_rank["untied 3"]["gradient 0"], expected) < 1e-5
+    assert relative(two_ranks["untied 3"]["gradient 0"], expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3", "one-sided 3"])
+def test_reports_are_the_same_on_every_layout(one_rank, two_ranks, name):
+    for found, expected in zip(two_ranks[name]["reports"], one_rank["stage 0"]["reports"], strict=True):
+        for field, value in expected.items():
+            if not field.endswith("_s"):
+                assert found[field] == pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True), field
+
+
+@pytest.mark.parametrize("name", [f"stage {stage}" for stage in range(4)])
+def test_the_teacher_moves_by_exactly_its_share_of_the_gap(two_ranks, name):
+    found = two_ranks[name]
+    for key, before in found["teacher 1"].items():
+        expected = BETA * before.double() + (1 - BETA) * found["masters"][key].double()
+        assert torch.allclose(found["teacher"][key].double(), expected, rtol=0, atol=1e-6 * float(before.abs().max()))
+    moved = relative(found["teacher"], found["teacher 0"])
+    assert moved > 1e-4
+
+
+@pytest.mark.parametrize("job,stage", [("one", 0), ("one", 2), ("one", 3), ("two", 1), ("two", 3)])
+def test_a_bfloat16_student_has_a_float32_teacher_that_moves_by_its_share(one_rank, two_ranks, job, stage):
+    found = {"one": one_rank, "two": two_ranks}[job][f"bfloat16 {stage}"]
+    for key, before in found["teacher 1"].items():
+        expected = BETA * before.double() + (1 - BETA) * found["masters"][key].double()
+        assert found["teacher"][key].dtype == torch.float32
+        assert torch.allclose(found["teacher"][key].double(), expected, rtol=0, atol=1e-6 * float(before.abs().max()))
+    assert found["weights"]["model.norm.weight"].dtype == torch.bfloat16
+    assert relative(found["gradient 0"], one_rank["stage 0"]["gradient 0"]) < 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_FIVE if name not in ("divergence", "ema")])
+def test_leaving_out_a_mechanism_changes_the_first_gradient(one_rank, name):
+    assert relative(one_rank[f"without {name}"]["gradient 0"], one_rank["stage 0"]["gradient 0"]) > 1e-3
+
+
+def test_leaving_out_the_moving_teacher_changes_the_second_gradient(one_rank):
+    still, moving = one_rank["without ema"], one_rank["stage 0"]
+    assert relative(still["gradient 0"], moving["gradient 0"]) == 0
+    assert relative(still["gradient 1"], moving["gradient 1"]) > 1e-3
+    assert relative(still["teacher"], still["teacher 0"]) == 0
+    assert [report["teacher_moved"] for report in still["reports"]] == [0.0, 0.0]
+
+
+def test_the_gradient_is_what_the_formulas_say(one_rank, tied):
+    loss, gradient = literal_step(tied, learner_config())
+    assert one_rank["stage 0"]["reports"][0]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert relative(one_rank["stage 0"]["gradient 0"], gradient) < 1e-5
+
+
+def test_log_probs_are_at_the_sampling_temperature_whatever_the_objectives_is(one_rank, tied):
+    from transformers import AutoModelForCausalLM
+
+    found = one_rank["temperatures"]
+    model = AutoModelForCausalLM.from_pretrained(tied)
+    model.load_state_dict(found["weights"], strict=False)
+    with torch.no_grad():
+        expected, _ = read(model, ROLLOUTS[0].prompt_tokens, ROLLOUTS[0].completion_tokens, 0.7)
+    assert torch.allclose(found["logprobs"], realised(expected, ROLLOUTS[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name,key", [("one-3", "stage 3"), ("untied-0", "untied 0"), ("untied-3", "untied 3")])
+def test_a_saved_checkpoint_is_the_student(one_rank, folder, name, key):
+    assert_checkpoint_is(folder / name, one_rank[key])
+
+
+def test_a_checkpoint_saved_by_sharded_ranks_is_the_student(two_ranks, folder):
+    assert_checkpoint_is(folder / "two-untied-3", two_ranks["untied 3"])
+
+
+def assert_checkpoint_is(path, found):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path)
+    weights = dict(model.named_parameters())
+    assert weights.keys() == found["weights"].keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in found["weights"].items())
+    assert relative(weights, found["masters 0"]) > 1e-3
+    first = ROLLOUTS[0]
+    with torch.no_grad():
+        logprob, _ = read(model, first.prompt_tokens, first.completion_tokens, 0.7)
+    assert torch.allclose(realised(logprob, first), found["logprobs"], atol=1e-5)
+    assert AutoTokenizer.from_pretrained(path)("5")["input_ids"] == [5]
+    assert not path.with_name(path.name + ".partial").exists()
+
+
+def read(model, context, completion, temperature):
+    """Log-probs [T, V] and final hidden states [T, H] that predict `completion`, one sequence at a time, no padding."""
+    ids = torch.tensor([*context, *completion], dtype=torch.long)[None]
+    out = model(ids, output_hidden_states=True)
+    span = slice(len(context) - 1, len(context) + len(completion) - 1)
+    return torch.log_softmax(out.logits[0, span] / temperature, -1), out.hidden_states[-1][0, span]
+
+
+def realised(logprob, rollout):
+    return logprob.gather(-1, torch.tensor(rollout.completion_tokens, dtype=torch.long)[:, None])[:, 0]
+
+
+def literal_step(path, config):
+    """The first step's loss and gradient, in float64, written from the formulas; teacher and student weigh the same."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
+    settings, tau = config.objective, config.rollout.temperature
+    rows = []
+    for rollout in (rollout for rollout in ROLLOUTS if len(rollout.completion_tokens)):
+        y = rollout.completion_tokens
+        with torch.no_grad():
+            primary, *others = ((view.kind.value, *read(model, view.tokens, y, tau)) for view in rollout.views)
+        student, hidden = read(model, rollout.prompt_tokens, y, tau)
+        rows.append((rollout, student, hidden, primary, others))
+    divergence = [jensen_shannon(student, primary[1], settings.divergence.alpha) for _, student, _, primary, _ in rows]
+    kappa = torch.cat(divergence).detach().quantile(settings.clipping.quantile)
+    disagreement = [
+        torch.stack([realised(logprob, rollout) for kind, logprob, _ in others if kind == "auxiliary"]).var(
+            0, correction=0
+        )
+        for rollout, _, _, _, others in rows
+    ]
+    scale = max(float(torch.cat(disagreement).quantile(settings.agreement.scale_quantile)), 1e-6)
+    main, feature, contrast = [], [], []
+    for (rollout, student, hidden, primary, others), one, apart in zip(rows, divergence, disagreement, strict=True):
+        weight = (1 / (1 + settings.agreement.gamma * (apart / scale).clamp(max=settings.agreement.cap))).clamp(
+            min=settings.agreement.floor
+        )
+        main.append((weight * torch.where(one <= kappa, one, kappa)).sum() / weight.sum())
+        feature.append((hidden - primary[2]).square().mean(-1).mean())
+        for _, logprob, _ in (other for other in others if other[0] == "negative"):
+            s, p, n = (realised(each, rollout) for each in (student, primary[1], logprob))
+            contrast.append((settings.contrastive.margin + (s - p).abs() - (s - n).abs()).clamp(min=0).mean())
+    loss = (
+        torch.stack(main).mean()
+        + settings.contrastive.weight * torch.stack(contrast).mean()
+        + settings.matching.weight * torch.stack(feature).mean()
+    )
+    loss.backward()
+    return float(loss.detach()), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def jensen_shannon(student, teacher, alpha):
+    mixture = ((1 - alpha) * student.exp() + alpha * teacher.exp()).log()
+    from_teacher = (teacher.exp() * (teacher - mixture)).sum(-1)
+    return alpha * from_teacher + (1 - alpha) * (student.exp() * (student - mixture)).sum(-1)
