@@ -36,7 +36,7 @@ def save_model(path: Path, tied: bool) -> None:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=300,
-        hidden_size=64,
+        hidden_size=128,  # 32 a head: the least that vLLM computes on a CPU
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=4,

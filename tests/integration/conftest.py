@@ -1,0 +1,52 @@
+"""Engines shared by all integration tests: one vLLM start for the tied model, one for the untied one."""
+
+import pytest
+from engine_process import EngineProcess
+from tiny_chat_model import save_model, save_tokenizer
+
+from unisd_rl.config import Config
+
+ENGINES = [pytest.param({"type": "transformers"}, id="transformers")]
+ENGINES += [pytest.param({"type": "vllm", "kv_cache_gib": 0.1}, id="vllm", marks=pytest.mark.engine)]
+
+
+def engine_config(engine: dict) -> Config:
+    limits = {"max_prompt_tokens": 64, "max_completion_tokens": 192, "concurrency": 32}
+    settings = {"rollout": {"engine": engine, **limits}, "evaluation": {"concurrency": 32}}
+    return Config.model_validate({**settings, "objective": {"divergence": {}}})
+
+
+@pytest.fixture(scope="session")
+def tied_model_path(tmp_path_factory):
+    """Folder of a tiny random model whose output head shares the embedding's storage."""
+    path = tmp_path_factory.mktemp("tied")
+    save_tokenizer(path)
+    save_model(path, tied=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def untied_model_path(tmp_path_factory):
+    """Folder of a tiny random model with an output head of its own."""
+    path = tmp_path_factory.mktemp("untied")
+    save_tokenizer(path)
+    save_model(path, tied=False)
+    return path
+
+
+def _started(settings: dict, model_path, logs):
+    engine = EngineProcess(engine_config(settings), model_path, logs / "engine.log")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def tied_engine(request, tied_model_path, tmp_path_factory):
+    """The shared engine: each kind is started once for all tests (vLLM: about 15 s)."""
+    yield from _started(request.param, tied_model_path, tmp_path_factory.mktemp("tied_log"))
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def untied_engine(request, untied_model_path, tmp_path_factory):
+    """The second start: untied heads go another way through vLLM's reload. The last test kills it."""
+    yield from _started(request.param, untied_model_path, tmp_path_factory.mktemp("untied_log"))
