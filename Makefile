@@ -2,6 +2,7 @@
 # EXTRA=cpu or EXTRA=gpu); after that nothing is installed again until the list or pyproject.toml changes.
 
 EXTRA ?= cpu
+$(if $(filter $(EXTRA),cpu gpu),,$(error EXTRA = $(EXTRA) is not known: say EXTRA=cpu or EXTRA=gpu))
 RUNS_PYTHON = 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c $(RUNS_PYTHON) 2>/dev/null && echo $$python && break; done)

