@@ -37,6 +37,11 @@ class LearnerGroup:
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
 
+    @property
+    def ranks(self) -> tuple[ActorHandle, ...]:
+        """The ranks' processes, in order; none before the start."""
+        return tuple(self._ranks)
+
     def start(self, timeout_s: float) -> None:
         """Place and start all ranks; returns when each has its model.
 

@@ -1,0 +1,136 @@
+"""The learner on real Ray: two sharded ranks in actors of their own, from a batch to a published version."""
+
+import numpy as np
+import pytest
+import ray
+import torch
+from learner_rig import learner_config, make_model, make_rollouts
+
+from learner.group import LearnerGroup
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.placement import CorePlan
+from unisd_rl.transport.rollouts.schema import encode
+from unisd_rl.transport.weights.snapshot import unpack
+from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.types import PolicyVersion
+
+TIMEOUT_S = 200.0
+ROLLOUTS = make_rollouts()
+SHARDS = [encode(ROLLOUTS[:9]), encode(ROLLOUTS[9:])]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("group")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return make_model(folder / "model", tied=True)
+
+
+def group_of(model, folder, **sections):
+    learner = {"ranks": 2, "zero_stage": 3, **sections.pop("learner", {})}
+    core = (0,)
+    return LearnerGroup(learner_config(learner=learner, **sections), CorePlan((core,), (core, core)), model, folder)
+
+
+@pytest.fixture(scope="module")
+def group(cluster, model, folder):
+    group = group_of(model, folder)
+    group.start(TIMEOUT_S)
+    yield group
+    group.close()
+
+
+@pytest.fixture(scope="module")
+def reports(group):
+    return [group.step([ray.put(shard) for shard in SHARDS], version, TIMEOUT_S) for version in range(2)]
+
+
+def expected_logprobs(model, rollout):
+    ids = torch.tensor([*rollout.prompt_tokens, *rollout.completion_tokens], dtype=torch.long)
+    with torch.no_grad():
+        logprob = torch.log_softmax(model(ids[None]).logits[0] / 0.7, -1)
+    targets = ids[len(rollout.prompt_tokens) :]
+    return logprob[len(rollout.prompt_tokens) - 1 : -1].gather(-1, targets[:, None])[:, 0].numpy()
+
+
+def test_a_step_reports_on_the_shares_of_all_ranks(reports):
+    assert [report.step for report in reports] == [0, 1]
+    assert reports[0].tokens == sum(len(rollout.completion_tokens) for rollout in ROLLOUTS)
+    assert reports[0].sequences == 11
+    assert reports[0].staleness_max == 1
+    assert reports[1].staleness_mean == 2
+    assert np.isnan(reports[0].behaviour_gap_max)
+    assert 0 < reports[0].teacher_moved < reports[0].teacher_gap
+    assert reports[1].loss < reports[0].loss
+
+
+def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports, folder):
+    from transformers import AutoModelForCausalLM
+
+    store, version = spawn_store(), PolicyVersion(0, 2)
+    published = group.publish(version, store.handle)
+    group.save(folder / "checkpoint")
+    saved = AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
+    snapshot = ray.get(store.handle.newest.remote(), timeout=TIMEOUT_S)
+    weights = dict(unpack(snapshot.manifest.buckets, ray.get(list(snapshot.buckets), timeout=TIMEOUT_S)))
+    assert snapshot.version == version
+    assert published.nbytes == sum(tensor.nbytes for tensor in weights.values())
+    assert "lm_head.weight" not in weights
+    assert all(torch.equal(weights[name], tensor) for name, tensor in saved.named_parameters())
+    found = group.logprobs(ROLLOUTS[0].prompt_tokens, ROLLOUTS[0].completion_tokens)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected_logprobs(saved, ROLLOUTS[0])).max() < 1e-5
+
+
+def test_what_the_ranks_print_goes_to_their_files(group, folder):
+    assert {path.name for path in (folder / "logs").iterdir()} >= {"learner-0.log", "learner-1.log"}
+    assert "Loading weights" in (folder / "logs" / "learner-1.log").read_text()
+
+
+def test_a_check_that_fires_ends_the_step_with_its_own_sentence(group, reports):
+    own = [rollout_with_versions(rollout, 2) for rollout in ROLLOUTS]
+    with pytest.raises(RunFailed, match=r"^engine and learner differ by .* the engine says -1, the learner"):
+        group.step([encode(own[:9]), encode(own[9:])], 2, TIMEOUT_S)
+
+
+def rollout_with_versions(rollout, version):
+    from dataclasses import replace
+
+    return replace(rollout, versions=np.full(len(rollout.completion_tokens), version, np.int32))
+
+
+def test_a_dead_rank_ends_the_run_with_one_sentence(cluster, model, tmp_path):
+    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0})
+    group.start(TIMEOUT_S)
+    (rank,) = group.ranks
+    ray.kill(rank)
+    with pytest.raises(
+        RunFailed, match=r"^a learner rank died and could not train step 0; see .*logs/learner-\*\.log$"
+    ):
+        group.step(SHARDS[:1], 0, TIMEOUT_S)
+    group.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):
+    group = group_of(tmp_path / "nowhere", tmp_path, learner={"ranks": 1, "zero_stage": 0})
+    with pytest.raises(RunFailed, match=r"a learner rank failed to load the model and meet: .*nowhere"):
+        group.start(TIMEOUT_S)
+    group.close()
+
+
+def test_a_cluster_without_room_is_named_with_what_it_lacks(cluster, model, tmp_path):
+    lacking = {"learner": {"ranks": 1, "resources": {"gold": 2.0}}, "run": {"cluster_timeout_s": 1.0}}
+    group = group_of(model, tmp_path, **lacking)
+    with pytest.raises(UserError, match=r"no room for 1 learner ranks of 1 CPU, 2 gold each; free now: .*0 gold"):
+        group.start(TIMEOUT_S)
+    group.close()
