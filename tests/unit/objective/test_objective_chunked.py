@@ -130,8 +130,8 @@ def test_the_chunk_size_changes_nothing(seed, chunk, tokens):
 
 
 def test_blocks_of_rows_smaller_than_a_chunk_change_nothing():
-    """With 2^17 entries two rows fill a block: a chunk of 5 rows has blocks of 2, 2 and 1."""
-    case = Case(tokens=5, hidden=2, vocabulary=1 << 17, soft_cap=3.0)
+    """With 2^18 entries four rows fill a block: a chunk of 5 rows has blocks of 4 and 1."""
+    case = Case(tokens=5, hidden=2, vocabulary=1 << 18, soft_cap=3.0)
     objective = replace(CONTRASTED, chunk_tokens=5)
     _, ours = case.run(objective)
     _, dense = case.dense(objective)
@@ -201,6 +201,15 @@ def test_tokens_at_or_below_the_threshold_keep_their_whole_gradient_and_those_ab
     assert float(clipped[0][~kept_N].abs().max()) == 0.0
     expected = (case.terms.main_N * free.divergence_N.clamp(max=kappa)).sum()
     torch.testing.assert_close(scored.loss, expected)
+
+
+def test_a_tie_decided_beforehand_stays_decided_when_a_second_computation_rounds_it_up():
+    case = Case()
+    free, unclipped = case.run(PLAIN)
+    kappa = float(free.divergence_N[3].nextafter(torch.tensor(0.0)))
+    case.terms = replace(case.terms, kappa=kappa, kept_N=free.divergence_N <= float(free.divergence_N[3]))
+    _, clipped = case.run(PLAIN)
+    assert torch.equal(clipped[0][3], unclipped[0][3])
 
 
 def test_the_head_may_be_shared_with_the_teacher():

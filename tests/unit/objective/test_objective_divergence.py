@@ -113,6 +113,13 @@ def test_tiny_divergences_keep_their_digits(alpha):
     torch.testing.assert_close(value.double(), expected, rtol=5e-3, atol=0.0)
 
 
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_rounding_never_makes_a_divergence_negative(alpha):
+    student, noise = logits(6, 1.0, rows=50, vocabulary=2000)
+    value, _ = measured(student, student + 1e-6 * noise, alpha)
+    assert float(value.min()) >= 0.0
+
+
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0.05, 0.95))
 @settings(max_examples=20, deadline=None)
 def test_exchanging_student_and_teacher_exchanges_alpha(seed, alpha):
