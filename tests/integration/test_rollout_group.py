@@ -1,0 +1,176 @@
+"""Rollout actors in real Ray processes with the queue and the store: the path from prompt to batch.
+
+The transformers engine stands in (seconds to start); test_engine.py shows that both engines do the same.
+"""
+
+import numpy as np
+import pytest
+import ray
+from engine_scenarios import changed, gap, snapshot_of
+from transformers import AutoModelForCausalLM
+
+from actors.group import RolloutGroup
+from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.placement import CorePlan
+from unisd_rl.transport.rollouts.client import QueueClient
+from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.transport.rollouts.spawn import spawn_queue
+from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Sampling, View, ViewKind
+
+WAIT_S = 120.0
+BATCH, STEPS = 8, 3
+PLAN = CorePlan(rollout=((0,), (0,)), learner=((1,),))
+
+
+def config(**rollout) -> Config:
+    settings = {
+        "rollout": {"engine": {"type": "transformers"}, "max_completion_tokens": 24, "concurrency": 6, **rollout},
+        "run": {"cluster_timeout_s": 3.0},
+        "learner": {"batch_size": BATCH},
+        "objective": {"divergence": {}},
+    }
+    return Config.model_validate(settings)
+
+
+def numbered(number: int) -> NumberedPrompt:
+    question = (Message("user", f"question {number}"),)
+    primary = View(ViewKind.PRIMARY, (Message("user", f"answer to {number}, then question {number}"),))
+    return NumberedPrompt(number, 1000 + number, Prompt(f"id-{number}", question, (primary,)))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Parts:
+    """A started group with its queue and store, and the weights of each version published to it."""
+
+    def __init__(self, settings: Config, model_path, run_dir):
+        self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
+        self.queue = QueueClient(self.queue_handle)
+        self.base = AutoModelForCausalLM.from_pretrained(model_path).eval()
+        self.models = {}
+        self.group = RolloutGroup(settings, PLAN, model_path, run_dir, self.queue_handle, self.store)
+        self.group.start(WAIT_S)
+
+    def publish(self, number: int) -> PolicyVersion:
+        self.models[number] = changed(self.base, seed=number)
+        manifest, buckets = snapshot_of(self.models[number], number)
+        self.group.broadcast(manifest.version)  # before the store has it: actors wait for it
+        ray.get(self.store.handle.hold.remote(manifest, *buckets), timeout=WAIT_S)
+        return manifest.version
+
+
+@pytest.fixture
+def parts(cluster, tied_model_path, tmp_path, request):
+    made = Parts(config(**getattr(request, "param", {})), tied_model_path, tmp_path)
+    yield made
+    made.group.close()
+
+
+@pytest.mark.parametrize("parts", [{}, {"actors": 2}], indirect=True, ids=["one_actor", "two_actors"])
+def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(parts):
+    parts.publish(0)
+    parts.queue.admit(tuple(numbered(number) for number in range(BATCH * STEPS)))
+    parts.group.run()
+    for step in range(STEPS):
+        batch = parts.queue.take(step, 1, WAIT_S, parts.group.check)
+        rollouts = decode(ray.get(batch.shards[0]))
+        parts.publish(step + 1)
+        assert [rollout.number for rollout in rollouts] == list(range(step * BATCH, (step + 1) * BATCH))
+        for rollout in rollouts:
+            assert rollout.id == f"id-{rollout.number}"
+            assert bytes(rollout.prompt_tokens[rollout.prompt_tokens < 256].astype(np.uint8))
+            assert [view.kind for view in rollout.views] == [ViewKind.PRIMARY]
+            assert (np.diff(rollout.versions) >= 0).all()
+            assert step - rollout.versions.min() <= 1
+            for number in set(rollout.versions.tolist()):
+                assert (
+                    gap(parts.models[number], rollout.prompt_tokens, as_generation(rollout), rollout.versions == number)
+                    < 1e-4
+                )
+    parts.group.check()
+    reports = parts.group.reports()
+    assert sum(report.rollouts for report in reports) == BATCH * STEPS
+    assert all(len(report.pauses_ms) >= 1 for report in reports)
+    assert all(0.0 < report.busy_fraction <= 1.0 for report in reports)
+
+
+def as_generation(rollout):
+    from unisd_rl.types import Generation
+
+    return Generation(
+        rollout.completion_tokens, rollout.logprobs, rollout.lineages, rollout.versions, rollout.finish_reason
+    )
+
+
+@pytest.mark.parametrize("parts", [{"actors": 2}], indirect=True)
+def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
+    first = parts.publish(0)
+    parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))
+    parts.group.run()
+    asked = [(Message("user", f"question {number}"),) for number in range(9)]
+    greedy = Sampling(0.0, 1.0, 12)
+    parts.group.wait_for(first, WAIT_S)
+    answers = parts.group.answer(asked, greedy, first)
+    alone = [parts.group.answer([chat], greedy, first)[0] for chat in asked[:3]]
+    assert [text for text, _ in answers[:3]] == [text for text, _ in alone]
+    assert len({text for text, _ in answers}) > 1
+    assert all((generation.versions == 0).all() for _, generation in answers)
+    sampled = parts.group.sample(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
+    assert all(gap(parts.models[0], prompt, generation) < 1e-4 for prompt, generation in sampled)
+    assert len(parts.queue.take(0, 1, WAIT_S, parts.group.check).numbers) == BATCH
+    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2
+
+
+def test_answers_of_a_version_that_is_not_there_are_refused(parts):
+    parts.group.wait_for(parts.publish(0), WAIT_S)
+    with pytest.raises(RunFailed, match=r"rollout-0 was asked for answers of .*number=3"):
+        parts.group.answer([(Message("user", "?"),)], Sampling(0.0, 1.0, 4), PolicyVersion(0, 3))
+
+
+def test_a_dead_actor_is_told_with_its_log_and_its_prompts_go_to_another(parts, tmp_path):
+    parts.publish(0)
+    parts.group.run()
+    (handle,) = parts.group.handles
+    ray.kill(handle)
+    with pytest.raises(RunFailed, match=r"rollout-0 died.*rollout-0\.log"):
+        parts.group.wait_for(PolicyVersion(0, 0), WAIT_S)
+
+
+def test_weights_that_never_come_are_told_with_the_version(parts):
+    with pytest.raises(RunFailed, match=r"waited 0\.5 s for rollout-0 to apply 0:4"):
+        parts.group.wait_for(PolicyVersion(0, 4), 0.5)
+
+
+def test_an_actor_that_starts_late_begins_with_the_newest_weights(parts, tied_model_path, tmp_path):
+    version = parts.publish(5)
+    late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path / "late", parts.queue_handle, parts.store)
+    ray.get(parts.store.handle.at_least.remote(version, WAIT_S))
+    late.start(WAIT_S)
+    assert late.reports()[0].version == version
+    late.close()
+
+
+def test_what_the_cluster_lacks_is_named(cluster, tied_model_path, tmp_path):
+    settings = config(resources={"pepper": 2.0})
+    group = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), spawn_store())
+    with pytest.raises(UserError, match=r"0 of 1 rollout actors .* 2 pepper, and the cluster has .* 0 pepper left"):
+        group.start(WAIT_S)
+
+
+def test_a_model_that_does_not_load_is_told_with_its_log(cluster, tied_model_path, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tied_model_path.iterdir():
+        if file.suffix != ".safetensors":
+            (model / file.name).write_bytes(file.read_bytes())
+    group = RolloutGroup(config(), PLAN, model, tmp_path, spawn_queue(tmp_path, config()), spawn_store())
+    with pytest.raises(RunFailed, match=r"rollout-0 stopped: transformers does not load .*rollout-0\.log"):
+        group.start(WAIT_S)
+    group.close()
