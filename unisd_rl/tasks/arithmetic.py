@@ -16,7 +16,7 @@ from unisd_rl.types import Example, Message
 # Eighteen digits fit any integer type; the last part keeps 83 from being read out of 83.5, 83rd or 83,000.
 _STATED = re.compile(r"\s*(-?\d{1,18})(?!\w|[.,]\d)")
 _ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
-_QUESTION = re.compile(r"What is (\d\d) ([+-]) (\d\d)\?")
+_QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
 
 
 class Arithmetic:

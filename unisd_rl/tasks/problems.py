@@ -33,7 +33,7 @@ class Problem:
     @property
     def question(self) -> str:
         """What the student is asked."""
-        return f"What is {self.left} {self.operator} {self.right}?"
+        return f"What is {self.left}{self.operator}{self.right}?"
 
 
 def _carries(left: int, operator: str, right: int) -> bool:
@@ -43,8 +43,8 @@ def _carries(left: int, operator: str, right: int) -> bool:
 def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -> str:
     """The worked solution, or a consistent wrong one.
 
-    `carry` is what the tens column takes over (None: what the units column says); `units_error` is
-    added to the units digit, modulo 10. What follows from a mistake is computed from it, so a wrong
+    `carry` is what the tens column takes over, 0 or 1 (None: what the units column says); `units_error`
+    is added to the units digit, modulo 10. What follows from a mistake is computed from it, so a wrong
     solution reads like a right one. It may still be right by luck of the arguments: grade it.
     """
     left, right, sign = problem.left % 10, problem.right % 10, 1 if problem.operator == "+" else -1
@@ -52,14 +52,12 @@ def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -
     upper = left + 10 * stated if sign < 0 else left
     column = upper + sign * right
     column += (column + units_error) % 10 - column % 10
-    word = {1: "carry", -1: "borrow"}[sign]
-    first = f"{upper} {problem.operator} {right} = {column}" + (f", {word} 1" if stated else "")
+    noted = f" {'carry' if sign > 0 else 'borrow'} 1" if stated else ""
     taken = stated if carry is None else carry
+    tens_row = f"{problem.left // 10}{problem.operator}{problem.right // 10}" + f"{problem.operator}1" * taken
     tens = problem.left // 10 + sign * (problem.right // 10 + taken)
-    second = f"{problem.left // 10} {problem.operator} {problem.right // 10}"
-    second += f" {problem.operator} {taken}" if taken else ""
-    answer = 10 * tens + column % 10
-    return f"{first}\n{second} = {tens}\nAnswer: {answer}"
+    ones_row = f"{upper}{problem.operator}{right}={column}{noted}"
+    return f"Ones {ones_row}\nTens {tens_row}={tens}\nAnswer: {10 * tens + column % 10}"
 
 
 @cache
