@@ -72,6 +72,10 @@ def completing(name, queue):
     return ray.remote(Completing).options(num_cpus=0).remote(name, queue)
 
 
+def all_is_well():
+    """Nothing to say while a batch is waited for."""
+
+
 def prompts(count):
     message = (Message("user", "what is asked"),)
     return [NumberedPrompt(number, number, Prompt(f"p{number}", message, ())) for number in range(count)]
@@ -112,6 +116,14 @@ def test_the_driver_is_told_which_prompts_a_step_waited_for(queue):
     client.admit(prompts(1))
     with pytest.raises(RunFailed, match=r"step 0 waited 0.1 s for 4 of 4 prompts: 0 \(waiting for an actor"):
         client.take(0, 1, 0.1, watch=lambda: None)
+
+
+def test_what_the_watch_notices_ends_the_wait_for_a_batch(queue):
+    def watch():
+        raise RunFailed("rollout actor 0 died")
+
+    with pytest.raises(RunFailed, match="rollout actor 0 died"):
+        QueueClient(queue).take(0, 1, CALL_S, watch)
 
 
 def test_a_dead_queue_is_one_clear_sentence(cluster, tmp_path):
