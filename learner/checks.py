@@ -37,6 +37,16 @@ def check_teacher_speaks(primary_N: Tensor, vocabulary: int) -> None:
         )
 
 
+def check_finite(what: str, value: float) -> None:
+    """Training on is pointless once a number is broken: it spreads to every weight.
+
+    Raises:
+        RunFailed: `value` is infinite or no number.
+    """
+    if not math.isfinite(value):
+        raise RunFailed(f"the {what} of this step is {value}: lower learner.learning_rate, or check the model")
+
+
 def check_teacher_moved(name: str, before: Tensor, student: Tensor, after: Tensor, beta: float) -> None:
     """`after = beta before + (1 - beta) student`, to float32 rounding.
 

@@ -105,7 +105,8 @@ class LearnerGroup:
 
     def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
         config, bundle = self._config, learner_bundle(self._config)
-        cores = self._plan.learner[rank] if self._plan.learner else ()
+        on_cpu = not config.learner.gpus_per_rank
+        cores = self._plan.learner[rank] if on_cpu and self._plan.learner else ()
         shared = any(set(cores) & set(others) for others in self._plan.rollout)
         return (
             ray.remote(RankProcess)

@@ -22,7 +22,7 @@ from torch import Tensor
 from learner import ranks
 from learner.batch import Padded, Reading, Share
 from learner.checkpoint import save_checkpoint
-from learner.checks import behaviour_gap, check_teacher_speaks
+from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.reader import Measure, load_reader
 from learner.report import StepFindings, step_report
 from learner.schedule import learning_rate
@@ -88,9 +88,10 @@ class Learner:
             terms = step_terms(signals(share, scores, divergence_N), self._settings, ranks.gather)
             with watch.measure("student"):
                 found = self._gradient(share, scores, teacher_head, terms, watch)
+        objective = objective_report([one.report for one in found], ranks.gather, self._device)
+        check_finite("loss", objective.loss)
         gap = self._behaviour_gap(share, found, version)
         staleness = ranks.gather(token_staleness(share.rollouts, version, self._device))
-        objective = objective_report([one.report for one in found], ranks.gather, self._device)
         return StepFindings(version, terms.diagnostics, objective, staleness, gap, watch)
 
     def advance(self, findings: StepFindings) -> StepReport:
@@ -99,6 +100,7 @@ class Learner:
         rate = learning_rate(findings.version, *schedule)
         with findings.watch.measure("update"):
             norm = self.student.step(rate)
+            check_finite("gradient norm", norm)
             movement = self.teacher.follow(self.student, findings.version + 1)
         return step_report(findings, movement, norm, rate, self._device)
 

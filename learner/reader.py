@@ -51,8 +51,11 @@ class Reader(nn.Module):
 def load_reader(model_path: Path, dtype: torch.dtype) -> Reader:
     """The model of a folder or hub name, without dropout: a mask would make the gradient depend on the layout.
 
+    The whole model is in this process's memory until DeepSpeed shards it.
+
     Raises:
-        UserError: the model's output head does more than `Head` can express.
+        UserError: the model's output head does more than `Head` can express, or its weights are stored otherwise than
+            they lie in memory.
     """
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     for name in _DROPOUTS:
@@ -61,18 +64,36 @@ def load_reader(model_path: Path, dtype: torch.dtype) -> Reader:
     model = AutoModelForCausalLM.from_pretrained(
         model_path, config=config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
     )
+    check_names(model, model_path)
     reader = Reader(model)
-    _check_head(reader, model_path)
+    check_head(reader, model_path)
     return reader
 
 
+def check_names(model: PreTrainedModel, model_path: Path) -> None:
+    """Engines and checkpoints know the stored names only, and we publish and save what lies in memory.
+
+    Raises:
+        UserError: transformers rearranged the weights while loading, as it does for experts.
+    """
+    if vars(model).get("_weight_conversions"):
+        raise UserError(
+            f"model.path = {model_path}: {type(model).__name__} is stored in another arrangement than it computes with "
+            "(mixtures of experts are), and such models cannot be trained here; take a dense model"
+        )
+
+
 @torch.no_grad()
-def _check_head(reader: Reader, model_path: Path) -> None:
-    """The model's own logits and ours on a few tokens must agree: some models scale, cap or project them further."""
-    ids_BL = torch.arange(8).unsqueeze(0) % reader.model.config.get_text_config().vocab_size
-    hidden_LH = reader.model.get_decoder()(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+def check_head(reader: Reader, model_path: Path) -> None:
+    """The model's own logits and ours on a few tokens must agree: some models scale, cap or project them further.
+
+    Raises:
+        UserError: they do not.
+    """
     if reader.model.get_output_embeddings() is None:
         raise UserError(f"model.path = {model_path}: it has no output embedding, so it is not a causal language model")
+    ids_BL = torch.arange(8).unsqueeze(0) % reader.model.config.get_text_config().vocab_size
+    hidden_LH = reader.model.get_decoder()(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
     scaled = reader.head().at(1.0)
     logits_LV = torch.empty(len(hidden_LH), len(scaled.weight_VH))
     scaled.project(hidden_LH, logits_LV)

@@ -190,6 +190,7 @@ def main(folder: Path) -> None:
     for case in pickle.loads((folder / "job.pickle").read_bytes()):
         print(f"=== {case.name}", flush=True)
         _run_case(case, int(os.environ["RANK"]), folder)
+    assert "vllm" not in sys.modules, "an engine and DeepSpeed do not live in one process"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.checks import behaviour_gap, check_teacher_moved, check_teacher_speaks
+from learner.checks import behaviour_gap, check_finite, check_teacher_moved, check_teacher_speaks
 from unisd_rl.errors import RunFailed
 
 
@@ -44,6 +44,12 @@ def test_a_teacher_that_moved_by_beta_passes():
 def test_a_teacher_that_is_elsewhere_stops_the_run(after):
     with pytest.raises(RunFailed, match="the teacher's w is off"):
         check_teacher_moved("w", torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0]), torch.tensor(after), 0.9)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_number_stops_the_run(value):
+    with pytest.raises(RunFailed, match=f"the gradient norm of this step is {value}"):
+        check_finite("gradient norm", value)
 
 
 def test_the_behaviour_gap_is_the_largest_difference():
