@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.rollouts.batch import TakenBatch
+from unisd_rl.transport.rollouts.queue import RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt
 
@@ -26,6 +26,17 @@ class Batch:
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
+
+
+class SharingQueue(RolloutQueue):
+    """The queue as Ray serves it: shards go to Ray's object store, so the driver passes on references, not data."""
+
+    async def take_shared(self, step: int, shards: int, timeout_s: float) -> Batch:
+        """See `RolloutQueue.take`."""
+        taken = await self.take(step, shards, timeout_s)
+        return Batch(
+            taken.step, [ray.put(shard) for shard in taken.shards], taken.numbers, taken.max_staleness, taken.tokens
+        )
 
 
 class QueueClient:
@@ -53,14 +64,13 @@ class QueueClient:
 
         Raises RunFailed, naming the prompts waited for, after `timeout_s`.
         """
-        call = self._queue.take.remote(step, shards, timeout_s)
+        call = self._queue.take_shared.remote(step, shards, timeout_s)
         deadline_s = time.monotonic() + timeout_s
         while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
             watch()
-        taken = _answer(call, timeout_s + _CALL_TIMEOUT_S, f"hand over the batch of step {step}")
-        assert isinstance(taken, TakenBatch)
-        references = [ray.put(shard) for shard in taken.shards]
-        return Batch(taken.step, references, taken.numbers, taken.max_staleness, taken.tokens)
+        batch = _answer(call, max(0.0, deadline_s - time.monotonic()) + _CALL_TIMEOUT_S, f"hand over step {step}")
+        assert isinstance(batch, Batch)
+        return batch
 
     def report(self) -> QueueReport:
         """What the queue counted so far."""

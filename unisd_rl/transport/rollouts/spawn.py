@@ -10,17 +10,17 @@ import ray
 from ray.actor import ActorHandle
 
 from unisd_rl.config import Config
-from unisd_rl.transport.rollouts.queue import RolloutQueue
+from unisd_rl.transport.rollouts.client import SharingQueue
 
 _CALLS_IN_FLIGHT = 1000  # a call that waits (lease, take) occupies a place
 
 
 def spawn_queue(directory: Path, config: Config) -> ActorHandle:
-    """A handle on a new `RolloutQueue` actor that keeps its files in the run's folder.
+    """A handle on a new `SharingQueue` actor that keeps its files in the run's folder.
 
     `directory` must be reachable from the node that Ray puts the actor on.
     """
-    spawned = ray.remote(RolloutQueue).options(num_cpus=0, max_concurrency=_CALLS_IN_FLIGHT)
+    spawned = ray.remote(SharingQueue).options(num_cpus=0, max_concurrency=_CALLS_IN_FLIGHT)
     rollout = config.rollout
     return spawned.remote(
         directory.absolute(),
