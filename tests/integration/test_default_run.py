@@ -1,0 +1,55 @@
+"""The default job to its end, on three seeds: it learns, every mechanism acts, and its claims can be recomputed.
+
+Engine starts of this file: three.
+"""
+
+import statistics
+
+import pytest
+from finished import (
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    assert_staleness_within,
+    run_job,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+LEAST_GAIN = {0: 0.2, 1: 0.15, 2: 0.15}  # accuracy, 0 to 1
+
+
+@pytest.fixture(scope="module", params=LEAST_GAIN)
+def default_run(request, tmp_path_factory):
+    seed = request.param
+    folder = tmp_path_factory.mktemp(f"seed{seed}")
+    return seed, run_job(folder, "--run.seed", str(seed), "--model.base_seed", str(seed))
+
+
+def test_held_out_accuracy_rises(default_run):
+    seed, run = default_run
+    assert_accuracy_is_what_its_items_say(run)
+    assert run.summary["eval_examples"] >= 500
+    assert 0.4 <= run.summary["accuracy_before"] <= 0.7
+    assert run.summary["accuracy_after"] - run.summary["accuracy_before"] >= LEAST_GAIN[seed]
+
+
+def test_nothing_is_lost_nothing_comes_twice_and_nothing_is_too_stale(default_run):
+    _, run = default_run
+    assert_every_prompt_exactly_once_and_in_order(run, run.summary["steps"], 64)
+    assert_staleness_within(run, bound=1)
+
+
+def test_every_mechanism_acts_in_the_whole_run(default_run):
+    _, run = default_run
+    rows = run.metrics
+    assert 0.005 <= statistics.mean(row["clipped_share"] for row in rows) <= 0.1
+    assert statistics.median(row["weight_p05"] for row in rows) <= 0.8
+    assert statistics.mean(row["contrastive_share"] for row in rows) >= 0.01
+    assert sum(row["teacher_moved"] > 0 for row in rows) >= 10
+    quarter = len(rows) // 4
+    first, last = (statistics.mean(row["feature_loss"] for row in part) for part in (rows[:quarter], rows[-quarter:]))
+    assert last < first
+
+
+def test_updates_land_while_answers_are_generated(default_run):
+    _, run = default_run
+    assert run.summary["rollouts_straddling"] > 0
