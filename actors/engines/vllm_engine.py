@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
+from actors.engines.reaper import Reaper
 from unisd_rl.config import VllmEngine
 from unisd_rl.transport.weights.manifest import (
     Bytes,
@@ -42,6 +43,7 @@ class VllmRolloutEngine:
     def __init__(self, spec: EngineSpec, settings: VllmEngine, transport: str, on_gpu: bool) -> None:
         self._spec, self._settings, self._transport, self._on_gpu = spec, settings, transport, on_gpu
         self._llm: AsyncLLM | None = None
+        self._reaper: Reaper | None = None
         self._version = NOTHING_APPLIED
         self._numbers = itertools.count()
 
@@ -62,6 +64,7 @@ class VllmRolloutEngine:
             self._llm = AsyncLLM.from_engine_args(self._arguments())
         except (RuntimeError, ValueError) as error:
             raise EngineDied(f"vLLM does not start: {error}") from error
+        self._reaper = Reaper()
         await self._llm.update_weight_version(label(self._version))
 
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
@@ -91,7 +94,7 @@ class VllmRolloutEngine:
                 await self.pause()
                 load_ms = await self._load(manifest, paths)
                 await self.resume(manifest.version)
-            except Exception as error:  # whatever vLLM raises here leaves a model half replaced
+            except Exception as error:  # vLLM tells what failed in its process as a bare Exception
                 raise EngineDied(f"vLLM's update to version {label(manifest.version)} failed: {error}") from error
         return PauseReport(manifest.version, _milliseconds_since(started), load_ms, manifest.nbytes)
 
@@ -100,6 +103,8 @@ class VllmRolloutEngine:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             llm.shutdown()
+        if self._reaper is not None:
+            self._reaper.close()
 
     async def _refuse_unless_whole(
         self, manifest: SnapshotManifest, buckets: Sequence[Bytes], paths: Sequence[str]
@@ -111,10 +116,18 @@ class VllmRolloutEngine:
             manifest.verify(buckets)
         except CorruptSnapshotError as error:
             raise UpdateRefused(str(error)) from error
-        arguments = (list(paths), list(manifest.checksums))
-        for wrong in await self.llm.collective_rpc("mismatched_buckets", args=arguments):
+        for wrong in await self._mismatched_in_vllms_process(manifest, paths):
             if wrong:
                 raise UpdateRefused(f"vLLM's process reads bucket {wrong[0]} of {label(manifest.version)} wrongly")
+
+    async def _mismatched_in_vllms_process(self, manifest: SnapshotManifest, paths: Sequence[str]) -> list[list[int]]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        arguments = (list(paths), list(manifest.checksums))
+        try:
+            return await self.llm.collective_rpc("mismatched_buckets", args=arguments)
+        except EngineDeadError as error:
+            raise EngineDied(f"vLLM's engine died before an update: {error}") from error
 
     async def _load(self, manifest: SnapshotManifest, paths: Sequence[str]) -> float:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

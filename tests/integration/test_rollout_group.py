@@ -17,7 +17,7 @@ from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.store import spawn_store
-from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Sampling, View, ViewKind
+from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Sampling, View, ViewKind
 
 WAIT_S = 120.0
 BATCH, STEPS = 8, 3
@@ -73,6 +73,15 @@ def parts(cluster, tied_model_path, tmp_path, request):
     made.group.close()
 
 
+@pytest.fixture(scope="module")
+def served(cluster, tied_model_path, tmp_path_factory):
+    """One actor at version 0 whose queue is empty, for tests that leave it as it was."""
+    made = Parts(config(), tied_model_path, tmp_path_factory.mktemp("served"))
+    made.group.wait_for(made.publish(0), WAIT_S)
+    yield made
+    made.group.close()
+
+
 @pytest.mark.parametrize("parts", [{}, {"actors": 2}], indirect=True, ids=["one_actor", "two_actors"])
 def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(parts):
     parts.publish(0)
@@ -102,8 +111,6 @@ def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(pa
 
 
 def as_generation(rollout):
-    from unisd_rl.types import Generation
-
     return Generation(
         rollout.completion_tokens, rollout.logprobs, rollout.lineages, rollout.versions, rollout.finish_reason
     )
@@ -128,33 +135,30 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
     assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2
 
 
-def test_answers_of_a_version_that_is_not_there_are_refused(parts):
-    parts.group.wait_for(parts.publish(0), WAIT_S)
+def test_answers_of_a_version_that_is_not_there_are_refused(served):
     with pytest.raises(RunFailed, match=r"rollout-0 was asked for answers of .*number=3"):
-        parts.group.answer([(Message("user", "?"),)], Sampling(0.0, 1.0, 4), PolicyVersion(0, 3))
+        served.group.answer([(Message("user", "?"),)], Sampling(0.0, 1.0, 4), PolicyVersion(0, 3))
 
 
-def test_a_dead_actor_is_told_with_its_log_and_its_prompts_go_to_another(parts, tmp_path):
+def test_weights_that_never_come_are_told_with_the_version(served):
+    with pytest.raises(RunFailed, match=r"waited 0\.5 s for rollout-0 to apply 0:4"):
+        served.group.wait_for(PolicyVersion(0, 4), 0.5)
+
+
+def test_an_actor_that_starts_late_begins_with_the_newest_weights(served, tied_model_path, tmp_path):
+    late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, served.queue_handle, served.store)
+    late.start(WAIT_S)
+    assert late.reports()[0].version == PolicyVersion(0, 0)
+    late.close()
+
+
+def test_a_dead_actor_is_told_with_its_log(parts):
     parts.publish(0)
     parts.group.run()
     (handle,) = parts.group.handles
     ray.kill(handle)
     with pytest.raises(RunFailed, match=r"rollout-0 died.*rollout-0\.log"):
         parts.group.wait_for(PolicyVersion(0, 0), WAIT_S)
-
-
-def test_weights_that_never_come_are_told_with_the_version(parts):
-    with pytest.raises(RunFailed, match=r"waited 0\.5 s for rollout-0 to apply 0:4"):
-        parts.group.wait_for(PolicyVersion(0, 4), 0.5)
-
-
-def test_an_actor_that_starts_late_begins_with_the_newest_weights(parts, tied_model_path, tmp_path):
-    version = parts.publish(5)
-    late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path / "late", parts.queue_handle, parts.store)
-    ray.get(parts.store.handle.at_least.remote(version, WAIT_S))
-    late.start(WAIT_S)
-    assert late.reports()[0].version == version
-    late.close()
 
 
 def test_what_the_cluster_lacks_is_named(cluster, tied_model_path, tmp_path):
