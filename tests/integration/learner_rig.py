@@ -104,8 +104,8 @@ ALL_FIVE = {
 
 
 def learner_config(without: str = "", **sections: dict) -> Config:
-    """All five mechanisms, less the section named; a rate at which a tiny model's steps show."""
-    learner = {"learning_rate": 1e-2, "micro_batch_size": 4, **sections.pop("learner", {})}
+    """All five mechanisms, less the section named; steps that show in a tiny model, and clipped gradients."""
+    learner = {"learning_rate": 1e-2, "micro_batch_size": 4, "max_grad_norm": 0.3, **sections.pop("learner", {})}
     objective = sections.pop("objective", {name: section for name, section in ALL_FIVE.items() if name != without})
     contexts = {"auxiliary": {"views": 3}, "negative": {}}
     return Config.model_validate({"learner": learner, "objective": objective, "contexts": contexts, **sections})

@@ -104,6 +104,26 @@ def test_reports_are_the_same_on_every_layout(one_rank, two_ranks, name):
                 assert found[field] == pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True), field
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_two_steps_are_adamw_on_clipped_gradients_at_the_scheduled_rate(one_rank, two_ranks, stage):
+    for found in (one_rank[f"stage {stage}"], two_ranks[f"stage {stage}"]):
+        weights = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in found["masters 0"].items()}
+        optimiser = torch.optim.AdamW(weights.values(), betas=(0.9, 0.999), weight_decay=0.0)
+        for step, rate in enumerate((1e-2 * 1 / 4, 1e-2 * 2 / 4)):  # a warm-up over 4 of 40 steps
+            gradient = found[f"gradient {step}"]
+            norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in gradient.values()))
+            assert norm > 0.3
+            assert found["reports"][step]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+            assert found["reports"][step]["learning_rate"] == pytest.approx(rate)
+            for name, weight in weights.items():
+                weight.grad = gradient[name] * (0.3 / norm)
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.step()
+        moved = {name: found["masters"][name] - before for name, before in found["masters 0"].items()}
+        expected = {name: weight.detach() - found["masters 0"][name] for name, weight in weights.items()}
+        assert relative(moved, expected) < 1e-4
+
+
 @pytest.mark.parametrize("name", [f"stage {stage}" for stage in range(4)])
 def test_the_teacher_moves_by_exactly_its_share_of_the_gap(two_ranks, name):
     found = two_ranks[name]
