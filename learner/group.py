@@ -26,6 +26,7 @@ from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.placement import CorePlan
 from unisd_rl.reports import PublishReport, StepReport
 from unisd_rl.requirements import learner_bundle
+from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 
@@ -65,11 +66,11 @@ class LearnerGroup:
         calls = [rank.step.remote(shard, version) for rank, shard in zip(self._ranks, shards, strict=True)]
         return self._wait(calls, timeout_s, f"train step {version}")[0]
 
-    def publish(self, version: PolicyVersion, store: ActorHandle) -> PublishReport:
-        """Snapshot the student into `store`, which holds it when this returns."""
+    def publish(self, version: PolicyVersion, target: PublishTarget) -> PublishReport:
+        """Take the student's weights and send them on in the background; training may go on when this returns."""
         timeout_s = self._config.weights.timeout_s
         what = f"publish version {version.number}"
-        return self._call("publish", version, store, timeout_s, timeout_s=timeout_s, what=what)
+        return self._call("publish", version, target, timeout_s, timeout_s=timeout_s, what=what)
 
     def logprobs(self, prompt_tokens: Tokens, completion_tokens: Tokens) -> Logprobs:
         """The student's log-prob of each completion token at the sampling temperature, float32."""

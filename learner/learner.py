@@ -40,11 +40,7 @@ from unisd_rl.objective.head import Head
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
 from unisd_rl.reports import StepReport
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
-from unisd_rl.transport.weights.snapshot import take_snapshot
-from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
-
-_MIB = 2**20
+from unisd_rl.types import Logprobs, Rollout, Source, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +99,6 @@ class Learner:
             check_finite("gradient norm", norm)
             movement = self.teacher.follow(self.student, findings.version + 1)
         return step_report(findings, movement, norm, rate, self._device)
-
-    def snapshot(self, version: PolicyVersion, keep: bool) -> tuple[SnapshotManifest, list[Bytes]] | None:
-        """The student's weights as buckets of bytes, on the rank that says `keep`; the others only take part."""
-        if keep:
-            return take_snapshot(version, self.weights(), self._config.weights.bucket_mib * _MIB)
-        for _ in self.weights():
-            pass
-        return None
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The student's whole weights under Hugging Face names, tied ones once; iterate to the end."""

@@ -15,10 +15,12 @@ import ray
 from unisd_rl.config import Config
 from unisd_rl.placement import Cores
 from unisd_rl.reports import PublishReport, StepReport
+from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 if TYPE_CHECKING:
     from learner.learner import Learner
+    from unisd_rl.transport.weights.publisher import WeightPublisher
 
 _NICENESS = 5
 
@@ -39,6 +41,7 @@ class RankProcess:
     def __init__(self, config: Config, rank: int, cores: Cores, shares_cores: bool, model: Path, run_dir: Path) -> None:
         self._config, self._rank, self._cores, self._model = config, rank, cores, model
         self._learner: Learner | None = None
+        self._publisher: WeightPublisher | None = None
         _log_to(run_dir / "logs" / f"learner-{rank}.log")
         if cores:
             os.sched_setaffinity(0, cores)
@@ -72,16 +75,22 @@ class RankProcess:
         """`Learner.step`."""
         return self._ready().step(data, version)
 
-    def publish(self, version: PolicyVersion, store: "ray.actor.ActorHandle", timeout_s: float) -> PublishReport | None:
-        """Take a snapshot with all ranks; rank 0 ships it and returns once the store holds it."""
+    def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport | None:
+        """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
+        from unisd_rl.transport.weights.publisher import weight_publisher
+
+        learner = self._ready()
         started = time.monotonic()
-        taken = self._ready().snapshot(version, keep=self._rank == 0)
-        gathered = time.monotonic()
-        if taken is None:
+        if self._rank != 0:
+            for _ in learner.weights():
+                pass
             return None
-        manifest, buckets = taken
-        ray.get(store.hold.remote(manifest, *buckets), timeout=timeout_s)
-        return PublishReport(version.number, gathered - started, time.monotonic() - gathered, manifest.nbytes)
+        if self._publisher is None:
+            self._publisher = weight_publisher(self._config, target)
+        self._publisher.wait(timeout_s)
+        gathering = time.monotonic()
+        nbytes = self._publisher.publish(version, learner.weights())
+        return PublishReport(version.number, time.monotonic() - gathering, gathering - started, nbytes)
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """`Learner.logprobs`."""

@@ -77,11 +77,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class PublishReport:
-    """One publication: the student's weights as they lie in the weight store."""
+    """One publication of the student's weights, which are sent on in the background."""
 
     version: int
     gather_s: float
-    """Seconds until the snapshot was complete; training waits for this."""
-    ship_s: float
-    """Seconds until the store held it."""
+    """Seconds to take the weights; training waits for this."""
+    wait_s: float
+    """Seconds spent waiting for the publication before to be gone."""
     nbytes: int

@@ -29,6 +29,7 @@ from unisd_rl.step_log import StepTimes, log_step
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 from unisd_rl.weight_check import check_weights
 
@@ -116,7 +117,7 @@ def publish(parts: Parts, version: PolicyVersion) -> None:
     """Snapshot of the student into the store (timed, synchronous); sending it on happens in the background."""
     if parts.store.version == version:
         return
-    parts.learners.publish(version, parts.store.handle)
+    parts.learners.publish(version, PublishTarget(parts.store.handle, parts.rollouts.handles))
     parts.store.version = version
     parts.rollouts.broadcast(version)
 

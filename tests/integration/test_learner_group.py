@@ -12,6 +12,7 @@ from unisd_rl.placement import CorePlan
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.weights.snapshot import unpack
 from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 
 TIMEOUT_S = 200.0
@@ -78,10 +79,10 @@ def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports,
     from transformers import AutoModelForCausalLM
 
     store, version = spawn_store(), PolicyVersion(0, 2)
-    published = group.publish(version, store.handle)
+    published = group.publish(version, PublishTarget(store.handle, ()))
     group.save(folder / "checkpoint")
     saved = AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
-    snapshot = ray.get(store.handle.newest.remote(), timeout=TIMEOUT_S)
+    snapshot = ray.get(store.handle.at_least.remote(version, TIMEOUT_S), timeout=TIMEOUT_S)
     weights = dict(unpack(snapshot.manifest.buckets, ray.get(list(snapshot.buckets), timeout=TIMEOUT_S)))
     assert snapshot.version == version
     assert published.nbytes == sum(tensor.nbytes for tensor in weights.values())

@@ -16,8 +16,10 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from unisd_rl.config import Config, VllmEngine
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.snapshot import take_snapshot
+from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 
 if TYPE_CHECKING:
@@ -83,6 +85,15 @@ class TrainerEnginePublisher:
 
     def wait(self, timeout_s: float) -> None:
         """Nothing is left to wait for."""
+
+
+def weight_publisher(config: Config, target: PublishTarget) -> WeightPublisher:
+    """The publisher that goes with `weights.transport`."""
+    if config.weights.transport == "object_store":
+        return ObjectStorePublisher(target.store, config.weights.bucket_mib)
+    engine = config.rollout.engine
+    replicas = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
+    return TrainerEnginePublisher(config.weights.transport, target.actors, replicas)
 
 
 class _HeldTensors:
