@@ -35,11 +35,11 @@ def run_job(config: Config) -> Summary:
 
 def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
     started = time.monotonic()
-    with Screen(config.run.steps) as screen:
+    with Screen(config.run.steps) as screen, connected(config):
         model = model_folder(config, directory, screen)
         with screen.waiting("preparing prompts"):
             prompts = prompt_stream(config, task, model)
-        with connected(config), started_parts(config, task, prompts, model, directory, screen) as parts:
+        with started_parts(config, task, prompts, model, directory, screen) as parts:
             outcome = train(parts)
             summary = summarise(
                 config,

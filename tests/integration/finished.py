@@ -41,18 +41,35 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def run_job(folder: Path, *arguments: str) -> FinishedRun:
-    """`python -m unisd_rl.run` in a process of its own; fails with the end of its output."""
-    done = subprocess.run(
+def start_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe."""
+    return subprocess.Popen(
         [sys.executable, "-m", "unisd_rl.run", *arguments, "--run.dir", str(folder), "--run.name", "run"],
         cwd=REPOSITORY,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=TIMEOUT_S,
         env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
     )
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return FinishedRun(folder / "run", done.stdout + done.stderr)
+
+
+def run_job(folder: Path, *arguments: str) -> FinishedRun:
+    """The job to its end; fails with what it printed."""
+    running = start_job(folder, *arguments)
+    output = running.communicate(timeout=TIMEOUT_S)[0]
+    assert running.returncode == 0, f"exit code {running.returncode}\n{output[-4000:]}"
+    return FinishedRun(folder / "run", output)
+
+
+def read_until(running: subprocess.Popen[str], start: str) -> str:
+    """What the job prints, up to a line that starts so."""
+    assert running.stdout is not None
+    seen = ""
+    for line in running.stdout:
+        seen += line
+        if line.startswith(start):
+            return seen
+    raise AssertionError(f"the job ended before {start!r}:\n{seen}")
 
 
 def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, batch_size: int) -> None:

@@ -3,16 +3,20 @@
 Engine starts of this file: one for `short_run`, two for each run of `TWO_AND_TWO`.
 """
 
+import signal
 import statistics
 import tomllib
 
 import numpy as np
 import pytest
 from finished import (
+    FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
+    read_until,
     run_job,
+    start_job,
 )
 
 from unisd_rl.config import Config
@@ -111,3 +115,32 @@ def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage):
     assert_staleness_within(run, bound=1)
     assert_accuracy_is_what_its_items_say(run)
     assert len({row["actor"] for row in run.consumed}) == 2
+
+
+def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    running = start_job(tmp_path, *SHORT, "--rollout.engine.type", "transformers", "--run.steps", "500")
+    output = read_until(running, "step    2/500")
+    running.send_signal(signal.SIGINT)
+    output += running.communicate(timeout=120)[0]
+    run = FinishedRun(tmp_path / "run", output)
+    assert running.returncode == 130, output
+    assert run.summary["status"] == "interrupted"
+    steps = run.summary["steps"]
+    assert 2 <= steps < 500
+    assert f"--model.path {run.checkpoint(steps)}" in output
+    assert (run.checkpoint(steps) / "model.safetensors").is_file()
+    assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
+
+
+def test_a_machine_without_what_was_asked_for_is_refused_with_what_is_missing(tmp_path):
+    refused = start_job(tmp_path, "--rollout.gpus_per_actor", "1")
+    output = refused.communicate(timeout=60)[0]
+    assert refused.returncode == 2
+    assert "GPU: 1 needed, 0 there" in output
+
+
+def test_prompts_that_are_too_long_are_refused_after_a_look_at_the_tokenizer(tmp_path):
+    refused = start_job(tmp_path, "--rollout.max_prompt_tokens", "40")
+    output = refused.communicate(timeout=240)[0]
+    assert refused.returncode == 2
+    assert "rollout.max_prompt_tokens = 40" in output

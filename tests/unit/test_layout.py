@@ -24,6 +24,7 @@ ALLOWED = {
         "unisd_rl/transport/rollouts/client.py",
         "unisd_rl/transport/rollouts/spawn.py",
         "unisd_rl/transport/weights/publisher.py",
+        "unisd_rl/transport/weights/target.py",
         "unisd_rl/transport/weights/store.py",
     },
     "vllm": {
