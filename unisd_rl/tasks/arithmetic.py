@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.problems import Problem, all_problems, solution
+from unisd_rl.tasks.problems import Problem, held_out_pool, solution, training_pool
 from unisd_rl.types import Example, Message
 
 # Eighteen digits fit any integer type; the last part keeps 83 from being read out of 83.5, 83rd or 83,000.
@@ -20,12 +20,11 @@ _QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
 
 
 class Arithmetic:
-    """A seeded draw from the training pool and from the held-out pool of `problems.py`."""
+    """Seeded draws from the training pool and from the held-out pool of `problems.py`."""
 
     def __init__(self, train_examples: int, eval_examples: int, seed: int) -> None:
-        training, held_out = all_problems()
-        self._train = _draw(training, train_examples, "train_examples", seed)
-        self._evaluation = _draw(held_out, eval_examples, "eval_examples", seed)
+        self._train = _draw(training_pool(), train_examples, "train_examples", seed)
+        self._evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
 
     @property
     def train(self) -> Sequence[Example]:

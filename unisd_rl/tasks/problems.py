@@ -9,7 +9,8 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 
-HELD_OUT_SHARE = 5  # one problem in so many is held out
+HELD_OUT_SHARE = 7  # one problem in so many is held out
+EASY_SHARE = 0.18  # of the problems without a carry, so many are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,41 @@ def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -
     tens_row = f"{problem.left // 10}{problem.operator}{problem.right // 10}" + f"{problem.operator}1" * taken
     tens = problem.left // 10 + sign * (problem.right // 10 + taken)
     ones_row = f"{upper}{problem.operator}{right}={column}{noted}"
-    return f"Ones {ones_row}\nTens {tens_row}={tens}\nAnswer: {10 * tens + column % 10}"
+    return f"{ones_row}\n{tens_row}={tens}\nAnswer: {10 * tens + column % 10}"
 
 
 @cache
-def all_problems() -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
-    """(training pool, held-out pool): every unordered pair of two-digit numbers once as a sum, once as a difference.
+def training_pool() -> tuple[Problem, ...]:
+    """Distinct problems to train on, four in five with a carry or borrow; none is held out."""
+    return tuple(problem for problem in every_problem() if _asked(problem) and not is_held_out(problem))
 
-    A sum is written in one of its two orders, chosen by a hash: its mirror image is in neither pool.
-    """
-    pools: tuple[list[Problem], list[Problem]] = ([], [])
-    for high in range(10, 100):
-        for low in range(10, high + 1):
-            for operator in "+-":
-                draw = hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=2).digest()
-                swapped = operator == "+" and draw[0] % 2 == 1
-                problem = Problem(low, operator, high) if swapped else Problem(high, operator, low)
-                pools[draw[1] % HELD_OUT_SHARE == 0].append(problem)
-    return tuple(pools[0]), tuple(pools[1])
+
+@cache
+def held_out_pool() -> tuple[Problem, ...]:
+    """Distinct held-out problems, as many with a carry or borrow."""
+    return tuple(problem for problem in every_problem() if _asked(problem) and is_held_out(problem))
+
+
+@cache
+def every_problem() -> tuple[Problem, ...]:
+    """Each unordered pair of two-digit numbers once as a sum, in an order chosen by a hash, once as a difference."""
+    pairs = [(high, low) for high in range(10, 100) for low in range(10, high + 1)]
+    sums = (Problem(low, "+", high) if _draw(high, "+", low)[0] % 2 else Problem(high, "+", low) for high, low in pairs)
+    return (*sums, *(Problem(high, "-", low) for high, low in pairs))
+
+
+def is_held_out(problem: Problem) -> bool:
+    """Whether a problem, and with it its mirror image, is kept from all training."""
+    return _hash(problem)[1] % HELD_OUT_SHARE == 0
+
+
+def _asked(problem: Problem) -> bool:
+    return problem.carries or _hash(problem)[2] < 256 * EASY_SHARE
+
+
+def _hash(problem: Problem) -> bytes:
+    return _draw(max(problem.left, problem.right), problem.operator, min(problem.left, problem.right))
+
+
+def _draw(high: int, operator: str, low: int) -> bytes:
+    return hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=3).digest()
