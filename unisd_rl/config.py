@@ -368,7 +368,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":
-        for check in (_agreement_has_views, _contrast_has_negatives, _publication_keeps_up, _model_fits_task):
+        for check in (
+            _agreement_has_views,
+            _contrast_has_negatives,
+            _publication_keeps_up,
+            _model_fits_task,
+            _transport_has_gpus,
+            _engine_takes_the_longest,
+        ):
             check(self)
         return self
 
@@ -410,4 +417,23 @@ def _model_fits_task(config: Config) -> None:
     if config.model.path is None and config.task.type != "arithmetic":
         raise ValueError(
             f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
+        )
+
+
+def _transport_has_gpus(config: Config) -> None:
+    gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
+    if config.weights.transport != "object_store" and (not gpus or config.rollout.engine.type != "vllm"):
+        raise ValueError(
+            f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
+            'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _engine_takes_the_longest(config: Config) -> None:
+    rollout = config.rollout
+    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    if isinstance(rollout.engine, VllmEngine) and (rollout.engine.max_model_len or longest) < longest:
+        raise ValueError(
+            f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than max_prompt_tokens + "
+            f"max_completion_tokens = {longest}; raise it, lower those, or leave it out"
         )

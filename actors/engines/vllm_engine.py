@@ -212,7 +212,8 @@ class VllmRolloutEngine:
 def _generation(output: "CompletionOutput") -> Generation:
     tokens = np.asarray(output.token_ids, np.int32)
     lineages, versions = np.empty_like(tokens), np.empty_like(tokens)
-    for span in output.weight_versions or ():
+    assert output.weight_versions is not None, "every token carries a version: start() sets the first"
+    for span in output.weight_versions:
         version = parse_label(span.version)
         lineages[span.start : span.end], versions[span.start : span.end] = version.lineage, version.number
     logprobs = np.asarray(output.logprobs.logprobs, np.float32)

@@ -2,12 +2,10 @@
 
 import pytest
 from engine_process import EngineProcess
+from engine_scenarios import ENGINES
 from tiny_chat_model import save_model, save_tokenizer
 
 from unisd_rl.config import Config
-
-ENGINES = [pytest.param({"type": "transformers"}, id="transformers")]
-ENGINES += [pytest.param({"type": "vllm", "kv_cache_gib": 0.1}, id="vllm", marks=pytest.mark.engine)]
 
 
 def engine_config(engine: dict) -> Config:

@@ -3,6 +3,7 @@
 Engine starts of this file: vLLM twice (`tied_engine`, `untied_engine`, see conftest.py).
 """
 
+import asyncio
 import os
 import signal
 
@@ -11,6 +12,7 @@ import psutil
 import pytest
 import torch
 from engine_scenarios import (
+    ENGINES,
     changed,
     gap,
     generate_all,
@@ -26,6 +28,9 @@ from engine_scenarios import (
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
+from actors.pushed_updates import PushedUpdates
+from unisd_rl.transport.weights.manifest import label
+from unisd_rl.transport.weights.shared_memory import shared
 from unisd_rl.types import PolicyVersion
 
 TOLERANCE = 1e-4
@@ -170,6 +175,38 @@ def test_an_update_reports_its_pause_and_its_bytes(tied_engine, tied):
     assert report.nbytes == sum(parameter.nbytes for parameter in tied.model.parameters())
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("tied_engine", ENGINES[1:], indirect=True)
+def test_the_six_calls_of_a_trainer_engine_update_as_well(tied_engine, tied):
+    tied.model, manifest, buckets = tied.next()
+    announced, applied = tied_engine.call(pushed, manifest, buckets)
+    assert (announced, applied) == (1, manifest.version)
+    asked = prompts(4, seed=7)
+    for prompt, answer in zip(asked, answers(tied_engine, asked), strict=True):
+        assert set(answer.versions) == {tied.number}
+        assert gap(tied.model, prompt, answer) < TOLERANCE
+
+
+async def pushed(engine, manifest, buckets):
+    """What `RayVLLMWeightSyncClient` calls on a rollout actor, in its order."""
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+
+    announced = []
+
+    async def announce():
+        announced.append(engine.version)
+
+    actor = PushedUpdates(engine, asyncio.Lock(), announce)
+    with shared(buckets) as paths:
+        await actor.init_weight_transfer_engine(WeightTransferInitRequest())
+        await actor.start_weight_update()
+        await actor.update_weights(WeightTransferUpdateRequest({"manifest": manifest.to_json(), "paths": paths}))
+        await actor.finish_weight_update()
+        await actor.update_weight_version(label(manifest.version))
+        await actor.shutdown_weight_transfer_engine()
+    return len(announced), engine.version
+
+
 def test_weights_that_do_not_fit_the_model_are_a_dead_engine_and_not_a_silent_one(untied_engine, untied):
     _, manifest, buckets = untied.next()
     kept = tuple(tuple(spec for spec in bucket if "norm" not in spec.name) for bucket in manifest.buckets)
@@ -178,26 +215,20 @@ def test_weights_that_do_not_fit_the_model_are_a_dead_engine_and_not_a_silent_on
         untied_engine.call(update, without_norms, buckets)
 
 
-def test_killing_vllms_process_fails_every_answer_in_flight(untied_engine, untied):
-    if not untied_engine.call(is_vllm):
-        pytest.skip("the transformers engine has no process of its own")
-    failures = untied_engine.call(killed_in_flight, prompts(4))
+def test_answers_in_flight_fail_when_the_engine_ends(untied_engine, untied):
+    failures = untied_engine.call(ended_in_flight, prompts(4))
     assert [type(failure) for failure in failures] == [EngineDied] * 4
 
 
-async def is_vllm(engine):
-    return "vllm" in type(engine).__module__
-
-
-async def killed_in_flight(engine, asked):
-    """Kill the process that computes; what do the calls in flight say?"""
-    import asyncio
-
+async def ended_in_flight(engine, asked):
+    """Kill the process that computes, or close an engine that has none; what do the calls in flight say?"""
     running = asyncio.create_task(outcomes(engine, asked, [sampling(150)] * len(asked)))
     await asyncio.sleep(0)
-    for child in psutil.Process().children(recursive=True):
-        if "EngineCore" in " ".join(child.cmdline()) + child.name():
-            os.kill(child.pid, signal.SIGKILL)
+    cores = [child for child in psutil.Process().children() if "EngineCore" in child.name()]
+    for core in cores:
+        os.kill(core.pid, signal.SIGKILL)
+    if not cores:
+        await engine.close()
     return await running
 
 

@@ -6,7 +6,7 @@ The transformers engine stands in (seconds to start); test_engine.py shows that 
 import numpy as np
 import pytest
 import ray
-from engine_scenarios import changed, gap, snapshot_of
+from engine_scenarios import changed, gap
 from transformers import AutoModelForCausalLM
 
 from actors.group import RolloutGroup
@@ -16,6 +16,7 @@ from unisd_rl.placement import CorePlan
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
+from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Sampling, View, ViewKind
 
@@ -52,6 +53,7 @@ class Parts:
 
     def __init__(self, settings: Config, model_path, run_dir):
         self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
+        self.publisher = ObjectStorePublisher(self.store.handle, bucket_mib=1)
         self.queue = QueueClient(self.queue_handle)
         self.base = AutoModelForCausalLM.from_pretrained(model_path).eval()
         self.models = {}
@@ -60,10 +62,11 @@ class Parts:
 
     def publish(self, number: int) -> PolicyVersion:
         self.models[number] = changed(self.base, seed=number)
-        manifest, buckets = snapshot_of(self.models[number], number)
-        self.group.broadcast(manifest.version)  # before the store has it: actors wait for it
-        ray.get(self.store.handle.hold.remote(manifest, *buckets), timeout=WAIT_S)
-        return manifest.version
+        version = PolicyVersion(0, number)
+        self.group.broadcast(version)  # before the store has it: actors wait for it
+        self.publisher.publish(version, self.models[number].named_parameters())
+        self.publisher.wait(WAIT_S)
+        return version
 
 
 @pytest.fixture

@@ -4,11 +4,16 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 
 from unisd_rl.transport.weights.snapshot import take_snapshot
 from unisd_rl.types import Generation, PolicyVersion, Sampling
 
+ENGINES = [
+    pytest.param({"type": "transformers"}, id="transformers"),
+    pytest.param({"type": "vllm", "kv_cache_gib": 0.1}, id="vllm", marks=pytest.mark.engine),
+]
 TEMPERATURE = 0.7
 BUCKET_BYTES = 100_000  # several buckets even for a tiny model
 
