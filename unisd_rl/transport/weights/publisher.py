@@ -99,7 +99,8 @@ def weight_publisher(config: Config, target: PublishTarget) -> WeightPublisher:
 class _HeldTensors:
     """vLLM's `WeightSource` on tensors that are there (a structural match: vLLM is imported only when used)."""
 
-    held: list[tuple[str, torch.Tensor]] = []
+    def __init__(self) -> None:
+        self.held: list[tuple[str, torch.Tensor]] = []
 
     def metadata(self) -> list[object]:
         from vllm.distributed.weight_transfer import ParamMeta
