@@ -8,6 +8,7 @@ while others are at hand.
 import random
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from unisd_rl.errors import UserError
@@ -22,16 +23,20 @@ def random_donors(example: Example, pool: Sequence[Example], count: int, seed: i
     Raises:
         UserError: if the pool has fewer problems with another question and another answer.
     """
+    says_answer = re.compile(rf"(?<!\w){re.escape(_normal(example.answer))}(?!\w)")
+    silent, telling = list[Example](), list[Example]()
     candidates = (donor for donor in _shuffled(pool, seed) if _another_problem(donor, example))
-    looked_at = list(islice(candidates, _LOOKED_AT * count))
-    if len(looked_at) < count:
+    for donor in islice(candidates, _LOOKED_AT * count):
+        (telling if says_answer.search(_text(donor)) else silent).append(donor)
+        if len(silent) == count:
+            break
+    donors = (*silent, *telling)[:count]
+    if len(donors) < count:
         raise UserError(
-            f"contexts.auxiliary.views = {count}, but problem {example.id!r} has only {len(looked_at)} others with "
+            f"contexts.auxiliary.views = {count}, but problem {example.id!r} has only {len(donors)} others with "
             "another question and another answer: lower it or add training records"
         )
-    says_answer = re.compile(rf"(?<!\w){re.escape(_normal(example.answer))}(?!\w)")
-    # A stable sort: silent donors first, each kind in the order of the draw.
-    return tuple(sorted(looked_at, key=lambda donor: bool(says_answer.search(_text(donor))))[:count])
+    return donors
 
 
 def _shuffled(pool: Sequence[Example], seed: int) -> Iterator[Example]:
@@ -55,5 +60,6 @@ def _text(donor: Example) -> str:
     return _normal(f"{donor.question}\n{donor.demonstration}")
 
 
+@lru_cache(maxsize=1 << 16)
 def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
