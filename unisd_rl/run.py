@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             print(describe(config))
             return 0
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would starve the processes beside them
         from unisd_rl.job import run_job  # heavy: torch, Ray
 
         return STOPPED if run_job(config).status == "interrupted" else 0

@@ -6,11 +6,11 @@ on any seed, so that a base model trained on the other part has seen none of it,
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-HELD_OUT_SHARE = 7  # one problem in so many is held out
-EASY_SHARE = 0.18  # of the problems without a carry, so many are kept
+HELD_OUT_SHARE = 5  # one problem in so many is held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +63,29 @@ def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -
 
 @cache
 def training_pool() -> tuple[Problem, ...]:
-    """Distinct problems to train on, four in five with a carry or borrow; none is held out."""
-    return tuple(problem for problem in every_problem() if _asked(problem) and not is_held_out(problem))
+    """All problems that may be trained on."""
+    return tuple(problem for problem in _problems() if not _is_held_out(problem))
 
 
 @cache
 def held_out_pool() -> tuple[Problem, ...]:
-    """Distinct held-out problems, as many with a carry or borrow."""
-    return tuple(problem for problem in every_problem() if _asked(problem) and is_held_out(problem))
+    """All problems that are kept from training, in whichever order their numbers stand."""
+    return tuple(problem for problem in _problems() if _is_held_out(problem))
 
 
-@cache
-def every_problem() -> tuple[Problem, ...]:
+def _problems() -> Iterator[Problem]:
     """Each unordered pair of two-digit numbers once as a sum, in an order chosen by a hash, once as a difference."""
-    pairs = [(high, low) for high in range(10, 100) for low in range(10, high + 1)]
-    sums = (Problem(low, "+", high) if _draw(high, "+", low)[0] % 2 else Problem(high, "+", low) for high, low in pairs)
-    return (*sums, *(Problem(high, "-", low) for high, low in pairs))
+    for high in range(10, 100):
+        for low in range(10, high + 1):
+            swapped = _hash(high, "+", low)[0] % 2 == 1
+            yield Problem(low, "+", high) if swapped else Problem(high, "+", low)
+            yield Problem(high, "-", low)
 
 
-def is_held_out(problem: Problem) -> bool:
-    """Whether a problem, and with it its mirror image, is kept from all training."""
-    return _hash(problem)[1] % HELD_OUT_SHARE == 0
+def _is_held_out(problem: Problem) -> bool:
+    high, low = max(problem.left, problem.right), min(problem.left, problem.right)
+    return _hash(high, problem.operator, low)[1] % HELD_OUT_SHARE == 0
 
 
-def _asked(problem: Problem) -> bool:
-    return problem.carries or _hash(problem)[2] < 256 * EASY_SHARE
-
-
-def _hash(problem: Problem) -> bytes:
-    return _draw(max(problem.left, problem.right), problem.operator, min(problem.left, problem.right))
-
-
-def _draw(high: int, operator: str, low: int) -> bytes:
-    return hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=3).digest()
+def _hash(high: int, operator: str, low: int) -> bytes:
+    return hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=2).digest()

@@ -1,0 +1,52 @@
+"""The embedded base model: tiny, trained from scratch at first use, imperfect on purpose.
+
+`ensure_base_model` is all that others need. The model lies in the user's cache folder under the hash of
+its recipe, its corpus and its tokenizer; it appears there whole or not at all.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from unisd_rl.base_model.recipe import BaseModelRecipe
+
+__all__ = ["BaseModelRecipe", "ensure_base_model"]
+
+
+def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path:
+    """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
+
+    `progress` is told the share done (0 to 1) and a short note. Several processes may ask at once: each
+    trains, the first to finish counts.
+    """
+    from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
+    from unisd_rl.base_model.train import train_model
+
+    recipe = BaseModelRecipe(seed=seed)
+    text = corpus_text(recipe)
+    tokenizer = train_tokenizer(recipe, text)
+    digest = recipe.digest("\n".join(text), tokenizer.backend_tokenizer.to_str())
+    folder = user_cache_path("unisd-rl") / "base-models" / digest
+    if folder.is_dir():
+        return folder
+    model = train_model(recipe, tokenizer, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=folder.parent))
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    _publish(unfinished, folder)
+    return folder
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    """Give the finished model its name, unless another process was first."""
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        shutil.rmtree(unfinished)
+        if not folder.is_dir():
+            raise

@@ -1,0 +1,129 @@
+"""Training the base model from scratch: a fixed number of steps on the corpus, the loss on completions only.
+
+Deterministic for a seed, a machine and a number of threads. Two threads, about a minute.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from unisd_rl.base_model.corpus import Corpus, Sample
+from unisd_rl.base_model.muon import Muon
+from unisd_rl.base_model.recipe import BaseModelRecipe
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
+
+Progress = Callable[[float, str], None]
+THREADS = 2
+
+
+def train_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer", progress: Progress) -> "Qwen2ForCausalLM":
+    """The trained model, in evaluation state; `progress` is told the share done (0 to 1) and the loss."""
+    with _training_environment(recipe.seed):
+        model = new_model(recipe, tokenizer).train()
+        optimizers = _optimizers(recipe, model)
+        schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(recipe, step)) for each in optimizers]
+        corpus = Corpus(recipe)
+        for step in range(recipe.steps):
+            loss = _step_gradient(model, tokenizer, corpus.batch())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            for part in (*optimizers, *schedules):
+                part.step()
+            model.zero_grad()
+            progress((step + 1) / recipe.steps, f"loss {loss:.3f}")
+    return model.eval()
+
+
+def new_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer") -> "Qwen2ForCausalLM":
+    """The untrained model of a recipe, weights drawn from torch's global generator."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.context,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def _optimizers(recipe: BaseModelRecipe, model: "Qwen2ForCausalLM") -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of the layers, AdamW for embedding, norms and biases."""
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    known = set(matrices)
+    others = [weight for weight in model.parameters() if weight not in known]
+    adamw = torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    return Muon(matrices, lr=recipe.matrix_learning_rate), adamw
+
+
+def _step_gradient(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", forms: tuple[list[Sample], ...]) -> float:
+    """Add the gradient of the mean loss over all learned tokens of a step; one pass a form, of like lengths."""
+    batches = [_tensors(tokenizer, samples) for samples in forms if samples]
+    tokens = sum(int(targets_N.numel()) for _, _, targets_N in batches)
+    total = 0.0
+    for ids_BT, predicts_BT, targets_N in batches:
+        # Padding lies on the right, where causal attention never looks: no attention mask is needed.
+        hidden_BTH = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        logits_NV = model.lm_head(hidden_BTH[predicts_BT])
+        loss = functional.cross_entropy(logits_NV, targets_N, reduction="sum") / tokens
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _tensors(tokenizer: "Qwen2Tokenizer", samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids [B, T], mask [B, T] of positions that predict a learned token, those tokens [N] in the same order)."""
+    chats = [[{"role": turn.role, "content": turn.content} for turn in sample.chat] for sample in samples]
+    prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    pairs = list(zip(prompts, samples, strict=True))
+    texts = [f"{prompt}{sample.begun}{sample.completion}{tokenizer.eos_token}" for prompt, sample in pairs]
+    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    shape = len(texts), max(map(len, tokens["input_ids"]))
+    ids_BT, learned_BT = torch.full(shape, tokenizer.pad_token_id), torch.zeros(shape, dtype=torch.bool)
+    rows = zip(pairs, tokens["input_ids"], tokens["offset_mapping"], strict=True)
+    for row, ((prompt, sample), ids, offsets) in enumerate(rows):
+        spans = _learned_spans(prompt, sample)
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        learned_BT[row, : len(ids)] = torch.tensor([any(a <= start < b for a, b in spans) for start, _ in offsets])
+    return ids_BT, learned_BT.roll(-1, dims=1), ids_BT[learned_BT]
+
+
+def _learned_spans(prompt: str, sample: Sample) -> tuple[tuple[float, float], ...]:
+    """Where the learned characters stand, from (included) to (excluded)."""
+    answer = (len(prompt) + len(sample.begun), math.inf)
+    shown = prompt.find(sample.shown) if sample.shown else len(prompt)
+    return (shown, shown + len(sample.shown)), answer
+
+
+def _rate(recipe: BaseModelRecipe, step: int) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+@contextmanager
+def _training_environment(seed: int) -> Iterator[None]:
+    """Two threads and a seeded generator, both given back afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
