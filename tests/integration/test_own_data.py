@@ -1,0 +1,49 @@
+"""A user's own records and model, from JSON Lines and through `datasets`, on the transformers engine."""
+
+import json
+
+import pytest
+from finished import assert_accuracy_is_what_its_items_say, assert_every_prompt_exactly_once_and_in_order, run_job
+
+from unisd_rl.base_model import ensure_base_model
+
+STEPS, BATCH, HELD_OUT = 2, 8, 6
+OPTIONS = (
+    "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers",
+    "--task.eval_examples", str(HELD_OUT),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A file of 30 records whose fields have names of their own."""
+    path = tmp_path_factory.mktemp("data") / "train.json"
+    rows = [
+        {
+            "question": f"What is {a}+{a + 20}?",
+            "worked": f"{a}+{a + 20}\nAnswer: {2 * a + 20}",
+            "result": str(2 * a + 20),
+        }
+        for a in range(10, 40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model():
+    return str(ensure_base_model(0, lambda share, note: None))
+
+
+FIELDS = ("--task.fields.prompt", "question", "--task.fields.demonstration", "worked", "--task.fields.answer", "result")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "datasets"])
+def test_a_users_own_records_are_trained_on_and_evaluated(tmp_path, records, model, kind):
+    source = ("--task.train", str(records)) if kind == "jsonl" else ("--task.path", str(records.parent))
+    run = run_job(tmp_path, "--model.path", model, "--task.type", kind, *source, *FIELDS, *OPTIONS)
+    assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
+    assert_accuracy_is_what_its_items_say(run)
+    assert run.summary["eval_examples"] == HELD_OUT
+    held_out = {answer["id"] for answer in run.answers(0)}
+    assert not held_out & {row["id"] for row in run.consumed}
