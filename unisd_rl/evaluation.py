@@ -1,7 +1,7 @@
 """The student examined on held-out problems: greedy, through the rollout actors, of one version (decision 14)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.group import RolloutGroup
@@ -29,13 +29,23 @@ class Evaluation:
         return self.correct / len(self.answers)
 
 
-def evaluate(group: RolloutGroup, task: Task, config: Config, version: PolicyVersion) -> Evaluation:
-    """Let the actors answer every held-out problem with the weights of `version`; ungraded are none."""
+def evaluate(
+    group: RolloutGroup, task: Task, config: Config, version: PolicyVersion, progress: Callable[[float, str], None]
+) -> Evaluation:
+    """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
+
+    The problems go out in slices, each as large as what the actors answer at a time; `progress` is told after each.
+    """
     started = time.monotonic()
     greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=config.rollout.max_completion_tokens)
-    prompts = [task.student_messages(example) for example in task.evaluation]
-    answered = group.answer(prompts, greedy, version)
-    return Evaluation(version, _graded(task, task.evaluation, answered), time.monotonic() - started)
+    size, examples = config.evaluation.concurrency * config.rollout.actors, task.evaluation
+    answers: tuple[Answer, ...] = ()
+    for start in range(0, len(examples), size):
+        asked = examples[start : start + size]
+        answered = group.answer([task.student_messages(example) for example in asked], greedy, version)
+        answers += _graded(task, asked, answered)
+        progress(len(answers) / len(examples), f"{len(answers)} of {len(examples)}")
+    return Evaluation(version, answers, time.monotonic() - started)
 
 
 def _graded(task: Task, examples: Sequence[Example], answered: Sequence[tuple[str, Generation]]) -> tuple[Answer, ...]:

@@ -124,9 +124,9 @@ def publish(parts: Parts, version: PolicyVersion) -> None:
 
 def examine(parts: Parts, version: PolicyVersion) -> Evaluation:
     """Evaluate one version, all actors having applied it, and keep every answer."""
-    with parts.screen.waiting(f"evaluating version {version.number} on {len(parts.task.evaluation)} held-out problems"):
+    with parts.screen.progress(f"evaluating version {version.number}") as progress:
         parts.rollouts.wait_for(version, parts.config.weights.timeout_s)
-        evaluation = evaluate(parts.rollouts, parts.task, parts.config, version)
+        evaluation = evaluate(parts.rollouts, parts.task, parts.config, version, progress)
     parts.directory.write_evaluation(version.number, evaluation.answers)
     parts.screen.evaluated(evaluation)
     return evaluation
