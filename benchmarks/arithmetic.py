@@ -1,0 +1,116 @@
+"""The default job on several seeds, and what its files say came of it.
+
+`python -m benchmarks.arithmetic --json FILE` runs `python -m unisd_rl.run` once a seed (run and base model), one after the
+other, and recomputes every figure from the run's own records: accuracies from the evaluations' items, staleness and
+exactly-once from consumed.jsonl, what each mechanism did from metrics.jsonl. `ratios` holds `accuracy_gain.SEED`, after
+minus before (0 to 1).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RUN_TIMEOUT_S = 1200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. Shares and accuracies from 0 to 1."""
+
+    seed: int
+    accuracy_before: float
+    accuracy_after: float
+    problems: int
+    prompts_once: bool
+    max_staleness: int
+    straddling: int
+    clipped_share: float
+    weight_p05: float
+    contrastive_share: float
+    teacher_updates: int
+    feature_loss_first: float
+    feature_loss_last: float
+    behaviour_gap: float
+    tokens_per_s: float
+    wall_s: float
+
+
+def read(folder: Path, seed: int) -> Row:
+    """Every figure from the run's records; the summary only names the speed."""
+    steps, consumed = records(folder / "metrics.jsonl"), records(folder / "consumed.jsonl")
+    summary = json.loads((folder / "summary.json").read_text())
+    before, after = (records(folder / "evaluations" / f"step-{step}.jsonl") for step in (0, len(steps)))
+    quarter = max(1, len(steps) // 4)
+    return Row(
+        seed=seed,
+        accuracy_before=accuracy(before),
+        accuracy_after=accuracy(after),
+        problems=len({answer["id"] for answer in after}),
+        prompts_once=[row["prompt"] for row in consumed] == list(range(len(consumed))),
+        max_staleness=max(row["step"] - row["oldest"] for row in consumed),
+        straddling=sum(row["oldest"] < row["newest"] for row in consumed),
+        clipped_share=mean(steps, "clipped_share"),
+        weight_p05=mean(steps, "weight_p05"),
+        contrastive_share=mean(steps, "contrastive_share"),
+        teacher_updates=sum(step["teacher_moved"] > 0 for step in steps),
+        feature_loss_first=mean(steps[:quarter], "feature_loss"),
+        feature_loss_last=mean(steps[-quarter:], "feature_loss"),
+        behaviour_gap=max(step["behaviour_gap_max"] or 0.0 for step in steps),
+        tokens_per_s=summary["tokens_per_s"],
+        wall_s=summary["wall_s"],
+    )
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def accuracy(answers: list[dict[str, Any]]) -> float:
+    return sum(answer["correct"] for answer in answers) / len(answers)
+
+
+def mean(steps: list[dict[str, Any]], name: str) -> float:
+    return statistics.mean(step[name] for step in steps)
+
+
+def show(rows: list[Row]) -> None:
+    table = Table("", *(f"seed {row.seed}" for row in rows), title="the default job")
+    for name in (field.name for field in fields(Row) if field.name != "seed"):
+        values = (asdict(row)[name] for row in rows)
+        table.add_row(name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
+    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    options = parser.parse_args()
+    for seed in [] if options.read_only else options.seeds:
+        name = ("--run.dir", str(options.runs), "--run.name", f"arithmetic-{seed}")
+        command = [sys.executable, "-m", "unisd_rl.run", *name, "--run.seed", str(seed), "--model.base_seed", str(seed)]
+        subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
+    rows = [read(options.runs / f"arithmetic-{seed}", seed) for seed in options.seeds]
+    show(rows)
+    if options.json:
+        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+        gains = {f"accuracy_gain.{row.seed}": row.accuracy_after - row.accuracy_before for row in rows}
+        options.json.write_text(
+            json.dumps({"machine": machine, "rows": [asdict(row) for row in rows], "ratios": gains})
+        )
+
+
+if __name__ == "__main__":
+    main()
