@@ -1,9 +1,9 @@
 """The default job on several seeds, and what its files say came of it.
 
-`python -m benchmarks.arithmetic --json FILE` runs `python -m unisd_rl.run` once a seed (run and base model), one after the
-other, and recomputes every figure from the run's own records: accuracies from the evaluations' items, staleness and
-exactly-once from consumed.jsonl, what each mechanism did from metrics.jsonl. `ratios` holds `accuracy_gain.SEED`, after
-minus before (0 to 1).
+`python -m benchmarks.arithmetic --json FILE` runs `python -m unisd_rl.run` once a seed (of run and base model) and
+recomputes every figure from the run's own records: accuracies from the evaluations' items, staleness and exactly-once
+from consumed.jsonl, what each mechanism did from metrics.jsonl. `ratios` holds `accuracy_gain.SEED`, after minus before
+(0 to 1).
 """
 
 import argparse
