@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learner.batch import Padded, Reading, Share, passes
 from learner.ranks import largest
+from learner.settings import ViewCounts
 from learner.stopwatch import Stopwatch
 from learner.student import Student
 from learner.teacher import Teacher
@@ -30,14 +31,6 @@ class Scores:
     primary_NH: Tensor
     auxiliary_KN: Tensor | None
     negative_N: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class ViewCounts:
-    """Which views the objective needs."""
-
-    auxiliary: int
-    negative: bool
 
 
 class Scorer:

@@ -1,8 +1,17 @@
-"""From the configuration to what the objective and the scorer need."""
+"""From the configuration to what the objective and the scorer need. Imports nothing heavy."""
 
-from learner.scoring import ViewCounts
+from dataclasses import dataclass
+
 from unisd_rl.config import Config, TokenAgreement
 from unisd_rl.objective import settings as objective
+
+
+@dataclass(frozen=True, slots=True)
+class ViewCounts:
+    """Which views the objective needs."""
+
+    auxiliary: int
+    negative: bool
 
 
 def objective_settings(config: Config) -> objective.ObjectiveSettings:

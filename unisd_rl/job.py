@@ -29,6 +29,9 @@ def run_job(config: Config) -> Summary:
     except (RunFailed, UserError) as error:
         directory.write_summary({"status": "failed", "error": str(error)})
         raise
+    except KeyboardInterrupt:
+        directory.write_summary({"status": "interrupted"})
+        raise
     finally:
         directory.close()
 

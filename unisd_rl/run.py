@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from learner.settings import objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.objective.settings import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.settings import load_recipe, parse_fields
 
@@ -25,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
         config = load_recipe(recipe, parse_fields(fields, PROGRAM))
         check_without_imports(config)
+        for sentence in inert_settings(objective_settings(config)):
+            print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))
             return 0
@@ -63,12 +67,23 @@ def check_without_imports(config: Config) -> None:
             f"run.dir = {str(config.run.dir)!r} is relative, but a Ray job's working directory is thrown away; "
             "give an absolute folder that lasts, e.g. --run.dir /data/runs"
         )
-    if config.model.path is not None and looks_local(config.model.path) and not Path(config.model.path).is_dir():
-        raise UserError(f"model.path = {config.model.path!r} is not a folder; give a model folder or a hub name")
+    if config.model.path is not None:
+        _check_model(config.model.path, config)
     if isinstance(config.task, JsonlTask):
         from unisd_rl.tasks.files import check_files
 
         check_files(config.task)
+
+
+def _check_model(path: str, config: Config) -> None:
+    folder = Path(path).expanduser()
+    if looks_local(path) and not folder.is_dir():
+        raise UserError(f"model.path = {path!r} is not a folder; give a model folder or a hub name")
+    if folder.absolute().is_relative_to(config.run_dir.absolute()):
+        raise UserError(
+            f"model.path = {path!r} lies in {config.run_dir}, which a run of the same name moves aside; "
+            "give this run another run.name"
+        )
 
 
 def looks_local(path: str) -> bool:

@@ -1,5 +1,6 @@
 """What a person sees: progress bars, one line a step, and at the end what came of it. Everything else goes to files."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ class Screen:
     def interrupted(self, directory: Path, checkpoint: Path) -> None:
         """The last lines of a run that was stopped."""
         self.say(f"stopped; files  {directory}")
-        self.say(
-            f"go on from its weights with: python -m unisd_rl.run {directory / 'config.toml'} --model.path {checkpoint}"
-        )
+        # Under its own name the new run would move this folder aside, and the weights with it.
+        name = f"{directory.name}-from-{checkpoint.name}"
+        options = [str(directory / "config.toml"), "--model.path", str(checkpoint), "--run.name", name]
+        self.say(f"go on from its weights with: python -m unisd_rl.run {shlex.join(options)}")

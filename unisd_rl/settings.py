@@ -70,7 +70,8 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
 
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
-    parser = _OneSentenceParser(prog=program, usage=f"{program} [RECIPE] [--dry-run] [--SECTION.FIELD VALUE ...]")
+    usage = f"{program} [RECIPE] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    parser = _OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
     source: CliSettingsSource[Fields] = CliSettingsSource(
         Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser

@@ -127,7 +127,7 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(tmp
     assert run.summary["status"] == "interrupted"
     steps = run.summary["steps"]
     assert 2 <= steps < 500
-    assert f"--model.path {run.checkpoint(steps)}" in output
+    assert f"--model.path {run.checkpoint(steps)} --run.name run-from-step-{steps}" in output
     assert (run.checkpoint(steps) / "model.safetensors").is_file()
     assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
 

@@ -77,6 +77,28 @@ def test_a_record_without_its_field_is_refused_with_its_line_number(tmp_path):
     assert not imported(result) & HEAVY
 
 
+def test_a_model_inside_the_folder_that_would_be_moved_aside_is_refused(tmp_path):
+    checkpoint = tmp_path / "first" / "checkpoints" / "step-3"
+    checkpoint.mkdir(parents=True)
+    arguments = ("--dry-run", "--run.dir", str(tmp_path), "--model.path", str(checkpoint), "--run.name")
+    assert command(*arguments, "second").returncode == 0
+    refused = command(*arguments, "first")
+    assert refused.returncode == 2
+    assert "run.name" in said(refused)
+
+
+def test_a_model_in_the_home_folder_is_found(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert command("--dry-run", "--model.path", "~/model", HOME=str(tmp_path)).returncode == 0
+
+
+def test_a_setting_that_cannot_act_is_said():
+    result = command("--dry-run", "--objective.clipping.threshold", "10", "--objective.clipping.quantile", "null")
+    assert result.returncode == 0
+    assert "clip threshold 10 can never bind" in said(result)
+    assert not imported(result) & HEAVY
+
+
 def test_a_relative_run_folder_is_refused_under_a_ray_job():
     result = command(RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
     assert result.returncode == 2
