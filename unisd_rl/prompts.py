@@ -38,11 +38,13 @@ class PromptStream:
         """Build every prompt once and drop those that `fits` refuses: a prompt with too long a view is never cut.
 
         Raises:
-            UserError: if more than 5 % of the examples are dropped, or there are too few donors.
+            UserError: if more than 5 % of the examples are dropped, a held-out problem is too long, or there are too
+                few donors.
         """
         self._task = task
         self._config = config
         self._kept, self.preparation = self._prepare(fits)
+        self._refuse_long_questions(fits)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -74,6 +76,16 @@ class PromptStream:
                 f"{self._config.rollout.max_prompt_tokens}, more than 5 %: raise it or shorten the records"
             )
         return kept, report
+
+    def _refuse_long_questions(self, fits: Callable[[Prompt], bool]) -> None:
+        """Held-out problems are not dropped: the accuracy would be of fewer, and of easier ones."""
+        task = self._task
+        too_long = sum(not fits(Prompt(one.id, task.student_messages(one), ())) for one in task.evaluation)
+        if too_long:
+            raise UserError(
+                f"{too_long} of {len(task.evaluation)} held-out problems are longer than rollout.max_prompt_tokens = "
+                f"{self._config.rollout.max_prompt_tokens}: raise it, or take them out of the data"
+            )
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:

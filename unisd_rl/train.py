@@ -69,7 +69,7 @@ def train(parts: Parts) -> Outcome:
     """
     version = PolicyVersion(lineage=0, number=0)
     publish(parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.task, parts.config, version)
+    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
     before = examine(parts, version)
     parts.rollouts.run()
     with stop_request(parts.screen.stopping) as stop:
@@ -78,7 +78,7 @@ def train(parts: Parts) -> Outcome:
         loop_s = time.monotonic() - started
         parts.learners.save(parts.directory.checkpoint(version.number))
         after = None if stop.requested else examined_at_the_end(parts, version)
-    return Outcome(stop.requested, version, before, after, waited_s, loop_s)
+    return Outcome(after is None, version, before, after, waited_s, loop_s)
 
 
 def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[PolicyVersion, float]:
@@ -99,7 +99,7 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[Poli
         log_step(parts.directory, parts.screen, report, batch, times)
         waited_s += times.wait_s
         if version.number == 1 and config.weights.publish_every == 1:
-            check_weights(parts.rollouts, parts.learners, parts.task, config, version)
+            check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:
             break
         between_steps(parts, version)
@@ -135,7 +135,7 @@ def examine(parts: Parts, version: PolicyVersion) -> Evaluation:
 def examined_at_the_end(parts: Parts, version: PolicyVersion) -> Evaluation:
     """The last version, published whether or not its turn has come, checked and examined."""
     publish(parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.task, parts.config, version)
+    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
     return examine(parts, version)
 
 

@@ -11,14 +11,14 @@ from actors.group import RolloutGroup
 from learner.group import LearnerGroup
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
-from unisd_rl.tasks.task import Task
+from unisd_rl.prompts import PromptStream
 from unisd_rl.types import PolicyVersion, Sampling
 
 PROBES = 4
 
 
 def check_weights(
-    rollouts: RolloutGroup, learners: LearnerGroup, task: Task, config: Config, version: PolicyVersion
+    rollouts: RolloutGroup, learners: LearnerGroup, prompts: PromptStream, config: Config, version: PolicyVersion
 ) -> float:
     """The largest gap in nats over a few sampled answers of `version`, begun after its update.
 
@@ -31,7 +31,7 @@ def check_weights(
         return float("nan")
     rollouts.wait_for(version, config.weights.timeout_s)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
-    questions = [task.student_messages(example) for example in task.train[:PROBES]]
+    questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]
     gap = 0.0
     for prompt_tokens, generation in rollouts.sample(questions, sampling, version):
         learned = learners.logprobs(prompt_tokens, generation.tokens)
