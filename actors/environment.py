@@ -1,9 +1,13 @@
-"""What must be in a rollout actor's environment before anything is imported, and which cores it may use.
+"""What must be in a rollout actor's environment before anything is imported.
 
 vLLM on the CPU reads all of this at import. Without a plan two engines both bind to the first core.
+
+All of an actor shares its cores, vLLM's process too. Measured on two cores, 3 M parameters, 64 prompts of 40
+tokens, a learner computing on the other core: 4,200 to 5,700 tokens/s so. Letting the actor's own process
+float gave no more in that case, up to a fifth more beside an idle learner, and took 15 % of a busy
+learner's core; vLLM in its usual three processes gave 3,900 to 5,200 on one core.
 """
 
-import os
 from pathlib import Path
 
 from unisd_rl.config import Config, VllmEngine
@@ -27,18 +31,6 @@ def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[st
     if isinstance(config.rollout.engine, VllmEngine) and not config.rollout.gpus_per_actor:
         variables |= _vllm_on_cpu(cores)
     return variables
-
-
-def bind_to(cores: Cores) -> None:
-    """Keep this process, and those it starts from now on, on these cores; empty leaves it to the system.
-
-    All of an actor shares its cores, vLLM's process too. Measured on two cores, 3 M parameters, 64 prompts of 40
-    tokens, a learner computing on the other core: 4,200 to 5,700 tokens/s so. Letting the actor's own process
-    float gave no more in that case, up to a fifth more beside an idle learner, and took 15 % of a busy
-    learner's core; vLLM in its usual three processes gave 3,900 to 5,200 on one core.
-    """
-    if cores:
-        os.sched_setaffinity(0, cores)
 
 
 def _vllm_on_cpu(cores: Cores) -> dict[str, str]:

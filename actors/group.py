@@ -27,7 +27,7 @@ from actors.rollout_actor import Answered, Chat, RolloutActor
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.placement import CorePlan, Cores
-from unisd_rl.requirements import CPU, GPU, rollout_bundle
+from unisd_rl.requirements import ray_options, rollout_bundle
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
@@ -186,9 +186,7 @@ class RolloutGroup:
     def _spawn(self, name: str, bundle: PlacementGroup, cores: Cores) -> _Member:
         each = rollout_bundle(self._config)
         options = {
-            "num_cpus": each[CPU],
-            "num_gpus": each.get(GPU, 0.0),
-            "resources": {name: amount for name, amount in each.items() if name not in (CPU, GPU)},
+            **ray_options(each),
             "runtime_env": {"env_vars": actor_environment(self._config, cores, self._model_path)},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(bundle),
             "max_concurrency": _CALLS_IN_FLIGHT,

@@ -25,7 +25,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.placement import CorePlan
 from unisd_rl.reports import PublishReport, StepReport
-from unisd_rl.requirements import learner_bundle
+from unisd_rl.requirements import learner_bundle, ray_options
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
@@ -106,15 +106,12 @@ class LearnerGroup:
 
     def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
         config, bundle = self._config, learner_bundle(self._config)
-        on_cpu = not config.learner.gpus_per_rank
-        cores = self._plan.learner[rank] if on_cpu and self._plan.learner else ()
+        cores = self._plan.learner[rank] if self._plan.learner else ()
         shared = any(set(cores) & set(others) for others in self._plan.rollout)
         return (
             ray.remote(RankProcess)
             .options(
-                num_cpus=bundle["CPU"],
-                num_gpus=config.learner.gpus_per_rank,
-                resources=config.learner.resources,
+                **ray_options(bundle),
                 max_restarts=0,
                 runtime_env={"env_vars": rank_environment(config, cores)},
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),

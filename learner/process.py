@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from unisd_rl.config import Config
-from unisd_rl.placement import Cores
+from unisd_rl.placement import Cores, bind_to
 from unisd_rl.reports import PublishReport, StepReport
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
@@ -43,8 +43,7 @@ class RankProcess:
         self._learner: Learner | None = None
         self._publisher: WeightPublisher | None = None
         _log_to(run_dir / "logs" / f"learner-{rank}.log")
-        if cores:
-            os.sched_setaffinity(0, cores)
+        bind_to(cores)
         if shares_cores:
             os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
 

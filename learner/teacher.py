@@ -98,7 +98,8 @@ class Teacher:
             ema_update_(average, master, ema.beta)
             squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
-        moved, gap, norm = total(squares.tolist(), torch.device("cpu")) if sharded else squares.tolist()
+        device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
+        moved, gap, norm = total(squares.tolist(), device) if sharded else squares.tolist()
         return Movement(math.sqrt(moved / norm), math.sqrt(gap / norm))
 
     def _renew_weights(self) -> None:

@@ -14,7 +14,6 @@ from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.prompts import PromptStream
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
-from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.train import Parts
 from unisd_rl.transport.rollouts.client import QueueClient
@@ -50,12 +49,16 @@ def prompt_stream(config: Config, task: Task, model: Path) -> PromptStream:
 
 def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
-    return plan_cores(
+    plan = plan_cores(
         sorted(os.sched_getaffinity(0)),
         config.rollout.actors,
         config.learner.ranks,
         config.rollout.cores,
         config.learner.cores,
+    )
+    return CorePlan(
+        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
+        learner=() if config.learner.gpus_per_rank else plan.learner,
     )
 
 
@@ -77,6 +80,3 @@ def started_parts(
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
         yield Parts(config, task, prompts, QueueClient(queue), store, rollouts, learners, directory, screen)
-
-
-__all__ = ["load_task", "model_folder", "prompt_stream", "started_parts"]

@@ -9,7 +9,7 @@ import ray
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
-from unisd_rl.requirements import CPU, missing, requirements
+from unisd_rl.requirements import CPU, GPU, missing, requirements
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 POLL_S = 1.0
@@ -63,7 +63,7 @@ def _wait_for_resources(config: Config) -> None:
 
 def _custom(config: Config) -> set[str]:
     """Custom resources a local cluster offers, so that a recipe for many machines also runs on one."""
-    return {*config.rollout.resources, *config.learner.resources} - {CPU}
+    return {*config.rollout.resources, *config.learner.resources} - {CPU, GPU}
 
 
 def _under_job() -> bool:

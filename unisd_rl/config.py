@@ -19,13 +19,13 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the configuration: immutable, and unknown keys are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
     """Name, place, length and patience of a run."""
 
-    name: str = "arithmetic"
+    name: Annotated[str, Field(pattern=r"^[^/.][^/]*$")] = "arithmetic"
     """Name of the run; its files go to DIR/NAME."""
     dir: Path = Path("runs")
     """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
@@ -171,7 +171,7 @@ class RolloutConfig(Section):
     """GPUs each rollout actor asks Ray for; 0 runs on the CPU."""
     resources: dict[str, float] = {}
     """Custom Ray resources each rollout actor asks for."""
-    cores: tuple[int, ...] | None = None
+    cores: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """CPU cores of the rollout actors on a shared machine. Absent: derived, and printed at start."""
     concurrency: Count = 64
     """Prompts an actor has in flight."""
@@ -217,7 +217,7 @@ class LearnerConfig(Section):
     """GPUs each rank asks Ray for; 0 runs on the CPU."""
     resources: dict[str, float] = {}
     """Custom Ray resources each rank asks for."""
-    cores: tuple[int, ...] | None = None
+    cores: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     """CPU cores of the learner on a shared machine. Absent: derived, and printed at start."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage."""

@@ -3,9 +3,10 @@
 On a machine of few cores, spinning threads of one process starve the others: a two-threaded
 learner beside vLLM slows it by an order of magnitude. So every rollout actor and every learner
 rank is given cores of its own where there are enough, and shares them evenly where there are not.
-Processes that own a GPU, or run on other nodes, need no plan and get none.
+Processes that own a GPU need no plan and get none; one on a node without its cores is left to the system.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,7 @@ class CorePlan:
     def describe(self) -> str:
         """One line for the screen, e.g. `rollout 0: core 0 | learner 0: core 1`."""
         parts = [f"{name} {index}: {_cores(cores)}" for name, plan in self._named() for index, cores in enumerate(plan)]
-        return " | ".join(parts)
+        return " | ".join(parts) or "no process is bound to cores"
 
     def _named(self) -> tuple[tuple[str, tuple[Cores, ...]], ...]:
         return ("rollout", self.rollout), ("learner", self.learner)
@@ -45,6 +46,12 @@ def plan_cores(
     for_rollout = tuple(rollout_cores) if rollout_cores is not None else (cores[:-half] or cores)
     for_learner = tuple(learner_cores) if learner_cores is not None else cores[-half:]
     return CorePlan(rollout=_deal(for_rollout, actors), learner=_deal(for_learner, ranks))
+
+
+def bind_to(cores: Cores) -> None:
+    """Keep this process, and those it starts from now on, on these cores, as far as its machine has them."""
+    if present := os.sched_getaffinity(0) & set(cores):
+        os.sched_setaffinity(0, present)
 
 
 def _deal(cores: Cores, parties: int) -> tuple[Cores, ...]:

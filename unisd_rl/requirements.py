@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from unisd_rl.config import Config, TransformersEngine
 
@@ -36,6 +37,12 @@ def rollout_bundle(config: Config) -> dict[str, float]:
 def learner_bundle(config: Config) -> dict[str, float]:
     """Ray resources of one learner rank."""
     return _bundle(config.learner.gpus_per_rank, config.learner.resources)
+
+
+def ray_options(bundle: Mapping[str, float]) -> dict[str, Any]:
+    """A bundle in the words in which a Ray actor asks for it."""
+    custom = {name: amount for name, amount in bundle.items() if name not in (CPU, GPU)}
+    return {"num_cpus": bundle[CPU], "num_gpus": bundle.get(GPU, 0.0), "resources": custom}
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:

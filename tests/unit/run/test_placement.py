@@ -1,10 +1,15 @@
 """Processes get cores of their own where there are enough of them."""
 
+import os
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.placement import plan_cores
-from unisd_rl.requirements import Requirement, missing
+from unisd_rl.build import core_plan
+from unisd_rl.placement import bind_to, plan_cores
+from unisd_rl.requirements import Requirement, learner_bundle, missing, ray_options
+from unisd_rl.settings import load_recipe
 
 
 def test_two_cores_one_each():
@@ -42,3 +47,22 @@ def test_what_a_cluster_lacks_is_named_with_both_numbers():
     needed = (Requirement("rollout actor", 2, {"CPU": 1.0, "GPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0}))
     assert missing(needed, {"CPU": 3.0, "GPU": 1.0}) == {"GPU": (2.0, 1.0)}
     assert missing(needed, {"CPU": 3.0, "GPU": 2.0}) == {}
+
+
+@pytest.mark.parametrize(("side", "setting"), [("rollout", "gpus_per_actor"), ("learner", "gpus_per_rank")])
+def test_processes_with_a_gpu_are_bound_to_no_core(side, setting):
+    plan = core_plan(load_recipe("arithmetic", {side: {setting: 1}}))
+    bound = {"rollout": plan.rollout, "learner": plan.learner}
+    assert bound.pop(side) == ()
+    assert all(bound.values())
+
+
+def test_a_node_without_the_planned_cores_is_left_to_the_system():
+    before = os.sched_getaffinity(0)
+    bind_to((100_000,))
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_rank_may_ask_for_more_cpus_and_for_custom_resources():
+    config = load_recipe("arithmetic", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
+    assert ray_options(learner_bundle(config)) == {"num_cpus": 2.0, "num_gpus": 1.0, "resources": {"rack": 1.0}}

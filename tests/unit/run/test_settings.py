@@ -67,6 +67,10 @@ def test_a_section_of_the_same_kind_is_merged():
     [
         ({"run": {"stepz": 3}}, ["unknown key run.stepz"]),
         ({"run": {"steps": 0}}, ["run.steps", "0"]),
+        ({"run": {"name": "../elsewhere"}}, ["run.name", "../elsewhere"]),
+        ({"run": {"name": ""}}, ["run.name"]),
+        ({"rollout": {"cores": []}}, ["rollout.cores"]),
+        ({"learner": {"learning_rate": float("inf")}}, ["learner.learning_rate", "inf"]),
         ({"rollout": {"temperature": "hot"}}, ["rollout.temperature", "hot"]),
         ({"contexts": {"auxiliary": {"views": 1}}}, ["contexts.auxiliary.views = 1", "at least 2"]),
         ({"contexts": {"auxiliary": None}}, ["contexts.auxiliary.views = 0", "at least 2"]),
@@ -96,6 +100,7 @@ def test_a_recipe_that_is_not_toml_is_refused(tmp_path):
         load_recipe(str(recipe))
 
 
-def test_an_unknown_option_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match=r"--run\.stepz"):
-        parse_fields(["--run.stepz", "3"], "run")
+@pytest.mark.parametrize("option", ["--run.stepz", "--run.see"])  # the second is the beginning of one
+def test_an_unknown_option_is_refused_in_one_sentence(option):
+    with pytest.raises(UserError, match=option):
+        parse_fields([option, "3"], "run")
