@@ -3,9 +3,13 @@
 Engine starts of this file: one (the submission from a working directory).
 """
 
+import contextlib
 import os
+import secrets
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +24,19 @@ from finished import (
 
 BIN = Path(sys.executable).parent
 PORT, DASHBOARD = 26379, 28265
+START_TIMEOUT_S = 120
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # Ray's clusters refuse whoever does not show the token
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 SHORT = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "32", "--run.name", "run")
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[str]:
     """A Ray head of our own, ended through the process that holds it."""
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
     head = subprocess.Popen(
         [
             BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
@@ -35,13 +44,24 @@ def cluster(tmp_path_factory) -> Iterator[str]:
             "--node-ip-address=127.0.0.1",
             f"--temp-dir={short_folder(tmp_path_factory)}",
         ],
-        cwd=tmp_path_factory.mktemp("head"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=tmp_path_factory.mktemp("head"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        yield f"http://127.0.0.1:{DASHBOARD}"
+        yield ready(f"http://127.0.0.1:{DASHBOARD}", head)
     finally:
         head.terminate()
         head.wait(timeout=60)
+
+
+def ready(address: str, head: subprocess.Popen) -> str:
+    """The address, once jobs can be submitted there."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
+            return address
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"ray start ended with exit code {head.wait(timeout=0.5)}")
+    raise AssertionError(f"waited {START_TIMEOUT_S} s for Ray's dashboard at {address}")
 
 
 def short_folder(tmp_path_factory) -> Path:
@@ -65,7 +85,7 @@ def submit(cluster: str, cwd: Path, options: tuple[str, ...], arguments: tuple[s
             *arguments,
         ],
         cwd=cwd,
-        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=500,
@@ -95,5 +115,5 @@ def test_submitted_with_the_package_installed_from_an_empty_directory(cluster, t
 
 
 def test_a_relative_run_folder_is_refused_in_a_job(cluster, tmp_path):
-    with pytest.raises(AssertionError, match="absolute"):
+    with pytest.raises(AssertionError, match=r"run\.dir = .* is relative"):
         submit(cluster, tmp_path, (), SHORT)
