@@ -1,6 +1,7 @@
 """The Ray cluster a run lives on: joined where an address is given, started here where none is."""
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from unisd_rl.requirements import CPU, GPU, missing, requirements
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 POLL_S = 1.0
+KNOCK_S = 10.0
 
 
 @contextmanager
@@ -35,11 +37,12 @@ def connected(config: Config) -> Iterator[None]:
 
 def _connect(config: Config) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(address="auto" if _under_job() else os.environ["RAY_ADDRESS"], **quiet)
-        except ConnectionError as error:
-            raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {os.environ['RAY_ADDRESS']}: {error}") from None
+            _knock(address)
+            ray.init(address="auto" if _under_job() else address, **quiet)
+        except OSError as error:  # Ray's ConnectionError is one
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
         return
     processes = config.rollout.actors + config.learner.ranks
     ray.init(
@@ -49,6 +52,13 @@ def _connect(config: Config) -> None:
         include_dashboard=False,
         **quiet,
     )
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _wait_for_resources(config: Config) -> None:

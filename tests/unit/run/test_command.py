@@ -1,6 +1,7 @@
 """`python -m unisd_rl.run` as a user meets it: refusals, help and the dry run, in a process of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -97,6 +98,15 @@ def test_a_setting_that_cannot_act_is_said():
     assert result.returncode == 0
     assert "clip threshold 10 can never bind" in said(result)
     assert not imported(result) & HEAVY
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
+    with socket.socket() as nobody:  # bound, but not listening
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        result = command("--run.dir", str(tmp_path), RAY_ADDRESS=address)
+    assert result.returncode == 2
+    assert f"RAY_ADDRESS = {address}" in said(result)
 
 
 def test_a_relative_run_folder_is_refused_under_a_ray_job():
