@@ -71,7 +71,7 @@ def _optimizers(recipe: BaseModelRecipe, model: "Qwen2ForCausalLM") -> tuple[tor
 
 def _step_gradient(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", forms: tuple[list[Sample], ...]) -> float:
     """Add the gradient of the mean loss over all learned tokens of a step; one pass a form, of like lengths."""
-    batches = [_tensors(tokenizer, samples) for samples in forms if samples]
+    batches = [learning_batch(tokenizer, samples) for samples in forms if samples]
     tokens = sum(int(targets_N.numel()) for _, _, targets_N in batches)
     total = 0.0
     for ids_BT, predicts_BT, targets_N in batches:
@@ -84,7 +84,9 @@ def _step_gradient(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", forms
     return total
 
 
-def _tensors(tokenizer: "Qwen2Tokenizer", samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def learning_batch(
+    tokenizer: "Qwen2Tokenizer", samples: list[Sample]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids [B, T], mask [B, T] of positions that predict a learned token, those tokens [N] in the same order)."""
     chats = [[{"role": turn.role, "content": turn.content} for turn in sample.chat] for sample in samples]
     prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)

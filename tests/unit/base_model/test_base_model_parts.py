@@ -1,0 +1,138 @@
+"""The base model in parts: a recipe that names its model, a tokenizer for any text, training problems only."""
+
+import dataclasses
+import re
+import unicodedata
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisd_rl.base_model.corpus import Corpus
+from unisd_rl.base_model.muon import Muon, orthogonalised
+from unisd_rl.base_model.recipe import BaseModelRecipe
+from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
+from unisd_rl.base_model.train import learning_batch, new_model, train_model
+from unisd_rl.tasks.problems import held_out_pool, training_pool
+
+RECIPE = BaseModelRecipe()
+TOKENIZER = train_tokenizer(RECIPE, corpus_text(RECIPE))
+QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
+SAMPLES = [sample for corpus in [Corpus(RECIPE)] for _ in range(20) for form in corpus.batch() for sample in form]
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory):
+    """The tokenizer as everyone else gets it: through AutoTokenizer, beside a model of type qwen2."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("base_model")
+    new_model(RECIPE, TOKENIZER).config.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_every_number_of_the_recipe_the_corpus_and_the_tokenizer_change_the_models_name():
+    name = RECIPE.digest("corpus", "tokenizer")
+    numbers = dataclasses.asdict(RECIPE)
+    changed = [dataclasses.replace(RECIPE, **{field: value + 1}) for field, value in numbers.items()]
+    names = {recipe.digest("corpus", "tokenizer") for recipe in changed}
+    names |= {RECIPE.digest("other", "tokenizer"), RECIPE.digest("corpus", "other"), name}
+    assert len(names) == len(numbers) + 3
+    assert name == BaseModelRecipe().digest("corpus", "tokenizer")
+
+
+def test_no_held_out_problem_occurs_in_the_corpus():
+    held_out = {problem.question for problem in held_out_pool()}
+    asked = {match[0] for sample in SAMPLES for match in QUESTION.finditer(sample.chat[-1].content)}
+    assert asked <= {problem.question for problem in training_pool()}
+    assert asked.isdisjoint(held_out)
+
+
+def test_the_corpus_is_a_function_of_the_seed():
+    assert Corpus(RECIPE).batch() == Corpus(RECIPE).batch()
+    assert Corpus(RECIPE).batch() != Corpus(BaseModelRecipe(seed=1)).batch()
+
+
+def test_a_demonstrated_answer_repeats_its_demonstration():
+    corpus = Corpus(RECIPE)
+    for _ in range(100):
+        sample = corpus.demonstrated()
+        assert f"\n{sample.completion}\n" in sample.chat[-1].content
+
+
+@given(st.text())
+def test_any_text_survives_the_tokenizer_up_to_canonical_composition(text):
+    ids = TOKENIZER.encode(text, add_special_tokens=False)
+    assert TOKENIZER.decode(ids) == unicodedata.normalize("NFC", text)
+    assert all(0 <= token < len(TOKENIZER) for token in ids)
+
+
+@given(st.text())
+def test_the_saved_tokenizer_cuts_text_as_the_trained_one_did(reloaded, text):
+    assert reloaded.encode(text) == TOKENIZER.encode(text)
+
+
+def test_each_digit_is_a_token_and_no_token_holds_two():
+    assert TOKENIZER.tokenize("4711") == ["4", "7", "1", "1"]
+    assert not any(re.search(r"\d", token) and len(token) > 1 for token in TOKENIZER.get_vocab())
+
+
+def test_the_chat_template_opens_the_assistants_turn_only_when_asked(reloaded):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    closed = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    assert reloaded.apply_chat_template(chat, tokenize=False) == closed
+    opened = reloaded.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert opened == closed + "<|im_start|>assistant\n"
+    assert reloaded.eos_token == "<|im_end|>"
+    assert reloaded.pad_token_id != reloaded.eos_token_id
+
+
+def test_the_model_is_tiny_tied_and_reads_long_contexts():
+    model = new_model(RECIPE, TOKENIZER)
+    assert model.config.model_type == "qwen2"
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert 0.7e6 < sum(weight.numel() for weight in model.parameters()) < 1.5e6
+    assert model.config.max_position_embeddings >= 8192
+    assert RECIPE.hidden // RECIPE.heads == 32
+
+
+def test_what_is_learned_is_the_shown_solution_and_the_completion_with_its_end():
+    for sample in SAMPLES[:64]:
+        ids_BT, predicts_BT, targets_N = learning_batch(TOKENIZER, [sample, *SAMPLES[:3]])
+        own = TOKENIZER.decode(targets_N[: int(predicts_BT[0].sum())])
+        assert own == f"{sample.shown}{sample.completion}{TOKENIZER.eos_token}"
+        assert torch.equal(ids_BT[:, 1:][predicts_BT[:, :-1]], targets_N)
+        assert not predicts_BT[:, -1].any()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 48)])
+def test_an_orthogonalised_matrix_keeps_its_directions_and_levels_its_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    levelled = left.T @ orthogonalised(matrix) @ right.T
+    assert torch.allclose(levelled, torch.diag(levelled.diagonal()), atol=1e-4)
+    assert levelled.diagonal().min() > 0.3
+    assert levelled.diagonal().max() < 1.3
+
+
+def test_muon_moves_a_matrix_by_about_a_fifth_of_the_learning_rate():
+    matrix = torch.nn.Parameter(torch.zeros(64, 32))
+    matrix.grad = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    Muon([matrix], lr=0.1).step()
+    assert matrix.pow(2).mean().sqrt().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_training_is_a_function_of_the_seed_reports_its_share_and_leaves_torch_as_it_was():
+    recipe = dataclasses.replace(RECIPE, steps=2, warmup_steps=1, plain=2, auxiliary=2, demonstrated=2, layers=1)
+    threads, shares = torch.get_num_threads(), list[float]()
+    torch.manual_seed(7)
+    first = train_model(recipe, TOKENIZER, lambda share, note: shares.append(share))
+    again = train_model(recipe, TOKENIZER, lambda share, note: None)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert shares == [0.5, 1.0]
+    assert torch.get_num_threads() == threads
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(1))
