@@ -166,7 +166,7 @@ class Learner:
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)
         if self._config.rollout.top_p < 1.0:
             own_N = torch.zeros_like(own_N)
-        return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.learner.logprob_tolerance)
+        return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
 
 
 def _unviewed(prompt: Tokens, completion: Tokens) -> Rollout:

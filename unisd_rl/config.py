@@ -237,8 +237,9 @@ class LearnerConfig(Section):
     """Recompute activations in the backward pass."""
     chunk_tokens: Count = 256
     """Tokens whose vocabulary-wide logits exist at one time."""
-    logprob_tolerance: Positive = 0.02
-    """Largest gap between engine and learner log-probs of the same tokens under the same version."""
+    logprob_tolerance: Positive | None = None
+    """Largest gap (nats) between engine and learner log-probs of the same tokens under the same version. Absent: 0.02
+    for float32, 0.5 for bfloat16, whose kernels round differently."""
 
 
 class DivergenceConfig(Section):
@@ -383,6 +384,11 @@ class Config(Section):
     def run_dir(self) -> Path:
         """Where this run leaves its files."""
         return self.run.dir / self.run.name
+
+    @property
+    def logprob_tolerance(self) -> float:
+        """The gap at which the run stops: as set, or what the model's type makes plausible."""
+        return self.learner.logprob_tolerance or {"float32": 0.02, "bfloat16": 0.5}[self.model.dtype]
 
     @property
     def temperature(self) -> float:

@@ -29,5 +29,5 @@ def stop_request(notice: Callable[[], None]) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, action in previous.items():
+            signal.signal(number, action)

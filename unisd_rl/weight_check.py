@@ -36,10 +36,10 @@ def check_weights(
     for prompt_tokens, generation in rollouts.sample(questions, sampling, version):
         learned = learners.logprobs(prompt_tokens, generation.tokens)
         gap = max(gap, float(np.abs(learned - generation.logprobs).max()))
-    if not gap <= config.learner.logprob_tolerance:
+    if not gap <= config.logprob_tolerance:
         raise RunFailed(
             f"after the update to version {version.number} engine and learner differ by {gap:.4g} nats on the same "
-            f"tokens (learner.logprob_tolerance = {config.learner.logprob_tolerance:g}): the engine did not take over "
+            f"tokens (learner.logprob_tolerance = {config.logprob_tolerance:g}): the engine did not take over "
             "all weights"
         )
     return gap

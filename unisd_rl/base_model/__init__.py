@@ -23,6 +23,9 @@ def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path
     `progress` is told the share done (0 to 1) and a short note. Several processes may ask at once: each
     trains, the first to finish counts.
     """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
+    from transformers.utils.logging import disable_progress_bar
+
     from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
     from unisd_rl.base_model.train import train_model
 
@@ -34,6 +37,7 @@ def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path
     if folder.is_dir():
         return folder
     model = train_model(recipe, tokenizer, progress)
+    disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=folder.parent))
     model.save_pretrained(unfinished)

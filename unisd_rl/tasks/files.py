@@ -74,7 +74,11 @@ def _text(record: Mapping[str, object], field: str, place: str, numbers: bool = 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     if not path.is_file():
         raise UserError(f"{path} is not a file; task.train and task.evaluation take JSON Lines files")
-    with path.open("rb") as lines:
+    try:
+        lines = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    with lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 place = f"{path}, line {number}"

@@ -61,7 +61,7 @@ def load_jsonl(config: JsonlTask) -> Records:
     """
     train = read_examples(config.train, config.fields)
     evaluation = read_examples(config.evaluation, config.fields) if config.evaluation else None
-    return _split(train, evaluation, config.eval_examples, str(config.train))
+    return records_of(train, evaluation, config.eval_examples, str(config.train))
 
 
 def load_datasets(config: DatasetsTask) -> Records:
@@ -72,7 +72,7 @@ def load_datasets(config: DatasetsTask) -> Records:
     """
     train = _load_split(config, config.train_split)
     evaluation = _load_split(config, config.eval_split) if config.eval_split else None
-    return _split(train, evaluation, config.eval_examples, config.path)
+    return records_of(train, evaluation, config.eval_examples, config.path)
 
 
 def _load_split(config: DatasetsTask, split: str) -> list[Example]:
@@ -96,8 +96,17 @@ def _names(fields: Fields) -> list[str]:
     return list(dict.fromkeys(filter(None, (fields.prompt, fields.demonstration, fields.answer, fields.id))))
 
 
-def _split(train: list[Example], evaluation: list[Example] | None, count: int, origin: str) -> Records:
+def records_of(train: list[Example], evaluation: list[Example] | None, count: int, origin: str) -> Records:
+    """Training and held-out records; without held-out ones the last `count` are held out.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
     if evaluation is not None:
+        if not train or not evaluation:
+            raise UserError(
+                f"{origin}: no {'training' if not train else 'held-out'} records; name a split that has some"
+            )
         return Records(train, evaluation[:count])
     if len(train) <= count:
         raise UserError(

@@ -11,7 +11,7 @@ from unisd_rl.config import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.files import check_files
 from unisd_rl.tasks.load import load_task
-from unisd_rl.tasks.records import Records
+from unisd_rl.tasks.records import Records, records_of
 from unisd_rl.types import Example, Message
 
 RECORDS = [
@@ -176,3 +176,9 @@ def test_wrong_demonstrations_are_those_of_problems_with_another_answer():
     assert candidates
     assert {int(text.split()[1]) % 3 for text in candidates} == {2}
     assert candidates == list(Records(examples, []).wrong_demonstrations(examples[0], seed=1))
+
+
+def test_an_empty_held_out_split_is_refused():
+    example = Example("0", "Question?", "Work", "0")
+    with pytest.raises(UserError, match="no held-out records"):
+        records_of([example], [], 5, "somewhere")
