@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             print(describe(config))
             return 0
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would starve the processes beside them
+        # Threads that wait spin for some 10 microseconds, then sleep: without spinning two threads train the base model no
+        # faster than one, and with torch's usual long spinning they starve whatever runs beside them.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         from unisd_rl.job import run_job  # heavy: torch, Ray
 
         return STOPPED if run_job(config).status == "interrupted" else 0
