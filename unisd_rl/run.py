@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             print(describe(config))
             return 0
-        # Threads that wait spin for some 10 microseconds, then sleep: without spinning two threads train the base model no
-        # faster than one, and with torch's usual long spinning they starve whatever runs beside them.
+        # Threads that wait spin briefly, then sleep: without spinning two threads train the base model no faster than
+        # one, and with torch's usual long spinning they starve whatever runs beside them.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         from unisd_rl.job import run_job  # heavy: torch, Ray
 

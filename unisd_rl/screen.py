@@ -52,7 +52,9 @@ class Screen:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
-        """A bar; the block reports its share done (0 to 1) and a short note."""
+        """A bar (on a pipe one line); the block reports its share done (0 to 1) and a short note."""
+        if not self.console.is_terminal:
+            self.say(f"{what} ...")
         task = self._bars.add_task(what, total=100)
 
         def report(share: float, note: str) -> None:
