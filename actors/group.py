@@ -21,11 +21,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.environment import actor_environment
-from actors.logs import log_path
 from actors.report import ActorReport
 from actors.rollout_actor import Answered, Chat, RolloutActor
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.logs import log_path
 from unisd_rl.placement import CorePlan, Cores
 from unisd_rl.requirements import ray_options, rollout_bundle
 from unisd_rl.transport.weights.manifest import label

@@ -14,13 +14,13 @@ from ray.actor import ActorHandle
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
 from actors.lease_queue import RayLeaseQueue
-from actors.logs import log_path, redirect_output
 from actors.pushed_updates import PushedUpdates
 from actors.report import ActorReport
 from actors.service import RolloutService
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
+from unisd_rl.logs import log_path, redirect_output
 from unisd_rl.placement import Cores, bind_to
 from unisd_rl.transport.weights.receiver import Arrived, weight_receiver
 from unisd_rl.transport.weights.store import StoreClient

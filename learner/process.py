@@ -5,7 +5,6 @@ Nothing heavy is imported before `start`: torch and DeepSpeed read the environme
 
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from unisd_rl.config import Config
+from unisd_rl.logs import log_path, redirect_output
 from unisd_rl.placement import Cores, bind_to
 from unisd_rl.reports import PublishReport, StepReport
 from unisd_rl.transport.weights.target import PublishTarget
@@ -42,7 +42,7 @@ class RankProcess:
         self._config, self._rank, self._cores, self._model = config, rank, cores, model
         self._learner: Learner | None = None
         self._publisher: WeightPublisher | None = None
-        _log_to(run_dir / "logs" / f"learner-{rank}.log")
+        redirect_output(log_path(run_dir, f"learner-{rank}"))
         bind_to(cores)
         if shares_cores:
             os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
@@ -102,14 +102,3 @@ class RankProcess:
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"
         return self._learner
-
-
-def _log_to(path: Path) -> None:
-    """Send what this process and its libraries print to a file, below Python's own streams."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    for descriptor in (1, 2):
-        os.dup2(log, descriptor)
-    os.close(log)

@@ -12,9 +12,9 @@ from typing import Any
 
 from actors.engines.build import build_engine
 from actors.environment import actor_environment
-from actors.logs import redirect_output
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
+from unisd_rl.logs import redirect_output
 from unisd_rl.placement import bind_to
 
 START_S = 240.0

@@ -1,4 +1,4 @@
-"""Where the processes of a rollout actor write: one file an actor, not the screen."""
+"""Where the processes of a run write: one file each, not the screen."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def log_path(run_dir: Path, name: str) -> Path:
-    """The log file of the actor of this name."""
+    """The log file of the process of this name."""
     return run_dir / "logs" / f"{name}.log"
 
 
