@@ -1,0 +1,150 @@
+"""Every knob: one frozen tree, read from a TOML recipe and the command line (decision 13), one module a section.
+
+Unknown keys are refused. A mechanism that is off is a section that is absent. What follows from
+other numbers is derived, not asked. Nothing here imports torch, Ray, vLLM or DeepSpeed.
+"""
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from unisd_rl.config.contexts import AuxiliaryConfig, ContextsConfig, NegativeConfig
+from unisd_rl.config.learner import LearnerConfig
+from unisd_rl.config.model import ModelConfig
+from unisd_rl.config.objective import (
+    AgreementConfig,
+    ClippingConfig,
+    ContrastiveConfig,
+    DivergenceConfig,
+    EmaConfig,
+    MatchingConfig,
+    ObjectiveConfig,
+    SequenceAgreement,
+    TokenAgreement,
+)
+from unisd_rl.config.rollout import EngineConfig, RolloutConfig, TransformersEngine, VllmEngine, WeightsConfig
+from unisd_rl.config.run import EvaluationConfig, RunConfig
+from unisd_rl.config.section import Section
+from unisd_rl.config.task import ArithmeticTask, DatasetsTask, Fields, JsonlTask, TaskConfig
+
+__all__ = [
+    "AgreementConfig",
+    "ArithmeticTask",
+    "AuxiliaryConfig",
+    "ClippingConfig",
+    "Config",
+    "ContextsConfig",
+    "ContrastiveConfig",
+    "DatasetsTask",
+    "DivergenceConfig",
+    "EmaConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "Fields",
+    "JsonlTask",
+    "LearnerConfig",
+    "MatchingConfig",
+    "ModelConfig",
+    "NegativeConfig",
+    "ObjectiveConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "SequenceAgreement",
+    "TaskConfig",
+    "TokenAgreement",
+    "TransformersEngine",
+    "VllmEngine",
+    "WeightsConfig",
+]
+
+
+class Config(Section):
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("arithmetic")`."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = ArithmeticTask()
+    contexts: ContextsConfig = ContextsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    weights: WeightsConfig = WeightsConfig()
+    learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Config":
+        for check in (
+            _agreement_has_views,
+            _contrast_has_negatives,
+            _publication_keeps_up,
+            _model_fits_task,
+            _transport_has_gpus,
+            _engine_takes_the_longest,
+        ):
+            check(self)
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this run leaves its files."""
+        return self.run.dir / self.run.name
+
+    @property
+    def logprob_tolerance(self) -> float:
+        """The gap at which the run stops: as set, or what the model's type makes plausible."""
+        return self.learner.logprob_tolerance or {"float32": 0.02, "bfloat16": 0.5}[self.model.dtype]
+
+    @property
+    def temperature(self) -> float:
+        """The objective's temperature: its own setting, or the sampling temperature."""
+        return self.objective.temperature or self.rollout.temperature
+
+
+def _agreement_has_views(config: Config) -> None:
+    views = config.contexts.auxiliary.views if config.contexts.auxiliary else 0
+    if config.objective.agreement is not None and views < 2:
+        raise ValueError(
+            f"contexts.auxiliary.views = {views}: agreement compares views, so it needs at least 2; "
+            "raise it or leave out objective.agreement"
+        )
+
+
+def _contrast_has_negatives(config: Config) -> None:
+    if config.objective.contrastive is not None and config.contexts.negative is None:
+        raise ValueError("objective.contrastive needs the negative view: add contexts.negative or leave the term out")
+
+
+def _publication_keeps_up(config: Config) -> None:
+    every, staleness = config.weights.publish_every, config.rollout.max_staleness
+    if every > staleness + 1:
+        raise ValueError(
+            f"weights.publish_every = {every} needs rollout.max_staleness >= {every - 1}, but it is {staleness}: "
+            "no rollout could start; lower the first or raise the second"
+        )
+
+
+def _model_fits_task(config: Config) -> None:
+    if config.model.path is None and config.task.type != "arithmetic":
+        raise ValueError(
+            f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
+        )
+
+
+def _transport_has_gpus(config: Config) -> None:
+    gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
+    if config.weights.transport != "object_store" and (not gpus or config.rollout.engine.type != "vllm"):
+        raise ValueError(
+            f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
+            'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _engine_takes_the_longest(config: Config) -> None:
+    rollout = config.rollout
+    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    if isinstance(rollout.engine, VllmEngine) and (rollout.engine.max_model_len or longest) < longest:
+        raise ValueError(
+            f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than max_prompt_tokens + "
+            f"max_completion_tokens = {longest}; raise it, lower those, or leave it out"
+        )

@@ -1,0 +1,78 @@
+"""Who generates, and how the weights reach them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from unisd_rl.config.section import Count, NonNegative, OpenFraction, Positive, Section
+
+
+class VllmEngine(Section):
+    """vLLM's AsyncLLM inside the rollout actor."""
+
+    type: Literal["vllm"] = "vllm"
+    kv_cache_gib: Positive = 0.5
+    """Memory for keys and values, CPU only (GiB)."""
+    gpu_memory_utilization: OpenFraction = 0.85
+    """Share of a GPU's memory the engine may take."""
+    tensor_parallel: Count = 1
+    """GPUs per rollout actor."""
+    max_model_len: Count | None = None
+    """Longest prompt plus completion. Absent: the sum of the two limits."""
+
+
+class TransformersEngine(Section):
+    """Generation by transformers: for machines without vLLM, exact runs and fast tests."""
+
+    type: Literal["transformers"]
+
+
+EngineConfig = Annotated[VllmEngine | TransformersEngine, Field(discriminator="type")]
+
+
+class RolloutConfig(Section):
+    """Who generates, how, and how stale it may get."""
+
+    engine: EngineConfig = VllmEngine()
+    """The generator inside each rollout actor."""
+    actors: Count = 1
+    """Rollout actors."""
+    gpus_per_actor: NonNegative = 0.0
+    """GPUs each rollout actor asks Ray for; 0 runs on the CPU."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources each rollout actor asks for."""
+    cores: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    """CPU cores of the rollout actors on a shared machine. Absent: derived, and printed at start."""
+    concurrency: Count = 64
+    """Prompts an actor has in flight."""
+    temperature: Positive = 0.7
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling; 1 is off."""
+    max_prompt_tokens: Count = 512
+    """A problem any of whose views is longer is dropped in preparation and counted."""
+    max_completion_tokens: Count = 64
+    """Longest completion."""
+    max_staleness: Annotated[int, Field(ge=0)] = 1
+    """Largest number of optimiser steps between the version of a token and the step that trains on it."""
+    lease_s: Positive = 300.0
+    """A prompt whose actor has not renewed its lease for so long is issued again."""
+    max_attempts: Count = 3
+    """A prompt that failed so often is quarantined."""
+    fsync: bool = False
+    """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
+
+
+class WeightsConfig(Section):
+    """How and when weights reach the rollout actors."""
+
+    transport: Literal["object_store", "nccl", "ipc"] = "object_store"
+    """How weights travel: `object_store` works anywhere, `nccl` between GPUs, `ipc` on one GPU."""
+    publish_every: Count = 1
+    """Optimiser steps between publications; at most max_staleness + 1."""
+    bucket_mib: Count = 256
+    """Tensors are packed into buckets of about this size (MiB)."""
+    checksum: bool = True
+    """Verify an xxh3 checksum after each update."""
+    timeout_s: Positive = 300.0
+    """How long one update may take before the run stops."""

@@ -1,0 +1,38 @@
+"""Name, place, length and patience of a run, and when its student is examined."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from unisd_rl.config.section import Count, Positive, Section
+
+
+class RunConfig(Section):
+    """Name, place, length and patience of a run."""
+
+    name: Annotated[str, Field(pattern=r"^[^/.][^/]*$")] = "arithmetic"
+    """Name of the run; its files go to DIR/NAME."""
+    dir: Path = Path("runs")
+    """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
+    steps: Count = 40
+    """Optimiser steps."""
+    seed: int = 0
+    """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
+    checkpoint_every: Count | None = None
+    """Steps between checkpoints; the last step always leaves one."""
+    step_timeout_s: Positive = 900.0
+    """How long the loop waits for one batch or one optimiser step before it gives up."""
+    start_timeout_s: Positive = 600.0
+    """How long an engine or a learner may take to start."""
+    cluster_timeout_s: Positive = 60.0
+    """How long to wait for a cluster to offer the resources asked for."""
+
+
+class EvaluationConfig(Section):
+    """When and how the student is examined on held-out problems."""
+
+    every: Count | None = None
+    """Steps between evaluations. Absent: before the first step and after the last."""
+    concurrency: Count = 128
+    """Problems in flight."""
