@@ -111,7 +111,7 @@ def dense_pass(inputs: tuple[Tensor, ...], alpha: float, size: Size) -> None:
 def chunked_pass(inputs: tuple[Tensor, ...], alpha: float, size: Size) -> None:
     student_NH, weight_VH, teacher_NH, teacher_weight_VH, targets_N = inputs
     zeros_N = torch.zeros(len(targets_N))
-    terms = TokenTerms(zeros_N + 1.0 / len(targets_N), zeros_N, zeros_N, zeros_N, zeros_N, None, None)
+    terms = TokenTerms(zeros_N + 1.0 / len(targets_N), zeros_N, zeros_N, zeros_N, zeros_N, zeros_N, None, None)
     settings = ObjectiveSettings(1.0, alpha, None, None, None, None, None, size.chunk_tokens)
     scored = scored_tokens(student_NH, Head(weight_VH), teacher_NH, Head(teacher_weight_VH), targets_N, terms, settings)
     scored.loss.backward()

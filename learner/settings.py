@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unisd_rl.config import Config, TokenAgreement
+from unisd_rl.config import Config, DivergenceContrast, TokenAgreement
 from unisd_rl.objective import settings as objective
 
 
@@ -26,6 +26,9 @@ def objective_settings(config: Config) -> objective.ObjectiveSettings:
         contrastive=_contrastive(config),
         matching_weight=sections.matching.weight if sections.matching else None,
         chunk_tokens=config.learner.chunk_tokens,
+        likelihood_weight=sections.likelihood.weight if sections.likelihood else None,
+        auxiliary_temperature=config.auxiliary_temperature,
+        released_micro_batch=sections.released.micro_batch_size if sections.released else None,
     )
 
 
@@ -52,6 +55,8 @@ def _agreement(config: Config) -> objective.TokenAgreement | objective.SequenceA
     return objective.SequenceAgreement(gamma=section.gamma, statistic=section.statistic)
 
 
-def _contrastive(config: Config) -> objective.Contrastive | None:
+def _contrastive(config: Config) -> objective.LogprobContrast | objective.DivergenceContrast | None:
     section = config.objective.contrastive
-    return objective.Contrastive(weight=section.weight, margin=section.margin) if section else None
+    if isinstance(section, DivergenceContrast):
+        return objective.DivergenceContrast(weight=section.weight, margin=section.margin, alpha=section.alpha)
+    return objective.LogprobContrast(weight=section.weight, margin=section.margin) if section else None

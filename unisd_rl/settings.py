@@ -17,7 +17,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
-DISCRIMINATORS = ("type", "level")
+DISCRIMINATORS = ("type", "level", "signal")
 DEFAULT_KINDS = {"task": {"type": "arithmetic"}, "rollout": {"engine": {"type": "vllm"}}}
 """Which kind a section is of when neither the recipe nor the command line says so."""
 Tree = Mapping[str, Any]

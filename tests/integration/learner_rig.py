@@ -97,7 +97,7 @@ ALL_FIVE = {
     "divergence": {"alpha": 0.5},
     "clipping": {"quantile": 0.9},
     "agreement": {"level": "token"},
-    "contrastive": {"weight": 0.1, "margin": 0.5},
+    "contrastive": {"signal": "logprob", "weight": 0.1, "margin": 0.5},
     "matching": {"weight": 0.1},
     "ema": {"beta": 0.9, "every": 1},
 }

@@ -10,19 +10,30 @@ from pydantic import model_validator
 
 from unisd_rl.config.contexts import AuxiliaryConfig, ContextsConfig, NegativeConfig
 from unisd_rl.config.learner import LearnerConfig
-from unisd_rl.config.model import ModelConfig
+from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.config.objective import (
     AgreementConfig,
     ClippingConfig,
     ContrastiveConfig,
     DivergenceConfig,
+    DivergenceContrast,
     EmaConfig,
+    LikelihoodConfig,
+    LogprobContrast,
     MatchingConfig,
     ObjectiveConfig,
+    ReleasedReductions,
     SequenceAgreement,
     TokenAgreement,
 )
-from unisd_rl.config.rollout import EngineConfig, RolloutConfig, TransformersEngine, VllmEngine, WeightsConfig
+from unisd_rl.config.rollout import (
+    EngineConfig,
+    RolloutConfig,
+    SourcesConfig,
+    TransformersEngine,
+    VllmEngine,
+    WeightsConfig,
+)
 from unisd_rl.config.run import EvaluationConfig, RunConfig
 from unisd_rl.config.section import Section
 from unisd_rl.config.task import ArithmeticTask, DatasetsTask, Fields, JsonlTask, TaskConfig
@@ -37,20 +48,26 @@ __all__ = [
     "ContrastiveConfig",
     "DatasetsTask",
     "DivergenceConfig",
+    "DivergenceContrast",
     "EmaConfig",
     "EngineConfig",
     "EvaluationConfig",
     "Fields",
     "JsonlTask",
     "LearnerConfig",
+    "LikelihoodConfig",
+    "LogprobContrast",
+    "LoraConfig",
     "MatchingConfig",
     "ModelConfig",
     "NegativeConfig",
     "ObjectiveConfig",
+    "ReleasedReductions",
     "RolloutConfig",
     "RunConfig",
     "Section",
     "SequenceAgreement",
+    "SourcesConfig",
     "TaskConfig",
     "TokenAgreement",
     "TransformersEngine",
@@ -99,6 +116,11 @@ class Config(Section):
     def temperature(self) -> float:
         """The objective's temperature: its own setting, or the sampling temperature."""
         return self.objective.temperature or self.rollout.temperature
+
+    @property
+    def auxiliary_temperature(self) -> float:
+        """The auxiliary views' temperature: their own setting, or the objective's."""
+        return self.objective.auxiliary_temperature or self.temperature
 
 
 def _agreement_has_views(config: Config) -> None:

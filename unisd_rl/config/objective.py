@@ -60,13 +60,36 @@ class SequenceAgreement(Section):
 AgreementConfig = Annotated[TokenAgreement | SequenceAgreement, Field(discriminator="level")]
 
 
-class ContrastiveConfig(Section):
-    """Pull to the right demonstration, push from the wrong one."""
+class LogprobContrast(Section):
+    """Pull to the right demonstration, push from the wrong one, by the realised token's log-probs."""
 
+    signal: Literal["logprob"] = "logprob"
     weight: Positive = 0.1
     """lambda_c."""
     margin: NonNegative = 0.5
     """Margin of the hinge (nats)."""
+
+
+class DivergenceContrast(Section):
+    """The same by whole distributions; the negative view is then scored like the primary one, which costs as much."""
+
+    signal: Literal["divergence"]
+    weight: Positive = 0.1
+    """lambda_c."""
+    margin: NonNegative = 0.5
+    """Margin of the hinge (nats)."""
+    alpha: Fraction = 0.5
+    """Which divergence: 0 is the forward KL, 1 the reverse KL, in between generalised Jensen-Shannon."""
+
+
+ContrastiveConfig = Annotated[LogprobContrast | DivergenceContrast, Field(discriminator="signal")]
+
+
+class LikelihoodConfig(Section):
+    """Cross-entropy on the completion itself: what supervised fine-tuning minimises. Reads no teacher."""
+
+    weight: Positive = 1.0
+    """lambda_l."""
 
 
 class MatchingConfig(Section):
@@ -85,11 +108,24 @@ class EmaConfig(Section):
     """Optimiser steps between updates."""
 
 
+class ReleasedReductions(Section):
+    """The reductions of the UniSD authors' released code, for comparison with ours.
+
+    Scale quantiles are of one micro-batch, sequence weights cancel within their sequence, the variance over views is
+    unbiased at token level, and rows without tokens count in the denominator.
+    """
+
+    micro_batch_size: Count = 4
+    """Consecutive prompts of a rank that form one micro-batch."""
+
+
 class ObjectiveConfig(Section):
     """UniSD*: the mechanisms that are on are the sections that are there."""
 
     temperature: Positive | None = None
     """Softmax temperature of every distribution. Absent: the sampling temperature."""
+    auxiliary_temperature: Positive | None = None
+    """Softmax temperature of the auxiliary views alone. Absent: the same as of every other distribution."""
     divergence: DivergenceConfig | None = None
     """The main term. Absent: none."""
     clipping: ClippingConfig | None = None
@@ -100,11 +136,24 @@ class ObjectiveConfig(Section):
     """Right against wrong demonstrations. Absent: none."""
     matching: MatchingConfig | None = None
     """Feature matching. Absent: none."""
+    likelihood: LikelihoodConfig | None = None
+    """Cross-entropy on the completions. Absent: none."""
     ema: EmaConfig | None = None
     """The moving teacher. Absent: the teacher stays the initial model."""
+    released: ReleasedReductions | None = None
+    """The released code's reductions. Absent: ours, the same on any layout."""
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveConfig":
-        if self.divergence is None and self.contrastive is None and self.matching is None:
-            raise ValueError("nothing to minimise: give `divergence`, `contrastive` or `matching`")
+        if not (self.divergence or self.contrastive or self.matching or self.likelihood):
+            raise ValueError("nothing to minimise: give `divergence`, `contrastive`, `matching` or `likelihood`")
+        return self
+
+    @model_validator(mode="after")
+    def _released_clips_at_a_constant(self) -> "ObjectiveConfig":
+        if self.released is not None and self.clipping is not None and self.clipping.quantile is not None:
+            raise ValueError(
+                f"clipping.quantile = {self.clipping.quantile} is of the whole step, and `released` reduces each "
+                "micro-batch by itself: give clipping.threshold instead, or leave out `released`"
+            )
         return self

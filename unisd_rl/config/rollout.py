@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unisd_rl.config.section import Count, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
 
 class VllmEngine(Section):
@@ -30,6 +30,29 @@ class TransformersEngine(Section):
 EngineConfig = Annotated[VllmEngine | TransformersEngine, Field(discriminator="type")]
 
 
+class SourcesConfig(Section):
+    """Where completions come from: shares that add up to 1. A prompt's source follows from its number and the seed."""
+
+    policy: Fraction = 1.0
+    """Sampled by the student as it is: on-policy."""
+    gold: Fraction = 0.0
+    """The demonstration itself, as the task states it."""
+    base: Fraction = 0.0
+    """Sampled by the initial model. Not together with `policy`: an actor serves one set of weights at a time."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "SourcesConfig":
+        total = self.policy + self.gold + self.base
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"policy + gold + base = {total:g}: the shares must add up to 1")
+        if self.policy and self.base:
+            raise ValueError(
+                f"policy = {self.policy:g} and base = {self.base:g}: an actor serves one set of weights at a time; "
+                "take one of the two, with or without gold"
+            )
+        return self
+
+
 class RolloutConfig(Section):
     """Who generates, how, and how stale it may get."""
 
@@ -49,6 +72,10 @@ class RolloutConfig(Section):
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Nucleus sampling; 1 is off."""
+    top_k: Count | None = None
+    """Sample among so many likeliest tokens. Absent: all."""
+    sources: SourcesConfig = SourcesConfig()
+    """Where completions come from."""
     max_prompt_tokens: Count = 512
     """A problem any of whose views is longer is dropped in preparation and counted."""
     max_completion_tokens: Count = 64

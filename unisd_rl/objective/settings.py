@@ -39,13 +39,25 @@ class SequenceAgreement:
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class LogprobContrast:
     """Hinge `max(0, margin + |s - p| - |s - n|)` on the realised token's log-probs."""
 
     weight: float
     """lambda_c."""
     margin: float
     """Nats."""
+
+
+@dataclass(frozen=True)
+class DivergenceContrast:
+    """Hinge `max(0, margin + D(S, P) - D(S, N))` on whole distributions; N is scored like P."""
+
+    weight: float
+    """lambda_c."""
+    margin: float
+    """Nats."""
+    alpha: float
+    """Which divergence D is, as for the main term."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +74,18 @@ class ObjectiveSettings:
     """... or as a quantile of the whole step's divergences; both None: no clipping."""
     agreement: TokenAgreement | SequenceAgreement | None
     """Weights of the main term from the agreement of the auxiliary views."""
-    contrastive: Contrastive | None
+    contrastive: LogprobContrast | DivergenceContrast | None
     """The contrastive term."""
     matching_weight: float | None
     """lambda_f of feature matching."""
     chunk_tokens: int
     """Tokens whose vocabulary-wide logits exist at one time; does not change the result."""
+    likelihood_weight: float | None = None
+    """lambda_l of the cross-entropy on the completion; None leaves it out."""
+    auxiliary_temperature: float | None = None
+    """Softmax temperature of the auxiliary views; None: `temperature`."""
+    released_micro_batch: int | None = None
+    """The released code's reductions, micro-batch by micro-batch of so many sequences; None: ours."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:

@@ -1,7 +1,7 @@
 """One coefficient per token: what the gradient pass needs to know about the rest of the step, and nothing more.
 
-The loss of the step is `sum_t main_t min(D_t, kappa) + contrastive_t hinge_t + feature_t err_t` over all tokens t of
-all micro-batches on all ranks; weights, denominators and lambdas are inside the coefficients.
+The loss of the step is `sum_t main_t min(D_t, kappa) + contrastive_t hinge_t + feature_t err_t - likelihood_t s_t` over
+all tokens t of all micro-batches on all ranks; weights, denominators and lambdas are inside the coefficients.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ class TokenTerms:
     """Log-prob of the realised token under the teacher's primary view."""
     negative_N: Tensor
     """The same under the negative view; any finite number where there is none."""
+    likelihood_N: Tensor
+    """Factor of minus the realised token's log-prob under the student."""
     kappa: float | None
     """Clip threshold in nats; None clips nothing."""
     kept_N: Tensor | None
@@ -39,6 +41,7 @@ class TokenTerms:
             self.feature_N[part],
             self.primary_N[part],
             self.negative_N[part],
+            self.likelihood_N[part],
             self.kappa,
             None if self.kept_N is None else self.kept_N[part],
         )

@@ -63,6 +63,7 @@ def step_terms(signals: TokenSignals, settings: ObjectiveSettings, gather: Gathe
     if settings.contrastive is not None and contrasted:
         contrastive_N = per_token_N * contrasted_S[signals.sequence_N] * (settings.contrastive.weight / contrasted)
     feature_N = per_token_N * ((settings.matching_weight or 0.0) / max(sequences, 1.0))
+    likelihood_N = per_token_N * ((settings.likelihood_weight or 0.0) / max(sequences, 1.0))
     kappa, kept_N, divergence_N = _clip(signals, settings, gather)
     primary_N = signals.primary_N.float()
     return StepTerms(
@@ -71,6 +72,7 @@ def step_terms(signals: TokenSignals, settings: ObjectiveSettings, gather: Gathe
         feature_N=feature_N.float(),
         primary_N=primary_N,
         negative_N=_negative(signals, primary_N, contrastive_N),
+        likelihood_N=likelihood_N.float(),
         kappa=kappa,
         kept_N=kept_N,
         weight_N=weights.weight_N.float(),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unisd_rl.objective.head import Head
-from unisd_rl.objective.settings import Contrastive, ObjectiveSettings, SequenceAgreement, TokenAgreement
+from unisd_rl.objective.settings import LogprobContrast, ObjectiveSettings, SequenceAgreement, TokenAgreement
 from unisd_rl.objective.unisd import TokenSignals
 
 TOKEN = TokenAgreement(gamma=1.0, statistic="variance", scale_quantile=0.95, scale=None, cap=10.0, floor=0.01)
@@ -24,7 +24,7 @@ ALL_FIVE = ObjectiveSettings(
     clip_threshold=None,
     clip_quantile=0.8,
     agreement=TOKEN,
-    contrastive=Contrastive(weight=0.3, margin=1.0),
+    contrastive=LogprobContrast(weight=0.3, margin=1.0),
     matching_weight=0.2,
     chunk_tokens=3,
 )

@@ -46,6 +46,7 @@ class Case:
             feature_N=torch.zeros(tokens),
             primary_N=primary_N,
             negative_N=primary_N - 2.0 * torch.randn(tokens, generator=generator),
+            likelihood_N=torch.zeros(tokens),
             kappa=None,
             kept_N=None,
         )

@@ -25,7 +25,7 @@ from objective_oracle import (
 from unisd_rl.objective.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.diagnostics import objective_report
 from unisd_rl.objective.head import Head
-from unisd_rl.objective.settings import Contrastive
+from unisd_rl.objective.settings import LogprobContrast
 from unisd_rl.objective.unisd import micro_batch_loss, step_terms
 
 ROWS = {
@@ -34,7 +34,7 @@ ROWS = {
     "forward KL, constant clip": replace(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.2),
     "reverse KL": replace(ALL_FIVE, alpha=1.0, agreement=replace(TOKEN, statistic="range")),
     "plain divergence": PLAIN,
-    "contrastive alone": replace(PLAIN, alpha=None, contrastive=Contrastive(1.0, 0.5)),
+    "contrastive alone": replace(PLAIN, alpha=None, contrastive=LogprobContrast(1.0, 0.5)),
     "representation alone": replace(PLAIN, alpha=None, matching_weight=0.5),
 }
 

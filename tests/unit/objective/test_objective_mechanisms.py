@@ -12,7 +12,7 @@ from unisd_rl.objective.contrastive import hinge, hinge_slope
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.matching import feature_error
 from unisd_rl.objective.reduction import quantile
-from unisd_rl.objective.settings import Contrastive, divergence_bound, inert_settings
+from unisd_rl.objective.settings import LogprobContrast, divergence_bound, inert_settings
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_released_code_6_a_threshold_above_the_divergences_bound_is_named():
         (replace(PLAIN, agreement=replace(TOKEN, gamma=0.0)), "gamma"),
         (replace(PLAIN, agreement=replace(SEQUENCE, gamma=0.0)), "gamma"),
         (replace(PLAIN, agreement=replace(TOKEN, floor=1.0)), "floor"),
-        (replace(PLAIN, contrastive=Contrastive(0.0, 0.5)), "contrastive"),
+        (replace(PLAIN, contrastive=LogprobContrast(0.0, 0.5)), "contrastive"),
         (replace(PLAIN, matching_weight=0.0), "matching"),
         (replace(PLAIN, alpha=None, clip_threshold=0.1, matching_weight=1.0), "clipping"),
         (replace(PLAIN, alpha=None, agreement=TOKEN, matching_weight=1.0), "agreement"),
