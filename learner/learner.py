@@ -30,9 +30,8 @@ from learner.scoring import Scorer, Scores, agreed_passes, signals, student_dive
 from learner.settings import objective_settings, view_counts
 from learner.staleness import current_tokens, token_staleness
 from learner.stopwatch import Stopwatch
-from learner.student import Student
-from learner.teacher import Teacher, copy_of
-from learner.tensors import whole_weights
+from learner.teacher import student_and_teacher
+from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.objective.chunked import realised_logprobs
 from unisd_rl.objective.diagnostics import MicroReport, objective_report
@@ -58,8 +57,7 @@ class Learner:
         self._config, self._device, self._model_path = config, device, model_path
         self._settings = objective_settings(config)
         reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
-        self.teacher = Teacher(copy_of(reader), config)
-        self.student = Student(reader, config)
+        self.student, self.teacher = student_and_teacher(reader, config)
         self._vocabulary = reader.model.config.get_text_config().vocab_size
         self._size = config.learner.micro_batch_size
         self._scorer = Scorer(self.teacher, self._settings, view_counts(config), self._size)
@@ -101,8 +99,8 @@ class Learner:
         return step_report(findings, movement, norm, rate, self._device)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The student's whole weights under Hugging Face names, tied ones once; iterate to the end."""
-        return whole_weights(self.student.reader.model)
+        """What travels to the rollout actors: the student's weights, or its adapter; iterate to the end."""
+        return travelling(self.student, self._config.model.lora)
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
@@ -113,20 +111,23 @@ class Learner:
 
     def save(self, path: Path, write: bool) -> None:
         """A folder that `AutoModelForCausalLM.from_pretrained` loads, written by the rank that says `write`."""
-        save_checkpoint(self.weights(), self._model_path, self._config.model.dtype, path if write else None)
+        model = self._config.model
+        adapter = iter(()) if model.lora is None else self.weights()
+        weights = whole_model(self.student, model.lora)
+        save_checkpoint(weights, adapter, self._model_path, model, path if write else None)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""
         self.student.close()
         self.teacher.close()
 
-    def _divergences(self, share: Share, scores: Scores, teacher_head: Head) -> Tensor | None:
+    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None) -> Tensor | None:
         if not self._settings.needs_divergence_pass:
             return None
         return student_divergences(share, self.student, scores, teacher_head, self._settings, self._size)
 
     def _gradient(
-        self, share: Share, scores: Scores, teacher_head: Head, terms: StepTerms, watch: Stopwatch
+        self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, watch: Stopwatch
     ) -> list[_Found]:
         """The gradient passes; the student's readings are in packed order, so each pass is a span of tokens."""
         groups, found, start = agreed_passes(share.students(), self._size, share), [], 0
@@ -140,12 +141,12 @@ class Learner:
         return found
 
     def _objective(
-        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head, terms: TokenTerms
+        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head | None, terms: TokenTerms
     ) -> Measure[tuple[Tensor, _Found]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
 
         def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
-            teacher = (teacher_NH, teacher_head)
+            teacher = (teacher_NH, teacher_head or head)
             loss, report = micro_batch_loss(hidden_NH, head, *teacher, padded.targets_N, terms, self._settings)
             return loss, _Found(report, self._behaviour(hidden_NH, head, padded.targets_N, report))
 
@@ -161,10 +162,11 @@ class Learner:
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
     def _behaviour_gap(self, share: Share, found: list[_Found], version: int) -> float:
-        """Truncated sampling renormalises the engine's log-probs: then there is nothing to compare."""
+        """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)
-        if self._config.rollout.truncated:
+        lora = self._config.model.lora
+        if self._config.rollout.truncated or (lora is not None and lora.dropout):
             own_N = torch.zeros_like(own_N)
         return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
 
