@@ -8,9 +8,10 @@ from pathlib import Path
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
-from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
 from unisd_rl.placement import CorePlan, plan_cores
+from unisd_rl.preparation.prepare import Preparation
+from unisd_rl.preparation.writing import writing_engine
 from unisd_rl.prompts import PromptStream
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
@@ -19,7 +20,6 @@ from unisd_rl.train import Parts
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.store import spawn_store
-from unisd_rl.types import Prompt
 
 
 def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Path:
@@ -35,17 +35,14 @@ def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Pat
     return Path(shutil.copytree(cached, directory.path / "base_model", dirs_exist_ok=True))
 
 
-def prompt_stream(config: Config, task: Task, model: Path) -> PromptStream:
-    """All prompts of the run, those with too long a view or gold completion dropped and counted (decision 2)."""
-    tokenizer, limits = ChatTokenizer(model), config.rollout
-
-    def fits(prompt: Prompt) -> bool:
-        if prompt.gold is not None and len(tokenizer.encode_completion(prompt.gold)) > limits.max_completion_tokens:
-            return False
-        views = (prompt.messages, *(view.messages for view in prompt.views))
-        return all(len(tokenizer.encode(messages)) <= limits.max_prompt_tokens for messages in views)
-
-    return PromptStream(task, config, fits)
+def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
+    """All prompts of the run; their contexts are prepared now if they are not in the cache (decision 2)."""
+    preparation = Preparation.of(
+        config, task, model, lambda: writing_engine(config, model, directory.path), screen
+    )
+    prepared = preparation.prepared()
+    screen.say(f"training on {prepared.report.describe()}")
+    return PromptStream(task, config, prepared)
 
 
 def core_plan(config: Config) -> CorePlan:

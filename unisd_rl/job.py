@@ -40,8 +40,7 @@ def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
     started = time.monotonic()
     with Screen(config.run.steps) as screen, connected(config):
         model = model_folder(config, directory, screen)
-        with screen.waiting("preparing prompts"):
-            prompts = prompt_stream(config, task, model)
+        prompts = prompt_stream(config, task, model, directory, screen)
         with started_parts(config, task, prompts, model, directory, screen) as parts:
             outcome = train(parts)
             summary = summarise(

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from unisd_rl.config.contexts import AuxiliaryConfig, ContextsConfig, NegativeConfig
+from unisd_rl.config.contexts import (
+    AuxiliaryConfig,
+    BugsNegative,
+    ContextsConfig,
+    CorruptionNegative,
+    InductionAuxiliary,
+    NegativeConfig,
+    PerturbationNegative,
+    RandomAuxiliary,
+    RetrievalAuxiliary,
+    TaskNegative,
+    WrittenNegative,
+)
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.config.objective import (
@@ -42,10 +54,12 @@ __all__ = [
     "AgreementConfig",
     "ArithmeticTask",
     "AuxiliaryConfig",
+    "BugsNegative",
     "ClippingConfig",
     "Config",
     "ContextsConfig",
     "ContrastiveConfig",
+    "CorruptionNegative",
     "DatasetsTask",
     "DivergenceConfig",
     "DivergenceContrast",
@@ -53,6 +67,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "Fields",
+    "InductionAuxiliary",
     "JsonlTask",
     "LearnerConfig",
     "LikelihoodConfig",
@@ -62,17 +77,22 @@ __all__ = [
     "ModelConfig",
     "NegativeConfig",
     "ObjectiveConfig",
+    "PerturbationNegative",
+    "RandomAuxiliary",
     "ReleasedReductions",
+    "RetrievalAuxiliary",
     "RolloutConfig",
     "RunConfig",
     "Section",
     "SequenceAgreement",
     "SourcesConfig",
     "TaskConfig",
+    "TaskNegative",
     "TokenAgreement",
     "TransformersEngine",
     "VllmEngine",
     "WeightsConfig",
+    "WrittenNegative",
 ]
 
 

@@ -1,26 +1,128 @@
 """What teachers read."""
 
-from unisd_rl.config.section import Count, Section
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from unisd_rl.config.section import Count, Positive, Section
 
 
-class AuxiliaryConfig(Section):
-    """Views that read another problem's solution."""
+class RandomAuxiliary(Section):
+    """Views that read solved examples of other problems, drawn at random."""
 
+    type: Literal["random"] = "random"
     views: Count = 3
     """K, the number of auxiliary views; each reads one solved example of another problem."""
 
 
-class NegativeConfig(Section):
-    """The view that reads a wrong demonstration."""
+class RetrievalAuxiliary(Section):
+    """Views that read solved examples of similar problems: view k reads the k-th nearest neighbour."""
 
+    type: Literal["retrieval"] = "retrieval"
+    views: Count = 3
+    """K, the number of auxiliary views; each reads one solved example of another problem."""
+    model: str | None = None
+    """Folder or hub name of a sentence-embedding model; nearest by cosine. Absent: nearest by BM25, without a model."""
+
+
+class InductionAuxiliary(Section):
+    """Views that read general instructions, which the model writes itself after reading solved examples."""
+
+    type: Literal["induction"] = "induction"
+    views: Count = 3
+    """K, the number of auxiliary views; each reads an instruction of its own."""
+    demonstrations: Count = 3
+    """n, the solved examples the model reads before it writes an instruction."""
+    instructions: Count = 32
+    """Size of the pool: instructions written, each after other examples."""
+    temperature: Positive = 0.7
+    """Sampling temperature of the instructions."""
+    max_prompt_tokens: Count | None = None
+    """Longer requests are not made. Absent: rollout.max_prompt_tokens and 256 more."""
+    max_tokens: Count = 256
+    """Longest instruction; one that is cut is not used."""
+
+
+AuxiliaryConfig = Annotated[RandomAuxiliary | RetrievalAuxiliary | InductionAuxiliary, Field(discriminator="type")]
+
+
+class TaskNegative(Section):
+    """Wrong demonstrations as the task makes them."""
+
+    type: Literal["task"] = "task"
     attempts: Count = 8
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
+
+
+class WrittenNegative(Section):
+    """Wrong demonstrations that the model writes itself, asked for a confident mistake."""
+
+    type: Literal["written"] = "written"
+    attempts: Count = 4
+    """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
+    temperature: Positive = 0.7
+    """Sampling temperature."""
+    max_prompt_tokens: Count | None = None
+    """Longer requests are not made. Absent: rollout.max_prompt_tokens and 256 more."""
+    max_tokens: Count = 512
+    """Longest candidate; one that is cut is not used."""
+
+
+class CorruptionNegative(Section):
+    """The gold demonstration with another option, number or answer wherever the right one stands."""
+
+    type: Literal["corruption"] = "corruption"
+    attempts: Count = 8
+    """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
+
+
+class BugsNegative(Section):
+    """The gold program with one bug planted: off by one, wrong operator, missing edge case, wrong return."""
+
+    type: Literal["bugs"] = "bugs"
+    attempts: Count = 8
+    """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
+
+
+class PerturbationNegative(Section):
+    """The gold demonstration with words replaced: antonyms, synonyms, negations, other numbers."""
+
+    type: Literal["perturbation"] = "perturbation"
+    attempts: Count = 8
+    """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
+
+
+NegativeConfig = Annotated[
+    TaskNegative | WrittenNegative | CorruptionNegative | BugsNegative | PerturbationNegative,
+    Field(discriminator="type"),
+]
+_USUAL = {"auxiliary": "random", "negative": "task"}
 
 
 class ContextsConfig(Section):
     """What the teachers read beside the prompt."""
 
     auxiliary: AuxiliaryConfig | None = None
-    """Views that read another problem's solution (for agreement). Absent: none."""
+    """Views that never hold this problem's answer (for agreement). Absent: none."""
     negative: NegativeConfig | None = None
     """The view that reads a wrong demonstration (for the contrastive term). Absent: none."""
+    cache: Path | None = None
+    """Folder in which prepared contexts are kept. Absent: the user's cache folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_kinds(cls, given: Any) -> Any:
+        """A section without a `type` is of the usual kind: random donors, and the task's own wrong demonstrations."""
+        if not isinstance(given, Mapping):
+            return given
+        return {
+            name: {"type": _USUAL[name], **section} if name in _USUAL and isinstance(section, Mapping) else section
+            for name, section in given.items()
+        }
+
+    @property
+    def written(self) -> bool:
+        """Whether the model itself writes any of it."""
+        return isinstance(self.auxiliary, InductionAuxiliary) or isinstance(self.negative, WrittenNegative)

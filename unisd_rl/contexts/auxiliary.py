@@ -1,42 +1,56 @@
-"""Random donors: the solved examples of other problems that auxiliary views read.
+"""Random donors, and what every way to choose auxiliary views has in common.
 
-A donor must not give the problem's answer away. Left out are the problem itself, identical questions
-and problems with the same answer; donors in whose text the answer occurs as a word are passed over
-while others are at hand.
+An auxiliary view never contains its own problem's answer (`answers.py` says what that means). Whatever gives it away
+is passed over; where too little is left, the problem has fewer views than were asked for, and preparation drops it.
 """
 
 import random
-import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
-from unisd_rl.errors import UserError
+from unisd_rl.contexts.answers import answer_finder, gives_away
+from unisd_rl.contexts.templates import other_example
+from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
 
-_LOOKED_AT = 32  # candidates per wanted donor; bounds the search where short answers occur in most texts
+
+class References(Protocol):
+    """What the auxiliary views of a problem read in front of it."""
+
+    def of(self, example: Example) -> tuple[str, ...]:
+        """At most K distinct references, a pure function of the example; fewer where no more are silent."""
+        ...
+
+
+class RandomReferences:
+    """`References` from random donors."""
+
+    def __init__(self, pool: Sequence[Example], views: int, seed: int) -> None:
+        self._pool, self._views, self._seed = pool, views, seed
+
+    def of(self, example: Example) -> tuple[str, ...]:
+        """See `References.of`."""
+        donors = random_donors(example, self._pool, self._views, derive_seed(self._seed, "donors", example.id))
+        return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
 
 
 def random_donors(example: Example, pool: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
-    """`count` distinct donors from `pool`, a pure function of the arguments.
+    """Up to `count` distinct donors from `pool`, a pure function of the arguments."""
+    return silent_donors(example, _shuffled(pool, seed), count)
 
-    Raises:
-        UserError: if the pool has fewer problems with another question and another answer.
-    """
-    says_answer = re.compile(rf"(?<!\w){re.escape(_normal(example.answer))}(?!\w)")
-    silent, telling = list[Example](), list[Example]()
-    candidates = (donor for donor in _shuffled(pool, seed) if _another_problem(donor, example))
-    for donor in islice(candidates, _LOOKED_AT * count):
-        (telling if says_answer.search(_text(donor)) else silent).append(donor)
-        if len(silent) == count:
-            break
-    donors = (*silent, *telling)[:count]
-    if len(donors) < count:
-        raise UserError(
-            f"contexts.auxiliary.views = {count}, but problem {example.id!r} has only {len(donors)} others with "
-            "another question and another answer: lower it or add training records"
-        )
-    return donors
+
+def silent_donors(example: Example, candidates: Iterable[Example], count: int) -> tuple[Example, ...]:
+    """The first `count` candidates that do not give the problem's answer away, no two with the same question."""
+    contains, seen = answer_finder(example), set[str]()
+
+    def silent() -> Iterator[Example]:
+        for donor in candidates:
+            if donor.question not in seen and not gives_away(donor, example, contains):
+                seen.add(donor.question)
+                yield donor
+
+    return tuple(islice(silent(), count))
 
 
 def _shuffled(pool: Sequence[Example], seed: int) -> Iterator[Example]:
@@ -46,20 +60,3 @@ def _shuffled(pool: Sequence[Example], seed: int) -> Iterator[Example]:
         index = draw.randrange(left)
         yield pool[moved.get(index, index)]
         moved[index] = moved.get(left - 1, left - 1)
-
-
-def _another_problem(donor: Example, example: Example) -> bool:
-    return (
-        donor.id != example.id
-        and _normal(donor.question) != _normal(example.question)
-        and _normal(donor.answer) != _normal(example.answer)
-    )
-
-
-def _text(donor: Example) -> str:
-    return _normal(f"{donor.question}\n{donor.demonstration}")
-
-
-@lru_cache(maxsize=1 << 16)
-def _normal(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -1,13 +1,35 @@
-"""One example becomes a prompt: the student's messages and every view the configuration asks for."""
+"""From the configuration to the makers of contexts, and from one problem's contexts to its prompt.
 
-from collections.abc import Iterator, Sequence
+```
+Example --References.of--> what its auxiliary views read --+
+        --Candidates.propose, graded--> a wrong solution --+--> Contexts --prompt_for--> Prompt with every View
+```
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from unisd_rl.config import ContextsConfig
-from unisd_rl.contexts.auxiliary import random_donors
-from unisd_rl.contexts.negative import wrong_demonstration
-from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
-from unisd_rl.seeds import derive_seed
+from unisd_rl.config import (
+    AuxiliaryConfig,
+    BugsNegative,
+    CorruptionNegative,
+    InductionAuxiliary,
+    NegativeConfig,
+    PerturbationNegative,
+    RandomAuxiliary,
+    RetrievalAuxiliary,
+    TaskNegative,
+)
+from unisd_rl.contexts.auxiliary import RandomReferences, References
+from unisd_rl.contexts.bugs import bug_candidates
+from unisd_rl.contexts.corruption import Corruption
+from unisd_rl.contexts.induction import InductionReferences, Instruction
+from unisd_rl.contexts.negative import Candidates, FromEach
+from unisd_rl.contexts.perturbation import perturbed
+from unisd_rl.contexts.retrieval import Bm25, Embeddings, NeighbourReferences
+from unisd_rl.contexts.templates import with_demonstration, with_reference
+from unisd_rl.contexts.written import Write, WrittenCandidates
 from unisd_rl.types import Example, Message, Prompt, View, ViewKind
 
 
@@ -32,33 +54,56 @@ class Problems(Protocol):
         ...
 
 
-def prompt_for(task: Problems, example: Example, config: ContextsConfig, seed: int) -> Prompt:
-    """The prompt of an example: primary view first, then K auxiliary ones, then the negative one.
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What the views of one problem read beside its prompt; made once in preparation.
 
-    A pure function: contexts depend on the seed and the example, not on when or how often it is trained on.
-    A problem without a verified wrong demonstration gets no negative view.
-
-    Raises:
-        UserError: if there are too few donors.
+    A problem without a verified wrong demonstration has no negative view.
     """
+
+    auxiliary: tuple[str, ...] = ()
+    negative: str | None = None
+
+
+def prompt_for(task: Problems, example: Example, contexts: Contexts) -> Prompt:
+    """The prompt of an example: primary view first, then the auxiliary ones, then the negative one."""
     chat = task.student_messages(example)
     views = [View(ViewKind.PRIMARY, with_demonstration(chat, example.demonstration))]
-    views += _auxiliary(task, example, chat, config, seed)
-    views += _negative(task, example, chat, config, seed)
+    views += [View(ViewKind.AUXILIARY, with_reference(chat, reference)) for reference in contexts.auxiliary]
+    if contexts.negative is not None:
+        views.append(View(ViewKind.NEGATIVE, with_demonstration(chat, contexts.negative)))
     return Prompt(example.id, chat, tuple(views))
 
 
-def _auxiliary(task: Problems, example: Example, chat: Chat, config: ContextsConfig, seed: int) -> list[View]:
-    if config.auxiliary is None:
-        return []
-    donors = random_donors(example, task.train, config.auxiliary.views, derive_seed(seed, "donors", example.id))
-    chats = (with_other_example(chat, donor.question, donor.demonstration) for donor in donors)
-    return [View(ViewKind.AUXILIARY, messages) for messages in chats]
+def references(
+    config: AuxiliaryConfig, task: Problems, seed: int, instructions: Callable[[], Sequence[Instruction]]
+) -> References:
+    """What auxiliary views read, as configured; `instructions` is asked for the pool only where one is needed.
+
+    Raises:
+        UserError: an embedding model does not load.
+    """
+    match config:
+        case RandomAuxiliary():
+            return RandomReferences(task.train, config.views, seed)
+        case RetrievalAuxiliary():
+            questions = [example.question for example in task.train]
+            similarity = Bm25(questions) if config.model is None else Embeddings(questions, config.model)
+            return NeighbourReferences(task.train, similarity, config.views, seed)
+        case InductionAuxiliary():
+            return InductionReferences(instructions(), config.views, seed)
 
 
-def _negative(task: Problems, example: Example, chat: Chat, config: ContextsConfig, seed: int) -> list[View]:
-    if config.negative is None:
-        return []
-    candidates = task.wrong_demonstrations(example, seed)
-    wrong = wrong_demonstration(example, candidates, task.grade, config.negative.attempts)
-    return [] if wrong is None else [View(ViewKind.NEGATIVE, with_demonstration(chat, wrong))]
+def candidates(config: NegativeConfig, task: Problems, seed: int, write: Write) -> Candidates:
+    """Where wrong demonstrations come from, as configured; `write` is called only where the model writes them."""
+    match config:
+        case TaskNegative():
+            return FromEach(lambda example: task.wrong_demonstrations(example, seed))
+        case CorruptionNegative():
+            return FromEach(Corruption(task.train, seed).candidates)
+        case BugsNegative():
+            return FromEach(lambda example: bug_candidates(example, seed))
+        case PerturbationNegative():
+            return FromEach(lambda example: perturbed(example, seed))
+        case _:
+            return WrittenCandidates(task.student_messages, write, seed)

@@ -1,4 +1,4 @@
-"""The words around a demonstration, the same for every task.
+"""The words around what a teacher reads, the same for every task.
 
 Each template changes only the last turn of the student's chat, so that a system turn or an earlier
 conversation stays as it is. The negative view is the primary template with another demonstration:
@@ -15,9 +15,29 @@ def with_demonstration(chat: Chat, demonstration: str) -> Chat:
     return _last_turn(chat, "", f"\n\nWorked response:\n{demonstration}\n\nNow give your own answer.")
 
 
+def with_reference(chat: Chat, reference: str) -> Chat:
+    """Auxiliary view: a reference (`other_example` or `advice`), a separator, then the prompt."""
+    return _last_turn(chat, f"{reference}\n\n---\n\n", "")
+
+
 def with_other_example(chat: Chat, question: str, demonstration: str) -> Chat:
-    """Auxiliary view: a solved example of another problem, marked as reference only, then the prompt."""
-    return _last_turn(chat, f"Another problem, for reference only:\n{question}\n{demonstration}\n\n---\n\n", "")
+    """The auxiliary view with `other_example`."""
+    return with_reference(chat, other_example(question, demonstration))
+
+
+def other_example(question: str, demonstration: str) -> str:
+    """A reference: the solved example of another problem, marked as such."""
+    return f"Another problem, for reference only:\n{question}\n{demonstration}"
+
+
+def advice(instruction: str) -> str:
+    """A reference: general advice."""
+    return f"Advice for problems of this kind:\n{instruction}"
+
+
+def with_request(chat: Chat, request: str) -> Chat:
+    """The prompt, then what else is asked of the model that writes a context."""
+    return _last_turn(chat, "", f"\n\n{request}")
 
 
 def _last_turn(chat: Chat, before: str, after: str) -> Chat:

@@ -1,0 +1,81 @@
+"""Lexical perturbation: words of the gold demonstration replaced, from a small table of our own.
+
+Four kinds of change: antonyms ("more" - "less"), synonyms ("big" - "large"), negation ("is" - "is not"), numbers. The
+first candidates change one place, later ones more. A synonym seldom makes an answer wrong: what the stated answer is
+made of, a number or an option's letter, is a word too and may change like others; the grader decides.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+
+from unisd_rl.contexts.answers import options_of, right_letter
+from unisd_rl.contexts.corruption import in_case_of, near_numbers, stated_letter_changed
+from unisd_rl.seeds import derive_seed
+from unisd_rl.types import Example
+
+_PAIRS = (
+    # antonyms
+    "more less; most least; greater smaller; increase decrease; increases decreases; rise fall; rises falls; high low; "
+    "higher lower; hot cold; warmer cooler; fast slow; faster slower; long short; longer shorter; before after; "
+    "first last; above below; over under; inside outside; left right; north south; east west; early late; "
+    "always never; all none; every no; true false; yes no; correct incorrect; same different; positive negative; "
+    "even odd; open closed; begin end; start finish; maximum minimum; add subtract; multiply divide; carry borrow; "
+    "plus minus; with without; living nonliving; solid liquid; attract repel; attracts repels; present absent; "
+    "past future; cause effect; male female; "
+    # synonyms
+    "big large; small little; quick rapid; begin start; answer result; so therefore; because since; many several; "
+    "use employ; get obtain; show display; find discover; make produce; help assist; part portion; kind sort"
+)
+_NEGATED = re.compile(
+    r"\b(is|are|was|were|can|could|will|would|should|does|do|did|has|have|had)\b( not\b)?", re.IGNORECASE
+)
+_NUMBER = re.compile(r"(?<![\w.])\d{1,18}(?![\w.]*\w)")
+
+
+def _table() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in _PAIRS.split(";"):
+        one, other = pair.split()
+        found[one] = (*found.get(one, ()), other)
+        found[other] = (*found.get(other, ()), one)
+    return found
+
+
+WORDS = _table()
+"""Word -> those it may become. Both ways."""
+_WORD = re.compile(rf"\b(?:{'|'.join(sorted(WORDS, key=len, reverse=True))})\b", re.IGNORECASE)
+_CANDIDATES = 64
+
+
+def perturbed(example: Example, seed: int) -> Iterator[str]:
+    """Perturbed demonstrations in a seeded order, no two the same; none where no word is in the table."""
+    text = example.demonstration
+    places = [*_WORD.finditer(text), *_NEGATED.finditer(text), *_NUMBER.finditer(text)]
+    letters = [letter for letter in options_of(example) if letter != right_letter(example)]
+    draw, seen = random.Random(derive_seed(seed, "perturbation", example.id)), {text}
+    for number in range(_CANDIDATES if places else 0):
+        changed = _changed(text, draw.sample(places, min(len(places), 1 + number // 2)), draw)
+        if letters and draw.random() < 0.5:
+            changed = stated_letter_changed(changed, right_letter(example) or "", draw.choice(letters))
+        if changed not in seen:
+            seen.add(changed)
+            yield changed
+
+
+def _changed(text: str, places: list[re.Match[str]], draw: random.Random) -> str:
+    done, end = "", 0
+    for place in sorted(places, key=lambda found: found.start()):
+        if place.start() >= end:  # "has" is in two tables
+            done += text[end : place.start()] + _other(place, draw)
+            end = place.end()
+    return done + text[end:]
+
+
+def _other(place: re.Match[str], draw: random.Random) -> str:
+    word = place[0]
+    if word.isdecimal():
+        return next(near_numbers(word, draw))
+    if (others := WORDS.get(word.casefold())) is not None:
+        return in_case_of(word, draw.choice(others))
+    return place[1] if place[2] else f"{word} not"

@@ -1,0 +1,122 @@
+"""Nearest neighbours: the solved examples of similar problems, by the words or the meaning of their questions.
+
+```
+questions of the pool -> Similarity (BM25, or a sentence-embedding model) -> a score for every donor
+                      -> from the highest on, those that do not give the answer away: view k reads the k-th
+```
+
+Equal scores, as of questions that share no word, come in a seeded order of their own for each problem.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisd_rl.contexts.auxiliary import silent_donors
+from unisd_rl.contexts.templates import other_example
+from unisd_rl.errors import UserError
+from unisd_rl.seeds import derive_seed
+from unisd_rl.types import Example
+
+Scores = NDArray[np.float32]
+_BATCH = 64
+
+
+class Similarity(Protocol):
+    """How near a question is to each of the pool's."""
+
+    def scores(self, question: str) -> Scores:
+        """One number a donor, the higher the nearer. Shape [donors]."""
+        ...
+
+
+class NeighbourReferences:
+    """`References` from the nearest neighbours."""
+
+    def __init__(self, pool: Sequence[Example], similarity: Similarity, views: int, seed: int) -> None:
+        self._pool, self._similarity, self._views, self._seed = pool, similarity, views, seed
+
+    def of(self, example: Example) -> tuple[str, ...]:
+        """See `References.of`; the first is of the nearest donor."""
+        donors = silent_donors(example, self._ranked(example), self._views)
+        return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
+
+    def _ranked(self, example: Example) -> Iterator[Example]:
+        draw = np.random.default_rng(derive_seed(self._seed, "ties", example.id))
+        order = np.lexsort((draw.permutation(len(self._pool)), -self._similarity.scores(example.question)))
+        return (self._pool[index] for index in order.tolist())
+
+
+class Bm25:
+    """`Similarity` by the words two questions share: Okapi BM25 (`bm25s`, its default k1 and b), English stop words
+    left out."""
+
+    def __init__(self, questions: Sequence[str]) -> None:
+        import bm25s
+
+        self._tokenize = lambda texts: bm25s.tokenize(
+            list(texts), token_pattern=r"(?u)\b\w+\b", show_progress=False, return_ids=False
+        )
+        tokens = self._tokenize(questions)
+        self._size, self._index = len(questions), bm25s.BM25() if any(tokens) else None
+        if self._index is not None:
+            self._index.index(tokens, show_progress=False)
+
+    def scores(self, question: str) -> Scores:
+        """See `Similarity.scores`."""
+        (words,) = self._tokenize([question])
+        if self._index is None or not (known := [word for word in words if word in self._index.vocab_dict]):
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._index.get_scores(known), np.float32)
+
+
+class Embeddings:
+    """`Similarity` by meaning: the cosine of mean-pooled last hidden states of a transformers encoder."""
+
+    def __init__(self, questions: Sequence[str], model: str) -> None:
+        """Embed the pool.
+
+        Raises:
+            UserError: transformers does not load the model.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        path = str(Path(model).expanduser()) if model.startswith("~") else model
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(path, trust_remote_code=False).eval()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"contexts.auxiliary.model = {model!r} does not load ({str(error).splitlines()[0]}); give the folder "
+                "or the hub name of a sentence-embedding model, or leave it out for BM25"
+            ) from None
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._places = {question: place for place, question in enumerate(questions)}
+        self._pool = self._embed(questions)
+
+    def scores(self, question: str) -> Scores:
+        """See `Similarity.scores`. A question of the pool is not embedded again."""
+        place = self._places.get(question)
+        embedded = self._embed([question])[0] if place is None else self._pool[place]
+        return self._pool @ embedded
+
+    def _embed(self, texts: Sequence[str]) -> Scores:
+        """Unit vectors. Shape [texts, width]."""
+        import torch
+        from torch.nn.functional import normalize
+
+        rows = []
+        for start in range(0, len(texts), _BATCH):
+            batch = self._tokenizer(
+                list(texts[start : start + _BATCH]), padding=True, truncation=True, max_length=512, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                hidden_BTH = self._model(**batch).last_hidden_state.float()
+            mask_BT1 = batch["attention_mask"][..., None]
+            mean_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+            rows.append(normalize(mean_BH, dim=-1).numpy())
+        return np.concatenate(rows)
