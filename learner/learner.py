@@ -176,11 +176,11 @@ class Learner:
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
     def _behaviour_gap(self, share: Share, found: list[_Found], version: int) -> float:
-        """Nucleus sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
+        """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)
         lora = self._config.model.lora
-        if self._config.rollout.top_p < 1.0 or (lora is not None and lora.dropout):
+        if self._config.rollout.truncated or (lora is not None and lora.dropout):
             own_N = torch.zeros_like(own_N)
         return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
 

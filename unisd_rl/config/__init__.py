@@ -77,7 +77,7 @@ __all__ = [
 
 
 class Config(Section):
-    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("arithmetic")`."""
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -98,6 +98,7 @@ class Config(Section):
             _model_fits_task,
             _transport_has_gpus,
             _engine_takes_the_longest,
+            _base_actors_keep_the_initial_weights,
         ):
             check(self)
         return self
@@ -121,6 +122,20 @@ class Config(Section):
     def auxiliary_temperature(self) -> float:
         """The auxiliary views' temperature: their own setting, or the objective's."""
         return self.objective.auxiliary_temperature or self.temperature
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
+        return bool(self.objective.divergence or self.objective.contrastive or self.objective.matching)
+
+    @property
+    def contexts_read(self) -> ContextsConfig:
+        """Those contexts that a term reads beside the primary view: nothing else is built."""
+        agreement = self.objective.agreement is not None and self.objective.divergence is not None
+        return ContextsConfig(
+            auxiliary=self.contexts.auxiliary if agreement else None,
+            negative=self.contexts.negative if self.objective.contrastive else None,
+        )
 
 
 def _agreement_has_views(config: Config) -> None:
@@ -159,6 +174,15 @@ def _transport_has_gpus(config: Config) -> None:
         raise ValueError(
             f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
             'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _base_actors_keep_the_initial_weights(config: Config) -> None:
+    share, every = config.rollout.sources.base, config.evaluation.every
+    if share and every:
+        raise ValueError(
+            f"rollout.sources.base = {share:g} needs actors that keep the initial weights, and evaluation.every = "
+            f"{every} would give them others in mid-run: leave out evaluation.every"
         )
 
 
