@@ -1,6 +1,7 @@
 """The student as a folder any transformers program loads: config.json, model.safetensors, and the tokenizer's files.
 
 Under LoRA the model in it is the merged one, and `adapter/` holds the factors, for peft and for engines that load them.
+`training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher.
 
 It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
 """
@@ -17,22 +18,29 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.adapters import adapter_config
+from learner.archive import write_archive
 from unisd_rl.config import ModelConfig
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+STATE = "training_state"
 _WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
 
 
 def save_checkpoint(
-    weights: NamedTensors, adapter: NamedTensors, model_path: Path, model: ModelConfig, path: Path | None
+    weights: NamedTensors,
+    adapter: NamedTensors,
+    state: NamedTensors,
+    model_path: Path,
+    model: ModelConfig,
+    path: Path | None,
 ) -> None:
-    """Iterate `weights`, then `adapter` (nothing without LoRA) to the end, and write the folder where `path` is given.
+    """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
     `model_path` is the model training started from: its configuration, generation configuration and tokenizer go
     along. Tied weights are stored once. The whole model is in this process's memory for a moment.
     """
     if path is None:
-        for _ in itertools.chain(weights, adapter):
+        for _ in itertools.chain(weights, adapter, state):
             pass
         return
     partial = path.with_name(path.name + ".partial")
@@ -44,6 +52,7 @@ def save_checkpoint(
     if model.lora is not None:
         adapter_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
         save_file(factors, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_archive(partial / STATE, state)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from learner import ranks
+from learner.archive import Archive
 from learner.batch import Padded, Reading, Share
-from learner.checkpoint import save_checkpoint
+from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.reader import Measure, load_reader
 from learner.report import StepFindings, step_report
@@ -29,6 +30,7 @@ from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, view_counts
 from learner.staleness import current_tokens, token_staleness
+from learner.state import restore, training_state
 from learner.stopwatch import Stopwatch
 from learner.teacher import student_and_teacher
 from learner.weights import travelling, whole_model
@@ -38,6 +40,7 @@ from unisd_rl.objective.diagnostics import MicroReport, objective_report
 from unisd_rl.objective.head import Head
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
 from unisd_rl.reports import StepReport
+from unisd_rl.seeds import derive_seed
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Logprobs, Rollout, Source, Tokens
 
@@ -72,6 +75,7 @@ class Learner:
 
     def accumulate(self, rollouts: list[Rollout], version: int) -> StepFindings:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
+        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, ranks.own()))
         share, watch = Share(rollouts, self._device), Stopwatch()
         with watch.measure("score"):
             scores = self._scorer.score(share, watch)
@@ -110,11 +114,21 @@ class Learner:
         return found.cpu().numpy()
 
     def save(self, path: Path, write: bool) -> None:
-        """A folder that `AutoModelForCausalLM.from_pretrained` loads, written by the rank that says `write`."""
+        """A folder that `AutoModelForCausalLM.from_pretrained` loads and training goes on from, for any number of ranks
+        and any ZeRO stage, written by the rank that says `write`."""
         model = self._config.model
-        adapter = iter(()) if model.lora is None else self.weights()
         weights = whole_model(self.student, model.lora)
-        save_checkpoint(weights, adapter, self._model_path, model, path if write else None)
+        adapter = iter(()) if model.lora is None else self.weights()
+        state = training_state(self.student, self.teacher)
+        save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None)
+
+    def load(self, path: Path, version: int) -> None:
+        """Go on from what `save` left after step `version - 1`.
+
+        Raises:
+            RunFailed: it is cut short, damaged, or of another model.
+        """
+        restore(self.student, self.teacher, Archive(path / STATE).tensor, version)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""

@@ -85,6 +85,30 @@ class Student:
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether AdamW has taken a step."""
+        return bool(self._engine.basic_optimizer.state)
+
+    @property
+    def keeps_whole_moments(self) -> bool:
+        """Whether AdamW works on the parameters themselves and not on DeepSpeed's flat pieces of them."""
+        return self._stage == 0
+
+    def moments_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's own state of a parameter, where it `keeps_whole_moments`."""
+        return self._engine.basic_optimizer.state[parameter]
+
+    def make_moments(self, steps: int) -> None:
+        """Moments to be written to, as after `steps` steps: optimisers make them in their first step, so one is taken
+        at rate 0 on no tokens."""
+        nothing = torch.empty(0, dtype=torch.long, device=self._engine.device)
+        empty = Padded(torch.zeros(1, 1, dtype=torch.long, device=nothing.device), nothing, nothing, nothing, 0)
+        self.learn(empty, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True)
+        self.step(learning_rate=0.0)
+        for state in self._engine.basic_optimizer.state.values():
+            state["step"].fill_(steps)
+
     def close(self) -> None:
         """Let go of DeepSpeed's buffers and hooks."""
         self._engine.destroy()

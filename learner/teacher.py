@@ -11,7 +11,7 @@ In bfloat16 the average is kept beside the weights it reads with: a slow average
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from learner.checks import check_teacher_moved
 from learner.ranks import total
 from learner.reader import Measure, Reader, Result
 from learner.student import Student
-from learner.tensors import assembled, is_sharded, local, local_master
+from learner.tensors import assembled, is_sharded, local, local_master, part_of
 from learner.voice import AdapterVoice, CopyVoice, Voice
 from unisd_rl.config import Config, EmaConfig
 from unisd_rl.objective.ema import ema_update_
@@ -85,6 +85,13 @@ class Teacher:
         """The whole float32 average under Hugging Face names. A collective under ZeRO-3."""
         for name in self._average:
             yield name, self._whole(name)
+
+    @torch.no_grad()
+    def set_average(self, whole: Callable[[str], Tensor]) -> None:
+        """Replace the average by whole float32 tensors, asked for by the names `average` yields."""
+        for name, average in self._average.items():
+            average.copy_(part_of(whole(name).to(average.device), self._parameters[name]))
+        self._renew_weights()
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, if it owns the weights."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
@@ -42,6 +43,17 @@ def assembled(part: Tensor, parameter: nn.Parameter) -> Tensor:
     if not is_sharded(parameter):
         return part
     return gather(part.flatten())[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+def part_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a tensor in the parameter's own shape: the inverse of `assembled`."""
+    if not is_sharded(parameter):
+        return whole
+    part = torch.zeros_like(parameter.ds_tensor, dtype=whole.dtype)
+    start = dist.get_rank() * part.numel()
+    found = whole.flatten()[start : start + part.numel()]
+    part[: found.numel()] = found
+    return part
 
 
 def gathered(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:

@@ -32,6 +32,10 @@ class Case:
     shards: tuple[tuple[Rollout, ...], ...]
     steps: int = 2
     save: Path | None = None
+    resume: Path | None = None
+    """A checkpoint to go on from ..."""
+    first: int = 0
+    """... and the step it goes on with."""
 
 
 def make_model(folder: Path, tied: bool) -> Path:
@@ -159,7 +163,9 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
 
     learner = Learner(case.config, case.model, torch.device("cpu"))
     found: dict[str, object] = {"reports": []}
-    for step in range(case.steps):
+    if case.resume is not None:
+        learner.load(case.resume, case.first)
+    for step in range(case.first, case.first + case.steps):
         findings = learner.accumulate(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
