@@ -76,6 +76,9 @@ __all__ = [
 ]
 
 
+VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
+
+
 class Config(Section):
     """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
 
@@ -96,6 +99,7 @@ class Config(Section):
             _contrast_has_negatives,
             _publication_keeps_up,
             _model_fits_task,
+            _adapters_can_travel,
             _transport_has_gpus,
             _engine_takes_the_longest,
             _base_actors_keep_the_initial_weights,
@@ -165,6 +169,20 @@ def _model_fits_task(config: Config) -> None:
     if config.model.path is None and config.task.type != "arithmetic":
         raise ValueError(
             f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
+        )
+
+
+def _adapters_can_travel(config: Config) -> None:
+    lora, transport = config.model.lora, config.weights.transport
+    if lora is not None and transport != "object_store":
+        raise ValueError(
+            f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
+            'set weights.transport to "object_store" or leave out model.lora'
+        )
+    if lora is not None and isinstance(config.rollout.engine, VllmEngine) and lora.rank > VLLM_LARGEST_RANK:
+        raise ValueError(
+            f"model.lora.rank = {lora.rank} is more than the {VLLM_LARGEST_RANK} that vLLM serves; "
+            'lower it or set rollout.engine.type to "transformers"'
         )
 
 
