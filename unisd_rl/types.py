@@ -159,10 +159,15 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One item of an evaluation: what was asked, what came back, and whether it was right."""
+    """One answer of an evaluation: what was read, what came back, and whether it was right.
+
+    A problem answered several times has samples 0, 1, ...; `generation.logprobs` are of the distribution sampled from.
+    """
 
     id: str
+    sample: int
+    prompt_tokens: Tokens
     completion: str
-    tokens: int
+    generation: Generation
     reference: str
     correct: bool

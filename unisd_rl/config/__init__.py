@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from unisd_rl.config.contexts import AuxiliaryConfig, ContextsConfig, NegativeConfig
+from unisd_rl.config.evaluation import EvaluationConfig, RetentionConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.config.objective import (
@@ -34,7 +35,7 @@ from unisd_rl.config.rollout import (
     VllmEngine,
     WeightsConfig,
 )
-from unisd_rl.config.run import EvaluationConfig, RunConfig
+from unisd_rl.config.run import RunConfig
 from unisd_rl.config.section import Section
 from unisd_rl.config.task import ArithmeticTask, DatasetsTask, Fields, JsonlTask, TaskConfig
 
@@ -63,6 +64,7 @@ __all__ = [
     "NegativeConfig",
     "ObjectiveConfig",
     "ReleasedReductions",
+    "RetentionConfig",
     "RolloutConfig",
     "RunConfig",
     "Section",
@@ -121,6 +123,14 @@ class Config(Section):
     def temperature(self) -> float:
         """The objective's temperature: its own setting, or the sampling temperature."""
         return self.objective.temperature or self.rollout.temperature
+
+    @property
+    def evaluation_temperature(self) -> float:
+        """The evaluation's temperature: its own setting, or 0 (greedy) for one answer a problem and the rollouts' for
+        several."""
+        if self.evaluation.temperature is not None:
+            return self.evaluation.temperature
+        return self.rollout.temperature if self.evaluation.samples > 1 else 0.0
 
     @property
     def auxiliary_temperature(self) -> float:
