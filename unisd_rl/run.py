@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
         config = load_recipe(recipes, parse_fields(fields, PROGRAM))
         check_without_imports(config)
-        for sentence in inert_settings(objective_settings(config)):
+        for sentence in (*inert_settings(objective_settings(config)), *config.unread_contexts):
             print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))
