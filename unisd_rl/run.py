@@ -13,7 +13,7 @@ from pathlib import Path
 from learner.settings import objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.objective.settings import inert_settings
+from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.settings import load_recipe, parse_fields
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
         config = load_recipe(recipes, parse_fields(fields, PROGRAM))
         check_without_imports(config)
-        for sentence in inert_settings(objective_settings(config)):
+        for sentence in (*inert_settings(objective_settings(config)), *config.unread_contexts):
             print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))

@@ -51,7 +51,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One record of a task: the question, a worked solution, and the reference answer."""
+    """One record of a task: the question, a worked solution, and the reference answer.
+
+    The demonstration is written as an answer to the prompt would be: it is also the gold completion.
+    """
 
     id: str
     question: str

@@ -151,6 +151,20 @@ class Config(Section):
             negative=self.contexts.negative if self.objective.contrastive else None,
         )
 
+    @property
+    def unread_contexts(self) -> tuple[str, ...]:
+        """One sentence for each context that is asked for and read by no term."""
+        given, read = self.contexts, self.contexts_read
+        contexts = (
+            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
+            ("negative", given.negative, read.negative, "objective.contrastive"),
+        )
+        return tuple(
+            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
+            for name, asked, built, reader in contexts
+            if asked and not built
+        )
+
 
 def _agreement_has_views(config: Config) -> None:
     views = config.contexts.auxiliary.views if config.contexts.auxiliary else 0
