@@ -32,7 +32,7 @@ class LeaseQueue(Protocol):
 
 
 class RayLeaseQueue:
-    """`LeaseQueue` on the queue's Ray actor; None stands for an actor that serves no queue, and any call is a mistake."""
+    """`LeaseQueue` on the queue's Ray actor. None: the rollout actor serves no queue, and any call is a mistake."""
 
     def __init__(self, handle: ActorHandle | None) -> None:
         self._given = handle

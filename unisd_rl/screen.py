@@ -8,15 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from unisd_rl.evaluation import Evaluation
 from unisd_rl.reports import StepReport
+
+_WIDE = 1000  # columns
 
 
 class Screen:
     """Owner of the terminal. On a pipe or in a job's log there are no bars, only lines."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int = 0) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._steps = steps
         self._bars = Progress(
@@ -41,6 +44,11 @@ class Screen:
     def say(self, line: str) -> None:
         """One line."""
         self.console.print(line, markup=False)
+
+    def show(self, table: Table) -> None:
+        """A table; where nobody watches, as wide as it wants to be."""
+        wide = Console(file=self.console.file, highlight=False, width=_WIDE)
+        (self.console if self.console.is_terminal else wide).print(table, soft_wrap=False)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -79,10 +87,17 @@ class Screen:
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """The result of one evaluation."""
+        interval, retention = evaluation.pass_rate().interval, evaluation.retention
         self.say(
-            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} "
-            f"({evaluation.correct} of {len(evaluation.answers)} held-out problems, {evaluation.wall_s:.0f} s)"
+            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
+            f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
+            f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
+        if retention is not None:
+            self.say(
+                f"beside the initial model: PPLfit {retention.ppl_fit:.4f}  PPLret {retention.ppl_ret:.4f}  "
+                f"JSD {retention.jsd:.4f} nats"
+            )
 
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""

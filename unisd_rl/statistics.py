@@ -69,7 +69,7 @@ def mean_interval(scores: Sequence[float], seed: int = 0, level: float = LEVEL) 
 
 
 def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Comparison:
-    """Two models by their scores (0 to 1) on the same problems in the same order; the bootstrap draws whole problems."""
+    """Two models by their scores (0 to 1) on the same problems, in order; the bootstrap draws whole problems."""
     differences = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     interval = mean_interval(differences.tolist(), seed)
     decided = set(first) | set(second) <= {0.0, 1.0}

@@ -21,6 +21,7 @@ ALLOWED = {
         "learner/group.py",
         "learner/process.py",
         "unisd_rl/cluster.py",
+        "unisd_rl/retention/scorer.py",
         "unisd_rl/transport/rollouts/client.py",
         "unisd_rl/transport/rollouts/spawn.py",
         "unisd_rl/transport/weights/publisher.py",

@@ -68,9 +68,7 @@ def _drifts(adapted: Reader, base: Reader, batch: Sequence[Completion], sizes: S
     base_NH, targets_N = _read(base, batch)
     heads = adapted.head(), base.head()
     logprob_N = realised_logprobs(base_NH, heads[1], targets_N, _TEMPERATURE, sizes.chunk_tokens)
-    divergence_N = token_divergence(
-        adapted_NH, heads[0], base_NH, heads[1], _WEIGHT, _TEMPERATURE, sizes.chunk_tokens
-    )
+    divergence_N = token_divergence(adapted_NH, heads[0], base_NH, heads[1], _WEIGHT, _TEMPERATURE, sizes.chunk_tokens)
     pairs = zip(_likelihoods_of(batch, logprob_N), _sums(batch, divergence_N), strict=True)
     return [Drift(likelihood, divergence) for likelihood, divergence in pairs]
 

@@ -34,7 +34,7 @@ class RetentionScorer:
         self._tokenizer = ChatTokenizer(base)
         options = {
             **ray_options(retention_bundle(settings)),
-            "runtime_env": {"env_vars": _environment(settings, cores, base)},
+            "runtime_env": {"env_vars": _environment(settings, cores)},
         }
         self._process = (
             ray.remote(RetentionProcess).options(**options).remote(config, settings, cores, base, run_dir.absolute())
@@ -61,9 +61,7 @@ class RetentionScorer:
         asked = [answer for answer in answers if answer.id in kept]
         prompts = {answer.id: tuple(answer.prompt_tokens.tolist()) for answer in asked}
         gold = [Completion(one.id, 0, prompts[one.id], self._gold_tokens(one)) for one in chosen]
-        own = [
-            Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked
-        ]
+        own = [Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked]
         call = self._process.measure.remote(adapted, gold, own)
         return self._result(call, self._config.run.step_timeout_s, "read the answers (run.step_timeout_s)")
 
@@ -89,12 +87,10 @@ class RetentionScorer:
             raise RunFailed(f"the process of retention died; its log is {self._log}: {error}") from error
 
 
-def _environment(settings: RetentionConfig, cores: Cores, base: Path) -> dict[str, str]:
+def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:
     variables = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "0")}
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
-    if base.is_dir():
-        variables["HF_HUB_OFFLINE"] = "1"
     if not settings.gpus:
         variables["DS_ACCELERATOR"] = "cpu"
     return variables
