@@ -10,7 +10,7 @@ Broadcasts go out in the background, one call an actor, so a stuck actor does no
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,15 @@ class RolloutGroup:
     """`config.rollout.actors` rollout actors; see the module's drawing. For one thread, the driver's."""
 
     def __init__(
-        self, config: Config, plan: CorePlan, model_path: Path, run_dir: Path, queue: ActorHandle, store: StoreClient
+        self,
+        config: Config,
+        plan: CorePlan,
+        model_path: Path,
+        run_dir: Path,
+        queue: ActorHandle | None,
+        store: StoreClient,
     ) -> None:
+        """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake."""
         self._config, self._plan, self._model_path = config, plan, model_path
         self._run_dir, self._queue, self._store = run_dir, queue, store
         self._members: list[_Member] = []
@@ -109,17 +116,36 @@ class RolloutGroup:
         waits = [member.handle.wait_for.remote(version) for member in self._members]
         self._results(waits, timeout_s, f"to apply {label(version)}")
 
+    def answers(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
+        """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
+
+        The chats are dealt to the actors in turn, with leases paused on all of them until all have answered. Chat i is
+        sampled with `sampling.seed` + i, whoever answers it.
+        """
+        count, timeout_s = len(self._members), self._config.run.step_timeout_s
+        asked = [(chat, _seeded(sampling, index)) for index, chat in enumerate(prompts)]
+        self._results([m.handle.pause_leases.remote() for m in self._members], _CALL_TIMEOUT_S, "to pause its leases")
+        try:
+            shares = [
+                member.handle.answer.remote(asked[index::count], version) for index, member in enumerate(self._members)
+            ]
+            answered = self._results(shares, timeout_s, "to answer (run.step_timeout_s)")
+        finally:
+            for member in self._members:
+                member.handle.resume_leases.remote()
+        return [answered[index % count][index // count] for index in range(len(prompts))]
+
     def answer(
         self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion
     ) -> list[tuple[str, Generation]]:
-        """Text and tokens for each chat, in order, all by `version`; the queue is not served meanwhile."""
-        return [(answer.text, answer.generation) for answer in self._answers(prompts, sampling, version)]
+        """As `answers`, the text and the tokens only."""
+        return [(answer.text, answer.generation) for answer in self.answers(prompts, sampling, version)]
 
     def sample(
         self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion
     ) -> list[tuple[Tokens, Generation]]:
-        """As `answer`, with the tokens of the prompt instead of the text of the answer."""
-        return [(answer.prompt_tokens, answer.generation) for answer in self._answers(prompts, sampling, version)]
+        """As `answers`, the tokens of prompt and answer only."""
+        return [(answer.prompt_tokens, answer.generation) for answer in self.answers(prompts, sampling, version)]
 
     def reports(self) -> tuple[ActorReport, ...]:
         """What each actor counted, in order."""
@@ -154,21 +180,6 @@ class RolloutGroup:
             ray.kill(member.handle)
             remove_placement_group(member.bundle)
         self._members = []
-
-    def _answers(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
-        """Deal the chats to the actors in turn, with leases paused on all of them until all have answered."""
-        count, timeout_s = len(self._members), self._config.run.step_timeout_s
-        self._results([m.handle.pause_leases.remote() for m in self._members], _CALL_TIMEOUT_S, "to pause its leases")
-        try:
-            shares = [
-                member.handle.answer.remote(list(prompts[index::count]), sampling, version)
-                for index, member in enumerate(self._members)
-            ]
-            answered = self._results(shares, timeout_s, "to answer (run.step_timeout_s)")
-        finally:
-            for member in self._members:
-                member.handle.resume_leases.remote()
-        return [answered[index % count][index // count] for index in range(len(prompts))]
 
     def _place(self) -> list[PlacementGroup]:
         """One bundle an actor: placement groups cannot grow, and an actor is the unit that comes and goes."""
@@ -212,6 +223,10 @@ class RolloutGroup:
                 raise RunFailed(f"waited {timeout_s:g} s for {slow.name} {what}; its log is {slow.log}")
             self.check()
         return [_result(member, reference) for member, reference in zip(self._members, references, strict=True)]
+
+
+def _seeded(sampling: Sampling, index: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
 
 
 def _ended(reference: "ray.ObjectRef[Any]") -> bool:

@@ -32,10 +32,15 @@ class LeaseQueue(Protocol):
 
 
 class RayLeaseQueue:
-    """`LeaseQueue` on the queue's Ray actor."""
+    """`LeaseQueue` on the queue's Ray actor. None: the rollout actor serves no queue, and any call is a mistake."""
 
-    def __init__(self, handle: ActorHandle) -> None:
-        self._handle = handle
+    def __init__(self, handle: ActorHandle | None) -> None:
+        self._given = handle
+
+    @property
+    def _handle(self) -> ActorHandle:
+        assert self._given is not None, "this actor was started without a queue: it only answers"
+        return self._given
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """See `LeaseQueue`."""

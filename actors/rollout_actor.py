@@ -6,7 +6,7 @@ loop, so an update or an evaluation goes on while `run` serves the queue.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray.actor import ActorHandle
@@ -27,6 +27,7 @@ from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens
 
 Chat = tuple[Message, ...]
+Asked = tuple[Chat, Sampling]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,10 @@ class Answered:
 
 
 class RolloutActor(PushedUpdates):
-    """Generates with one engine. `cores` are those of this actor; empty leaves them to the system."""
+    """Generates with one engine. `cores` are those of this actor; empty leaves them to the system.
+
+    Without a queue it only answers, and may not be asked to `run`.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class RolloutActor(PushedUpdates):
         cores: Cores,
         model_path: Path,
         run_dir: Path,
-        queue: ActorHandle,
+        queue: ActorHandle | None,
         store: StoreClient,
     ) -> None:
         self._name, self._config = name, config
@@ -133,10 +137,8 @@ class RolloutActor(PushedUpdates):
         """Serve the queue again."""
         self._service.resume()
 
-    async def answer(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
+    async def answer(self, asked: Sequence[Asked], version: PolicyVersion) -> list[Answered]:
         """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile.
-
-        Prompt i is sampled with `sampling.seed` + i.
 
         Raises:
             RunFailed: the engine is not at `version`, or died.
@@ -147,10 +149,7 @@ class RolloutActor(PushedUpdates):
                 raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    work = [
-                        tasks.create_task(self._answer_one(chat, _seeded(sampling, index), places))
-                        for index, chat in enumerate(prompts)
-                    ]
+                    work = [tasks.create_task(self._answer_one(chat, sampling, places)) for chat, sampling in asked]
             except ExceptionGroup as failures:
                 raise self._failed(_first(failures)) from failures
         answers = [task.result() for task in work]
@@ -195,10 +194,6 @@ class RolloutActor(PushedUpdates):
 
     def _failed(self, error: BaseException) -> RunFailed:
         return RunFailed(f"{self._name} stopped: {error or type(error).__name__}; its log is {self._log}")
-
-
-def _seeded(sampling: Sampling, index: int) -> Sampling:
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

@@ -77,9 +77,13 @@ class LearnerGroup:
         timeout_s = self._config.run.step_timeout_s
         return self._call("logprobs", prompt_tokens, completion_tokens, timeout_s=timeout_s, what="score a completion")
 
-    def save(self, path: Path) -> None:
-        """Write the student as a folder that `AutoModelForCausalLM.from_pretrained` loads, tokenizer included."""
-        self._call("save", path.absolute(), timeout_s=self._config.run.step_timeout_s, what=f"save {path}")
+    def save(self, path: Path, resumable: bool = True) -> None:
+        """Write the student as a folder that `AutoModelForCausalLM.from_pretrained` loads, tokenizer included.
+
+        Only a `resumable` one holds what training goes on from.
+        """
+        timeout_s = self._config.run.step_timeout_s
+        self._call("save", path.absolute(), resumable, timeout_s=timeout_s, what=f"save {path}")
 
     def close(self) -> None:
         """End the processes and give their place back; also after a start that failed."""

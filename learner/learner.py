@@ -113,13 +113,13 @@ class Learner:
         found = self.student.read(padded, lambda hidden_NH, head: self._sampled(hidden_NH, head, padded.targets_N))
         return found.cpu().numpy()
 
-    def save(self, path: Path, write: bool) -> None:
-        """A folder that `AutoModelForCausalLM.from_pretrained` loads and training goes on from, for any number of ranks
-        and any ZeRO stage, written by the rank that says `write`."""
+    def save(self, path: Path, write: bool, resumable: bool = True) -> None:
+        """A folder that `AutoModelForCausalLM.from_pretrained` loads and, if it is `resumable`, training goes on
+        from, for any number of ranks and any ZeRO stage, written by the rank that says `write`."""
         model = self._config.model
         weights = whole_model(self.student, model.lora)
         adapter = iter(()) if model.lora is None else self.weights()
-        state = training_state(self.student, self.teacher)
+        state = training_state(self.student, self.teacher) if resumable else iter(())
         save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None)
 
     def load(self, path: Path, version: int) -> None:

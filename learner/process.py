@@ -95,9 +95,9 @@ class RankProcess:
         """`Learner.logprobs`."""
         return self._ready().logprobs(prompt, completion)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, resumable: bool) -> None:
         """`Learner.save`; rank 0 writes."""
-        self._ready().save(path, write=self._rank == 0)
+        self._ready().save(path, write=self._rank == 0, resumable=resumable)
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from actors.group import RolloutGroup
@@ -11,8 +11,9 @@ from learner.group import LearnerGroup
 from unisd_rl.config import Config
 from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.preparation.prepare import Preparation
-from unisd_rl.preparation.writing import writing_engine
+from unisd_rl.preparation.writing import Writer, writing_engine
 from unisd_rl.prompts import PromptStream
+from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.tasks.task import Task
@@ -22,9 +23,9 @@ from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.store import spawn_store
 
 
-def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Path:
-    """The model to start from. The embedded one is trained at first use and copied into the run's folder,
-    so that every node that sees this folder sees the model."""
+def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
+    """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
+    every node that sees this folder sees the model."""
     if config.model.path is not None:
         path = Path(config.model.path).expanduser()
         return path.absolute() if path.is_dir() else Path(config.model.path)
@@ -32,17 +33,23 @@ def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Pat
 
     with screen.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
-    return Path(shutil.copytree(cached, directory.path / "base_model", dirs_exist_ok=True))
+    return Path(shutil.copytree(cached, directory / "base_model", dirs_exist_ok=True))
 
 
 def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
     """All prompts of the run; their contexts are prepared now if they are not in the cache (decision 2)."""
-    preparation = Preparation.of(
-        config, task, model, lambda: writing_engine(config, model, directory.path), screen
-    )
-    prepared = preparation.prepared()
+    prepared = preparation(config, task, model, directory.path, screen).prepared()
     screen.say(f"training on {prepared.report.describe()}")
     return PromptStream(task, config, prepared)
+
+
+def preparation(config: Config, task: Task, model: Path, logs: Path, screen: Screen) -> Preparation:
+    """What makes contexts. An engine for those that the model writes is started if need be, and logs below `logs`."""
+
+    def open_writer() -> AbstractContextManager[Writer]:
+        return writing_engine(config, answering_cores(config), model, logs)
+
+    return Preparation.of(config, task, model, open_writer, screen)
 
 
 def core_plan(config: Config) -> CorePlan:
@@ -58,6 +65,12 @@ def core_plan(config: Config) -> CorePlan:
         rollout=() if config.rollout.gpus_per_actor else plan.rollout,
         learner=() if config.learner.gpus_per_rank else plan.learner,
     )
+
+
+def answering_cores(config: Config) -> CorePlan:
+    """Cores where nothing is trained: the actors have them all."""
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors, 0, config.rollout.cores)
+    return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 
 @contextmanager
@@ -77,4 +90,22 @@ def started_parts(
         with screen.waiting("starting learner and engines"):
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
-        yield Parts(config, task, prompts, QueueClient(queue), store, rollouts, learners, directory, screen)
+        retention = retention_scorer(config, plan, model, directory.path, stack)
+        yield Parts(config, task, prompts, QueueClient(queue), store, rollouts, learners, directory, screen, retention)
+
+
+def retention_scorer(
+    config: Config, plan: CorePlan, base: Path, run_dir: Path, stack: ExitStack
+) -> RetentionScorer | None:
+    """The process that measures retention beside `base`, started, and closed with `stack`; None where none does.
+
+    On the CPU it has the learner's cores, or the actors' where there is no learner: those wait meanwhile.
+    """
+    settings = config.evaluation.retention
+    if settings is None:
+        return None
+    cores = () if settings.gpus else tuple(sorted({core for cores in plan.learner or plan.rollout for core in cores}))
+    scorer = RetentionScorer(config, settings, cores, base, run_dir)
+    stack.callback(scorer.close)
+    scorer.start(config.run.start_timeout_s)
+    return scorer

@@ -3,14 +3,14 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
-from unisd_rl.requirements import CPU, GPU, missing, requirements
+from unisd_rl.requirements import CPU, GPU, Requirement, missing
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 POLL_S = 1.0
@@ -18,8 +18,8 @@ KNOCK_S = 10.0
 
 
 @contextmanager
-def connected(config: Config) -> Iterator[None]:
-    """Within this block Ray is there and has what the run asks for.
+def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
+    """Within this block Ray is there and has what each phase asks for; phases come one after the other.
 
     Logs of Ray's processes go to Ray's own files, not to the screen.
 
@@ -27,15 +27,16 @@ def connected(config: Config) -> Iterator[None]:
         UserError: the cluster lacks something after `run.cluster_timeout_s`, naming what and how much.
     """
     os.environ.update(QUIET)
-    _connect(config)
+    _connect(phases)
     try:
-        _wait_for_resources(config)
+        for needed in phases:
+            _wait_for_resources(config, needed)
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(config: Config) -> None:
+def _connect(phases: Sequence[Sequence[Requirement]]) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
@@ -44,11 +45,11 @@ def _connect(config: Config) -> None:
         except OSError as error:  # Ray's ConnectionError is one
             raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
         return
-    processes = config.rollout.actors + config.learner.ranks
+    processes = max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
     ray.init(
         address="local",
         num_cpus=max(processes, os.cpu_count() or 1),
-        resources={name: float(processes) for name in _custom(config)},
+        resources={name: float(processes) for name in _custom(phases)},
         include_dashboard=False,
         **quiet,
     )
@@ -61,9 +62,8 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
-def _wait_for_resources(config: Config) -> None:
+def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
     deadline = time.monotonic() + config.run.cluster_timeout_s
-    needed = requirements(config)
     while lacking := missing(needed, ray.cluster_resources()):
         if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):
             what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
@@ -71,9 +71,9 @@ def _wait_for_resources(config: Config) -> None:
         time.sleep(POLL_S)
 
 
-def _custom(config: Config) -> set[str]:
+def _custom(phases: Sequence[Sequence[Requirement]]) -> set[str]:
     """Custom resources a local cluster offers, so that a recipe for many machines also runs on one."""
-    return {*config.rollout.resources, *config.learner.resources} - {CPU, GPU}
+    return {name for needed in phases for one in needed for name in one.each} - {CPU, GPU}
 
 
 def _under_job() -> bool:

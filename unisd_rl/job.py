@@ -6,6 +6,7 @@ from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
 from unisd_rl.cluster import connected
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.requirements import requirements
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.summary import Summary, summarise
@@ -38,8 +39,8 @@ def run_job(config: Config) -> Summary:
 
 def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
     started = time.monotonic()
-    with Screen(config.run.steps) as screen, connected(config):
-        model = model_folder(config, directory, screen)
+    with Screen(config.run.steps) as screen, connected(config, requirements(config)):
+        model = model_folder(config, directory.path, screen)
         prompts = prompt_stream(config, task, model, directory, screen)
         with started_parts(config, task, prompts, model, directory, screen) as parts:
             outcome = train(parts)

@@ -39,9 +39,12 @@ def plan_cores(
 ) -> CorePlan:
     """Deal `available` cores: the upper half to the learner, the rest to the actors.
 
-    An explicit list for one side overrides the deal for that side. On one core both share it.
+    An explicit list for one side overrides the deal for that side. On one core both share it. Without a learner the
+    actors have them all.
     """
     cores = tuple(sorted(available))
+    if not ranks:
+        return CorePlan(_deal(tuple(rollout_cores) if rollout_cores is not None else cores, actors), ())
     half = max(1, len(cores) // 2)
     for_rollout = tuple(rollout_cores) if rollout_cores is not None else (cores[:-half] or cores)
     for_learner = tuple(learner_cores) if learner_cores is not None else cores[-half:]

@@ -4,11 +4,11 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unisd_rl.config import Config, TransformersEngine
+from unisd_rl.config import Config, RetentionConfig, TransformersEngine
 
 CPU, GPU = "CPU", "GPU"
 
@@ -39,6 +39,11 @@ def learner_bundle(config: Config) -> dict[str, float]:
     return _bundle(config.learner.gpus_per_rank, config.learner.resources)
 
 
+def retention_bundle(settings: RetentionConfig) -> dict[str, float]:
+    """Ray resources of the process that measures retention; no core of its own, since others wait for it."""
+    return {CPU: 0.0} | ({GPU: settings.gpus} if settings.gpus else {})
+
+
 def ray_options(bundle: Mapping[str, float]) -> dict[str, Any]:
     """A bundle in the words in which a Ray actor asks for it."""
     custom = {name: amount for name, amount in bundle.items() if name not in (CPU, GPU)}
@@ -52,10 +57,22 @@ def requirements(config: Config) -> tuple[Requirement, ...]:
         Requirement("learner rank", config.learner.ranks, learner_bundle(config)),
         Requirement("rollout queue", 1, {}),
         Requirement("weight store", 1, {}),
+        *retention_requirement(config),
     )
 
 
-def missing(needed: tuple[Requirement, ...], total: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def retention_requirement(config: Config) -> tuple[Requirement, ...]:
+    """The process that measures retention, if any does."""
+    settings = config.evaluation.retention
+    return () if settings is None else (Requirement("retention scorer", 1, retention_bundle(settings)),)
+
+
+def answering_requirements(config: Config) -> tuple[Requirement, ...]:
+    """The processes that answer the problems of an evaluation, where nothing is trained."""
+    return (Requirement("rollout actor", config.rollout.actors, rollout_bundle(config)),)
+
+
+def missing(needed: Sequence[Requirement], total: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Resource -> (needed, there), for each resource of which `total` has too little."""
     sums: Counter[str] = Counter()
     for requirement in needed:

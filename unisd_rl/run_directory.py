@@ -4,7 +4,9 @@
 |---|---|
 | config.toml | here, at the start: the resolved configuration |
 | metrics.jsonl | here, one line a step |
-| evaluations/step-N.jsonl | here, every item and its answer |
+| evaluations/step-N.jsonl | here, every answer to every problem |
+| evaluations/step-N.json | here, the numbers of that evaluation |
+| evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
 | summary.json | here, at the end |
 | rollouts/, consumed.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
@@ -15,12 +17,14 @@ import fcntl
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tomli_w
 
+from unisd_rl.answers import json_lines
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.types import Answer
@@ -70,25 +74,34 @@ class RunDirectory:
     def log_step(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl, on the file at once."""
         assert self._metrics is not None, "create() comes first"
-        self._metrics.write(json.dumps(_plain(row)) + "\n")
+        self._metrics.write(json.dumps(plain(row)) + "\n")
         self._metrics.flush()
 
-    def write_evaluation(self, step: int, answers: Sequence[Answer]) -> Path:
-        """Every item of the evaluation after `step` steps, one line each."""
-        path = self.path / "evaluations" / f"step-{step}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in answers), encoding="utf-8")
+    def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
+        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them."""
+        path = self._evaluation(step, "jsonl")
+        path.write_text(json_lines(answers), encoding="utf-8")
+        self._evaluation(step, "json").write_text(json.dumps(plain(numbers), indent=2) + "\n", encoding="utf-8")
         return path
+
+    def write_retention(self, step: int, rows: pa.Table) -> None:
+        """What the retention numbers of that evaluation are made of."""
+        pq.write_table(rows, self._evaluation(step, "retention.parquet"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json; its presence says that the run ended."""
-        self.summary.write_text(json.dumps(_plain(summary), indent=2) + "\n", encoding="utf-8")
+        self.summary.write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")
 
     def close(self) -> None:
         """Close the files and let go of the folder."""
         for file in (self._metrics, self._lock):
             if file is not None:
                 file.close()
+
+    def _evaluation(self, step: int, suffix: str) -> Path:
+        path = self.path / "evaluations" / f"step-{step}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        return path
 
     def _claim(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +127,10 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no nan: null stands for a number that does not exist."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+def plain(value: Any) -> Any:
+    """JSON has no nan: null stands for a number that does not exist, however deep it lies."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,6 @@
 """What a person sees: progress bars, one line a step, and at the end what came of it. Everything else goes to files."""
 
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,15 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from unisd_rl.evaluation import Evaluation
 from unisd_rl.reports import StepReport
+
+_WIDE = 1000  # columns
 
 
 class Screen:
     """Owner of the terminal. On a pipe or in a job's log there are no bars, only lines."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int = 0) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._steps = steps
         self._bars = Progress(
@@ -40,6 +44,11 @@ class Screen:
     def say(self, line: str) -> None:
         """One line."""
         self.console.print(line, markup=False)
+
+    def show(self, table: Table) -> None:
+        """A table; where nobody watches, as wide as it wants to be."""
+        wide = Console(file=self.console.file, highlight=False, width=_WIDE)
+        (self.console if self.console.is_terminal else wide).print(table, soft_wrap=False)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -68,18 +77,27 @@ class Screen:
     def step(self, report: StepReport, tokens_per_s: float) -> None:
         """The line of one step."""
         self._bars.update(self._training, completed=report.step + 1, visible=True)
-        self.say(
-            f"step {report.step + 1:>4}/{self._steps}  loss {report.loss:8.4f}  divergence {report.divergence:.4f}  "
-            f"agreement {report.weight_median:.2f}  clipped {report.clipped_share:5.1%}  "
-            f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})  {tokens_per_s:,.0f} tokens/s"
-        )
+        parts = [f"step {report.step + 1:>4}/{self._steps}", f"loss {report.loss:8.4f}"]
+        if not math.isnan(report.divergence):  # nan: there is no main term
+            parts += [f"divergence {report.divergence:.4f}", f"agreement {report.weight_median:.2f}"]
+            parts += [f"clipped {report.clipped_share:5.1%}"]
+        if not math.isnan(report.staleness_max):  # nan: the policy sampled nothing
+            parts += [f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})"]
+        self.say("  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"]))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """The result of one evaluation."""
+        interval, retention = evaluation.pass_rate().interval, evaluation.retention
         self.say(
-            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} "
-            f"({evaluation.correct} of {len(evaluation.answers)} held-out problems, {evaluation.wall_s:.0f} s)"
+            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
+            f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
+            f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
+        if retention is not None:
+            self.say(
+                f"beside the initial model: PPLfit {retention.ppl_fit:.4f}  PPLret {retention.ppl_ret:.4f}  "
+                f"JSD {retention.jsd:.4f} nats"
+            )
 
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""

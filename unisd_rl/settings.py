@@ -25,7 +25,8 @@ RECIPES = Path(__file__).parent / "recipes"
 SETUPS = RECIPES / "setups"
 """Recipes that say where a run happens and how large it is, and nothing of what it minimises: they lie over others."""
 DISCRIMINATORS = ("type", "level", "signal")
-DEFAULT_KINDS = {"task": {"type": "arithmetic"}, "rollout": {"engine": {"type": "vllm"}}}
+DEFAULT_TASK = "arithmetic"
+DEFAULT_KINDS: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
 """Which kind a section is of when neither the recipe nor the command line says so."""
 Tree = Mapping[str, Any]
 
@@ -36,9 +37,22 @@ def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> 
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
+    return configuration(overlay(recipe_tree(recipes), overrides or {}))
+
+
+def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_KINDS) -> dict[str, Any]:
+    """What one recipe says, or several laid over one another in order, all over `under`; not validated."""
     names = [recipes] if isinstance(recipes, str) else recipes
     layers = [layer for name in names for layer in _layers(recipe_path(name))]
-    tree = reduce(overlay, [*layers, overrides or {}], dict(DEFAULT_KINDS))
+    return reduce(overlay, layers, {**under})
+
+
+def configuration(tree: Tree) -> Config:
+    """The configuration a tree of sections and fields is.
+
+    Raises:
+        UserError: one sentence for each thing that is wrong, with its value and the remedy.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass
 
 from actors.report import ActorReport
 from unisd_rl.config import Config
+from unisd_rl.evaluation import Evaluation
 from unisd_rl.prompts import PreparationReport
+from unisd_rl.statistics import Interval
 from unisd_rl.train import Outcome
 from unisd_rl.transport.rollouts.report import QueueReport
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1."""
+    """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %."""
 
     status: str
     steps: int
@@ -20,8 +22,12 @@ class Summary:
     lineage: int
     engine: str
     accuracy_before: float
+    accuracy_before_interval: Interval
     accuracy_after: float | None
+    accuracy_after_interval: Interval | None
     eval_examples: int
+    retention_before: dict[str, float] | None
+    retention_after: dict[str, float] | None
     prompts_issued: int
     prompts_dropped: int
     rollouts_consumed: int
@@ -60,8 +66,12 @@ def summarise(
         lineage=outcome.version.lineage,
         engine=config.rollout.engine.type,
         accuracy_before=outcome.before.accuracy,
+        accuracy_before_interval=outcome.before.pass_rate().interval,
         accuracy_after=outcome.after.accuracy if outcome.after else None,
-        eval_examples=len(outcome.before.answers),
+        accuracy_after_interval=outcome.after.pass_rate().interval if outcome.after else None,
+        eval_examples=outcome.before.problems,
+        retention_before=_retention(outcome.before),
+        retention_after=_retention(outcome.after),
         prompts_issued=queue.issued,
         prompts_dropped=preparation.dropped,
         rollouts_consumed=queue.consumed,
@@ -77,3 +87,7 @@ def summarise(
         cores=cores,
         wall_s=wall_s,
     )
+
+
+def _retention(evaluation: Evaluation | None) -> dict[str, float] | None:
+    return evaluation.retention.to_json() if evaluation and evaluation.retention else None

@@ -14,8 +14,9 @@ Rollouts for the next steps are generated while the learner works on this one, a
 `max_staleness` versions ahead; nothing is dropped, nothing is trained on twice.
 """
 
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
@@ -23,6 +24,8 @@ from unisd_rl.config import Config
 from unisd_rl.evaluation import Evaluation, evaluate
 from unisd_rl.interrupt import StopRequest, stop_request
 from unisd_rl.prompts import PromptStream
+from unisd_rl.retention.scorer import RetentionScorer
+from unisd_rl.retention.table import retention_table
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.step_log import StepTimes, log_step
@@ -47,6 +50,8 @@ class Parts:
     learners: LearnerGroup
     directory: RunDirectory
     screen: Screen
+    retention: RetentionScorer | None
+    """Absent where retention is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +132,23 @@ def examine(parts: Parts, version: PolicyVersion) -> Evaluation:
     with parts.screen.progress(f"evaluating version {version.number}") as progress:
         parts.rollouts.wait_for(version, parts.config.weights.timeout_s)
         evaluation = evaluate(parts.rollouts, parts.task, parts.config, version, progress)
-    parts.directory.write_evaluation(version.number, evaluation.answers)
+    if parts.retention is not None:
+        evaluation = with_retention(parts, parts.retention, evaluation)
+    numbers = {"version": version.number, **evaluation.to_json(parts.config.evaluation.k)}
+    parts.directory.write_evaluation(version.number, evaluation.answers, numbers)
     parts.screen.evaluated(evaluation)
     return evaluation
+
+
+def with_retention(parts: Parts, scorer: RetentionScorer, evaluation: Evaluation) -> Evaluation:
+    """Read what was answered with the student, lent as a folder, and with the initial model."""
+    lent, step = parts.directory.path / "retention", evaluation.version.number
+    with parts.screen.waiting("reading answers beside the initial model"):
+        parts.learners.save(lent, resumable=False)
+        retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers)
+        shutil.rmtree(lent)
+    parts.directory.write_retention(step, retention_table(f"step-{step}", parts.config.task.type, retention))
+    return replace(evaluation, retention=retention)
 
 
 def examined_at_the_end(parts: Parts, version: PolicyVersion) -> Evaluation:

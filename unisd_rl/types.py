@@ -51,7 +51,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One record of a task: the question, a worked solution, and the reference answer."""
+    """One record of a task: the question, a worked solution, and the reference answer.
+
+    The demonstration is written as an answer to the prompt would be: it is also the gold completion.
+    """
 
     id: str
     question: str
@@ -159,10 +162,15 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One item of an evaluation: what was asked, what came back, and whether it was right."""
+    """One answer of an evaluation: what was read, what came back, and whether it was right.
+
+    A problem answered several times has samples 0, 1, ...; `generation.logprobs` are of the distribution sampled from.
+    """
 
     id: str
+    sample: int
+    prompt_tokens: Tokens
     completion: str
-    tokens: int
+    generation: Generation
     reference: str
     correct: bool

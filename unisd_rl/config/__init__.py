@@ -21,6 +21,7 @@ from unisd_rl.config.contexts import (
     TaskNegative,
     WrittenNegative,
 )
+from unisd_rl.config.evaluation import EvaluationConfig, RetentionConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.config.objective import (
@@ -46,7 +47,7 @@ from unisd_rl.config.rollout import (
     VllmEngine,
     WeightsConfig,
 )
-from unisd_rl.config.run import EvaluationConfig, RunConfig
+from unisd_rl.config.run import RunConfig
 from unisd_rl.config.section import Section
 from unisd_rl.config.task import ArithmeticTask, DatasetsTask, Fields, JsonlTask, TaskConfig
 
@@ -80,6 +81,7 @@ __all__ = [
     "PerturbationNegative",
     "RandomAuxiliary",
     "ReleasedReductions",
+    "RetentionConfig",
     "RetrievalAuxiliary",
     "RolloutConfig",
     "RunConfig",
@@ -94,6 +96,9 @@ __all__ = [
     "WeightsConfig",
     "WrittenNegative",
 ]
+
+
+VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
 
 
 class Config(Section):
@@ -116,6 +121,7 @@ class Config(Section):
             _contrast_has_negatives,
             _publication_keeps_up,
             _model_fits_task,
+            _adapters_can_travel,
             _transport_has_gpus,
             _engine_takes_the_longest,
             _base_actors_keep_the_initial_weights,
@@ -139,6 +145,14 @@ class Config(Section):
         return self.objective.temperature or self.rollout.temperature
 
     @property
+    def evaluation_temperature(self) -> float:
+        """The evaluation's temperature: its own setting, or 0 (greedy) for one answer a problem and the rollouts' for
+        several."""
+        if self.evaluation.temperature is not None:
+            return self.evaluation.temperature
+        return self.rollout.temperature if self.evaluation.samples > 1 else 0.0
+
+    @property
     def auxiliary_temperature(self) -> float:
         """The auxiliary views' temperature: their own setting, or the objective's."""
         return self.objective.auxiliary_temperature or self.temperature
@@ -155,6 +169,20 @@ class Config(Section):
         return ContextsConfig(
             auxiliary=self.contexts.auxiliary if agreement else None,
             negative=self.contexts.negative if self.objective.contrastive else None,
+        )
+
+    @property
+    def unread_contexts(self) -> tuple[str, ...]:
+        """One sentence for each context that is asked for and read by no term."""
+        given, read = self.contexts, self.contexts_read
+        contexts = (
+            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
+            ("negative", given.negative, read.negative, "objective.contrastive"),
+        )
+        return tuple(
+            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
+            for name, asked, built, reader in contexts
+            if asked and not built
         )
 
 
@@ -185,6 +213,20 @@ def _model_fits_task(config: Config) -> None:
     if config.model.path is None and config.task.type != "arithmetic":
         raise ValueError(
             f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
+        )
+
+
+def _adapters_can_travel(config: Config) -> None:
+    lora, transport = config.model.lora, config.weights.transport
+    if lora is not None and transport != "object_store":
+        raise ValueError(
+            f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
+            'set weights.transport to "object_store" or leave out model.lora'
+        )
+    if lora is not None and isinstance(config.rollout.engine, VllmEngine) and lora.rank > VLLM_LARGEST_RANK:
+        raise ValueError(
+            f"model.lora.rank = {lora.rank} is more than the {VLLM_LARGEST_RANK} that vLLM serves; "
+            'lower it or set rollout.engine.type to "transformers"'
         )
 
 

@@ -1,4 +1,4 @@
-"""Name, place, length and patience of a run, and when its student is examined."""
+"""Name, place, length and patience of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +27,3 @@ class RunConfig(Section):
     """How long an engine or a learner may take to start."""
     cluster_timeout_s: Positive = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
-
-
-class EvaluationConfig(Section):
-    """When and how the student is examined on held-out problems."""
-
-    every: Count | None = None
-    """Steps between evaluations. Absent: before the first step and after the last."""
-    concurrency: Count = 128
-    """Problems in flight."""

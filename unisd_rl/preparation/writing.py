@@ -1,11 +1,10 @@
-"""The model as a writer of contexts: one rollout engine on the initial model, with all cores, before the run starts.
+"""The model as a writer of contexts: the rollout actors on the initial model, with all cores, before a run starts.
 
 ```
 chats --too long? None--> rollout actor (as in a run, without queue or updates) --cut? None--> texts
 ```
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -57,15 +56,13 @@ class EngineWriter:
 
 
 @contextmanager
-def writing_engine(config: Config, model: Path, folder: Path) -> Iterator[Writer]:
-    """A writer for the time of this block, which must be connected to a cluster; `folder` gets the engine's log.
+def writing_engine(config: Config, plan: CorePlan, model: Path, folder: Path) -> Iterator[Writer]:
+    """A writer for the time of this block, which must be connected to a cluster; `folder` gets the engines' logs.
 
     Raises:
         RunFailed: the engine does not start.
     """
-    alone = engine_config(config)
-    cores = () if config.rollout.gpus_per_actor else (tuple(sorted(os.sched_getaffinity(0))),)
-    group = RolloutGroup(alone, CorePlan(rollout=cores, learner=()), model, folder, None, spawn_store())
+    group = RolloutGroup(engine_config(config), plan, model, folder, None, spawn_store())
     try:
         group.start(config.run.start_timeout_s)
         yield EngineWriter(config, group, ChatTokenizer(model))
@@ -74,12 +71,11 @@ def writing_engine(config: Config, model: Path, folder: Path) -> Iterator[Writer
 
 
 def engine_config(config: Config) -> Config:
-    """The configuration of an engine that only writes: one actor, no adapters, no updates, as long as requests are."""
+    """The configuration of engines that only write: no adapters, no updates, as long as requests and texts are."""
     sections = written_sections(config)
     engine = config.rollout.engine
     rollout = config.rollout.model_copy(
         update={
-            "actors": 1,
             "engine": engine.model_copy(update={"max_model_len": None}) if isinstance(engine, VllmEngine) else engine,
             "max_prompt_tokens": max((longest_request(config, section) for section in sections), default=1),
             "max_completion_tokens": max((section.max_tokens for section in sections), default=1),
@@ -90,7 +86,6 @@ def engine_config(config: Config) -> Config:
             "rollout": rollout,
             "model": config.model.model_copy(update={"lora": None}),
             "weights": config.weights.model_copy(update={"transport": "object_store"}),
-            "learner": config.learner.model_copy(update={"ranks": 1, "gpus_per_rank": 0.0, "resources": {}}),
         }
     )
 

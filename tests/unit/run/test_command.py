@@ -110,6 +110,15 @@ def test_a_setting_that_cannot_act_is_said():
     assert not imported(result) & HEAVY
 
 
+def test_contexts_that_no_term_reads_are_said():
+    result = command("clip", "--dry-run", "--contexts.auxiliary.views", "2", "--contexts.negative.attempts", "3")
+    assert result.returncode == 0
+    assert [line.partition(" gives")[0] for line in said(result).splitlines()] == [
+        "note: contexts.auxiliary",
+        "note: contexts.negative",
+    ]
+
+
 def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))

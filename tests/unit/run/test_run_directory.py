@@ -1,15 +1,17 @@
 """What a run leaves behind is never overwritten and never torn."""
 
 import json
+import math
 import tomllib
 
+import numpy as np
 import pytest
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.settings import load_recipe
-from unisd_rl.types import Answer
+from unisd_rl.types import Answer, Generation
 
 CONFIG = load_recipe("unisd_star")
 
@@ -47,11 +49,15 @@ def test_numbers_that_do_not_exist_are_null(tmp_path):
     assert json.loads((directory.path / "metrics.jsonl").read_text()) == {"gap": None, "loss": 0.5}
 
 
-def test_every_item_of_an_evaluation_is_kept(tmp_path):
+def test_every_answer_and_the_numbers_of_an_evaluation_are_kept(tmp_path):
     directory = created(tmp_path / "run")
-    answers = [Answer("a", "Answer: 3", 4, "3", True), Answer("b", "?", 1, "4", False)]
-    lines = directory.write_evaluation(7, answers).read_text().splitlines()
-    assert [json.loads(line)["correct"] for line in lines] == [True, False]
+    tokens = np.arange(4, dtype=np.int32)
+    generation = Generation(tokens, np.zeros(4, np.float32), tokens, tokens, "stop")
+    answers = [Answer("a", sample, tokens, "Answer: 3", generation, "3", sample == 0) for sample in (0, 1)]
+    path = directory.write_evaluation(7, answers, {"retention": {"jsd": math.nan}})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["sample"], row["correct"], row["tokens"]) for row in rows] == [(0, True, 4), (1, False, 4)]
+    assert json.loads(path.with_suffix(".json").read_text()) == {"retention": {"jsd": None}}
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

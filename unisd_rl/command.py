@@ -1,0 +1,73 @@
+"""What the commands share: how they end, and what they refuse before anything heavy is imported."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from unisd_rl.config import ContextsConfig, JsonlTask, RetrievalAuxiliary, TaskConfig
+from unisd_rl.errors import RunFailed, UserError
+
+STOPPED = 130
+DEFAULT_RECIPE = "unisd_star"
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Do `work`: 0 done (what it returns), 1 a part of it failed, 2 the input is wrong, 130 stopped by Ctrl-C."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """(recipes, dry run?, fields): the recipes are the words before the first option."""
+    words = [word for word in arguments if word != "--dry-run"]
+    recipes = list(takewhile(lambda word: not word.startswith("-"), words))
+    return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
+
+
+def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
+    """Raise `UserError` for a relative folder where what is written there would be lost."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
+        raise UserError(
+            f"{setting} = {str(folder)!r} is relative, but a Ray job's working directory is thrown away; "
+            f"give an absolute folder that lasts, e.g. --{setting} /data/runs"
+        )
+
+
+def refuse_missing_folder(setting: str, path: str) -> None:
+    """Raise `UserError` for a model that should be a folder and is not there."""
+    if looks_local(path) and not Path(path).expanduser().is_dir():
+        raise UserError(f"{setting} = {path!r} is not a folder; give a model folder or a hub name")
+
+
+def looks_local(path: str) -> bool:
+    """Whether a model path means a folder rather than `owner/name` on a hub."""
+    return path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def check_data(task: TaskConfig) -> None:
+    """Raise `UserError` for what a look at the files of a task can refuse."""
+    if isinstance(task, JsonlTask):
+        from unisd_rl.tasks.files import check_files
+
+        check_files(task)
+
+
+def check_contexts(contexts: ContextsConfig) -> None:
+    """Raise `UserError` for a cache that would be lost, or an embedding model that is not there."""
+    if contexts.cache is not None:
+        refuse_relative_under_a_job("contexts.cache", contexts.cache)
+        if contexts.cache.expanduser().exists() and not contexts.cache.expanduser().is_dir():
+            raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
+    if isinstance(contexts.auxiliary, RetrievalAuxiliary) and contexts.auxiliary.model is not None:
+        refuse_missing_folder("contexts.auxiliary.model", contexts.auxiliary.model)

@@ -1,0 +1,120 @@
+"""`python -m unisd_rl.evaluate MODEL [MODEL ...] [--task TASK ...] [...]`: models examined on held-out problems.
+
+What can be refused is refused here, before anything heavy is imported; the rest is `evaluation_job`.
+Exit codes: see `command.exit_code`.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import NoReturn
+
+from unisd_rl.command import check_data, exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.errors import UserError
+from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
+from unisd_rl.requirements import answering_requirements, retention_requirement
+
+PROGRAM = "python -m unisd_rl.evaluate"
+_DESCRIPTION = f"""Let models answer held-out problems through the rollout actors, and compare them with the first.
+
+MODEL: a folder such as a run's checkpoint, a hub name, or `{BASE}` for the embedded base model."""
+_FIELDS = """Every field of the sections run, model, task, rollout and evaluation may be set as for
+`python -m unisd_rl.run`, e.g. --rollout.engine.type transformers --task.eval_examples 100."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate; returns the exit code."""
+    return exit_code(lambda: _evaluate(sys.argv[1:] if arguments is None else arguments))
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    models = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    options, fields = _parser().parse_known_args(arguments[len(models) :])
+    if not models:
+        raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
+    request = evaluation_request(models, options, fields, PROGRAM)
+    check_without_imports(request)
+    if options.dry_run:
+        print(describe(request))
+        return 0
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    from unisd_rl.evaluation_job import run_evaluation  # heavy: torch, Ray
+
+    run_evaluation(request)
+    return 0
+
+
+def check_without_imports(request: EvaluationRequest) -> None:
+    """Refuse what a look at the files and the environment can refuse.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
+    refuse_relative_under_a_job("out", request.out)
+    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        raise UserError(f"--out {request.out} is there already: name a folder that is not, or empty that one")
+    for model in request.models:
+        _check_model("MODEL", model)
+    if request.retention_base is not None:
+        _check_model("--retention", request.retention_base)
+    for asked in request.asked:
+        check_data(asked.config.task)
+
+
+def describe(request: EvaluationRequest) -> str:
+    """What would be evaluated, and which process needs which resources."""
+    lines = [f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"]
+    needed = (*answering_requirements(request.config), *retention_requirement(request.config))
+    return "\n".join([*lines, *(requirement.describe() for requirement in needed)])
+
+
+def _check_model(word: str, model: str) -> None:
+    if model == BASE:
+        return
+    refuse_missing_folder(word, model)
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        inside = sorted(folder.glob("checkpoints/*/config.json"))
+        instead = f"its checkpoints are: {', '.join(str(one.parent) for one in inside)}" if inside else "name another"
+        raise UserError(f"{word} = {model!r} holds no model (no config.json); {instead}")
+
+
+class _OneSentenceParser(ArgumentParser):
+    """Refuses in one sentence, not with a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists all options")
+
+
+def _parser() -> ArgumentParser:
+    parser = _OneSentenceParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} MODEL [MODEL ...] [--task TASK ...] [OPTION ...]",
+        description=_DESCRIPTION,
+        epilog=_FIELDS,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    types = ", ".join(task_types())
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        help=f"a type of task ({types}) or a TOML file with a [task] section; several times for several tasks; without "
+        "it the recipe's",
+    )
+    parser.add_argument("--recipe", nargs="+", help="as for a run, or a run's config.toml: limits, engine, patience")
+    parser.add_argument("--samples", type=int, help="answers per problem (default 1)")
+    parser.add_argument("--k", type=int, nargs="+", help="pass@k is told for each (default 1)")
+    parser.add_argument("--temperature", type=float, help="default: 0 for one answer, rollout.temperature for several")
+    parser.add_argument("--retention", metavar="BASE", help="PPLfit, PPLret and JSD beside this model")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

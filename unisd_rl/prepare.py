@@ -1,0 +1,62 @@
+"""`python -m unisd_rl.prepare [RECIPE ...] [--section.field VALUE ...] [--dry-run]`: contexts and negatives beforehand.
+
+A run prepares by itself what is missing; this does it without a learner, and the run then finds it in the cache.
+Exit codes: see `command.exit_code`.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from unisd_rl.command import check_contexts, check_data, exit_code, refuse_missing_folder, split_arguments
+from unisd_rl.config import Config
+from unisd_rl.requirements import answering_requirements
+from unisd_rl.settings import load_recipe, parse_fields
+
+PROGRAM = "python -m unisd_rl.prepare"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare; returns the exit code."""
+    return exit_code(lambda: _prepare(sys.argv[1:] if arguments is None else arguments))
+
+
+def _prepare(arguments: Sequence[str]) -> int:
+    recipes, dry_run, fields = split_arguments(arguments)
+    config = load_recipe(recipes, parse_fields(fields, PROGRAM))
+    check_without_imports(config)
+    if dry_run:
+        print(describe(config))
+        return 0
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    from unisd_rl.preparation_job import run_preparation  # heavy: torch, Ray
+
+    run_preparation(config)
+    return 0
+
+
+def check_without_imports(config: Config) -> None:
+    """Refuse what a look at the files and the environment can refuse.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
+    if config.model.path is not None:
+        refuse_missing_folder("model.path", config.model.path)
+    check_data(config.task)
+    check_contexts(config.contexts)
+
+
+def describe(config: Config) -> str:
+    """What would be prepared, and which processes that needs."""
+    read = config.contexts_read
+    auxiliary = (
+        f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else "no auxiliary view"
+    )
+    negative = f"a negative view ({read.negative.type})" if read.negative else "no negative view"
+    processes = answering_requirements(config) if read.written else ()
+    return "\n".join([f"{auxiliary}, {negative}", *(process.describe() for process in processes)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
