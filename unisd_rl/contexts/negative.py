@@ -8,13 +8,16 @@ for attempt in 0, 1, ...:   problems without one --Candidates.propose--> texts -
 Attempt by attempt for many problems at a time, so that a model, or a grader that runs programs, gets many at once.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from unisd_rl.contexts.answers import calls_in, functions_of, options_of
+from unisd_rl.contexts.answers import calls_in, functions_of
 from unisd_rl.types import Example
+
+_LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
 
 GradeMany = Callable[[Sequence[tuple[str, Example]]], Sequence[bool]]
 """Whether each text states the right answer of its problem; in any order and in parallel, as the grader likes."""
@@ -43,8 +46,8 @@ class FromEach:
 class Verified:
     """What became of the candidates of one problem: the wrong demonstration, if any, and how many were discarded.
 
-    `right`: the grader found the right answer in them. `implausible`: empty, the gold solution itself, a text tried
-    before, or without an answer of the problem's kind.
+    `right`: the grader found the right answer in them. `implausible`: empty (a written one that was cut, too), the gold
+    solution itself, a text tried before, or without an answer of the problem's kind.
     """
 
     text: str | None = None
@@ -61,6 +64,8 @@ def verified_wrong(
     right, implausible = [0] * len(examples), [0] * len(examples)
     for attempt in range(attempts):
         open_places = [place for place, text in enumerate(found) if text is None]
+        if not open_places:
+            break
         proposed = candidates.propose([examples[place] for place in open_places], attempt)
         to_grade = list[tuple[int, str]]()
         for place, text in zip(open_places, proposed, strict=True):
@@ -85,8 +90,8 @@ def plausible(text: str, example: Example) -> bool:
     """
     if not text.strip() or text.strip() == example.demonstration.strip():
         return False
-    if options_of(example):
-        return any(character in text for character in options_of(example))
+    if _LABEL.search(example.demonstration) and not _LABEL.search(text):
+        return False
     if calls_in(example.answer):
         return "{" in text
     if functions_of(example.demonstration):

@@ -24,7 +24,7 @@ _PAIRS = (
     "plus minus; with without; living nonliving; solid liquid; attract repel; attracts repels; present absent; "
     "past future; cause effect; male female; "
     # synonyms
-    "big large; small little; quick rapid; begin start; answer result; so therefore; because since; many several; "
+    "big large; small little; quick rapid; begin start; so therefore; because since; many several; "
     "use employ; get obtain; show display; find discover; make produce; help assist; part portion; kind sort"
 )
 _NEGATED = re.compile(
@@ -55,7 +55,7 @@ def perturbed(example: Example, seed: int) -> Iterator[str]:
     letters = [letter for letter in options_of(example) if letter != right_letter(example)]
     draw, seen = random.Random(derive_seed(seed, "perturbation", example.id)), {text}
     for number in range(_CANDIDATES if places else 0):
-        changed = _changed(text, draw.sample(places, min(len(places), 1 + number // 2)), draw)
+        changed = _changed(text, draw.sample(places, min(len(places), 1 + number)), draw)
         if letters and draw.random() < 0.5:
             changed = stated_letter_changed(changed, right_letter(example) or "", draw.choice(letters))
         if changed not in seen:

@@ -49,7 +49,7 @@ class WrittenCandidates:
         """See `Candidates.propose`."""
         requests = [with_request(self._messages(one), mistake_request(one, attempt, self._seed)) for one in examples]
         texts = self._write(requests, f"negatives {attempt}")
-        return [None if text is None else text.strip() for text in texts]
+        return ["" if text is None else text.strip() for text in texts]  # "" is discarded, and counted
 
 
 def mistake_request(example: Example, attempt: int, seed: int) -> str:

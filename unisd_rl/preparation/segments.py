@@ -91,6 +91,7 @@ class Segments:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".unfinished-") as file:
+                os.fchmod(file.fileno(), 0o644)  # a cache may be shared by several users
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

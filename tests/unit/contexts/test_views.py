@@ -6,25 +6,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unisd_rl.config import AuxiliaryConfig, ContextsConfig, NegativeConfig
+from unisd_rl.config import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.auxiliary import random_donors
-from unisd_rl.contexts.build import prompt_for
-from unisd_rl.contexts.negative import wrong_demonstration
-from unisd_rl.contexts.templates import with_demonstration, with_other_example
+from unisd_rl.contexts.build import Contexts, prompt_for, references
+from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
+from unisd_rl.tasks.arithmetic import Arithmetic
 from unisd_rl.tasks.problems import training_pool
 from unisd_rl.types import Example, Message, ViewKind
 
 TASK = Arithmetic(len(training_pool()), 500, seed=0)
-ALL_VIEWS = ContextsConfig(auxiliary=AuxiliaryConfig(views=3), negative=NegativeConfig())
 CHAT = (Message("system", "Be brief."), Message("user", "Why?"))
 seeds = st.integers(0, 2**31)
 examples = st.sampled_from([*TASK.train, *TASK.evaluation])
 
 
+def no_instructions():
+    raise AssertionError("only induction reads instructions")
+
+
 def test_templates_change_the_last_turn_alone_and_keep_the_prompt_whole():
-    for chat in (with_demonstration(CHAT, "So."), with_other_example(CHAT, "Where?", "There.")):
+    for chat in (
+        with_demonstration(CHAT, "So."),
+        with_other_example(CHAT, "Where?", "There."),
+        with_reference(CHAT, "!"),
+    ):
         assert chat[:-1] == CHAT[:-1]
         assert chat[-1].role == "user"
         assert "Why?" in chat[-1].content
@@ -32,43 +38,50 @@ def test_templates_change_the_last_turn_alone_and_keep_the_prompt_whole():
 
 def test_the_auxiliary_view_ends_with_the_prompt_and_says_the_example_is_for_reference():
     content = with_other_example(CHAT, "Where?", "There.")[-1].content
+    assert content == with_reference(CHAT, other_example("Where?", "There."))[-1].content
     assert content.endswith("\n\nWhy?")
     assert "reference only" in content.splitlines()[0]
     assert "Where?\nThere.\n" in content
 
 
 @given(st.text(), st.text())
-def test_primary_and_negative_are_equal_but_for_the_demonstration(right, wrong):
-    before, after = with_demonstration(CHAT, "\0")[-1].content.split("\0")
-    assert with_demonstration(CHAT, right)[-1].content == before + right + after
-    assert with_demonstration(CHAT, wrong)[-1].content == before + wrong + after
+def test_primary_and_negative_are_equal_but_for_the_demonstration_byte_for_byte(right, wrong):
+    example = Example("0", "q", right, "a")
+    prompt = prompt_for(TASK, example, Contexts(negative=wrong))
+    primary, negative = (view.messages[-1].content for view in prompt.views)
+    before, after = with_demonstration(TASK.student_messages(example), "\0")[-1].content.split("\0")
+    assert (primary, negative) == (before + right + after, before + wrong + after)
 
 
-@given(examples, seeds)
-def test_a_prompt_has_its_views_in_order_each_with_the_right_worth(example, seed):
-    prompt = prompt_for(TASK, example, ALL_VIEWS, seed)
+def test_a_prompt_has_its_views_in_order():
+    example = TASK.train[0]
+    prompt = prompt_for(TASK, example, Contexts(("one", "two", "three"), "wrong"))
+    assert prompt.messages == TASK.student_messages(example)
     kinds = [view.kind for view in prompt.views]
     assert kinds == [ViewKind.PRIMARY, *[ViewKind.AUXILIARY] * 3, ViewKind.NEGATIVE]
-    assert prompt.messages == TASK.student_messages(example)
-    primary, negative = prompt.views[0].messages[-1].content, prompt.views[-1].messages[-1].content
-    assert example.demonstration in primary
-    wrong = next(text for text in TASK.wrong_demonstrations(example, seed) if not TASK.grade(text, example))
-    assert primary.replace(example.demonstration, wrong) == negative
-    assert stated_integer(negative) != int(example.answer)
-
-
-@settings(max_examples=300)
-@given(examples, seeds)
-def test_no_auxiliary_view_contains_its_own_problems_answer(example, seed):
-    answer = re.compile(rf"(?<!\d){example.answer}(?!\d)")
-    for view in prompt_for(TASK, example, ALL_VIEWS, seed).views[1:4]:
-        donor = view.messages[-1].content.removesuffix(example.question)
-        assert not answer.search(donor), donor
+    read = [view.messages[-1].content for view in prompt.views]
+    assert example.demonstration in read[0]
+    assert [text.split("\n")[0] for text in read[1:4]] == ["one", "two", "three"]
+    assert "wrong" in read[4]
 
 
 def test_contexts_that_are_left_out_leave_only_the_primary_view():
-    prompt = prompt_for(TASK, TASK.train[0], ContextsConfig(), 0)
-    assert [view.kind for view in prompt.views] == [ViewKind.PRIMARY]
+    assert [view.kind for view in prompt_for(TASK, TASK.train[0], Contexts()).views] == [ViewKind.PRIMARY]
+
+
+@pytest.fixture(scope="module", params=[RandomAuxiliary(), RetrievalAuxiliary()], ids=lambda config: config.type)
+def chosen(request):
+    return references(request.param, TASK, 7, no_instructions)
+
+
+@settings(max_examples=100, deadline=None)
+@given(example=examples)
+def test_no_auxiliary_view_of_arithmetic_contains_its_own_answer(chosen, example):
+    answer = re.compile(rf"(?<!\d){example.answer}(?!\d)")
+    texts = chosen.of(example)
+    assert len(set(texts)) == 3
+    assert texts == chosen.of(example)
+    assert not any(answer.search(text) or f"\n{example.question}\n" in text for text in texts), texts
 
 
 @given(examples, seeds)
@@ -88,17 +101,19 @@ def test_identical_questions_and_answers_are_no_donors_whatever_their_case_and_s
     example = Example("0", "Which  city?", "Think. Answer: Paris", "Paris")
     twins = [Example("1", "which city?", "other", "Rome"), Example("2", "Capital?", "other", " PARIS ")]
     honest = [Example("3", "Where?", "There", "Bonn"), Example("4", "Who?", "Me", "me")]
-    assert set(random_donors(example, [example, *twins, *honest], 2, 0)) == set(honest)
-    with pytest.raises(UserError, match=r"views = 3.*'0' has only 2 others"):
-        random_donors(example, [example, *twins, *honest], 3, 0)
+    assert set(random_donors(example, [example, *twins, *honest], 3, 0)) == set(honest)
 
 
-def test_donors_that_say_the_answer_come_last():
+def test_donors_that_say_the_answer_are_never_taken_even_where_too_few_are_left():
     example = Example("0", "q", "d", "7")
     telling = [Example(f"t{n}", f"telling {n}", "it is 7", "8") for n in range(20)]
     silent = [Example(f"s{n}", f"silent {n}", "it is 78", "9") for n in range(2)]
-    assert set(random_donors(example, [*telling, *silent], 2, 3)) == set(silent)
-    assert set(silent) < set(random_donors(example, [*telling, *silent], 3, 3))
+    assert set(random_donors(example, [*telling, *silent], 3, 3)) == set(silent)
+
+
+def test_the_same_question_twice_in_the_pool_gives_one_donor():
+    pool = [Example(str(n), "same", "work", f"answer {n}") for n in range(4)]
+    assert len(random_donors(Example("x", "other", "d", "z"), pool, 3, 0)) == 1
 
 
 def test_every_possible_set_of_donors_can_be_drawn():
@@ -107,22 +122,12 @@ def test_every_possible_set_of_donors_can_be_drawn():
     assert len(drawn) == 6  # pairs out of the four others
 
 
-def test_a_negative_is_the_first_candidate_that_the_grader_finds_wrong():
-    example = Example("0", "q", "gold", "1")
-
-    def grade(text: str, example: Example) -> bool:
-        return text == "right"
-
-    assert wrong_demonstration(example, ["right", "gold", "wrong", "worse"], grade, attempts=8) == "wrong"
-    assert wrong_demonstration(example, ["right", "gold", "wrong"], grade, attempts=2) is None
-    assert wrong_demonstration(example, [], grade, attempts=8) is None
+def test_a_section_without_a_type_is_of_the_usual_kind_and_an_absent_one_stays_absent():
+    config = ContextsConfig.model_validate({"auxiliary": {"views": 2}, "negative": {}})
+    assert (config.auxiliary, config.negative.type) == (RandomAuxiliary(views=2), "task")
+    assert (ContextsConfig().auxiliary, ContextsConfig.model_validate({"negative": None}).negative) == (None, None)
 
 
-def test_a_problem_without_a_wrong_demonstration_keeps_its_other_views():
-    class Lenient(Arithmetic):
-        def grade(self, completion: str, example: Example) -> bool:
-            return True
-
-    task = Lenient(100, 10, 0)
-    kinds = {view.kind for view in prompt_for(task, task.train[0], ALL_VIEWS, 0).views}
-    assert kinds == {ViewKind.PRIMARY, ViewKind.AUXILIARY}
+def test_an_embedding_model_that_does_not_load_is_refused_with_its_name():
+    with pytest.raises(UserError, match=r"contexts\.auxiliary\.model = '/nowhere'.* BM25"):
+        references(RetrievalAuxiliary(model="/nowhere"), TASK, 0, no_instructions)

@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prepared import prepared_stream
 
 from unisd_rl.config import SourcesConfig
 from unisd_rl.errors import UserError
-from unisd_rl.prompts import PromptStream, source_of
+from unisd_rl.prompts import source_of
 from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.load import load_task
 from unisd_rl.types import Source, ViewKind
@@ -18,7 +19,7 @@ SMALL = {"task": {"train_examples": 20, "eval_examples": 5}}
 
 def stream(recipe, fits=lambda prompt: True, **overrides):
     config = load_recipe(recipe, {**SMALL, **overrides})
-    return PromptStream(load_task(config.task), config, fits)
+    return prepared_stream(config, load_task(config.task), fits=fits)
 
 
 @given(gold=st.floats(0.0, 1.0), other=st.sampled_from(["policy", "base"]), seed=st.integers(0, 5))

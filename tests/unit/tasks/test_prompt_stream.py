@@ -3,16 +3,17 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared import prepared_stream
 
 from unisd_rl.config import (
-    AuxiliaryConfig,
     Config,
     ContextsConfig,
     DivergenceConfig,
     LogprobContrast,
-    NegativeConfig,
     ObjectiveConfig,
+    RandomAuxiliary,
     RunConfig,
+    TaskNegative,
     TokenAgreement,
 )
 from unisd_rl.errors import UserError
@@ -24,11 +25,11 @@ TASK = Arithmetic(train_examples=40, eval_examples=5, seed=0)
 
 
 def stream(seed: int = 0, fits=lambda prompt: True) -> PromptStream:
-    contexts = ContextsConfig(auxiliary=AuxiliaryConfig(views=2), negative=NegativeConfig())
+    contexts = ContextsConfig(auxiliary=RandomAuxiliary(views=2), negative=TaskNegative())
     objective = ObjectiveConfig(
         divergence=DivergenceConfig(), agreement=TokenAgreement(), contrastive=LogprobContrast()
     )
-    return PromptStream(TASK, Config(run=RunConfig(seed=seed), contexts=contexts, objective=objective), fits)
+    return prepared_stream(Config(run=RunConfig(seed=seed), contexts=contexts, objective=objective), TASK, fits=fits)
 
 
 @settings(max_examples=25)
@@ -64,7 +65,8 @@ def test_numbers_seeds_and_order_follow_the_runs_seed():
 def test_prompts_that_do_not_fit_are_counted_and_leave_no_hole():
     unfit = {TASK.train[3].id, TASK.train[7].id}
     prompts = stream(fits=lambda prompt: prompt.id not in unfit)
-    assert prompts.preparation == PreparationReport(examples=40, kept=38, dropped=2, without_negative=0)
+    assert prompts.preparation == PreparationReport(examples=40, kept=38, too_long=2)
+    assert prompts.preparation.dropped == 2
     assert len(prompts) == 38
     assert {prompts.prompt(number).prompt.id for number in range(38)}.isdisjoint(unfit)
 

@@ -1,0 +1,35 @@
+"""Prepared problems without a cache, a tokenizer or a model: for tests of what reads them."""
+
+from unisd_rl.preparation.grading import grader_of
+from unisd_rl.preparation.making import Maker
+from unisd_rl.preparation.rows import Lengths
+from unisd_rl.preparation.selection import selected
+from unisd_rl.prompts import Prepared, PromptStream
+
+TOO_LONG = Lengths(prompt=10**6, gold=0)
+
+
+class NobodyWrites:
+    def write(self, chats, settings, seed):
+        raise AssertionError("no context is written by the model")
+
+
+def made(config, task, fits=lambda prompt: True, writer=None, instructions=()):
+    """The rows of all training problems; those that `fits` refuses are too long."""
+    maker = Maker(
+        config,
+        task,
+        lambda: instructions,
+        writer or NobodyWrites(),
+        grader_of(task),
+        lambda prompt: Lengths(1, 1) if fits(prompt) else TOO_LONG,
+    )
+    return maker.rows(task.train, "all")
+
+
+def prepared(config, task, **given) -> Prepared:
+    return selected(config, task, made(config, task, **given))
+
+
+def prepared_stream(config, task, **given) -> PromptStream:
+    return PromptStream(task, config, prepared(config, task, **given))

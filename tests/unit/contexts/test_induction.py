@@ -1,0 +1,56 @@
+"""Instructions: from disjoint groups, each once, none that tells an answer."""
+
+import pytest
+
+from unisd_rl.contexts.induction import (
+    InductionReferences,
+    Instruction,
+    demonstration_groups,
+    distinct_instructions,
+    instruction_request,
+)
+from unisd_rl.errors import UserError
+from unisd_rl.types import Example
+
+POOL = [Example(str(n), f"question {n}", f"work {n}", f"answer {n}") for n in range(12)]
+WRITTEN = tuple(Instruction(f"advice {letter}", (str(n),)) for n, letter in enumerate("abcdef"))
+
+
+def test_groups_are_disjoint_of_the_right_size_and_follow_the_seed():
+    groups = demonstration_groups(POOL, 4, 3, seed=1)
+    assert [len(group) for group in groups] == [3] * 4
+    assert len({one.id for group in groups for one in group}) == 12
+    assert groups == demonstration_groups(POOL, 4, 3, seed=1) != demonstration_groups(POOL, 4, 3, seed=2)
+
+
+def test_too_few_problems_for_the_groups_are_refused_with_the_numbers():
+    with pytest.raises(UserError, match=r"instructions = 5 of 3 .* need 15 .* there are 12"):
+        demonstration_groups(POOL, 5, 3, seed=0)
+
+
+def test_the_model_reads_all_of_its_group_before_it_writes():
+    (turn,) = instruction_request(POOL[:3])
+    for example in POOL[:3]:
+        assert f"{example.question}\nSolution:\n{example.demonstration}" in turn.content
+
+
+def test_a_pool_holds_each_instruction_once_and_no_empty_one():
+    written = [WRITTEN[0], Instruction("ADVICE  a", ("9",)), Instruction(" ", ("8",)), *WRITTEN[1:3]]
+    assert distinct_instructions(written, 3) == WRITTEN[:3]
+    with pytest.raises(UserError, match=r"of 5 instructions the model wrote, 3 are .*views = 4"):
+        distinct_instructions(written, 4)
+
+
+def test_each_problem_gets_distinct_instructions_by_a_draw_of_its_own():
+    references = InductionReferences(WRITTEN, 3, seed=0)
+    drawn = {example.id: references.of(Example(example.id + "x", "q", "d", "z")) for example in POOL}
+    assert all(len(set(texts)) == 3 for texts in drawn.values())
+    assert len(set(drawn.values())) > 6
+    assert InductionReferences(WRITTEN, 3, seed=0).of(Example("0x", "q", "d", "z")) == drawn["0"]
+    assert InductionReferences(WRITTEN, 3, seed=1).of(Example("0x", "q", "d", "z")) != drawn["0"]
+
+
+def test_instructions_that_tell_the_answer_or_come_from_this_very_problem_are_not_used():
+    references = InductionReferences(WRITTEN, 6, seed=0)
+    texts = references.of(Example("2", "q", "d", "advice E"))  # "c" was written after reading problem 2
+    assert {text[-1] for text in texts} == set("abdf")

@@ -1,0 +1,115 @@
+"""Neighbours: nearest first, without what gives the answer away."""
+
+import numpy as np
+import pytest
+from tiny_chat_model import save_model, save_tokenizer
+
+from unisd_rl.contexts.retrieval import Bm25, Embeddings, NeighbourReferences
+from unisd_rl.types import Example
+
+QUESTIONS = (
+    "How many legs has a cat?",
+    "How many legs has a cow?",
+    "Where is the town hall?",
+    "Which cat has no tail, and how many cats have one?",
+)
+POOL = [Example(str(place), question, f"work {place}", f"answer {place}") for place, question in enumerate(QUESTIONS)]
+
+
+class Fixed:
+    def __init__(self, scores):
+        self._scores = np.asarray(scores, np.float32)
+
+    def scores(self, question):
+        return self._scores
+
+
+def questions_of(references, example):
+    return [text.split("\n")[1] for text in references.of(example)]
+
+
+def test_view_k_reads_the_kth_nearest():
+    references = NeighbourReferences(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 3, seed=0)
+    stranger = Example("x", "?", "d", "nothing")
+    assert questions_of(references, stranger) == [QUESTIONS[1], QUESTIONS[2], QUESTIONS[3]]
+
+
+def test_the_problem_itself_and_identical_questions_are_left_out():
+    references = NeighbourReferences(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 4, seed=0)
+    assert questions_of(references, POOL[1]) == [QUESTIONS[2], QUESTIONS[3], QUESTIONS[0]]
+    twin = Example("x", QUESTIONS[1].upper(), "d", "nothing")
+    assert questions_of(references, twin) == [QUESTIONS[2], QUESTIONS[3], QUESTIONS[0]]
+
+
+def test_a_neighbour_that_says_the_answer_makes_room_for_the_next():
+    references = NeighbourReferences(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 2, seed=0)
+    assert questions_of(references, Example("x", "?", "d", "town hall")) == [QUESTIONS[1], QUESTIONS[3]]
+
+
+def test_equal_scores_come_in_an_order_of_the_seed_and_of_the_problem():
+    pool = [Example(str(n), f"question {n}", "work", f"answer {n}") for n in range(30)]
+    orders = {
+        NeighbourReferences(pool, Fixed(np.zeros(30)), 3, seed).of(Example(name, "?", "d", "nothing"))
+        for seed in range(3)
+        for name in "abc"
+    }
+    assert len(orders) == 9
+
+
+def test_bm25_is_the_published_formula():
+    """Robertson and Zaragoza's score with Lucene's inverse document frequency, k1 = 1.5, b = 0.75, by hand."""
+    texts = ["cat cat dog", "cat", "bird fish bird"]
+    words = [text.split() for text in texts]
+    mean = sum(map(len, words)) / 3
+
+    def score(document, query):
+        total = 0.0
+        for word in query:
+            frequency, holding = document.count(word), sum(word in other for other in words)
+            idf = np.log(1 + (3 - holding + 0.5) / (holding + 0.5))
+            total += idf * frequency / (frequency + 1.5 * (0.25 + 0.75 * len(document) / mean))
+        return total
+
+    for query in ("cat bird", "dog", "fish cat dog"):
+        expected = [score(document, query.split()) for document in words]
+        np.testing.assert_allclose(Bm25(texts).scores(query), expected, rtol=1e-5)
+
+
+def test_bm25_finds_the_question_that_shares_rare_words():
+    assert int(Bm25(QUESTIONS).scores("the legs of a cow").argmax()) == 1
+    assert int(Bm25(QUESTIONS).scores("Where is the hall?").argmax()) == 2
+
+
+@pytest.mark.parametrize("question", ["", "???", "zebra"])
+def test_bm25_of_words_that_no_question_has_is_zero(question):
+    assert Bm25(QUESTIONS).scores(question).tolist() == [0.0] * 4
+
+
+def test_a_pool_without_any_word_has_no_nearest():
+    assert Bm25(["?", "!"]).scores("what").tolist() == [0.0, 0.0]
+
+
+@pytest.fixture(scope="module")
+def embedding_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("embedding")
+    save_tokenizer(path)
+    save_model(path, tied=True)
+    return str(path)
+
+
+def test_embeddings_are_mean_pooled_over_real_tokens_and_compared_by_cosine(embedding_model):
+    """Padding must not count: each question is embedded by itself as the oracle."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(embedding_model), AutoModel.from_pretrained(embedding_model)
+
+    def alone(text):
+        with torch.inference_mode():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double().mean(0)
+        return (hidden / hidden.norm()).numpy()
+
+    expected = [alone(question) @ alone("How many?") for question in QUESTIONS]
+    embeddings = Embeddings(QUESTIONS, embedding_model)
+    np.testing.assert_allclose(embeddings.scores("How many?"), expected, atol=1e-4)
+    np.testing.assert_allclose(embeddings.scores(QUESTIONS[2])[2], 1.0, atol=1e-5)
