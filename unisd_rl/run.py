@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learner.settings import objective_settings
-from unisd_rl.config import Config, JsonlTask
+from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.objective.settings import inert_settings
 from unisd_rl.requirements import requirements
@@ -71,10 +71,11 @@ def check_without_imports(config: Config) -> None:
         )
     if config.model.path is not None:
         _check_model(config.model.path, config)
-    if isinstance(config.task, JsonlTask):
-        from unisd_rl.tasks.files import check_files
+    from unisd_rl.tasks.load import EVALUATION_ONLY, check_task
 
-        check_files(config.task)
+    if isinstance(config.task, EVALUATION_ONLY):
+        raise UserError(f'task.type = "{config.task.type}" is for evaluation only: it has no training problems')
+    check_task(config.task)
 
 
 def _check_model(path: str, config: Config) -> None:
