@@ -62,10 +62,11 @@ class Cage:
         return None if self._rules is None else _CHANNEL + len(keep)
 
     def _limit(self) -> None:
-        limits, cpu = self._limits, int(self._limits.wall_s) + 1
+        limits = self._limits
+        # SIGXCPU first, which names the reason, and SIGKILL a second later for those who ignore it.
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
         for kind, value in (
             (resource.RLIMIT_AS, limits.memory_bytes),
-            (resource.RLIMIT_CPU, cpu),
             (resource.RLIMIT_FSIZE, limits.file_bytes),
             (resource.RLIMIT_NOFILE, limits.open_files),
             (resource.RLIMIT_NPROC, 0),

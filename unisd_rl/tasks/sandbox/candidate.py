@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from unisd_rl.tasks.sandbox.wire import Channel, Ended, packed, unpacked
+from unisd_rl.tasks.sandbox.wire import Channel, Ended, NotPlain, packed, unpacked
 
 LONGEST_ITERATION = 1_000_000
 _OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -43,14 +43,18 @@ def serve(channel: Channel, source: bytes) -> None:
         return packed(("returned", result, changed), number_of)
 
     def loaded(_: bytes) -> bytes:
-        exec(compile(source.decode("utf-8", "surrogatepass"), "solution.py", "exec"), module.__dict__)
+        text = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
+        exec(compile(text, "solution.py", "exec"), module.__dict__)
         return packed(("returned", None, ()), number_of)
 
     answer: Callable[[bytes], bytes] = loaded
     message = b""
     try:
         while True:
-            channel.send(_guarded(answer, message, number_of))
+            try:
+                channel.send(_guarded(answer, message, number_of))
+            except NotPlain as error:  # too large to pass
+                channel.send(packed(("raised", "ValueError", str(error)), number_of))
             message, answer = channel.receive(), asked
     except Ended:
         pass

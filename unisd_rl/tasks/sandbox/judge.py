@@ -9,6 +9,7 @@ from unisd_rl.tasks.sandbox.limits import Verdict
 from unisd_rl.tasks.sandbox.wire import Channel, Ended, NotPlain, packed, unpacked
 
 LONGEST_REASON = 300
+PROGRAM_ENDED = "the program ended before its tests did"
 
 
 class ProgramError(Exception):
@@ -112,7 +113,7 @@ def verdict(channel: Channel, request: bytes) -> Verdict:
             namespace[name] = program.ask("global", name)
         exec(trial["tests"], namespace)
     except Ended:
-        return Verdict(False, "the program ended before its tests did")
+        return Verdict(False, PROGRAM_ENDED)
     except BaseException as error:  # a test that fails, in whichever way
         return Verdict(False, _described(error))
     return Verdict(True, "passed")

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 class Limits:
     """What one program may use. The tests beside it have the same."""
 
-    wall_s: float = 10.0
-    """Seconds on the wall clock for the program and its tests together."""
+    cpu_s: int = 10
+    """Seconds of computing for the program, and as much for its tests. Does not depend on what else the machine does."""
+    wall_s: float = 30.0
+    """Seconds on the wall clock for both together: ends programs that wait rather than compute."""
     memory_bytes: int = 1 << 30
     """Address space of each of the two processes."""
     file_bytes: int = 1 << 20

@@ -3,7 +3,8 @@
 Numbers, strings, bytes, None, ranges and the built-in containers arrive as copies, subclasses of them as their plain
 kind (a named tuple as a tuple): the receiver compares real values with real `==`. Anything else the program returns,
 a function, an iterator, an object of its own class, stays where it is; the tests hold a `Remote`. Copies travel as
-pickles, read by an unpickler that constructs nothing but the types named here.
+pickles, read by an unpickler that constructs nothing but the types named here. Tests can pass a program plain values,
+those types themselves and what it returned before, but no functions of their own.
 """
 
 import datetime
@@ -20,7 +21,7 @@ _CONTAINERS = (int, float, complex, str, bytes, bytearray, tuple, list, dict, se
 _VALUES = (range, slice, datetime.date, datetime.datetime, datetime.time, datetime.timedelta)
 _VALUES += (datetime.timezone, decimal.Decimal, fractions.Fraction)
 _PLAIN = frozenset((*_CONTAINERS, *_VALUES, bool, type(None), type(Ellipsis), type(NotImplemented)))
-_CONSTRUCTED = {(kind.__module__, kind.__name__): kind for kind in (*_CONTAINERS, *_VALUES)}
+_CONSTRUCTED = {(kind.__module__, kind.__name__): kind for kind in (*_CONTAINERS, *_VALUES, bool)}
 _LENGTH = struct.Struct("=Q")
 
 
@@ -83,13 +84,15 @@ class _Writer(pickle.Pickler):
         super().__init__(file, protocol=5)
         self._number_of = number_of
 
-    def persistent_id(self, value: object) -> object:
+    def persistent_id(self, value: Any) -> object:
         kind = type(value)
+        if kind is type and _CONSTRUCTED.get((value.__module__, value.__name__)) is value:  # the types themselves
+            return None
         return None if kind in _PLAIN or issubclass(kind, _CONTAINERS) else self._number_of(value)
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN or kind is type:
             return NotImplemented
         plain = next(kind for kind in _CONTAINERS if isinstance(value, kind))
         return plain, (_as_plain(value, plain),)

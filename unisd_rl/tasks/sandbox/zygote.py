@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import time
@@ -34,6 +35,7 @@ class EvaluatorGone(Exception):
 def main(limits: Limits, folder: str, slot: int) -> None:
     """Serve trials until the evaluator goes."""
     control = socket.socket(fileno=os.dup(0))
+    os.environ.clear()  # Python itself may have set a locale
     candidate.discard_output()
     candidate.preload()
     zygote = Zygote(control, limits, folder, slot)
@@ -106,7 +108,7 @@ class Zygote:
             os.close(reader)
             statuses = [_end(child) for child in children]
             self._empty_folder()
-        return _outcome(line, statuses[1], self._limits)
+        return _outcome(line, *statuses, self._limits)
 
     def _channel(self) -> Channel:
         return Channel(socket.socket(fileno=3), self._limits.message_bytes)
@@ -129,8 +131,6 @@ class Zygote:
 
     def _empty_folder(self) -> None:
         """Remove what the program left. Where it could make folders it is root's or the user's own to remove."""
-        import shutil
-
         for entry in os.scandir(self._folder):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -138,14 +138,22 @@ class Zygote:
                 os.unlink(entry.path)
 
 
-def _outcome(line: bytes | None, status: int, limits: Limits) -> dict[str, Any]:
+def _outcome(line: bytes | None, program: int, tests: int, limits: Limits) -> dict[str, Any]:
+    """The reply that follows from the tests' verdict and the wait statuses of both processes."""
     if line is None:
         return asdict(Verdict(False, f"not through after {limits.wall_s:g} s"))
     if line:
-        return dict(json.loads(line))
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
-        return asdict(Verdict(False, "the tests used up their CPU time on what the program returned"))
-    return {"error": f"the tests' process ended without a verdict (wait status {status})"}
+        verdict = json.loads(line)
+        if verdict["reason"] == judge.PROGRAM_ENDED and _out_of_time(program):
+            verdict["reason"] = f"the program computed for more than {limits.cpu_s} s"
+        return dict(verdict)
+    if _out_of_time(tests):
+        return asdict(Verdict(False, f"the tests computed for more than {limits.cpu_s} s on what the program returned"))
+    return {"error": f"the tests' process ended without a verdict (wait status {tests})"}
+
+
+def _out_of_time(status: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
 
 
 def _forked(work: Callable[[], None]) -> int:
