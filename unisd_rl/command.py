@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from unisd_rl.config import ContextsConfig, JsonlTask, RetrievalAuxiliary, TaskConfig
+from unisd_rl.config import ContextsConfig, RetrievalAuxiliary, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 STOPPED = 130
@@ -57,10 +57,18 @@ def looks_local(path: str) -> bool:
 
 def check_data(task: TaskConfig) -> None:
     """Raise `UserError` for what a look at the files of a task can refuse."""
-    if isinstance(task, JsonlTask):
-        from unisd_rl.tasks.files import check_files
+    from unisd_rl.tasks.load import check_task
 
-        check_files(task)
+    check_task(task)
+
+
+def check_training_task(task: TaskConfig) -> None:
+    """`check_data`, and raise `UserError` for a task that has no training problems."""
+    from unisd_rl.tasks.load import EVALUATION_ONLY
+
+    if isinstance(task, EVALUATION_ONLY):
+        raise UserError(f'task.type = "{task.type}" is for evaluation only: it has no training problems')
+    check_data(task)
 
 
 def check_contexts(contexts: ContextsConfig) -> None:

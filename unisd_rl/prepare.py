@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from unisd_rl.command import check_contexts, check_data, exit_code, refuse_missing_folder, split_arguments
+from unisd_rl.command import check_contexts, check_training_task, exit_code, refuse_missing_folder, split_arguments
 from unisd_rl.config import Config
 from unisd_rl.requirements import answering_requirements
 from unisd_rl.settings import load_recipe, parse_fields
@@ -43,7 +43,7 @@ def check_without_imports(config: Config) -> None:
     """
     if config.model.path is not None:
         refuse_missing_folder("model.path", config.model.path)
-    check_data(config.task)
+    check_training_task(config.task)
     check_contexts(config.contexts)
 
 

@@ -13,7 +13,7 @@ from learner.settings import objective_settings
 from unisd_rl.command import (
     STOPPED,
     check_contexts,
-    check_data,
+    check_training_task,
     exit_code,
     refuse_missing_folder,
     refuse_relative_under_a_job,
@@ -59,7 +59,7 @@ def check_without_imports(config: Config) -> None:
     refuse_relative_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
         _check_model(config.model.path, config)
-    check_data(config.task)
+    check_training_task(config.task)
     check_contexts(config.contexts)
 
 

@@ -1,10 +1,12 @@
 """Prepared problems without a cache, a tokenizer or a model: for tests of what reads them."""
 
-from unisd_rl.preparation.grading import grader_of
+from functools import partial
+
 from unisd_rl.preparation.making import Maker
 from unisd_rl.preparation.rows import Lengths
 from unisd_rl.preparation.selection import selected
 from unisd_rl.prompts import Prepared, PromptStream
+from unisd_rl.tasks.grading import grade_all
 
 TOO_LONG = Lengths(prompt=10**6, gold=0)
 
@@ -21,7 +23,7 @@ def made(config, task, fits=lambda prompt: True, writer=None, instructions=()):
         task,
         lambda: instructions,
         writer or NobodyWrites(),
-        grader_of(task),
+        partial(grade_all, task),
         lambda prompt: Lengths(1, 1) if fits(prompt) else TOO_LONG,
     )
     return maker.rows(task.train, "all")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from unisd_rl.config import Config, InductionAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negative import GradeMany
 from unisd_rl.preparation import fingerprints
-from unisd_rl.preparation.grading import grader_of
 from unisd_rl.preparation.making import Maker
 from unisd_rl.preparation.rows import Measure, PreparedRow, measure_with
 from unisd_rl.preparation.segments import Segments
@@ -22,6 +22,7 @@ from unisd_rl.preparation.writing import OpenWriter, Writer, written_sections
 from unisd_rl.prompts import Prepared
 from unisd_rl.screen import Screen
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Prompt
 
@@ -45,7 +46,7 @@ class Preparation:
     def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, screen: Screen) -> "Preparation":
         """With the model's own tokenizer and the task's own grader."""
         measure = measure_with(ChatTokenizer(model))
-        return cls(config, task, model, open_writer, screen, measure, grader_of(task))
+        return cls(config, task, model, open_writer, screen, measure, partial(grade_all, task))
 
     def prepared(self) -> Prepared:
         """The problems to train on, with their contexts.

@@ -1,6 +1,7 @@
 """Negatives: whatever proposes them, only a verified wrong one is used, and the rest is counted."""
 
 import ast
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,8 @@ from unisd_rl.contexts.corruption import Corruption, near_numbers
 from unisd_rl.contexts.negative import FromEach, Verified, plausible, verified_wrong
 from unisd_rl.contexts.perturbation import WORDS, perturbed
 from unisd_rl.contexts.written import WrittenCandidates, mistake_request
-from unisd_rl.preparation.grading import grader_of
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
+from unisd_rl.tasks.grading import grade_all
 from unisd_rl.types import Example, Message
 
 TASK = Arithmetic(200, 20, seed=0)
@@ -72,8 +73,8 @@ def test_only_problems_without_one_are_asked_again_and_all_are_graded_together()
 @pytest.mark.parametrize("config", [TaskNegative(), CorruptionNegative(), PerturbationNegative()], ids=lambda c: c.type)
 def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_number(config):
     proposed = candidates(config, TASK, 3, no_writer)
-    found = verified_wrong(TASK.train, proposed, grader_of(TASK), config.attempts)
-    assert found == verified_wrong(TASK.train, proposed, grader_of(TASK), config.attempts)
+    found = verified_wrong(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
+    assert found == verified_wrong(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
     assert sum(one.text is not None for one in found) >= 0.95 * len(TASK.train)
     for example, one in zip(TASK.train, found, strict=True):
         if one.text is not None:
@@ -83,7 +84,7 @@ def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_n
 
 
 def test_a_task_without_programs_has_no_bugs():
-    found = verified_wrong(TASK.train[:5], candidates(BugsNegative(), TASK, 0, no_writer), grader_of(TASK), 8)
+    found = verified_wrong(TASK.train[:5], candidates(BugsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8)
     assert found == (Verified(),) * 5
 
 
