@@ -1,0 +1,66 @@
+"""Which prepared problems are trained on: those that fit; the rest is counted, and too much of it is refused."""
+
+import pytest
+
+from unisd_rl.contexts.build import Contexts
+from unisd_rl.errors import UserError
+from unisd_rl.preparation.rows import Lengths, PreparedRow
+from unisd_rl.preparation.selection import selected
+from unisd_rl.settings import load_recipe
+from unisd_rl.tasks.load import load_task
+
+CONFIG = load_recipe("unisd_star", {"task": {"train_examples": 100, "eval_examples": 5}})
+TASK = load_task(CONFIG.task)
+FULL = Contexts(("one", "two", "three"), "wrong")
+FITS = Lengths(512, 0)
+
+
+def rows(changed=()):
+    """A row for every problem; those of `changed`, by place, differ."""
+    given = dict(changed)
+    return [PreparedRow(example.id, *given.get(place, (FULL, 0, 0, FITS))) for place, example in enumerate(TASK.train)]
+
+
+def test_problems_that_fit_are_kept_in_order_with_their_contexts():
+    prepared = selected(CONFIG, TASK, rows())
+    assert prepared.kept == tuple(TASK.train)
+    assert prepared.contexts == {example.id: FULL for example in TASK.train}
+
+
+def test_whatever_is_dropped_or_discarded_is_counted():
+    changed = {
+        3: (FULL, 0, 0, Lengths(513, 0)),
+        5: (FULL, 0, 0, Lengths(1, 65)),
+        7: (Contexts(("one", "two"), "wrong"), 0, 0, FITS),
+        9: (Contexts(("one", "two", "three"), None), 2, 1, FITS),
+    }
+    prepared = selected(CONFIG, TASK, rows(changed))
+    assert [place for place, example in enumerate(TASK.train) if example not in prepared.kept] == [3, 5, 7]
+    report = prepared.report
+    assert (report.examples, report.kept, report.dropped) == (100, 97, 3)
+    assert (report.too_long, report.without_views) == (2, 1)
+    assert (report.without_negative, report.right, report.implausible) == (1, 2, 1)
+
+
+def test_more_than_one_in_twenty_without_silent_contexts_is_refused_with_the_setting():
+    few = {place: (Contexts(("one",), "wrong"), 0, 0, FITS) for place in range(6)}
+    with pytest.raises(
+        UserError, match=r"6 of 100 .* contexts\.auxiliary\.views = 3 .*another contexts\.auxiliary\.type"
+    ):
+        selected(CONFIG, TASK, rows(few))
+    few.pop(0)
+    assert selected(CONFIG, TASK, rows(few)).report.without_views == 5
+
+
+def test_a_kind_of_negative_that_gives_none_at_all_is_refused_with_the_counts():
+    none = {place: (Contexts(FULL.auxiliary, None), 1, 2, FITS) for place in range(100)}
+    with pytest.raises(UserError, match=r'negative\.type = "task" gives none of 100 .*100 candidates .* 200 as'):
+        selected(CONFIG, TASK, rows(none))
+    none.pop(0)
+    assert selected(CONFIG, TASK, rows(none)).report.without_negative == 99
+
+
+def test_contexts_that_no_term_reads_are_neither_needed_nor_counted():
+    plain = load_recipe("clip", {"task": {"train_examples": 100, "eval_examples": 5}})
+    report = selected(plain, TASK, rows({0: (Contexts(), 0, 0, FITS)})).report
+    assert (report.kept, report.without_negative) == (100, 0)

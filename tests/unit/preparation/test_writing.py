@@ -1,0 +1,70 @@
+"""What the engine is asked to write, and what of it comes back."""
+
+import numpy as np
+import pytest
+
+from unisd_rl.config import InductionAuxiliary, WrittenNegative
+from unisd_rl.preparation.writing import EngineWriter, engine_config, longest_request
+from unisd_rl.settings import load_recipe
+from unisd_rl.types import Generation, Message
+
+
+class Words:
+    """A tokenizer of one token a word."""
+
+    def encode(self, chat):
+        return chat[-1].content.split()
+
+
+class Group:
+    """Answers each chat with its own words; those that say "long" are cut."""
+
+    def __init__(self):
+        self.asked = []
+
+    def answer(self, chats, sampling, version):
+        self.asked.append((len(chats), sampling))
+        nothing = np.zeros(0, np.int32)
+        return [
+            (text, Generation(nothing, nothing, nothing, nothing, "length" if "long" in text else "stop"))
+            for text in (chat[-1].content for chat in chats)
+        ]
+
+
+def chats(*texts):
+    return [(Message("user", text),) for text in texts]
+
+
+CONFIG = load_recipe("unisd_star", {"contexts": {"negative": {"type": "written", "max_tokens": 9}}})
+SETTINGS = WrittenNegative(type="written", max_prompt_tokens=3, temperature=0.5, max_tokens=9)
+
+
+def test_too_long_a_request_is_not_made_and_a_cut_text_is_not_used():
+    group = Group()
+    writer = EngineWriter(CONFIG, group, Words())
+    texts = writer.write(chats("one", "a b c d", "long one", "a b c"), SETTINGS, seed=4)
+    assert texts == ["one", None, None, "a b c"]
+    ((count, sampling),) = group.asked
+    assert (count, sampling.temperature, sampling.max_tokens, sampling.seed) == (3, 0.5, 9, 4)
+
+
+def test_every_request_has_a_seed_of_its_own_however_many_there_are():
+    group = Group()
+    EngineWriter(CONFIG, group, Words()).write(chats(*map(str, range(150))), SETTINGS, seed=2**31 - 10)
+    seeds = [(sampling.seed + place) for count, sampling in group.asked for place in range(count)]
+    assert [count for count, _ in group.asked] == [64, 64, 22]
+    assert len(set(seeds)) == 150
+
+
+def test_requests_may_be_a_little_longer_than_prompts_unless_a_limit_is_given():
+    assert longest_request(CONFIG, WrittenNegative(type="written")) == 512 + 256
+    assert longest_request(CONFIG, InductionAuxiliary(type="induction", max_prompt_tokens=99)) == 99
+
+
+@pytest.mark.parametrize("transport", ["object_store", "nccl"])
+def test_the_engine_that_writes_takes_no_updates_and_no_adapters_and_holds_the_longest(transport):
+    given = {"contexts": {"negative": {"type": "written", "max_tokens": 300}}, "weights": {"transport": transport}}
+    given |= {"rollout": {"gpus_per_actor": 1}, "learner": {"gpus_per_rank": 1}}
+    engine = engine_config(load_recipe("unisd_star", given))
+    assert (engine.rollout.max_prompt_tokens, engine.rollout.max_completion_tokens) == (768, 300)
+    assert (engine.model.lora, engine.weights.transport, engine.rollout.gpus_per_actor) == (None, "object_store", 1)
