@@ -57,7 +57,7 @@ class TaskNegative(Section):
 
 
 class WrittenNegative(Section):
-    """Wrong demonstrations that the model writes itself, asked for a confident mistake."""
+    """Wrong demonstrations that the model writes itself: asked for a confident mistake, or its own wrong answers."""
 
     type: Literal["written"] = "written"
     attempts: Count = 4

@@ -16,7 +16,10 @@ def with_demonstration(chat: Chat, demonstration: str) -> Chat:
 
 
 def with_reference(chat: Chat, reference: str) -> Chat:
-    """Auxiliary view: a reference (`other_example` or `advice`), a separator, then the prompt."""
+    """Auxiliary view: a reference (`other_example` or `advice`), a separator, then the prompt.
+
+    What is asked of a model that writes a solution stands in the same place.
+    """
     return _last_turn(chat, f"{reference}\n\n---\n\n", "")
 
 
@@ -33,11 +36,6 @@ def other_example(question: str, demonstration: str) -> str:
 def advice(instruction: str) -> str:
     """A reference: general advice."""
     return f"Advice for problems of this kind:\n{instruction}"
-
-
-def with_request(chat: Chat, request: str) -> Chat:
-    """The prompt, then what else is asked of the model that writes a context."""
-    return _last_turn(chat, "", f"\n\n{request}")
 
 
 def _last_turn(chat: Chat, before: str, after: str) -> Chat:

@@ -159,7 +159,7 @@ def test_perturbed_texts_differ_in_words_of_the_table_numbers_and_negations_alon
 
 
 def test_a_written_negative_is_asked_for_one_mistake_after_the_other():
-    requests = [mistake_request(CITY, attempt, 0) for attempt in range(4)]
+    requests = [mistake_request(CITY, number, 0) for number in range(4)]
     assert {"answer A" in request for request in requests[:2]} == {True, False}
     assert not any("answer B" in request for request in requests)
     assert requests[0] == requests[2]
@@ -167,7 +167,7 @@ def test_a_written_negative_is_asked_for_one_mistake_after_the_other():
     assert len({mistake_request(code, attempt, 0) for attempt in range(4)}) == 4
 
 
-def test_what_the_model_writes_is_asked_for_after_the_prompt_and_what_was_cut_is_discarded():
+def test_what_the_model_writes_is_asked_for_with_the_whole_prompt_and_what_was_cut_is_discarded():
     asked = []
 
     def write(chats, name):
@@ -177,7 +177,9 @@ def test_what_the_model_writes_is_asked_for_after_the_prompt_and_what_was_cut_is
     proposed = WrittenCandidates(lambda example: (Message("user", example.question),), write, seed=0)
     found = verified_wrong([CITY], proposed, grade_letters, 4)
     assert found == (Verified("Answer: C", implausible=1),)
-    assert all(chat[-1].content.startswith(CITY.question) for chat in asked)
+    requested, bare = (chat[-1].content for chat in asked)
+    assert requested == f"{mistake_request(CITY, 0, 0)}\n\n---\n\n{CITY.question}"
+    assert bare == CITY.question  # what the model gets wrong by itself counts as well
 
 
 def test_a_text_without_an_answer_of_its_kind_is_not_plausible():
