@@ -6,7 +6,7 @@ A problem's answer is what it says, not how it is labelled. By kind, told from t
 |---|---|---|
 | multiple choice: a letter, and the question lists `X. option` | the option's text | it stands there, word for word |
 | tool calls: JSON `[{"name": .., "arguments": ..}]` | the calls | all are made: each name, followed by its arguments |
-| program: the demonstration defines functions | the functions | one of that name, or with the same body, is defined |
+| program: the demonstration defines functions or classes | these | one of a name, or of a body, of theirs is defined |
 | a letter without options | that letter | it is stated: `answer: B` |
 | anything else, numbers too | the text | it stands there, word for word (`7` is neither in `78` nor in `x7`) |
 
@@ -104,14 +104,14 @@ def calls_in(answer: str) -> list[Mapping[str, Any]]:
 
 @lru_cache(maxsize=1 << 14)
 def functions_of(text: str) -> Mapping[str, str]:
-    """The functions that the programs in a text define at their top level: name -> body without names and layout.
+    """The functions and classes that the programs in a text define at their top level: name -> body without layout.
 
     Programs are the fenced blocks, or else the whole text.
     """
     found: dict[str, str] = {}
     for program in _FENCED.findall(text) or [text]:
         for statement in _statements(program):
-            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 found[statement.name] = "\n".join(ast.dump(line) for line in statement.body)
     return found
 
@@ -154,7 +154,7 @@ def _value_at(text: str, start: int) -> Any:
 def _defines(text: str, functions: Mapping[str, str]) -> bool:
     """Whether a name is defined (also in a block that is no Python), or a body is there under another name."""
     names = "|".join(map(re.escape, functions))
-    return re.search(rf"\bdef\s+(?:{names})\s*\(", text) is not None or bool(
+    return re.search(rf"\b(?:def|class)\s+(?:{names})\b", text) is not None or bool(
         set(functions.values()) & set(functions_of(text).values())
     )
 
