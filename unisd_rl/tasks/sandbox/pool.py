@@ -37,9 +37,9 @@ class SandboxError(RunFailed):
 class Sandbox:
     """Judges trials, as many at a time as it has slots; any number of threads may ask."""
 
-    def __init__(self, limits: Limits = Limits(), slots: int | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, slots: int | None = None) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
-        self._limits = limits
+        self._limits = limits or Limits()
         self._free: queue.LifoQueue[_Zygote | int] = queue.LifoQueue()
         self._closed = threading.Event()
         for slot in reversed(range(self.slots)):
@@ -101,7 +101,7 @@ class _Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _START, *arguments],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},
@@ -166,7 +166,13 @@ def _in_memory(content: bytes) -> int:
 
 @cache
 def shared_sandbox() -> Sandbox:
-    """The sandbox of this process, with a slot for every core it may use. Nothing is started before the first trial."""
+    """The sandbox of this process, with a slot for every core it may use; says on stderr what does not hold.
+
+    Raises:
+        SandboxError: this machine cannot hold programs.
+    """
     sandbox = Sandbox()
     atexit.register(sandbox.close)
+    for sentence in sandbox.gaps():
+        print(f"note: in the sandbox {sentence}", file=sys.stderr)
     return sandbox

@@ -113,7 +113,7 @@ def program() -> bytes | None:
     if platform.machine() not in _ARCHITECTURES or os.uname().sysname != "Linux":
         return None
     column, architecture = _ARCHITECTURES[platform.machine()]
-    numbers = [row[column] for row in _REFUSED.values() if row[column] is not None]
+    numbers = [number for row in _REFUSED.values() if (number := row[column]) is not None]
     first = [
         _step(_LOAD, _AT_ARCHITECTURE),
         _step(_EQUAL, architecture, 1, 0),
@@ -133,7 +133,7 @@ def program() -> bytes | None:
         _step(_RETURN, _REFUSE),
     ]
     to_refuse = len(numbers) + len(last)  # from the first of the checks: that many steps to the end
-    checks = [_step(_AT_LEAST, _SECOND_ABI, to_refuse - 1 + 0, 0)]
+    checks = [_step(_AT_LEAST, _SECOND_ABI, to_refuse - 1, 0)]
     checks += [_step(_EQUAL, number, to_refuse - 2 - place, 0) for place, number in enumerate(numbers)]
     return b"".join(first + checks + last)
 
