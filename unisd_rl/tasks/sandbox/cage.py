@@ -25,9 +25,14 @@ class Cage:
         self._limits = limits
         self._folder = folder
         self._root = os.geteuid() == 0
-        self._filter = seccomp.program()
         readable = (*_READABLE, os.path.dirname(os.__file__), "/dev/urandom")
         self._rules = landlock.ruleset(readable, folder) if landlock.version() else None
+        self._filter = seccomp.program(may_change_files=self._rules is not None)
+
+    @property
+    def lets_write(self) -> bool:
+        """Whether a caged process may write at all: it may beneath its folder where Landlock can hold it there."""
+        return self._rules is not None
 
     def enter(self, user: int, keep: tuple[int, ...]) -> None:
         """Confine this process for ever: user `FIRST_USER + user`, descriptors `keep` moved to 3, 4, ...

@@ -84,7 +84,7 @@ class Zygote:
         finally:
             os.close(reader)
             _end(child)
-        return [*found, "disk"] if self._in_memory else found
+        return [*found, "disk"] if self._in_memory or not self._cage.lets_write else found
 
     def trial(self, program: int, tests: int) -> dict[str, Any]:
         """One trial: a verdict, or under `error` what went wrong with the sandbox itself. Closes both descriptors."""
