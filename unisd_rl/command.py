@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from unisd_rl.config import JsonlTask, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 STOPPED = 130
@@ -44,11 +43,3 @@ def refuse_missing_folder(setting: str, path: str) -> None:
 def looks_local(path: str) -> bool:
     """Whether a model path means a folder rather than `owner/name` on a hub."""
     return path.startswith((".", "/", "~")) or path.count("/") != 1
-
-
-def check_data(task: TaskConfig) -> None:
-    """Raise `UserError` for what a look at the files of a task can refuse."""
-    if isinstance(task, JsonlTask):
-        from unisd_rl.tasks.files import check_files
-
-        check_files(task)

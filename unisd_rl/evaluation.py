@@ -11,7 +11,7 @@ from unisd_rl.config import Config
 from unisd_rl.retention.numbers import Retention
 from unisd_rl.seeds import derive_seed
 from unisd_rl.statistics import Interval, mean_interval, pass_at_k, wilson_interval
-from unisd_rl.tasks.grading import grades
+from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
 
@@ -118,7 +118,7 @@ def _sampling(config: Config, start: int) -> Sampling:
 
 
 def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence[Answered]) -> tuple[Answer, ...]:
-    right = grades(task, [answer.text for answer in answered], [example for example, _ in asked])
+    right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answered, asked, strict=True)])
     return tuple(
         Answer(
             id=example.id,

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from learner.settings import objective_settings
-from unisd_rl.command import STOPPED, check_data, exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.command import STOPPED, exit_code, refuse_missing_folder, refuse_relative_under_a_job
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
@@ -60,7 +60,11 @@ def check_without_imports(config: Config) -> None:
     refuse_relative_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
         _check_model(config.model.path, config)
-    check_data(config.task)
+    from unisd_rl.tasks.load import EVALUATION_ONLY, check_task
+
+    if isinstance(config.task, EVALUATION_ONLY):
+        raise UserError(f'task.type = "{config.task.type}" is for evaluation only: it has no training problems')
+    check_task(config.task)
 
 
 def _check_model(path: str, config: Config) -> None:

@@ -1,23 +1,144 @@
-"""Where problems come from."""
+"""Where problems come from: one section a task, told apart by `type`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Section
+from unisd_rl.config.section import Count, Fraction, Section
 
 
-class ArithmeticTask(Section):
-    """The embedded task: two-digit sums and differences with written-out carries."""
+class SelfContained(Section):
+    """What the tasks without downloads have in common."""
 
-    type: Literal["arithmetic"] = "arithmetic"
     train_examples: Count = 4000
     """Training problems."""
     eval_examples: Count = 512
     """Held-out problems, disjoint from training."""
+    evaluation: Literal["in_domain", "out_of_domain"] = "in_domain"
+    """Held-out problems of the training problems' kind, or of a kind that training never shows."""
+    wrong_demonstrations: Fraction = 0.0
+    """Share of the training problems whose demonstration is wrong, to study what a noisy teacher does."""
     seed: int = 0
     """Seed of the split and of the problems' order."""
+
+
+class ArithmeticTask(SelfContained):
+    """The embedded task: two-digit sums and differences with written-out carries. Out of domain: three digits."""
+
+    type: Literal["arithmetic"] = "arithmetic"
+
+
+class MultiplesTask(SelfContained):
+    """Multiple choice with rationales: which of four numbers is a multiple of D. Out of domain: longer numbers.
+
+    For a model of your own: the embedded one only knows arithmetic.
+    """
+
+    type: Literal["multiples"]
+
+
+class ToolUseTask(SelfContained):
+    """Requests to answer with one call of a documented tool, in JSON. Out of domain: tools not seen in training.
+
+    For a model of your own: the embedded one only knows arithmetic.
+    """
+
+    type: Literal["tool_use"]
+
+
+class Benchmark(Section):
+    """What the published benchmarks have in common."""
+
+    type: str
+    hub: str | None
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+    data: Path | None = None
+    """Local copy in the form of its source. Absent: loaded from the hub."""
+    train_examples: Count | None = None
+    """At most so many training problems, the first ones. Absent: all."""
+    eval_examples: Count | None = None
+    """At most so many held-out problems, the first ones. Absent: all."""
+
+
+class ChoiceBenchmark(Benchmark):
+    """What the published multiple-choice benchmarks have in common."""
+
+    seed: int = 0
+    """Seed of the order of each question's options."""
+
+
+class ScienceQATask(ChoiceBenchmark):
+    """ScienceQA, questions without an image: train and test. For non-commercial use (CC BY-NC-SA 4.0).
+
+    `data`: a folder with problems.json and pid_splits.json, or JSON Lines of such records with `pid` and `split`.
+    """
+
+    type: Literal["scienceqa"]
+    hub: str | None = "derek-thomas/ScienceQA"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+    lecture: bool = True
+    """Whether the student reads the lecture that belongs to the question."""
+
+
+class CosETask(ChoiceBenchmark):
+    """CoS-E v1.11, common sense questions with explanations: train and validation.
+
+    `data`: JSON Lines with the published data set's fields and `split`, or a folder with the four source files.
+    """
+
+    type: Literal["cos_e"]
+    hub: str | None = "Salesforce/cos_e"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+
+
+class GPQATask(ChoiceBenchmark):
+    """GPQA, for evaluation only. Its authors ask that it be not shown in the open: bring your own copy.
+
+    `data`: the CSV file (gpqa_main.csv, gpqa_diamond.csv or gpqa_extended.csv).
+    """
+
+    type: Literal["gpqa"]
+    hub: None = None
+    """GPQA is read from a local file only."""
+
+
+class MBPPTask(Benchmark):
+    """MBPP, short programs: train and test. Programs run in the sandbox.
+
+    `data`: the source's mbpp.jsonl (`variant` full) or sanitized-mbpp.json (`variant` sanitized), or JSON Lines of it.
+    """
+
+    type: Literal["mbpp"]
+    hub: str | None = "google-research-datasets/mbpp"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+    variant: Literal["sanitized", "full"] = "sanitized"
+    """The problems that were checked by hand, as in the paper, or all."""
+
+
+class HumanEvalTask(Benchmark):
+    """HumanEval, functions from their docstrings, for evaluation only. Programs run in the sandbox.
+
+    `data`: the source's HumanEval.jsonl, unpacked.
+    """
+
+    type: Literal["humaneval"]
+    hub: str | None = "openai/openai_humaneval"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+
+
+class ToolAlpacaTask(Benchmark):
+    """ToolAlpaca, requests to answer with calls of documented functions: train, and simulated tools held out.
+
+    `data`: the source's train_data.json or eval_simulated.json, or a folder with both, or JSON Lines of such records
+    with `split`. The hub's copy has prompts ready made.
+    """
+
+    type: Literal["toolalpaca"]
+    hub: str | None = "Ahren09/ToolAlpaca"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+    evaluation: Literal["simulated", "real"] = "simulated"
+    """The 68 instructions of simulated tools, as in the paper, or those of real tools (in a local copy only)."""
 
 
 class Fields(Section):
@@ -65,4 +186,17 @@ class DatasetsTask(Section):
     """Which field is which."""
 
 
-TaskConfig = Annotated[ArithmeticTask | JsonlTask | DatasetsTask, Field(discriminator="type")]
+TaskConfig = Annotated[
+    ArithmeticTask
+    | MultiplesTask
+    | ToolUseTask
+    | ScienceQATask
+    | CosETask
+    | GPQATask
+    | MBPPTask
+    | HumanEvalTask
+    | ToolAlpacaTask
+    | JsonlTask
+    | DatasetsTask,
+    Field(discriminator="type"),
+]

@@ -1,15 +1,19 @@
 """The self-contained task: two-digit sums and differences with written-out carries and borrows.
 
 It needs no download and no licence, a tiny model can learn it in seconds, and its typical mistake, a
-dropped carry, gives wrong demonstrations that differ from right ones in a few tokens.
+dropped carry, gives wrong demonstrations that differ from right ones in a few tokens. Out of domain are numbers of
+three digits (`long_sums.py`), which are never trained on.
 """
 
 import random
 import re
 from collections.abc import Iterator, Sequence
 
+from unisd_rl.config import ArithmeticTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.long_sums import long_problems, wrong_results
+from unisd_rl.tasks.noise import with_wrong_demonstrations
 from unisd_rl.tasks.problems import Problem, held_out_pool, solution, training_pool
 from unisd_rl.types import Example, Message
 
@@ -22,9 +26,15 @@ _QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
 class Arithmetic:
     """Seeded draws from the training pool and from the held-out pool of `problems.py`."""
 
-    def __init__(self, train_examples: int, eval_examples: int, seed: int) -> None:
-        self._train = _draw(training_pool(), train_examples, "train_examples", seed)
-        self._evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
+    def __init__(
+        self, train_examples: int, eval_examples: int, seed: int, out_of_domain: bool = False, wrong_share: float = 0.0
+    ) -> None:
+        train = _draw(training_pool(), train_examples, "train_examples", seed)
+        self._train = with_wrong_demonstrations(train, wrong_share, seed, self.wrong_demonstrations, self.grade)
+        if out_of_domain:
+            self._evaluation = long_problems(eval_examples, derive_seed(seed, "out of domain"))
+        else:
+            self._evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
 
     @property
     def train(self) -> Sequence[Example]:
@@ -46,6 +56,9 @@ class Arithmetic:
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """First the dropped carry or borrow, or one too many; then wrong units digits in a seeded order."""
+        if not _QUESTION.fullmatch(example.question):
+            yield from wrong_results(example)
+            return
         problem = problem_of(example.question)
         if problem.carries or problem.operator == "+" or problem.result >= 10:  # no negative tens
             yield solution(problem, carry=0 if problem.carries else 1)
@@ -53,6 +66,17 @@ class Arithmetic:
         random.Random(derive_seed(seed, "wrong", example.id)).shuffle(errors)
         for error in errors:
             yield solution(problem, units_error=error)
+
+
+def load(config: ArithmeticTask) -> Arithmetic:
+    """The task of an `arithmetic` section.
+
+    Raises:
+        UserError: more problems are asked for than there are.
+    """
+    outside = config.evaluation == "out_of_domain"
+    share = config.wrong_demonstrations
+    return Arithmetic(config.train_examples, config.eval_examples, config.seed, outside, share)
 
 
 def stated_integer(completion: str) -> int | None:

@@ -1,23 +1,18 @@
-"""Many completions graded at once: in parallel where a task can, one after the other where it cannot."""
+"""Many completions graded at a time."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example
 
 
-@runtime_checkable
-class GradesBatches(Protocol):
-    """What a task offers beside `grade` when a grade takes long, as one that runs programs does."""
+def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
+    """Whether each completion is right, in order; where grading runs programs, one on every core.
 
-    def grade_batch(self, completions: Sequence[str], examples: Sequence[Example]) -> Sequence[bool]:
-        """`grade` of each completion for the example at the same place."""
-        ...
-
-
-def grades(task: Task, completions: Sequence[str], examples: Sequence[Example]) -> tuple[bool, ...]:
-    """Whether each completion is right, in order."""
-    if isinstance(task, GradesBatches):
-        return tuple(task.grade_batch(completions, examples))
-    return tuple(task.grade(completion, example) for completion, example in zip(completions, examples, strict=True))
+    Raises:
+        SandboxError: the sandbox failed, so there are no grades.
+    """
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+        return list(threads.map(lambda answer: task.grade(*answer), answers))

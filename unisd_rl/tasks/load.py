@@ -1,9 +1,27 @@
 """From the `task` section of the configuration to a `Task`."""
 
-from unisd_rl.config import ArithmeticTask, DatasetsTask, JsonlTask, TaskConfig
-from unisd_rl.tasks.arithmetic import Arithmetic
+from unisd_rl.config import (
+    ArithmeticTask,
+    Benchmark,
+    CosETask,
+    DatasetsTask,
+    GPQATask,
+    HumanEvalTask,
+    JsonlTask,
+    MBPPTask,
+    MultiplesTask,
+    ScienceQATask,
+    TaskConfig,
+    ToolAlpacaTask,
+    ToolUseTask,
+)
+from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, scienceqa, tool_use, toolalpaca
+from unisd_rl.tasks.files import check_files
 from unisd_rl.tasks.records import load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task
+
+# Benchmarks that bring no training problems.
+EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -14,8 +32,36 @@ def load_task(config: TaskConfig) -> Task:
     """
     match config:
         case ArithmeticTask():
-            return Arithmetic(config.train_examples, config.eval_examples, config.seed)
+            return arithmetic.load(config)
+        case MultiplesTask():
+            return multiples.load(config)
+        case ToolUseTask():
+            return tool_use.load(config)
+        case ScienceQATask():
+            return scienceqa.load(config)
+        case CosETask():
+            return cos_e.load(config)
+        case GPQATask():
+            return gpqa.load(config)
+        case MBPPTask():
+            return mbpp.load(config)
+        case HumanEvalTask():
+            return humaneval.load(config)
+        case ToolAlpacaTask():
+            return toolalpaca.load(config)
         case JsonlTask():
             return load_jsonl(config)
         case DatasetsTask():
             return load_datasets(config)
+
+
+def check_task(config: TaskConfig) -> None:
+    """Refuse what a look at local files can refuse; nothing heavy is imported.
+
+    Raises:
+        UserError: for a missing file or a bad record.
+    """
+    if isinstance(config, JsonlTask):
+        check_files(config)
+    elif isinstance(config, Benchmark) and (config.data is not None or config.hub is None):
+        load_task(config)

@@ -11,7 +11,10 @@ from unisd_rl.types import Example, Message
 
 
 class Task(Protocol):
-    """A set of problems with worked solutions and reference answers. Training and held-out problems are disjoint."""
+    """A set of problems with worked solutions and reference answers. Training and held-out problems are disjoint.
+
+    Benchmarks that are for evaluation only have no training problems. `grade` may be called from several threads.
+    """
 
     @property
     def train(self) -> Sequence[Example]:
@@ -28,7 +31,11 @@ class Task(Protocol):
         ...
 
     def grade(self, completion: str, example: Example) -> bool:
-        """Whether the completion states the right answer. Never raises: any text is a possible completion."""
+        """Whether the completion states the right answer; any text is a possible completion.
+
+        Raises:
+            SandboxError: what runs programs failed itself, so there is no grade. Nothing else is raised.
+        """
         ...
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:

@@ -23,18 +23,6 @@ class Echo:
         return example.answer == "yes"
 
 
-class EchoInBatches(Echo):
-    def __init__(self) -> None:
-        self.batches = []
-
-    def grade(self, completion, example):
-        raise AssertionError("a task that grades in batches is asked for a batch")
-
-    def grade_batch(self, completions, examples):
-        self.batches.append(len(completions))
-        return [Echo.grade(self, *pair) for pair in zip(completions, examples, strict=True)]
-
-
 def config(**evaluation):
     return load_recipe("unisd_star", {"evaluation": {"concurrency": 4, **evaluation}})
 
@@ -71,13 +59,6 @@ def test_samples_of_a_problem_stand_in_a_row_and_each_has_a_seed_of_its_own_what
         seeds[concurrency] = [sampling.seed + i for texts, sampling, _ in group.calls for i in range(len(texts))]
     assert seeds[4] == seeds[6]
     assert len(set(seeds[4])) == 21
-
-
-def test_a_task_that_grades_in_batches_is_given_all_at_once():
-    task = EchoInBatches()
-    found, _ = examined(config(), task=task)
-    assert task.batches == [7]
-    assert found.correct == 3
 
 
 def test_one_answer_a_problem_gives_wilsons_interval():

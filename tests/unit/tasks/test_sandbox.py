@@ -1,0 +1,205 @@
+"""Hostile programs: none passes, none does harm, nothing of them survives, and the evaluator goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hostile_programs import ATTACKS, CHEATS, ENDLESS, HARMLESS, RIGHT, attacks
+
+from unisd_rl.tasks.sandbox.cage import FIRST_USER
+from unisd_rl.tasks.sandbox.limits import Limits, Trial
+from unisd_rl.tasks.sandbox.pool import Sandbox, SandboxError
+
+LIMITS = Limits(cpu_s=1, wall_s=4, memory_bytes=256 << 20)
+TESTS = "assert f(2) == 4\nassert f(3) == 9"
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    sandbox = Sandbox(LIMITS, slots=1)
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture
+def held(sandbox):
+    """The sandbox where every protection holds; attacks are only right to fail there."""
+    if sandbox.gaps():
+        pytest.skip(f"this machine leaves gaps: {'; '.join(sandbox.gaps())}")
+    return sandbox
+
+
+@pytest.fixture(scope="module")
+def marker(tmp_path_factory):
+    path = tmp_path_factory.mktemp("marked") / "marker"
+    path.write_text("still here")
+    return path
+
+
+def trial(program: str, tests: str = TESTS) -> Trial:
+    return Trial(program, "", ("f",), tests)
+
+
+def processes() -> dict[int, tuple[int, int, str]]:
+    """Every process: its parent, its user, its command."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, user = (folder / "stat").read_text(), folder.stat().st_uid
+            found[int(folder.name)] = int(stat.rpartition(")")[2].split()[1]), user, (folder / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+    return found
+
+
+def zygotes() -> list[int]:
+    table = processes()
+    return [pid for pid, (parent, _, command) in table.items() if parent == os.getpid() and "sandbox.zygote" in command]
+
+
+def survivors() -> list[int]:
+    """Children of our zygotes, and anything that runs as one of the sandbox's users."""
+    table, ours = processes(), zygotes()
+    users = range(FIRST_USER, FIRST_USER + 2 * 64)
+    return [pid for pid, (parent, user, _) in table.items() if parent in ours or user in users]
+
+
+def alive_and_clean(sandbox: Sandbox, marker: Path) -> bool:
+    assert survivors() == []
+    assert marker.read_text() == "still here"
+    return sandbox.judge(trial(RIGHT)).passed
+
+
+@pytest.mark.parametrize(("program", "reason"), [case[1:] for case in CHEATS], ids=[case[0] for case in CHEATS])
+def test_a_cheating_or_failing_program_is_wrong_and_the_evaluator_goes_on(sandbox, marker, program, reason):
+    verdict = sandbox.judge(trial(program))
+    assert not verdict.passed
+    assert reason in verdict.reason
+    assert alive_and_clean(sandbox, marker)
+
+
+def endless_cases():
+    default = ("an endless loop under a broad except", "sleeps", "a fork bomb")  # the others take as long each
+    for name, *case in ENDLESS:
+        yield pytest.param(*case, id=name, marks=() if name in default else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("program", "reason"), endless_cases())
+def test_an_endless_program_is_ended_in_time(sandbox, marker, program, reason):
+    started = time.monotonic()
+    verdict = sandbox.judge(trial(program))
+    assert not verdict.passed
+    assert reason in verdict.reason
+    assert time.monotonic() - started < LIMITS.wall_s + 5
+    assert alive_and_clean(sandbox, marker)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ATTACKS])
+def test_an_attack_fails(held, marker, name):
+    program = dict(attacks(str(marker), os.getpid()))[name]
+    verdict = held.judge(trial(program))
+    assert verdict.passed, verdict.reason
+    assert alive_and_clean(held, marker)
+
+
+def test_an_attack_that_needs_no_privilege_succeeds_so_that_the_attacks_are_known_to_be_real(sandbox):
+    harmless = ("reads its own folder", "os.listdir('.')")
+    program = attacks("marker", 0)[0][1].replace("os.fork()", harmless[1])
+    assert "Assert" in sandbox.judge(trial(program)).reason
+
+
+@pytest.mark.parametrize("program", [program for _, program in HARMLESS], ids=[name for name, _ in HARMLESS])
+def test_an_unusual_program_that_is_right_passes(sandbox, program):
+    verdict = sandbox.judge(trial(program))
+    assert verdict.passed, verdict.reason
+
+
+def test_a_program_can_replace_no_name_of_the_tests_but_those_it_is_asked_for(sandbox):
+    program = "def f(x): return 0\ndef all(x): return True\ndef g(x): return True\nlist = all"
+    assert not sandbox.judge(trial(program, "assert all([f(2) == 4])")).passed
+    assert "NameError" in sandbox.judge(trial(program, "assert g(f(2))")).reason
+
+
+def test_changed_arguments_classes_and_iterators_work_across_the_processes(sandbox):
+    program = """
+class Node:
+    def __init__(self, value): self.value, self.left = value, None
+def f(items): items.append(4); items.sort()
+def total(node): return node.value + (total(node.left) if node.left else 0)
+def squares(n): return (i * i for i in range(n))
+def pair():
+    from collections import namedtuple
+    return namedtuple("P", "x y")(1, 2)
+"""
+    tests = """
+items = [9, 2]
+assert f(items) is None
+assert items == [2, 4, 9]
+root = Node(1)
+root.left = Node(2)
+assert total(root) == 3
+assert root.left.value == 2
+assert list(squares(4)) == [0, 1, 4, 9]
+assert pair() == (1, 2)
+"""
+    verdict = sandbox.judge(Trial(program, "", ("Node", "f", "pair", "squares", "total"), tests))
+    assert verdict.passed, verdict.reason
+
+
+def test_values_arrive_as_they_are(sandbox):
+    values = "[1, -(10**5000), 1.5, float('inf'), 2j, True, None, 'ü\\ud800', b'\\0', (), {1: {2}}, frozenset(), range(3), int]"
+    verdict = sandbox.judge(Trial("def f(x): return x", "", ("f",), f"v = {values}\nw = f(v)\nassert v == w and v is not w"))
+    assert verdict.passed, verdict.reason
+    types = f"assert [type(x) for x in f({values})] == [type(x) for x in {values}]"
+    assert sandbox.judge(Trial("def f(x): return x", "", ("f",), types)).passed
+
+
+def test_one_trial_finds_nothing_of_an_earlier_one(sandbox):
+    leave = "open('left', 'w').write('x')\nimport sys, builtins\nsys.secret = builtins.secret = 1\n" + RIGHT
+    find = "import os, sys, builtins\ndef f(x): return x * x if os.listdir('.') == [] and not hasattr(sys, 'secret') else 0"
+    assert sandbox.judge(trial(leave)).passed
+    assert sandbox.judge(trial(find)).passed
+
+
+def test_a_sandbox_that_breaks_is_an_error_not_a_wrong_answer_and_the_next_trial_runs():
+    before, sandbox = zygotes(), Sandbox(LIMITS, slots=1)
+    try:
+        assert sandbox.judge(trial(RIGHT)).passed
+        (zygote,) = (pid for pid in zygotes() if pid not in before)
+        os.kill(zygote, signal.SIGKILL)
+        with pytest.raises(SandboxError):
+            sandbox.judge(trial(RIGHT))
+        assert sandbox.judge(trial(RIGHT)).passed
+    finally:
+        sandbox.close()
+    with pytest.raises(SandboxError, match="closed"):
+        sandbox.judge(trial(RIGHT))
+
+
+def test_nothing_outlives_an_evaluator_that_is_killed():
+    code = (
+        "from unisd_rl.tasks.sandbox.pool import *; s = Sandbox(slots=1); print(s.gaps(), flush=True);"
+        "s.judge(Trial('import time\\nprint(1)\\ntime.sleep(25)', '', (), ''))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as evaluator:
+        evaluator.stdout.readline()
+        until(lambda: len(offspring(evaluator.pid)) == 3)  # zygote, program and tests
+        started = set(offspring(evaluator.pid))
+        evaluator.kill()
+    until(lambda: not started & set(processes()))
+
+
+def offspring(pid: int) -> list[int]:
+    table = processes()
+    children = [child for child, (parent, _, _) in table.items() if parent == pid]
+    return children + [grandchild for child in children for grandchild in offspring(child)]
+
+
+def until(condition, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {timeout_s} s"

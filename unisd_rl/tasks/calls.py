@@ -1,0 +1,150 @@
+"""Tool calls: how they are written, which ones a completion makes, and when two lists of calls are the same.
+
+A completion makes calls in one of two forms, and its last statement counts. JSON: the last value in the text that is
+a call, {"name": ..., "arguments": {...}}, or a list of calls. ReAct, the form ToolAlpaca was written in: lines
+"Action: NAME" each followed by "Action Input: {...}", all of them in order. Whatever is malformed makes no call: a
+key that stands twice in an object, NaN, a missing input, another key beside name and arguments.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Any
+_ACTION = re.compile(r"^[ \t]*\**Action:\**[ \t]*(?P<name>[^\n]*?)[ \t]*$", re.MULTILINE)
+_INPUT = re.compile(r"\s*\**Action[ _]Input:\**\s*")
+_OPENING = re.compile(r"[\[{]")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a tool. An `optional` one may be left out; a name is what the tool's documentation says."""
+
+    name: str
+    arguments: dict[str, Json]
+    optional: bool = False
+
+
+def same_calls(made: Sequence[Call] | None, wanted: Sequence[Call]) -> bool:
+    """Whether the calls are those wanted, in order, name by name and argument by argument, with JSON's types.
+
+    An argument too many is wrong, and so is one too few; optional calls may be missing, all or some.
+    """
+    if made is None:
+        return False
+    if not wanted:
+        return not made
+    first, rest = wanted[0], wanted[1:]
+    if made and made[0].name == first.name and same_json(made[0].arguments, first.arguments):
+        if same_calls(made[1:], rest):
+            return True
+    return first.optional and same_calls(made, rest)
+
+
+def same_json(one: Json, other: Json) -> bool:
+    """Equality of JSON values: true is not 1, "1" is not 1, but 1.0 is 1, for JSON has one kind of number."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(same_json, one, other))
+        case (bool(), _) | (_, bool()):
+            return one is other
+        case (int() | float()), (int() | float()):
+            return bool(one == other)
+        case _:
+            return type(one) is type(other) and one == other
+
+
+def stated_calls(completion: str) -> list[Call] | None:
+    """The calls that a completion makes; None where it makes none, or malformed ones."""
+    try:
+        return _react_calls(completion) if _ACTION.search(completion) else _json_calls(completion)
+    except (ValueError, RecursionError):
+        return None
+
+
+def to_json(calls: Sequence[Call]) -> str:
+    """Calls as JSON, with `optional` only where it is set."""
+    return json.dumps([_as_object(call) for call in calls], ensure_ascii=False)
+
+
+def from_json(text: str) -> list[Call]:
+    """The inverse of `to_json`."""
+    return [Call(**value) for value in json.loads(text)]
+
+
+def to_react(calls: Sequence[Call]) -> str:
+    """Calls as ReAct lines."""
+    lines = (f"Action: {call.name}\nAction Input: {json.dumps(call.arguments, ensure_ascii=False)}" for call in calls)
+    return "\n".join(lines)
+
+
+def strict_json(text: str) -> Json:
+    """A JSON value in which no key stands twice and no number is infinite or none.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _DECODER.decode(text)
+
+
+def _react_calls(completion: str) -> list[Call] | None:
+    calls = []
+    for action in _ACTION.finditer(completion):
+        given = _INPUT.match(completion, action.end())
+        if given is None:
+            return None
+        arguments, _ = _DECODER.raw_decode(completion, given.end())
+        if not isinstance(arguments, dict) or not action["name"]:
+            return None
+        calls.append(Call(action["name"], arguments))
+    return calls
+
+
+def _json_calls(completion: str) -> list[Call] | None:
+    """Calls of the last outermost JSON value that is one or a list of them."""
+    found, at = None, 0
+    while opening := _OPENING.search(completion, at):
+        try:
+            value, at = _DECODER.raw_decode(completion, opening.start())
+        except ValueError:
+            at = opening.end()
+            continue
+        if (calls := _as_calls(value)) is not None:
+            found = calls
+    return found
+
+
+def _as_calls(value: Json) -> list[Call] | None:
+    values = value if isinstance(value, list) else [value]
+    calls = [Call(v["name"], v["arguments"]) for v in values if _is_call(v)]
+    return calls if values and len(calls) == len(values) else None
+
+
+def _is_call(value: Json) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"name", "arguments"}
+        and isinstance(value["name"], str)
+        and isinstance(value["arguments"], dict)
+    )
+
+
+def _as_object(call: Call) -> dict[str, Json]:
+    return {"name": call.name, "arguments": call.arguments} | ({"optional": True} if call.optional else {})
+
+
+def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _refused(constant: str) -> Json:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refused)

@@ -1,0 +1,152 @@
+"""Multiple choice: how a question is put, and which letter a completion states.
+
+What counts is the last statement: what follows the last "Answer:" or "answer is", or else a last line that is a
+letter and nothing more. A statement is a letter of the options that stands alone, whatever its case, brackets,
+markdown or full width; or an option's text word for word. None is stated by "Answer: Because", by "Answer: A dog"
+(an article, unless option A reads so), by a letter that no option has, or by two letters ("A or B").
+"""
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from unisd_rl.seeds import derive_seed
+from unisd_rl.types import Example, Message
+
+_OPTIONS = "\nOptions:\n"
+_INTRODUCTION = "Here is a question with several options, exactly one of which is right."
+_FORM = (
+    "Think it through in at most three short sentences. Then end with a line of its own that reads\n"
+    "Answer: X\n"
+    "where X is the letter of the right option. Write nothing after that line."
+)
+
+_MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b|[*_`$~#>]")
+_LABEL = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
+_LETTER = re.compile(r"(?:(?:option|choice|letter)\s+)?(?P<open>[\[({<\"'“‘]*)(?P<letter>[A-Z])(?![\w'’])", re.IGNORECASE)
+_ALONE = re.compile(r"[\[({<\"'“‘]*([A-Z])[\])}>\"'”’.:,;!]*", re.IGNORECASE)
+_REASON = re.compile(r"\s+(?:because|since|as|is)\b", re.IGNORECASE)
+_SECOND = re.compile(r"[\])}>\"'”’.]*\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?[\[({<]*(?P<letter>[A-Z])(?![\w'’])")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its options in the order they are shown, and the position of the right one."""
+
+    stem: str
+    options: tuple[str, ...]
+    right: int
+
+    @property
+    def text(self) -> str:
+        """The question as it is put."""
+        lines = (f"{ascii_uppercase[place]}. {option}" for place, option in enumerate(self.options))
+        return self.stem + "\n" + _OPTIONS + "\n".join(lines)
+
+    @property
+    def answer(self) -> str:
+        """The right option with its letter."""
+        return f"{ascii_uppercase[self.right]}. {self.options[self.right]}"
+
+
+def reshuffled(stem: str, options: Sequence[str], right: int, seed: int, name: str) -> Question:
+    """The question with its options in an order drawn for it alone; each option becomes one line."""
+    order = list(range(len(options)))
+    random.Random(derive_seed(seed, "options", name)).shuffle(order)
+    texts = tuple(" ".join(options[place].split()) for place in order)
+    return Question(stem.strip(), texts, order.index(right))
+
+
+def to_example(name: str, question: Question, rationale: str) -> Example:
+    """An example whose demonstration is the rationale and the answer line."""
+    return Example(name, question.text, solution(rationale, ascii_uppercase[question.right]), question.answer)
+
+
+def solution(rationale: str, letter: str) -> str:
+    """A rationale, which may be empty, and the answer line."""
+    return f"{rationale.strip()}\nAnswer: {letter}".lstrip()
+
+
+def options_of(example: Example) -> dict[str, str]:
+    """The options by letter (the inverse of `Question.text`)."""
+    lines = example.question.rpartition(_OPTIONS)[2].split("\n")
+    return {line[0]: line[3:] for line in lines if line[1:3] == ". "}
+
+
+class MultipleChoice:
+    """A task of multiple-choice questions."""
+
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
+        self._train = train
+        self._evaluation = evaluation
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Questions to train on."""
+        return self._train
+
+    @property
+    def evaluation(self) -> Sequence[Example]:
+        """Held-out questions."""
+        return self._evaluation
+
+    def student_messages(self, example: Example) -> tuple[Message, ...]:
+        """Question, options, and the form of the answer."""
+        return (Message("user", f"{_INTRODUCTION}\n\n{example.question}\n\n{_FORM}"),)
+
+    def grade(self, completion: str, example: Example) -> bool:
+        """Whether the stated option reads like the right one: some questions have the same text twice."""
+        options = options_of(example)
+        letter = stated_letter(completion, options)
+        return letter is not None and options[letter] == example.answer[3:]
+
+    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
+        """The gold rationale with the letter of another option, in a seeded order."""
+        letters = [letter for letter, text in options_of(example).items() if text != example.answer[3:]]
+        random.Random(derive_seed(seed, "wrong", example.id)).shuffle(letters)
+        rationale = example.demonstration.rpartition("Answer: ")[0]
+        yield from (solution(rationale, letter) for letter in letters)
+
+
+def stated_letter(completion: str, options: Mapping[str, str]) -> str | None:
+    """The letter of `options` that a completion states last; None where it states none."""
+    text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion)).strip()
+    labels = list(_LABEL.finditer(text))
+    if labels:
+        return _statement(text[labels[-1].end() :].strip(), options)
+    alone = _ALONE.fullmatch(text.splitlines()[-1].strip()) if text else None
+    return _known(alone[1], options) if alone else None
+
+
+def _statement(text: str, options: Mapping[str, str]) -> str | None:
+    line = text.split("\n", 1)[0].strip()
+    found = _LETTER.match(line)
+    if found is None:
+        plain = _folded(line)
+        return next((letter for letter, option in options.items() if _folded(option) == plain), None) if plain else None
+    letter, rest = _known(found["letter"], options), line[found.end() :]
+    if letter is None or _is_word(found, rest, options[letter]) or _names_another(rest, letter, options):
+        return None
+    return letter
+
+
+def _is_word(found: re.Match[str], rest: str, option: str) -> bool:
+    """Whether "a" or "I" is the article or the pronoun: a word follows that is neither a reason nor the option."""
+    bare = found["letter"] in "AaIi" and not found["open"] and re.match(r"\s+\w", rest) is not None
+    return bare and not _REASON.match(rest) and not _folded(rest).startswith(_folded(option))
+
+
+def _names_another(rest: str, letter: str, options: Mapping[str, str]) -> bool:
+    second = _SECOND.match(rest)
+    return second is not None and second["letter"] in options and second["letter"] != letter
+
+
+def _known(letter: str, options: Mapping[str, str]) -> str | None:
+    return letter.upper() if letter.upper() in options else None
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .,;:!\"'()[]")

@@ -1,0 +1,55 @@
+"""GPQA: graduate-level questions, for evaluation only (Rein et al., 2023; idavidrein/gpqa).
+
+Read from the CSV file that a user has obtained from its authors, who ask that examples be not shown in the open:
+nothing of it is shipped or downloaded here. Columns other than those named below are ignored.
+"""
+
+import csv
+from pathlib import Path
+
+from unisd_rl.config import GPQATask
+from unisd_rl.errors import UserError
+from unisd_rl.tasks.choice import MultipleChoice, reshuffled, to_example
+from unisd_rl.tasks.raw import Raw
+from unisd_rl.tasks.splits import capped, note_sizes
+from unisd_rl.types import Example
+
+SIZES = {"gpqa_main": 448, "gpqa_diamond": 198, "gpqa_extended": 546}
+_CHOICES = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+_COLUMNS = ("Question", *_CHOICES, "Explanation", "Record ID")
+
+
+def load(config: GPQATask) -> MultipleChoice:
+    """The task of a `gpqa` section; it has no training problems.
+
+    Raises:
+        UserError: no file is named, or it lacks a column or a cell.
+    """
+    if config.data is None:
+        raise UserError(
+            "task.data is not set: GPQA is not shipped; download gpqa_main.csv from its authors and give its path"
+        )
+    examples = [_example(record, config.seed) for record in _rows(config.data)]
+    if config.data.stem in SIZES:
+        note_sizes(config.data, {"test": len(examples)}, {"test": SIZES[config.data.stem]})
+    return MultipleChoice(*capped(config, [], examples))
+
+
+def _rows(path: Path) -> list[Raw]:
+    if not path.is_file():
+        raise UserError(f"task.data = {str(path)!r} is not a file; give the path of gpqa_main.csv")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path} has no column {', '.join(map(repr, missing))}; is it a GPQA file?")
+            return [Raw(f"{path}, row {number}", row) for number, row in enumerate(reader, start=1)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _example(record: Raw, seed: int) -> Example:
+    name = record.text("Record ID")
+    question = reshuffled(record.text("Question"), [record.text(column) for column in _CHOICES], 0, seed, name)
+    return to_example(name, question, record.text("Explanation", may_be_empty=True))

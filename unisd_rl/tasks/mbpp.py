@@ -1,0 +1,69 @@
+"""MBPP: short Python programs from a sentence and three assertions (Austin et al., 2021; google-research, folder mbpp).
+
+As in the paper the student reads the assertions that it is tested with. `full` has 974 problems, `sanitized` the 427
+that were checked by hand.
+"""
+
+import ast
+
+from unisd_rl.config import MBPPTask
+from unisd_rl.tasks.code import Programming, Tests, fenced, top_level
+from unisd_rl.tasks.raw import Raw, from_file, from_hub
+from unisd_rl.tasks.splits import capped, note_sizes
+from unisd_rl.types import Example
+
+FULL = {"full": {"train": 374, "test": 500}, "sanitized": {"train": 120, "test": 257}}
+_RANGES = {"train": range(601, 975), "test": range(11, 511)}  # by task_id; the rest are for few-shot prompts and choice
+_TEXT = {"full": "text", "sanitized": "prompt"}
+_SETUP = {"full": "test_setup_code", "sanitized": "test_imports"}
+
+
+def load(config: MBPPTask) -> Programming:
+    """The task of an `mbpp` section.
+
+    Raises:
+        UserError: missing data or a bad record.
+    """
+    if config.data is not None:
+        records = from_file(config.data)
+        splits = {
+            split: [record for record in records if record.whole("task_id") in numbers]
+            for split, numbers in _RANGES.items()
+        }
+    else:
+        assert config.hub is not None
+        fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
+        splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
+    note_sizes(config.data or config.hub, {split: len(found) for split, found in splits.items()}, FULL[config.variant])
+    train, test = ([to_example(record, config.variant) for record in splits[split]] for split in ("train", "test"))
+    return Programming(*capped(config, train, test))
+
+
+def to_example(record: Raw, variant: str) -> Example:
+    """One record of a variant as an example.
+
+    Raises:
+        UserError: it lacks a field, or its reference program is no Python.
+    """
+    code, asserts = _unix(record.text("code")), [_unix(test) for test in record.texts("test_list")]
+    imports = record.texts("test_imports") if variant == "sanitized" else []
+    before = [] if variant == "sanitized" else [_unix(record.text("test_setup_code", may_be_empty=True))]
+    question = _unix(record.text(_TEXT[variant])).strip() + "\n\nThese tests must pass:\n" + "\n".join(asserts)
+    try:
+        tests = _tests(code, imports, "\n".join([*before, *asserts]))
+    except SyntaxError as error:
+        raise record.wrong(f"its code or its tests are no Python ({error.msg})") from error
+    return Example(f"mbpp-{record.whole('task_id')}", question, fenced(code), tests.to_json())
+
+
+def _tests(code: str, imports: list[str], tests: str) -> Tests:
+    """What the tests use of the reference program: its definitions by name, its imports by importing them as well."""
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    defined = {name: statement for name, statement in top_level(code).items() if name in used}
+    modules = {n: s for n, s in defined.items() if isinstance(s, ast.Import | ast.ImportFrom)}
+    setup = "\n".join([*imports, *(ast.unparse(statement) for statement in modules.values())])
+    return Tests("", setup, tuple(sorted(set(defined) - set(modules))), tests)
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n")

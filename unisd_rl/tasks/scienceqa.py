@@ -1,0 +1,63 @@
+"""ScienceQA: school science with lectures and worked solutions (Lu et al., 2022; lupantech/ScienceQA).
+
+Only questions without an image. The hint, often the passage that a question is about, is part of the question; the
+lecture is if the configuration says so; the solution is the rationale of the demonstration.
+"""
+
+from pathlib import Path
+
+from unisd_rl.config import ScienceQATask
+from unisd_rl.tasks.choice import MultipleChoice, reshuffled, to_example
+from unisd_rl.tasks.raw import Raw, from_file, from_hub, object_in
+from unisd_rl.tasks.splits import by_split, capped, note_sizes
+from unisd_rl.types import Example
+
+FULL = {"train": 6508, "test": 2224}
+_FIELDS = ("image", "question", "choices", "answer", "hint", "lecture", "solution")
+_SPLITS = ("train", "val", "test")
+
+
+def load(config: ScienceQATask) -> MultipleChoice:
+    """The task of a `scienceqa` section.
+
+    Raises:
+        UserError: missing data or a bad record.
+    """
+    examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
+    note_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
+    return MultipleChoice(*capped(config, examples["train"], examples["test"]))
+
+
+def _records(config: ScienceQATask) -> dict[str, list[Raw]]:
+    if config.data is None:
+        assert config.hub is not None
+        return {split: from_hub(config.hub, None, split, _FIELDS) for split in FULL}
+    if config.data.is_dir():
+        return _from_source(config.data)
+    return by_split(from_file(config.data), _SPLITS)
+
+
+def _from_source(folder: Path) -> dict[str, list[Raw]]:
+    problems, splits = object_in(folder / "problems.json"), object_in(folder / "pid_splits.json")
+    return {split: [problems.inner(number) for number in splits.texts(split)] for split in FULL}
+
+
+def _examples(records: list[Raw], split: str, config: ScienceQATask) -> list[Example]:
+    numbered = enumerate(records)
+    return [_example(record, f"{split}-{n}", config) for n, record in numbered if record.values.get("image") is None]
+
+
+def _example(record: Raw, name: str, config: ScienceQATask) -> Example:
+    choices, right = record.texts("choices"), record.whole("answer")
+    if not 0 <= right < len(choices) <= 26:
+        raise record.wrong(f"answer = {right} must be the position of one of its {len(choices)} choices")
+    name = str(record.values.get("pid", name))
+    parts = (record.text("question"), record.text("hint", may_be_empty=True), _lecture(record, config))
+    stem = "\n\n".join(part.strip() for part in parts if part.strip())
+    question = reshuffled(stem, choices, right, config.seed, name)
+    return to_example(name, question, record.text("solution", may_be_empty=True))
+
+
+def _lecture(record: Raw, config: ScienceQATask) -> str:
+    lecture = record.text("lecture", may_be_empty=True)
+    return f"Background:\n{lecture}" if config.lecture and lecture.strip() else ""

@@ -1,0 +1,83 @@
+"""Tasks whose answer is one or several calls of tools."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.calls import Call, from_json, same_calls, stated_calls
+from unisd_rl.types import Example, Message
+
+Written = Callable[[Sequence[Call]], str]
+
+
+class ToolCalling:
+    """A task of requests with documented tools; `written` is the form in which demonstrations give calls."""
+
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], written: Written) -> None:
+        self._train = train
+        self._evaluation = evaluation
+        self._written = written
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Requests to train on."""
+        return self._train
+
+    @property
+    def evaluation(self) -> Sequence[Example]:
+        """Held-out requests."""
+        return self._evaluation
+
+    def student_messages(self, example: Example) -> tuple[Message, ...]:
+        """Documentation, request, and the form of the answer."""
+        return (Message("user", example.question),)
+
+    def grade(self, completion: str, example: Example) -> bool:
+        """Whether the completion makes exactly the wanted calls. An argument given as "" counts as not given."""
+        made = stated_calls(completion)
+        return made is not None and same_calls([_without_empty(call) for call in made], from_json(example.answer))
+
+    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
+        """The gold calls with one mistake each, in a seeded order: an argument changed, missing or too many, a call
+        missing or made twice."""
+        draw = random.Random(derive_seed(seed, "wrong", example.id))
+        wanted = from_json(example.answer)
+        mistakes = list(_mistakes(wanted))
+        draw.shuffle(mistakes)
+        yield from map(self._written, mistakes)
+
+
+def _without_empty(call: Call) -> Call:
+    return Call(call.name, {key: value for key, value in call.arguments.items() if value != ""})
+
+
+def _mistakes(wanted: list[Call]) -> Iterator[list[Call]]:
+    for place, call in enumerate(wanted):
+        for arguments in _changed(call.arguments):
+            yield [*wanted[:place], Call(call.name, arguments), *wanted[place + 1 :]]
+        yield [*wanted[:place], call, *wanted[place:]]
+        if len(wanted) > 1:
+            yield [*wanted[:place], *wanted[place + 1 :]]
+
+
+def _changed(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {**arguments, "limit": 10} if "limit" not in arguments else {**arguments, "offset": 0}
+    for key, value in arguments.items():
+        yield {**arguments, key: _other(value)}
+        yield {name: kept for name, kept in arguments.items() if name != key}
+
+
+def _other(value: Any) -> Any:
+    """A value that is plausible and wrong."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value.partition(" ")[2] or value[::-1] + "s"
+        case list():
+            return value[:-1] or ["all"]
+        case _:
+            return {}
