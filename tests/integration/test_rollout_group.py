@@ -9,6 +9,7 @@ import ray
 from engine_scenarios import changed, gap
 from transformers import AutoModelForCausalLM
 
+from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
@@ -134,8 +135,11 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
     assert all((generation.versions == 0).all() for _, generation in answers)
     sampled = parts.group.sample(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
     assert all(gap(parts.models[0], prompt, generation) < 1e-4 for prompt, generation in sampled)
+    drawn = parts.group.answers(asked[:3], Sampling(0.7, 1.0, 12, seed=3), first)
+    again = [parts.group.answers([chat], Sampling(0.7, 1.0, 12, seed=3 + i), first) for i, chat in enumerate(asked[:3])]
+    assert [one.text for one in drawn] == [one.text for (one,) in again]  # whoever answers
     assert len(parts.queue.take(0, 1, WAIT_S, parts.group.check).numbers) == BATCH
-    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2
+    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2 + 3 + 3
 
 
 def test_answers_of_a_version_that_is_not_there_are_refused(served):
@@ -146,6 +150,14 @@ def test_answers_of_a_version_that_is_not_there_are_refused(served):
 def test_weights_that_never_come_are_told_with_the_version(served):
     with pytest.raises(RunFailed, match=r"waited 0\.5 s for rollout-0 to apply 0:4"):
         served.group.wait_for(PolicyVersion(0, 4), 0.5)
+
+
+def test_actors_without_a_queue_answer_with_the_model_they_were_started_with(served, tied_model_path, tmp_path):
+    alone = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, queue=None, store=spawn_store())
+    alone.start(WAIT_S)
+    (answer,) = alone.answers([(Message("user", "question 1"),)], Sampling(0.7, 1.0, 12, seed=1), NOTHING_APPLIED)
+    assert gap(served.base, answer.prompt_tokens, answer.generation) < 1e-4
+    alone.close()
 
 
 def test_an_actor_that_starts_late_begins_with_the_newest_weights(served, tied_model_path, tmp_path):
