@@ -20,8 +20,12 @@ ROWS = {
     "combined": COMBINED,
     "range": replace(COMBINED, agreement=replace(TOKEN, statistic="range", gamma=3.0)),
     "absolute scale": replace(COMBINED, agreement=replace(TOKEN, scale_quantile=None, scale=0.4)),
-    "small weights": replace(COMBINED, agreement=replace(TOKEN, gamma=50.0, cap=2.0, floor=0.02)),
+    "capped weights": replace(COMBINED, agreement=replace(TOKEN, cap=0.5)),
+    "floored weights": replace(COMBINED, agreement=replace(TOKEN, gamma=50.0, floor=0.2)),
     "sequence agreement": replace(COMBINED, agreement=SEQUENCE),
+    "sequence weights that underflow": replace(
+        COMBINED, agreement=replace(SEQUENCE, gamma=1e4), contrastive=None, matching_weight=None
+    ),
     "plain": replace(PLAIN, alpha=0.0, released_micro_batch=2),
     "contrast of JSDs": replace(COMBINED, contrastive=DivergenceContrast(0.3, 0.1, 0.5)),
     "likelihood": replace(COMBINED, likelihood_weight=0.5),
@@ -125,8 +129,24 @@ def test_loss_and_gradient_equal_the_literal_loop_on_any_ranks(objective, ranks)
     hidden_NH, weight_VH, steps = released_on_ranks(problem, objective, ranks)
     assert [step.report.loss for step in steps] == pytest.approx([expected] * len(ranks), rel=1e-5)
     dense = dense_gradient(problem, lambda *student: released_loss(problem, objective, ranks, *student))
-    torch.testing.assert_close(hidden_NH.double(), dense[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(weight_VH.double(), dense[1], rtol=1e-4, atol=1e-6)
+    assert relative_difference(hidden_NH.double(), dense[0]) < 1e-5
+    assert relative_difference(weight_VH.double(), dense[1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["combined", "sequence agreement"])
+def test_diagnostics_are_of_the_weights_of_all_ranks(name):
+    """Under token agreement of tokens, under sequence agreement of sequences that have some."""
+    problem, objective, ranks = random_problem(27, LENGTHS), ROWS[name], [[6, 1, 2, 4], [5, 0, 3], []]
+    weights = {}
+    for rows in micro_batches_of(ranks, objective.released_micro_batch):
+        weights |= released_weights(problem, objective, rows)
+    if name == "sequence agreement":
+        weights = {row: weights[tokens_of(problem, row)[0]] for row in range(7) if tokens_of(problem, row)}
+    expected = [literal_quantile(list(weights.values()), fraction) for fraction in (0.05, 0.5)]
+    for step in released_on_ranks(problem, objective, ranks)[2]:
+        found = step.diagnostics
+        assert [found.weight_p05, found.weight_median] == pytest.approx(expected, rel=1e-6)
+        assert (found.tokens, found.sequences) == (20, 6)
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(7)), size=st.integers(1, 8))
