@@ -30,6 +30,14 @@ class Head:
         bias_V = None if self.bias_V is None else self.bias_V.detach().float() * before
         return ScaledHead(self.weight_VH.detach(), bias_V, before, after, outer)
 
+    @torch.no_grad()
+    def logits(self, hidden_NH: Tensor, temperature: float = 1.0) -> Tensor:
+        """`logits_NV / temperature`, float32, all at once: for a few tokens."""
+        scaled = self.at(temperature, hidden_NH.dtype)
+        logits_NV = torch.empty(len(hidden_NH), len(self.weight_VH), device=hidden_NH.device)
+        scaled.project(hidden_NH, logits_NV)
+        return scaled.finish_(logits_NV)
+
 
 @dataclass(frozen=True)
 class ScaledHead:

@@ -56,7 +56,7 @@ class Kernel:
         return spans(0, len(self._states.student_NH), self._chunk_tokens)
 
     def logits(self, chunk: slice) -> tuple[Logits, Tensor]:
-        """The chunk's uncapped logits, in the buffers, and the student's hidden states as the products take them [C, H]."""
+        """The chunk's uncapped logits, in the buffers, and the student's `before * hidden` [C, H]."""
         filled = self.buffers.rows(slice(0, chunk.stop - chunk.start))
         views = ((self._states.teacher_NH, filled.teacher_CV), (self._states.negative_NH, filled.negative_CV))
         for hidden_NH, out_CV in views:

@@ -1,4 +1,4 @@
-"""The matrix products with a head, each in the fastest exact way its device and type have, without a float32 copy of it.
+"""The matrix products with a head, each in the fastest way its device and type have, and no float32 copy of it.
 
 On the CPU they run in float32 over tiles of the vocabulary, so that a bfloat16 head is cast a tile at a time. Two of
 the three go through oneDNN where torch was built with it: on processors for which the BLAS that torch links has no
