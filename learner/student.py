@@ -14,7 +14,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
-from learner.batch import Padded
+from learner.batch import Inputs
 from learner.reader import Measure, Reader, Result
 from unisd_rl.config import Config
 
@@ -45,17 +45,17 @@ class Student:
         return dict(self.reader.model.named_parameters())
 
     @torch.no_grad()
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """One pass without gradient."""
-        return self._engine(padded, measure)
+        return self._engine(inputs, measure)
 
-    def learn(self, padded: Padded, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
+    def learn(self, inputs: Inputs, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
         """One pass with gradient: `measure` returns the micro-batch's part of the loss and what else it found.
 
         Gradients of all passes are added up; with the `last` one they are summed over ranks.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        loss, found = self._engine(padded, measure)
+        loss, found = self._engine(inputs, measure)
         self._engine.backward(loss * self._ranks)
         return found
 
@@ -87,7 +87,7 @@ def zero_stage(config: Config) -> int:
 def engine_settings(config: Config) -> dict[str, Any]:
     """DeepSpeed's configuration for the student."""
     return {
-        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
+        "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.learner.max_grad_norm,
         "zero_optimization": {"stage": zero_stage(config)},

@@ -18,7 +18,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from learner.batch import Padded
+from learner.batch import Inputs
 from learner.checks import check_teacher_moved
 from learner.ranks import total
 from learner.reader import Measure, Reader, Result
@@ -53,9 +53,9 @@ class Teacher:
         self._average = {name: local(parameter).float() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        return (self._engine or self._reader)(padded, measure)
+        return (self._engine or self._reader)(inputs, measure)
 
     @contextmanager
     def head(self) -> Iterator[Head]:
@@ -127,7 +127,7 @@ def copy_of(reader: Reader) -> Reader:
 def _sharded(reader: Reader, config: Config) -> deepspeed.DeepSpeedEngine:
     """No weight may outlive the forward pass that gathered it: the average changes the shards beneath."""
     settings = {
-        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
+        "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "steps_per_print": None,
         "zero_optimization": {

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from learner.settings import objective_settings
+from learner.settings import idle_settings, objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.objective.settings import inert_settings
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
         config = load_recipe(recipe, parse_fields(fields, PROGRAM))
         check_without_imports(config)
-        for sentence in inert_settings(objective_settings(config)):
+        for sentence in (*inert_settings(objective_settings(config)), *idle_settings(config)):
             print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))
