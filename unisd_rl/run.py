@@ -12,7 +12,7 @@ from pathlib import Path
 from learner.settings import idle_settings, objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.objective.settings import inert_settings
+from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.settings import load_recipe, parse_fields
 
