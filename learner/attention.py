@@ -28,6 +28,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from unisd_rl.errors import UserError
 
 PACKED = "unisd_packed"
+_LAYERS = {"full_attention", "sliding_attention"}
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 _TRIED = (3, 5)
 _TRIED_WINDOW = 2
@@ -114,12 +115,16 @@ def reads_packed_rows(model: PreTrainedModel) -> bool:
     """Whether two short sequences in one row give the hidden states that each gives alone under the model's own
     attention. Windows are two tokens wide meanwhile, so that they show. The model is left as it was found.
     """
-    before, device, words = model.config._attn_implementation, model.device, model.config.get_text_config().vocab_size
-    ids = [torch.arange(length, device=device) % words for length in _TRIED]
+    before, device, config = model.config._attn_implementation, model.device, model.config.get_text_config()
+    if not set(getattr(config, "layer_types", None) or ()) <= _LAYERS:
+        return False
+    ids = [torch.arange(length, device=device) % config.vocab_size for length in _TRIED]
     with _narrow_windows(model):
         alone = [_states(model, one) for one in ids]
-        model.set_attn_implementation(PACKED)
         try:
+            model.set_attn_implementation(PACKED)
+            if config._attn_implementation != PACKED:
+                return False  # not through the interface: transformers would mask the whole row, at a quadratic cost
             together = _states(model, torch.cat(ids), **Packing.of(_TRIED, device).keywords())
         except (NotPackable, TypeError):  # a TypeError: its forward pass knows no further keywords
             return False

@@ -152,11 +152,13 @@ class Learner:
         self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: TokenTerms, span: slice
     ) -> Measure[tuple[Tensor, _Found]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
-        teacher_NH = None if scores.primary_NH is None else scores.primary_NH[span]
+        teacher_NH, negative_NH = (
+            None if one is None else one[span] for one in (scores.primary_NH, scores.negative_NH)
+        )
 
         def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
-            teacher = (teacher_NH, teacher_head or head)
-            loss, report = micro_batch_loss(hidden_NH, head, *teacher, inputs.targets_N, terms, self._settings)
+            student, teacher = (hidden_NH, head), (teacher_NH, teacher_head or head)
+            loss, report = micro_batch_loss(*student, *teacher, inputs.targets_N, terms, self._settings, negative_NH)
             return loss, _Found(report, self._behaviour(hidden_NH, head, inputs.targets_N, report))
 
         return measure

@@ -52,7 +52,7 @@ def scoring_plan(settings: ObjectiveSettings, auxiliary_views: int) -> ScoringPl
     by_logprob, by_states = isinstance(contrast, LogprobContrast), isinstance(contrast, DivergenceContrast)
     states = settings.alpha is not None or settings.matching_weight is not None or by_states
     contrasted = settings.temperature if by_logprob else None
-    agreeing = auxiliary_views if settings.alpha is not None and settings.agreement is not None else 0
+    agreeing = auxiliary_views if settings.needs_auxiliary_views else 0
     primary = [Line(ViewKind.PRIMARY, 0, states, contrasted)] if states or by_logprob else []
     auxiliary = [
         Line(ViewKind.AUXILIARY, index, False, settings.auxiliary_temperature or settings.temperature)

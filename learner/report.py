@@ -49,6 +49,7 @@ def step_report(
         contrastive_loss=objective.contrastive,
         contrastive_share=objective.contrast_active_share,
         feature_loss=objective.feature,
+        likelihood_loss=objective.likelihood,
         teacher_moved=movement.moved,
         teacher_gap=movement.gap,
         grad_norm=grad_norm,

@@ -146,6 +146,7 @@ def signals(share: Share, scores: Scores, divergence_N: Tensor | None) -> TokenS
         negative_N=scores.negative_N,
         has_negative_S=scores.has_negative_S,
         divergence_N=divergence_N,
+        order_S=share.order(),
     )
 
 

@@ -41,9 +41,9 @@ class Stopwatch:
         """Divide the time of this block among the views by the tokens that are counted in it."""
         started, before = _now(), self.tokens.copy()
         yield
-        read = {view: self.tokens[view] - before[view] for view in VIEWS}
+        seconds, read = _now() - started, {view: self.tokens[view] - before[view] for view in VIEWS}
         for view, tokens in read.items():
-            self.seconds[view] += (_now() - started) * tokens / max(sum(read.values()), 1)
+            self.seconds[view] += seconds * tokens / max(sum(read.values()), 1)
 
     def count(self, part: str, tokens: int) -> None:
         """Add tokens read."""

@@ -35,6 +35,8 @@ class StepReport:
     """Share of the tokens with a negative view whose contrastive gradient is not zero."""
     feature_loss: float
     """Feature matching's part of the loss, its weight included."""
+    likelihood_loss: float
+    """The likelihood term's part of the loss, its weight included."""
     teacher_moved: float
     """Norm of the teacher's update over the teacher's norm; 0 in a step without one."""
     teacher_gap: float

@@ -28,9 +28,7 @@ ROWS = {
     "contrast of reverse KLs alone": replace(PLAIN, alpha=None, contrastive=DivergenceContrast(1.0, 0.2, 1.0)),
     "representation alone": replace(PLAIN, alpha=None, matching_weight=0.5),
     "likelihood alone": replace(PLAIN, alpha=None, likelihood_weight=1.0),
-    "likelihood and contrast": replace(
-        PLAIN, alpha=None, likelihood_weight=1.0, contrastive=LogprobContrast(1.0, 0.5)
-    ),
+    "likelihood and contrast": replace(PLAIN, alpha=None, likelihood_weight=1.0, contrastive=LogprobContrast(1.0, 0.5)),
 }
 each_row = pytest.mark.parametrize("objective", ROWS.values(), ids=ROWS.keys())
 
@@ -169,9 +167,7 @@ def test_every_divergence_between_the_two_kls_is_bounded_by_the_entropy_of_alpha
 @given(seed=st.integers(0, 10**6), largest=st.floats(0.0, 1e4), agreeing=st.booleans())
 @settings(max_examples=8, deadline=None)
 @each_row
-def test_any_logits_up_to_ten_thousand_and_views_that_all_agree_give_finite_numbers(
-    objective, seed, largest, agreeing
-):
+def test_any_logits_up_to_ten_thousand_and_views_that_all_agree_give_finite_numbers(objective, seed, largest, agreeing):
     """Also views that find the token impossible: log-probs of -1e4, probabilities far below what a float can hold."""
     problem = random_problem(seed)
     logits_NV = problem.teacher_NH @ problem.teacher_weight_VH.t() / objective.temperature
@@ -225,9 +221,7 @@ def test_the_report_holds_the_literal_statistics_of_the_step(objective):
     assert report.tokens == 14
     assert report.loss == pytest.approx(report.main + report.contrastive + report.feature + report.likelihood)
     if objective.alpha is None:
-        assert all(
-            math.isnan(number) for number in (report.divergence, report.divergence_p50, report.divergence_p95)
-        )
+        assert all(math.isnan(number) for number in (report.divergence, report.divergence_p50, report.divergence_p95))
         assert math.isnan(report.clipped_share)
         return
     kappa, divergences = literal_kappa(found.divergence, objective), torch.tensor(found.divergence).double()
@@ -288,6 +282,4 @@ def test_a_negative_view_that_the_contrast_of_divergences_needs_is_asked_for():
     terms = step_terms(signals_of(problem, objective, None, None), objective, lambda values: values)
     head, teacher_NH = Head(problem.weight_VH.float()), problem.teacher_NH.float()
     with pytest.raises(ValueError, match="negative view"):
-        micro_batch_loss(
-            problem.student_NH.float(), head, teacher_NH, head, problem.targets_N, terms, objective
-        )
+        micro_batch_loss(problem.student_NH.float(), head, teacher_NH, head, problem.targets_N, terms, objective)
