@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from learner.settings import objective_settings
+from learner.settings import idle_settings, objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.objective.inert import inert_settings
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
         config = load_recipe(recipes, parse_fields(fields, PROGRAM))
         check_without_imports(config)
-        for sentence in (*inert_settings(objective_settings(config)), *config.unread_contexts):
+        notes = (*inert_settings(objective_settings(config)), *config.unread_contexts, *idle_settings(config))
+        for sentence in notes:
             print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))
