@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from learner.batch import Padded
+from learner.batch import Inputs
 from unisd_rl.errors import UserError
 from unisd_rl.objective.head import Head
 
@@ -33,10 +33,12 @@ class Reader(nn.Module):
         self._soft_cap: float | None = settings.get("final_logit_softcapping")
         self._scale = float(settings.get("logit_scale") or 1.0) / float(settings.get("logits_scaling") or 1.0)
 
-    def forward(self, padded: Padded, measure: Measure[Result]) -> Result:
-        """Read one padded batch and return `measure(hidden_NH, head)`."""
-        hidden_BLH = self.model.get_decoder()(input_ids=padded.ids_BL, use_cache=False).last_hidden_state
-        return measure(hidden_BLH.flatten(0, 1).index_select(0, padded.predicts_N), self.head())
+    def forward(self, inputs: Inputs, measure: Measure[Result]) -> Result:
+        """Read one pass and return `measure(hidden_NH, head)`."""
+        packing = {} if inputs.packing is None else inputs.packing.keywords()
+        decoder = self.model.get_decoder()
+        hidden_BLH = decoder(input_ids=inputs.ids_BL, use_cache=False, **packing).last_hidden_state
+        return measure(hidden_BLH.flatten(0, 1).index_select(0, inputs.predicts_N), self.head())
 
     def head(self) -> Head:
         """The output head; its tensors are whole only inside `forward` or while they are gathered."""

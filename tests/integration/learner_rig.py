@@ -32,6 +32,10 @@ class Case:
     shards: tuple[tuple[Rollout, ...], ...]
     steps: int = 2
     save: Path | None = None
+    resume: Path | None = None
+    """A checkpoint to go on from ..."""
+    first: int = 0
+    """... and the step it goes on with."""
 
 
 def make_model(folder: Path, tied: bool) -> Path:
@@ -105,7 +109,7 @@ ALL_FIVE = {
 
 def learner_config(without: str = "", **sections: dict) -> Config:
     """All five mechanisms, less the section named; steps that show in a tiny model, and clipped gradients."""
-    learner = {"learning_rate": 1e-2, "micro_batch_size": 4, "max_grad_norm": 0.3, **sections.pop("learner", {})}
+    learner = {"learning_rate": 1e-2, "micro_batch_tokens": 64, "max_grad_norm": 0.3, **sections.pop("learner", {})}
     objective = sections.pop("objective", {name: section for name, section in ALL_FIVE.items() if name != without})
     contexts = {"auxiliary": {"views": 3}, "negative": {}}
     return Config.model_validate({"learner": learner, "objective": objective, "contexts": contexts, **sections})
@@ -159,15 +163,18 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
 
     learner = Learner(case.config, case.model, torch.device("cpu"))
     found: dict[str, object] = {"reports": []}
-    for step in range(case.steps):
+    if case.resume is not None:
+        learner.load(case.resume, case.first)
+    for step in range(case.first, case.first + case.steps):
         findings = learner.accumulate(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
-        found[f"teacher {step}"] = {name: value.clone() for name, value in learner.teacher.average()}
+        found[f"teacher {step}"] = _teacher(learner)
         found["reports"].append(dataclasses.asdict(learner.advance(findings)))
     found["masters"] = _student_masters(learner)
-    found["teacher"] = {name: value.clone() for name, value in learner.teacher.average()}
+    found["teacher"] = _teacher(learner)
     found["weights"] = {name: value.clone() for name, value in learner.weights()}
+    found["base"] = _base(learner)
     first = case.shards[0][0]
     found["logprobs"] = torch.from_numpy(learner.logprobs(first.prompt_tokens, first.completion_tokens))
     if case.save is not None:
@@ -177,10 +184,26 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     learner.close()
 
 
+def _teacher(learner: object) -> dict:
+    return {name: value.clone() for name, value in learner.teacher.average()} if learner.teacher else {}
+
+
 def _student_masters(learner: object) -> dict:
     from learner.tensors import assembled, local_master
 
-    return {name: assembled(local_master(value), value).clone() for name, value in learner.student.parameters.items()}
+    return {
+        name: assembled(local_master(value), value).detach().clone()
+        for name, value in learner.student.parameters.items()
+    }
+
+
+def _base(learner: object) -> dict:
+    """The weights under the adapters, whole; everything where there are none."""
+    from learner.adapters import base_name
+    from learner.tensors import named_weights, whole
+
+    named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.reader.model)]
+    return {name: tensor.clone() for name, tensor in whole((name, tensor) for name, tensor in named if name)}
 
 
 def main(folder: Path) -> None:
