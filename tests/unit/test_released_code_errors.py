@@ -28,12 +28,11 @@ from unisd_rl.objective.inert import inert_settings
 from unisd_rl.objective.settings import DivergenceContrast
 from unisd_rl.prompts import PreparationReport, PromptStream
 from unisd_rl.run import main
-from unisd_rl.settings import RECIPES, load_recipe
+from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.arithmetic import Arithmetic
 from unisd_rl.tasks.records import Records
 from unisd_rl.types import Example, Prompt, ViewKind
 
-FIVE_MECHANISMS = [name for name in ("arithmetic", "unisd_star") if (RECIPES / f"{name}.toml").is_file()]
 TASK = Arithmetic(train_examples=60, eval_examples=5, seed=0)
 CONTEXTS = ContextsConfig(auxiliary=AuxiliaryConfig(views=3), negative=NegativeConfig())
 
@@ -51,7 +50,7 @@ def test_line_03_the_variance_is_of_the_population_and_one_view_is_refused_with_
     assert torch.equal(disagreement(torch.tensor([[-1.0, -2.0]]), "variance"), torch.zeros(2, dtype=torch.float64))
     assert disagreement(torch.tensor([[-1.0], [-2.0]]), "variance").item() == pytest.approx(0.25)
     with pytest.raises(UserError, match=r"views = 1: agreement compares views, so it needs at least 2"):
-        load_recipe("arithmetic", {"contexts": {"auxiliary": {"views": 1}}})
+        load_recipe("unisd_star", {"contexts": {"auxiliary": {"views": 1}}})
     with pytest.raises(ValueError, match="1 is too few, at least 2"):
         single(random_problem(views=1), ALL_FIVE)
 
@@ -75,7 +74,7 @@ def test_line_04_one_and_two_ranks_and_one_and_four_micro_batches_give_the_same_
 
 def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_have_their_own():
     one, own = (
-        objective_settings(load_recipe("arithmetic", {"objective": {"temperature": 0.7, **more}}))
+        objective_settings(load_recipe("unisd_star", {"objective": {"temperature": 0.7, **more}}))
         for more in ({}, {"auxiliary_temperature": 1.0})
     )
     assert (one.temperature, one.auxiliary_temperature) == (0.7, 0.7)
@@ -102,13 +101,12 @@ def test_line_06_a_clip_that_can_never_bind_is_named_and_the_clipped_share_is_co
     (sentence,) = inert_settings(replace(free, clip_threshold=10.0))
     assert sentence == "clip threshold 10 can never bind: the divergence with alpha 0.5 is at most 0.6931"
     clip = ["--objective.clipping.quantile", "null", "--objective.clipping.threshold", "10"]
-    assert main(["arithmetic", *clip, "--dry-run"]) == 0
+    assert main(["unisd_star", *clip, "--dry-run"]) == 0
     assert f"note: {sentence}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", FIVE_MECHANISMS)
-def test_line_07_the_combined_recipe_has_all_five_mechanisms_and_each_changes_the_gradient(recipe):
-    config = load_recipe(recipe)
+def test_line_07_the_combined_recipe_has_all_five_mechanisms_and_each_changes_the_gradient():
+    config = load_recipe("unisd_star")
     assert config.objective.ema is not None
     assert config.objective.ema.beta < 1.0
     objective, problem = objective_settings(config), random_problem(15, (40, 60, 0, 30, 50, 20))
@@ -156,11 +154,13 @@ def test_line_08_no_tensor_of_all_tokens_times_the_vocabulary_exists_and_views_l
 def test_line_10_a_prompt_with_too_long_a_view_is_dropped_and_counted_and_no_view_is_cut():
     """Sixty problems of many lengths; a few have a view beyond the limit, though no student prompt is."""
     examples = [Example(f"{n}", f"Why {n * n}?", f"{'so ' * (7 * n % 61)}\nAnswer: {n}", f"{n}") for n in range(60)]
-    task, config = Records(examples, []), Config(contexts=CONTEXTS, objective=ObjectiveConfig(likelihood={}))
+    reads_all = ObjectiveConfig(divergence={}, agreement={"level": "token"}, contrastive={"signal": "logprob"})
+    task, config = Records(examples, []), Config(contexts=CONTEXTS, objective=reads_all)
     whole = {one.id: prompt_for(task, one, CONTEXTS, config.run.seed) for one in examples}
     limit = sorted(longest_view(prompt) for prompt in whole.values())[-4]
     fitting = {name: prompt for name, prompt in whole.items() if longest_view(prompt) <= limit}
     kept = len(fitting)
+    assert {len(prompt.views) for prompt in whole.values()} == {5}
     assert 57 <= kept < 60
     stream = PromptStream(task, config, lambda prompt: longest_view(prompt) <= limit)
     assert stream.preparation == PreparationReport(examples=60, kept=kept, dropped=60 - kept, without_negative=0)
