@@ -23,6 +23,7 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         stop_tokens=tokenizer.stop_tokens,
         verify=config.weights.checksum,
         seed=config.run.seed,
+        adapter=config.model.lora,
     )
     if isinstance(engine, TransformersEngine):
         return TransformersRolloutEngine(spec)

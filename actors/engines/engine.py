@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from unisd_rl.config import LoraConfig
 from unisd_rl.placement import Cores
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
@@ -37,7 +38,8 @@ class EngineSpec:
 
     `max_model_len`: longest prompt plus completion, in tokens. `concurrency`: most requests computed at
     a time. `stop_tokens` end a completion and are part of it. `verify`: compare checksums of weights.
-    `cores` empty leaves threads to the system.
+    `adapter`: snapshots are the factors of such an adapter, and the model stays as it is; None where they are the
+    whole model. `cores` empty leaves threads to the system.
     """
 
     model_path: Path
@@ -48,6 +50,7 @@ class EngineSpec:
     stop_tokens: tuple[int, ...]
     verify: bool
     seed: int
+    adapter: LoraConfig | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class RolloutEngine(Protocol):
         """Answer one prompt; any number of calls run together.
 
         Log-probs are of the distribution sampled from: at the sampling temperature, renormalised where
-        top_p cuts it, and at temperature 1 for greedy answers.
+        top_k and top_p cut it, and at temperature 1 for greedy answers.
 
         Raises:
             PromptFailed: this prompt cannot be answered, e.g. it is too long.
@@ -83,7 +86,8 @@ class RolloutEngine(Protocol):
         """Replace the weights between two tokens; tokens after it carry the manifest's version.
 
         Raises:
-            UpdateRefused: the bytes are not those of the manifest; nothing was changed.
+            UpdateRefused: the bytes are not those of the manifest, or an adapter is for another model; nothing
+                was changed.
             EngineDied: the update failed half way.
         """
         ...

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
-from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest, label
+from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class TransformersRolloutEngine:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from actors.engines.transformers_updates import add_adapter
+
         if self._spec.cores:
             torch.set_num_threads(len(self._spec.cores))
         try:
@@ -141,25 +143,15 @@ class TransformersRolloutEngine:
             )
         except (OSError, ValueError) as error:
             raise EngineDied(f"transformers does not load {self._spec.model_path}: {error}") from error
+        if self._spec.adapter is not None:
+            add_adapter(model, self._spec.adapter)
         return model.eval()
 
     def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
-        import torch
+        from actors.engines.transformers_updates import replace_adapter, replace_model
 
-        from unisd_rl.transport.weights.snapshot import unpack
-
-        parameters = dict(self._loaded().named_parameters(remove_duplicate=False))
-        left = {parameter.data_ptr(): name for name, parameter in parameters.items()}
-        with torch.no_grad():
-            for name, tensor in unpack(manifest.buckets, buckets):
-                if name not in parameters or parameters[name].shape != tensor.shape:
-                    raise EngineDied(f"version {label(manifest.version)} holds {name}, which this model does not")
-                parameters[name].copy_(tensor)
-                left.pop(parameters[name].data_ptr(), None)
-        if left:
-            raise EngineDied(
-                f"version {label(manifest.version)} leaves out {len(left)} parameters: {min(left.values())}"
-            )
+        replace = replace_model if self._spec.adapter is None else replace_adapter
+        replace(self._loaded(), manifest, buckets)
 
     def _loaded(self) -> "PreTrainedModel":
         if self._model is None:

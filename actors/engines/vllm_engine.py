@@ -2,7 +2,7 @@
 
 An update pauses the scheduler, keeps the requests, drops their keys and values (they are computed
 again under the new weights), loads, and resumes. All that can be done before the pause is done
-before: copying to shared memory and both checks of the checksums.
+before: copying to shared memory and the checks (`vllm_updates`).
 
 vLLM reads its environment when it is imported, so `actors.environment` must have been applied to
 the process first; nothing of vLLM is imported before `start`.
@@ -17,6 +17,8 @@ import numpy as np
 
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
 from actors.engines.reaper import Reaper
+from actors.engines.vllm_adapter import AdapterUpdates
+from actors.engines.vllm_updates import VllmUpdates, WholeModelUpdates
 from unisd_rl.config import VllmEngine
 from unisd_rl.transport.weights.manifest import (
     Bytes,
@@ -25,7 +27,6 @@ from unisd_rl.transport.weights.manifest import (
     label,
     parse_label,
 )
-from unisd_rl.transport.weights.shared_memory import shared
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _PREFILL_TOKENS = 4096  # prompts and answers of one scheduler step, where prompts are prefilled whole
-_EXTENSION = "unisd_rl.transport.weights.object_store_engine.ObjectStoreExtension"
 
 
 class VllmRolloutEngine:
     """`RolloutEngine` on vLLM's `AsyncLLM`; its scheduler and model live in a process of their own."""
 
     def __init__(self, spec: EngineSpec, settings: VllmEngine, transport: str, on_gpu: bool) -> None:
-        self._spec, self._settings, self._transport, self._on_gpu = spec, settings, transport, on_gpu
+        self._spec, self._settings, self._on_gpu = spec, settings, on_gpu
+        self._updates = _updates(spec, transport)
         self._llm: AsyncLLM | None = None
         self._reaper: Reaper | None = None
         self._version = NOTHING_APPLIED
@@ -65,6 +66,7 @@ class VllmRolloutEngine:
         except (RuntimeError, ValueError) as error:
             raise EngineDied(f"vLLM does not start: {error}") from error
         self._reaper = Reaper()
+        await self._updates.begin(self._llm)
         await self._llm.update_weight_version(label(self._version))
         # What the CPU kernels do not support (some head sizes) shows only when a token is computed.
         await self.generate(np.zeros(1, np.int32), Sampling(temperature=1.0, top_p=1.0, max_tokens=1))
@@ -75,7 +77,8 @@ class VllmRolloutEngine:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        request = self.llm.generate(tokens_input(tokens.tolist()), self._sampling(sampling), str(next(self._numbers)))
+        prompt, name = tokens_input(tokens.tolist()), str(next(self._numbers))
+        request = self.llm.generate(prompt, self._sampling(sampling), name, lora_request=self._updates.adapter)
         try:
             answers = [output.outputs[0] async for output in request]
         except EngineDeadError as error:
@@ -89,12 +92,14 @@ class VllmRolloutEngine:
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         """See `RolloutEngine.receive`. `pause_ms` ends with the scheduler's resumption: requests in flight then
         prefill again, which is not in it."""
-        with shared(buckets) as paths:
-            await self._refuse_unless_whole(manifest, buckets, paths)
+        self._refuse_unless_whole(manifest, buckets)
+        async with self._updates.prepared(self.llm, manifest, buckets) as load:
             started = time.perf_counter()
             try:
                 await self.pause()
-                load_ms = await self._load(manifest, paths)
+                loading = time.perf_counter()
+                await load()
+                load_ms = _milliseconds_since(loading)
                 await self.resume(manifest.version)
             except Exception as error:  # vLLM tells what failed in its process as a bare Exception
                 raise EngineDied(f"vLLM's update to version {label(manifest.version)} failed: {error}") from error
@@ -107,40 +112,15 @@ class VllmRolloutEngine:
             llm.shutdown()
         if self._reaper is not None:
             self._reaper.close()
+        self._updates.close()
 
-    async def _refuse_unless_whole(
-        self, manifest: SnapshotManifest, buckets: Sequence[Bytes], paths: Sequence[str]
-    ) -> None:
-        """Compare checksums twice: of what arrived here, and of what vLLM's own process reads."""
+    def _refuse_unless_whole(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
         if not self._spec.verify:
             return
         try:
             manifest.verify(buckets)
         except CorruptSnapshotError as error:
             raise UpdateRefused(str(error)) from error
-        for wrong in await self._mismatched_in_vllms_process(manifest, paths):
-            if wrong:
-                raise UpdateRefused(f"vLLM's process reads bucket {wrong[0]} of {label(manifest.version)} wrongly")
-
-    async def _mismatched_in_vllms_process(self, manifest: SnapshotManifest, paths: Sequence[str]) -> list[list[int]]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        arguments = (list(paths), list(manifest.checksums))
-        try:
-            return await self.llm.collective_rpc("mismatched_buckets", args=arguments)
-        except EngineDeadError as error:
-            raise EngineDied("vLLM's process died; its last words are the first ERROR in the log") from error
-
-    async def _load(self, manifest: SnapshotManifest, paths: Sequence[str]) -> float:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        started, llm = time.perf_counter(), self.llm
-        await llm.start_weight_update()
-        await llm.update_weights(
-            WeightTransferUpdateRequest(update_info={"manifest": manifest.to_json(), "paths": list(paths)})
-        )
-        await llm.finish_weight_update()
-        return _milliseconds_since(started)
 
     async def pause(self) -> None:
         """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
@@ -166,10 +146,9 @@ class VllmRolloutEngine:
 
     def _arguments(self) -> "AsyncEngineArgs":
         from vllm import AsyncEngineArgs
-        from vllm.config import WeightTransferConfig
 
         spec, settings = self._spec, self._settings
-        return AsyncEngineArgs(
+        arguments = AsyncEngineArgs(
             model=str(spec.model_path),
             dtype=spec.dtype,
             seed=spec.seed,
@@ -188,9 +167,9 @@ class VllmRolloutEngine:
             distributed_executor_backend="uni" if settings.tensor_parallel == 1 else "mp",
             gpu_memory_utilization=settings.gpu_memory_utilization,
             kv_cache_memory_bytes=None if self._on_gpu else int(settings.kv_cache_gib * _GIB),
-            weight_transfer_config=WeightTransferConfig(backend=self._transport),
-            worker_extension_cls=_EXTENSION if self._transport == "object_store" else "",
         )
+        self._updates.configure(arguments)
+        return arguments
 
     def _sampling(self, sampling: Sampling) -> "SamplingParams":
         from vllm import SamplingParams
@@ -199,6 +178,7 @@ class VllmRolloutEngine:
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,  # 0 is all
             max_tokens=sampling.max_tokens,
             seed=sampling.seed if sampling.temperature > 0 else None,
             logprobs=0,  # of the sampled token only
@@ -207,6 +187,12 @@ class VllmRolloutEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _updates(spec: EngineSpec, transport: str) -> VllmUpdates:
+    if spec.adapter is not None:
+        return AdapterUpdates(spec.adapter, spec.model_path, spec.verify)
+    return WholeModelUpdates(transport, spec.verify)
 
 
 def _generation(output: "CompletionOutput") -> Generation:

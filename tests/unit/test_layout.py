@@ -28,8 +28,11 @@ ALLOWED = {
         "unisd_rl/transport/weights/store.py",
     },
     "vllm": {
+        "actors/engines/vllm_adapter.py",
         "actors/engines/vllm_engine.py",
+        "actors/engines/vllm_updates.py",
         "actors/pushed_updates.py",
+        "unisd_rl/transport/weights/adapter_extension.py",
         "unisd_rl/transport/weights/object_store_engine.py",
         "unisd_rl/transport/weights/publisher.py",
     },

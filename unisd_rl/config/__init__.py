@@ -76,8 +76,11 @@ __all__ = [
 ]
 
 
+VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
+
+
 class Config(Section):
-    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("arithmetic")`."""
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -96,8 +99,10 @@ class Config(Section):
             _contrast_has_negatives,
             _publication_keeps_up,
             _model_fits_task,
+            _adapters_can_travel,
             _transport_has_gpus,
             _engine_takes_the_longest,
+            _base_actors_keep_the_initial_weights,
         ):
             check(self)
         return self
@@ -121,6 +126,34 @@ class Config(Section):
     def auxiliary_temperature(self) -> float:
         """The auxiliary views' temperature: their own setting, or the objective's."""
         return self.objective.auxiliary_temperature or self.temperature
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
+        return bool(self.objective.divergence or self.objective.contrastive or self.objective.matching)
+
+    @property
+    def contexts_read(self) -> ContextsConfig:
+        """Those contexts that a term reads beside the primary view: nothing else is built."""
+        agreement = self.objective.agreement is not None and self.objective.divergence is not None
+        return ContextsConfig(
+            auxiliary=self.contexts.auxiliary if agreement else None,
+            negative=self.contexts.negative if self.objective.contrastive else None,
+        )
+
+    @property
+    def unread_contexts(self) -> tuple[str, ...]:
+        """One sentence for each context that is asked for and read by no term."""
+        given, read = self.contexts, self.contexts_read
+        contexts = (
+            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
+            ("negative", given.negative, read.negative, "objective.contrastive"),
+        )
+        return tuple(
+            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
+            for name, asked, built, reader in contexts
+            if asked and not built
+        )
 
 
 def _agreement_has_views(config: Config) -> None:
@@ -153,12 +186,35 @@ def _model_fits_task(config: Config) -> None:
         )
 
 
+def _adapters_can_travel(config: Config) -> None:
+    lora, transport = config.model.lora, config.weights.transport
+    if lora is not None and transport != "object_store":
+        raise ValueError(
+            f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
+            'set weights.transport to "object_store" or leave out model.lora'
+        )
+    if lora is not None and isinstance(config.rollout.engine, VllmEngine) and lora.rank > VLLM_LARGEST_RANK:
+        raise ValueError(
+            f"model.lora.rank = {lora.rank} is more than the {VLLM_LARGEST_RANK} that vLLM serves; "
+            'lower it or set rollout.engine.type to "transformers"'
+        )
+
+
 def _transport_has_gpus(config: Config) -> None:
     gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
     if config.weights.transport != "object_store" and (not gpus or config.rollout.engine.type != "vllm"):
         raise ValueError(
             f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
             'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _base_actors_keep_the_initial_weights(config: Config) -> None:
+    share, every = config.rollout.sources.base, config.evaluation.every
+    if share and every:
+        raise ValueError(
+            f"rollout.sources.base = {share:g} needs actors that keep the initial weights, and evaluation.every = "
+            f"{every} would give them others in mid-run: leave out evaluation.every"
         )
 
 

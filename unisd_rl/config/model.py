@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Positive, Section
+from unisd_rl.config.section import Count, Section
 
 
 class LoraConfig(Section):
@@ -12,7 +12,7 @@ class LoraConfig(Section):
 
     rank: Count = 64
     """r, the rank of the factors A and B."""
-    alpha: Positive = 128.0
+    alpha: Count = 128
     """The adapter's output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the student's adapter input. Above 0 the gradient depends on the layout of ranks and micro-batches."""

@@ -10,13 +10,15 @@ Taking the tensors is synchronous: when `publish` returns, the caller may change
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
 
 from unisd_rl.config import Config, VllmEngine
+from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.snapshot import take_snapshot
 from unisd_rl.transport.weights.target import PublishTarget
@@ -39,7 +41,7 @@ class WeightPublisher(Protocol):
         """Return when what was published is out of this process's hands.
 
         Raises:
-            ray.exceptions.GetTimeoutError: after `timeout_s` seconds.
+            RunFailed: after `timeout_s` seconds.
         """
         ...
 
@@ -60,7 +62,7 @@ class ObjectStorePublisher:
     def wait(self, timeout_s: float) -> None:
         """See `WeightPublisher.wait`."""
         if self._sending is not None:
-            ray.get(self._sending, timeout=timeout_s)
+            _wait_for(self._sending, timeout_s, "the weight store has the weights published before")
 
 
 class TrainerEnginePublisher:
@@ -70,15 +72,19 @@ class TrainerEnginePublisher:
     of its own, because every one of them counts its ranks from 1.
     """
 
-    def __init__(self, transport: str, actors: Sequence[ActorHandle], tensor_parallel: int) -> None:
-        self._tensors = _HeldTensors()
+    def __init__(self, transport: str, actors: Sequence[ActorHandle], tensor_parallel: int, timeout_s: float) -> None:
+        self._tensors, self._timeout_s = _HeldTensors(), timeout_s
         self._links = [_Link(transport, actor, tensor_parallel, self._tensors) for actor in actors]
 
     def publish(self, version: PolicyVersion, tensors: NamedTensors) -> int:
-        """See `WeightPublisher.publish`. Returns when every actor has the weights."""
+        """See `WeightPublisher.publish`. Returns when every actor has the weights.
+
+        Raises:
+            RunFailed: an actor did not go on within `timeout_s` seconds after it had them.
+        """
         self._tensors.held = list(tensors)
         for link in self._links:
-            link.send(version)
+            link.send(version, self._timeout_s)
         nbytes = sum(tensor.nbytes for _, tensor in self._tensors.held)
         self._tensors.held = []
         return nbytes
@@ -93,7 +99,7 @@ def weight_publisher(config: Config, target: PublishTarget) -> WeightPublisher:
         return ObjectStorePublisher(target.store, config.weights.bucket_mib)
     engine = config.rollout.engine
     replicas = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
-    return TrainerEnginePublisher(config.weights.transport, target.actors, replicas)
+    return TrainerEnginePublisher(config.weights.transport, target.actors, replicas, config.weights.timeout_s)
 
 
 class _HeldTensors:
@@ -122,9 +128,17 @@ class _Link:
             _init_info(transport, tensor_parallel), client=_client(actor), source=source
         )
 
-    def send(self, version: PolicyVersion) -> None:
+    def send(self, version: PolicyVersion, timeout_s: float) -> None:
         self._engine.send_weights()
-        ray.get(self._actor.update_weight_version.remote(label(version)))  # the actor resumes at this
+        resumed = self._actor.update_weight_version.remote(label(version))
+        _wait_for(resumed, timeout_s, f"a rollout actor goes on with version {label(version)}")
+
+
+def _wait_for(answer: "ray.ObjectRef[Any]", timeout_s: float, what: str) -> None:
+    try:
+        ray.get(answer, timeout=timeout_s)
+    except GetTimeoutError as error:
+        raise RunFailed(f"waited {timeout_s:g} s until {what}; raise weights.timeout_s if it is only slow") from error
 
 
 def _client(actor: ActorHandle) -> object:
