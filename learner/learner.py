@@ -1,7 +1,7 @@
 """One rank of the learner. `step` is the algorithm:
 
 ```
- score      every view of every completion, no gradient        teacher
+ score      the views that a term reads, no gradient           teacher (none, if none is read)
  diverge    only for a quantile clip, no gradient              student, teacher's head
  terms      one coefficient per token: all ranks meet here     objective.step_terms
  gradient   per micro-batch: forward, objective, backward      student
