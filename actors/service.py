@@ -6,7 +6,8 @@ queue --lease--> prompt -> tokens --> engine ---> finished --commit (some ms tog
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
 
-Text ends here: what is committed is token ids of the prompt, of every view and of the completion.
+Text ends here: what is committed is token ids of the prompt, of every view and of the completion. A gold
+completion is not generated but tokenised.
 """
 
 import asyncio
@@ -19,7 +20,17 @@ from actors.places import Places
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import RolloutConfig
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.types import Generation, NumberedPrompt, Rollout, Sampling, Source, Tokens, TokenView
+from unisd_rl.types import (
+    INITIAL_VERSION,
+    Generation,
+    NumberedPrompt,
+    PolicyVersion,
+    Rollout,
+    Sampling,
+    Source,
+    Tokens,
+    TokenView,
+)
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
 _GROUP_S = 0.005  # rollouts that finish within this time are committed together
@@ -32,6 +43,15 @@ class ServiceCounts:
     tokens: int = 0
     rollouts: int = 0
     failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Completion:
+    """What the learner will train on; `sampled` is there only where the policy wrote it."""
+
+    tokens: Tokens
+    finish_reason: str
+    sampled: Generation | None
 
 
 class RolloutService:
@@ -124,45 +144,56 @@ class RolloutService:
         await self._open.wait()
         started_s = time.time()
         prompt_tokens = self._tokenizer.encode(numbered.prompt.messages)
-        generating = asyncio.create_task(self._engine.generate(prompt_tokens, self._sampling(numbered.seed)))
+        completing = asyncio.create_task(self._complete(numbered, prompt_tokens))
         try:
             await asyncio.sleep(0)  # the engine begins while the views are tokenised
             views = self._views(numbered)
-            generation = await generating
+            completion = await completing
         except PromptFailed as error:
             self.counts.failed += 1
             await self._queue.fail(self._name, numbered.number, str(error))
             return
         finally:
-            generating.cancel()
-        self._finish(numbered, prompt_tokens, views, generation, started_s)
+            completing.cancel()
+        self._finish(numbered, prompt_tokens, views, completion, started_s)
+
+    async def _complete(self, numbered: NumberedPrompt, prompt_tokens: Tokens) -> _Completion:
+        if numbered.source is Source.GOLD:
+            assert numbered.prompt.gold is not None, f"prompt {numbered.number} has no gold completion"
+            return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
+        answer = await self._engine.generate(prompt_tokens, self._sampling(numbered.seed))
+        if numbered.source is Source.BASE:
+            assert _all_of(answer, INITIAL_VERSION), f"prompt {numbered.number} has tokens of a trained model"
+            return _Completion(answer.tokens, answer.finish_reason, None)
+        return _Completion(answer.tokens, answer.finish_reason, answer)
 
     def _views(self, numbered: NumberedPrompt) -> tuple[TokenView, ...]:
         return tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
 
     def _sampling(self, seed: int) -> Sampling:
         config = self._config
-        return Sampling(config.temperature, config.top_p, config.max_completion_tokens, seed)
+        return Sampling(config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k)
 
     def _finish(
         self,
         numbered: NumberedPrompt,
         prompt_tokens: Tokens,
         views: tuple[TokenView, ...],
-        generation: Generation,
+        completion: _Completion,
         started_s: float,
     ) -> None:
+        sampled = completion.sampled
         rollout = Rollout(
             number=numbered.number,
             id=numbered.prompt.id,
-            source=Source.POLICY,
+            source=numbered.source,
             prompt_tokens=prompt_tokens,
             views=views,
-            completion_tokens=generation.tokens,
-            logprobs=generation.logprobs,
-            lineages=generation.lineages,
-            versions=generation.versions,
-            finish_reason=generation.finish_reason,
+            completion_tokens=completion.tokens,
+            logprobs=sampled.logprobs if sampled else None,
+            lineages=sampled.lineages if sampled else None,
+            versions=sampled.versions if sampled else None,
+            finish_reason=completion.finish_reason,
             seed=numbered.seed,
             actor=self._name,
             started_s=started_s,
@@ -185,3 +216,8 @@ class RolloutService:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
             await self._queue.renew(self._name)
+
+
+def _all_of(answer: Generation, version: PolicyVersion) -> bool:
+    """Whether every token was sampled by this version."""
+    return bool((answer.versions == version.number).all() and (answer.lineages == version.lineage).all())

@@ -1,8 +1,12 @@
 """The student as a folder any transformers program loads: config.json, model.safetensors, and the tokenizer's files.
 
+Under LoRA the model in it is the merged one, and `adapter/` holds the factors, for peft and for engines that load them.
+`training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher.
+
 It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
 """
 
+import itertools
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,27 +17,48 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-_WEIGHTS = "model.safetensors"
+from learner.adapters import adapter_config
+from learner.archive import write_archive
+from unisd_rl.config import ModelConfig
+
+NamedTensors = Iterable[tuple[str, Tensor]]
+STATE = "training_state"
+_WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
 
 
-def save_checkpoint(weights: Iterable[tuple[str, Tensor]], model_path: Path, dtype: str, path: Path | None) -> None:
-    """Iterate `weights` to the end, and write the folder where `path` is given; tied weights are stored once.
+def save_checkpoint(
+    weights: NamedTensors,
+    adapter: NamedTensors,
+    state: NamedTensors,
+    model_path: Path,
+    model: ModelConfig,
+    path: Path | None,
+) -> None:
+    """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
     `model_path` is the model training started from: its configuration, generation configuration and tokenizer go
-    along. The whole model is in this process's memory for a moment.
+    along. Tied weights are stored once. The whole model is in this process's memory for a moment.
     """
     if path is None:
-        for _ in weights:
+        for _ in itertools.chain(weights, adapter, state):
             pass
         return
-    tensors = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in weights}
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
-    _save_companions(model_path, dtype, partial)
+    save_file(_kept(weights), partial / _WEIGHTS, metadata={"format": "pt"})
+    _save_companions(model_path, model.dtype, partial)
+    factors = _kept(adapter)
+    if model.lora is not None:
+        adapter_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
+        save_file(factors, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_archive(partial / STATE, state)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+
+
+def _kept(tensors: NamedTensors) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors}
 
 
 def _save_companions(model_path: Path, dtype: str, folder: Path) -> None:

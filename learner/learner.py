@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from learner import ranks
+from learner.archive import Archive
 from learner.batch import Padded, Reading, Share
-from learner.checkpoint import save_checkpoint
+from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.reader import Measure, load_reader
 from learner.report import StepFindings, step_report
@@ -29,16 +30,17 @@ from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, view_counts
 from learner.staleness import current_tokens, token_staleness
+from learner.state import restore, training_state
 from learner.stopwatch import Stopwatch
-from learner.student import Student
-from learner.teacher import Teacher, copy_of
-from learner.tensors import whole_weights
+from learner.teacher import student_and_teacher
+from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.objective.chunked import realised_logprobs
 from unisd_rl.objective.diagnostics import MicroReport, objective_report
 from unisd_rl.objective.head import Head
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
 from unisd_rl.reports import StepReport
+from unisd_rl.seeds import derive_seed
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Logprobs, Rollout, Source, Tokens
 
@@ -58,8 +60,7 @@ class Learner:
         self._config, self._device, self._model_path = config, device, model_path
         self._settings = objective_settings(config)
         reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
-        self.teacher = Teacher(copy_of(reader), config)
-        self.student = Student(reader, config)
+        self.student, self.teacher = student_and_teacher(reader, config)
         self._vocabulary = reader.model.config.get_text_config().vocab_size
         self._size = config.learner.micro_batch_size
         self._scorer = Scorer(self.teacher, self._settings, view_counts(config), self._size)
@@ -74,6 +75,7 @@ class Learner:
 
     def accumulate(self, rollouts: list[Rollout], version: int) -> StepFindings:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
+        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, ranks.own()))
         share, watch = Share(rollouts, self._device), Stopwatch()
         with watch.measure("score"):
             scores = self._scorer.score(share, watch)
@@ -101,8 +103,8 @@ class Learner:
         return step_report(findings, movement, norm, rate, self._device)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The student's whole weights under Hugging Face names, tied ones once; iterate to the end."""
-        return whole_weights(self.student.reader.model)
+        """What travels to the rollout actors: the student's weights, or its adapter; iterate to the end."""
+        return travelling(self.student, self._config.model.lora)
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
@@ -112,21 +114,34 @@ class Learner:
         return found.cpu().numpy()
 
     def save(self, path: Path, write: bool) -> None:
-        """A folder that `AutoModelForCausalLM.from_pretrained` loads, written by the rank that says `write`."""
-        save_checkpoint(self.weights(), self._model_path, self._config.model.dtype, path if write else None)
+        """A folder that `AutoModelForCausalLM.from_pretrained` loads and training goes on from, for any number of ranks
+        and any ZeRO stage, written by the rank that says `write`."""
+        model = self._config.model
+        weights = whole_model(self.student, model.lora)
+        adapter = iter(()) if model.lora is None else self.weights()
+        state = training_state(self.student, self.teacher)
+        save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None)
+
+    def load(self, path: Path, version: int) -> None:
+        """Go on from what `save` left after step `version - 1`.
+
+        Raises:
+            RunFailed: it is cut short, damaged, or of another model.
+        """
+        restore(self.student, self.teacher, Archive(path / STATE).tensor, version)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""
         self.student.close()
         self.teacher.close()
 
-    def _divergences(self, share: Share, scores: Scores, teacher_head: Head) -> Tensor | None:
+    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None) -> Tensor | None:
         if not self._settings.needs_divergence_pass:
             return None
         return student_divergences(share, self.student, scores, teacher_head, self._settings, self._size)
 
     def _gradient(
-        self, share: Share, scores: Scores, teacher_head: Head, terms: StepTerms, watch: Stopwatch
+        self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, watch: Stopwatch
     ) -> list[_Found]:
         """The gradient passes; the student's readings are in packed order, so each pass is a span of tokens."""
         groups, found, start = agreed_passes(share.students(), self._size, share), [], 0
@@ -140,12 +155,12 @@ class Learner:
         return found
 
     def _objective(
-        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head, terms: TokenTerms
+        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head | None, terms: TokenTerms
     ) -> Measure[tuple[Tensor, _Found]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
 
         def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
-            teacher = (teacher_NH, teacher_head)
+            teacher = (teacher_NH, teacher_head or head)
             loss, report = micro_batch_loss(hidden_NH, head, *teacher, padded.targets_N, terms, self._settings)
             return loss, _Found(report, self._behaviour(hidden_NH, head, padded.targets_N, report))
 
@@ -161,10 +176,11 @@ class Learner:
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
     def _behaviour_gap(self, share: Share, found: list[_Found], version: int) -> float:
-        """Nucleus sampling renormalises the engine's log-probs: then there is nothing to compare."""
+        """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)
-        if self._config.rollout.top_p < 1.0:
+        lora = self._config.model.lora
+        if self._config.rollout.truncated or (lora is not None and lora.dropout):
             own_N = torch.zeros_like(own_N)
         return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
 

@@ -8,6 +8,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def own() -> int:
+    """This process's rank."""
+    return dist.get_rank()
+
+
 def gather(local: Tensor) -> Tensor:
     """One-dimensional tensors of any lengths and one dtype, concatenated in rank order; the same on every rank."""
     ranks = dist.get_world_size()

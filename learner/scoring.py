@@ -103,7 +103,7 @@ class _StatesAndLogprobs:
 
 
 def student_divergences(
-    share: Share, student: Student, scores: Scores, teacher_head: Head, settings: ObjectiveSettings, size: int
+    share: Share, student: Student, scores: Scores, teacher_head: Head | None, settings: ObjectiveSettings, size: int
 ) -> Tensor:
     """`divergence_N` of the student to the primary view, without gradient, for a quantile clip. A collective."""
     found = []
@@ -117,14 +117,14 @@ def student_divergences(
 @dataclass(frozen=True, slots=True)
 class _Divergences:
     teacher_NH: Tensor
-    teacher_head: Head
+    teacher_head: Head | None
     settings: ObjectiveSettings
 
     def __call__(self, hidden_NH: Tensor, head: Head) -> Tensor:
         settings = self.settings
         assert settings.alpha is not None
         rest = (settings.alpha, settings.temperature, settings.chunk_tokens)
-        return token_divergence(hidden_NH, head, self.teacher_NH, self.teacher_head, *rest)
+        return token_divergence(hidden_NH, head, self.teacher_NH, self.teacher_head or head, *rest)
 
 
 def signals(share: Share, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:

@@ -14,9 +14,17 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
+from learner.adapters import STUDENT, factors
 from learner.batch import Padded
 from learner.reader import Measure, Reader, Result
 from unisd_rl.config import Config
+
+NOTHING_STAYS_GATHERED = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+}
+"""ZeRO-3 without copies of weights beyond the pass that needed them."""
 
 
 class Student:
@@ -26,11 +34,11 @@ class Student:
         self.reader = reader
         self._stage = zero_stage(config)
         self._ranks = dist.get_world_size()
-        reader.train()
         if config.learner.gradient_checkpointing:
             reader.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._lora = config.model.lora
         optimiser = torch.optim.AdamW(
-            reader.parameters(),
+            self.parameters.values(),
             lr=config.learner.learning_rate,
             betas=(0.9, 0.999),
             weight_decay=config.learner.weight_decay,
@@ -41,12 +49,14 @@ class Student:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """By Hugging Face name, in the model's order; tied ones once."""
-        return dict(self.reader.model.named_parameters())
+        """What is trained, in the model's order: all weights by Hugging Face name, tied ones once, or the factors."""
+        model = self.reader.model
+        return dict(model.named_parameters()) if self._lora is None else factors(model, STUDENT)
 
     @torch.no_grad()
     def read(self, padded: Padded, measure: Measure[Result]) -> Result:
-        """One pass without gradient."""
+        """One pass without gradient, and without dropout."""
+        self._engine.eval()
         return self._engine(padded, measure)
 
     def learn(self, padded: Padded, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
@@ -54,6 +64,7 @@ class Student:
 
         Gradients of all passes are added up; with the `last` one they are summed over ranks.
         """
+        self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
         loss, found = self._engine(padded, measure)
         self._engine.backward(loss * self._ranks)
@@ -74,6 +85,30 @@ class Student:
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether AdamW has taken a step."""
+        return bool(self._engine.basic_optimizer.state)
+
+    @property
+    def keeps_whole_moments(self) -> bool:
+        """Whether AdamW works on the parameters themselves and not on DeepSpeed's flat pieces of them."""
+        return self._stage == 0
+
+    def moments_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's own state of a parameter, where it `keeps_whole_moments`."""
+        return self._engine.basic_optimizer.state[parameter]
+
+    def make_moments(self, steps: int) -> None:
+        """Moments to be written to, as after `steps` steps: optimisers make them in their first step, so one is taken
+        at rate 0 on no tokens."""
+        nothing = torch.empty(0, dtype=torch.long, device=self._engine.device)
+        empty = Padded(torch.zeros(1, 1, dtype=torch.long, device=nothing.device), nothing, nothing, nothing, 0)
+        self.learn(empty, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True)
+        self.step(learning_rate=0.0)
+        for state in self._engine.basic_optimizer.state.values():
+            state["step"].fill_(steps)
+
     def close(self) -> None:
         """Let go of DeepSpeed's buffers and hooks."""
         self._engine.destroy()
@@ -85,12 +120,19 @@ def zero_stage(config: Config) -> int:
 
 
 def engine_settings(config: Config) -> dict[str, Any]:
-    """DeepSpeed's configuration for the student."""
+    """DeepSpeed's configuration for the student.
+
+    Under LoRA the teacher's factors live in the same engine, and the average changes their shards: no weight may
+    outlive the pass that gathered it.
+    """
+    zero: dict[str, Any] = {"stage": zero_stage(config)}
+    if config.model.lora is not None and zero["stage"] == 3:
+        zero |= NOTHING_STAYS_GATHERED
     return {
         "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.learner.max_grad_norm,
-        "zero_optimization": {"stage": zero_stage(config)},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},

@@ -4,29 +4,32 @@
 
 - ZeRO 0-2: a whole float32 copy on each rank, updated there without communication in float32 training.
 - ZeRO-3: one shard a rank, cut like the student's, so each rank averages its own; a second engine gathers layers.
+- LoRA: a second pair of factors on the student's own base, whole or sharded as above. The average is of the factors.
 
 In bfloat16 the average is kept beside the weights it reads with: a slow average would round away in those.
 """
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import deepspeed
 import torch
 from torch import Tensor
 
+from learner.adapters import add_adapters
 from learner.batch import Padded
 from learner.checks import check_teacher_moved
 from learner.ranks import total
 from learner.reader import Measure, Reader, Result
-from learner.student import Student, zero_stage
-from learner.tensors import assembled, gathered, is_sharded, local, local_master
+from learner.student import Student
+from learner.tensors import assembled, is_sharded, local, local_master, part_of
+from learner.voice import AdapterVoice, CopyVoice, Voice
 from unisd_rl.config import Config, EmaConfig
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.head import Head
+from unisd_rl.seeds import derive_seed
 
 _PROBES = 4
 
@@ -45,23 +48,21 @@ STILL = Movement(moved=0.0, gap=math.nan)
 class Teacher:
     """An average of the student, or the initial model where `objective.ema` is absent."""
 
-    def __init__(self, reader: Reader, config: Config) -> None:
+    def __init__(self, voice: Voice, config: Config) -> None:
         self._ema = config.objective.ema
-        self._reader = reader.eval().requires_grad_(False)
-        self._engine = _sharded(reader, config) if zero_stage(config) == 3 else None
-        self._parameters = dict(reader.model.named_parameters())
+        self._voice = voice
+        self._parameters = voice.parameters
         self._average = {name: local(parameter).float() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def read(self, padded: Padded, measure: Measure[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        return (self._engine or self._reader)(padded, measure)
+        return self._voice.read(padded, measure)
 
-    @contextmanager
-    def head(self) -> Iterator[Head]:
-        """The teacher's output head, whole within this context, for measures that run inside the student's pass."""
-        with gathered(self._reader.head_parameters()):
-            yield self._reader.head()
+    def head(self) -> AbstractContextManager[Head | None]:
+        """The teacher's output head, whole within this context, for measures that run inside the student's pass;
+        None: it is the student's, which is there in that pass."""
+        return self._voice.head()
 
     @torch.no_grad()
     def follow(self, student: Student, step: int) -> Movement:
@@ -85,10 +86,16 @@ class Teacher:
         for name in self._average:
             yield name, self._whole(name)
 
+    @torch.no_grad()
+    def set_average(self, whole: Callable[[str], Tensor]) -> None:
+        """Replace the average by whole float32 tensors, asked for by the names `average` yields."""
+        for name, average in self._average.items():
+            average.copy_(part_of(whole(name).to(average.device), self._parameters[name]))
+        self._renew_weights()
+
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, if it owns the weights."""
-        if self._engine is not None:
-            self._engine.destroy()
+        self._voice.close()
 
     def _update(self, student: Student, ema: EmaConfig) -> Movement:
         squares = torch.zeros(3, dtype=torch.float64)
@@ -119,26 +126,20 @@ class Teacher:
         return sorted({names[(index + 1) * len(names) // (_PROBES + 1)] for index in range(_PROBES)})
 
 
-def copy_of(reader: Reader) -> Reader:
-    """Weights of its own, tied as in the original; to be called before an engine owns `reader`."""
-    return copy.deepcopy(reader)
+def student_and_teacher(reader: Reader, config: Config) -> tuple[Student, Teacher]:
+    """Two that weigh the same: two copies of a model, or two adapters on one base.
 
-
-def _sharded(reader: Reader, config: Config) -> deepspeed.DeepSpeedEngine:
-    """No weight may outlive the forward pass that gathered it: the average changes the shards beneath."""
-    settings = {
-        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
-        "steps_per_print": None,
-        "zero_optimization": {
-            "stage": 3,
-            "stage3_param_persistence_threshold": 0,
-            "stage3_max_live_parameters": 0,
-            "stage3_max_reuse_distance": 0,
-        },
-    }
-    engine, *_ = deepspeed.initialize(model=reader, config=settings)
-    return engine
+    Raises:
+        UserError: the model has none of the layers that should get an adapter.
+    """
+    if config.model.lora is None:
+        voice: Voice = CopyVoice(copy.deepcopy(reader), config)  # before an engine owns the original
+        student = Student(reader, config)
+    else:
+        add_adapters(reader.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
+        student = Student(reader, config)
+        voice = AdapterVoice(student)
+    return student, Teacher(voice, config)
 
 
 def _square(tensor: Tensor) -> Tensor:

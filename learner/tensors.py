@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
@@ -44,37 +45,58 @@ def assembled(part: Tensor, parameter: nn.Parameter) -> Tensor:
     return gather(part.flatten())[: parameter.ds_numel].view(parameter.ds_shape)
 
 
+def part_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a tensor in the parameter's own shape: the inverse of `assembled`."""
+    if not is_sharded(parameter):
+        return whole
+    part = torch.zeros_like(parameter.ds_tensor, dtype=whole.dtype)
+    start = dist.get_rank() * part.numel()
+    found = whole.flatten()[start : start + part.numel()]
+    part[: found.numel()] = found
+    return part
+
+
 def gathered(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
     """Within this context the parameters are whole, for reading (what is written is thrown away). A collective."""
     sharded = [tensor for tensor in parameters if isinstance(tensor, nn.Parameter) and is_sharded(tensor)]
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=None) if sharded else nullcontext()
 
 
-def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its Hugging Face name, whole, a tied one once; each is valid until the next is asked for.
+NamedTensors = Iterable[tuple[str, Tensor]]
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under its name, a tied one once; under ZeRO-3 they are not whole."""
+    seen = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def whole(tensors: NamedTensors) -> Iterator[tuple[str, Tensor]]:
+    """The same, whole and without gradient; each is valid until the next is asked for.
 
     A collective under ZeRO-3: all ranks iterate to the end. About 64 Mi elements are whole at one time.
     """
-    for group in _groups(model):
+    for group in _groups(tensors):
         with gathered(tensor for _, tensor in group):
             for name, tensor in group:
                 yield name, tensor.detach()
 
 
-def _groups(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Consecutive weights, in groups of at most so many elements or of one weight."""
+def _groups(tensors: NamedTensors) -> Iterator[list[tuple[str, Tensor]]]:
+    """Consecutive tensors, in groups of at most so many elements or of one tensor."""
     group: list[tuple[str, Tensor]] = []
-    elements, seen = 0, set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
+    elements = 0
+    for name, tensor in tensors:
         if group and elements + _numel(tensor) > _GATHERED_ELEMENTS:
             yield group
             group, elements = [], 0
         group.append((name, tensor))
         elements += _numel(tensor)
-    yield group
+    if group:
+        yield group
 
 
 def _numel(tensor: Tensor) -> int:

@@ -36,13 +36,14 @@ def model_folder(config: Config, directory: RunDirectory, screen: Screen) -> Pat
 
 
 def prompt_stream(config: Config, task: Task, model: Path) -> PromptStream:
-    """All prompts of the run, those with too long a view dropped and counted (decision 2)."""
-    tokenizer = ChatTokenizer(model)
-    limit = config.rollout.max_prompt_tokens
+    """All prompts of the run, those with too long a view or gold completion dropped and counted (decision 2)."""
+    tokenizer, limits = ChatTokenizer(model), config.rollout
 
     def fits(prompt: Prompt) -> bool:
+        if prompt.gold is not None and len(tokenizer.encode_completion(prompt.gold)) > limits.max_completion_tokens:
+            return False
         views = (prompt.messages, *(view.messages for view in prompt.views))
-        return all(len(tokenizer.encode(messages)) <= limit for messages in views)
+        return all(len(tokenizer.encode(messages)) <= limits.max_prompt_tokens for messages in views)
 
     return PromptStream(task, config, fits)
 

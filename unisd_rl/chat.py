@@ -29,6 +29,14 @@ class ChatTokenizer:
         ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
         return np.asarray(ids, np.int32)
 
+    def encode_completion(self, text: str) -> Tokens:
+        """Token ids of `text` as the model would have to write it: its tokens, and the one that ends its turn.
+
+        Raises:
+            UserError: the model has no token that ends a turn.
+        """
+        return np.asarray([*self._tokenizer.encode(text, add_special_tokens=False), self._end_of_turn], np.int32)
+
     def decode(self, tokens: Tokens) -> str:
         """Text of a completion, special tokens left out."""
         return self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
@@ -38,6 +46,16 @@ class ChatTokenizer:
         """Tokens that end an answer: the tokenizer's own, and those of the model's generation settings."""
         found = {self._tokenizer.eos_token_id, *self._generation_stops()} - {None}
         return tuple(sorted(found))
+
+    @cached_property
+    def _end_of_turn(self) -> int:
+        """What the chat template writes after an assistant's words; not always the tokenizer's own end (Gemma)."""
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        ids = self._tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        ends = [token for token in ids if token in self.stop_tokens] or [self._tokenizer.eos_token_id]
+        if ends[-1] is None:
+            raise UserError(f"the tokenizer of {self._path} has no end-of-sequence token, so no answer would end")
+        return ends[-1]
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":

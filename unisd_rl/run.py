@@ -1,4 +1,4 @@
-"""`python -m unisd_rl.run [RECIPE] [--section.field VALUE ...] [--dry-run]`: the main job.
+"""`python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`: the main job.
 
 What can be refused is refused here, before anything heavy is imported; the rest is `build` and `train`.
 Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 stopped by Ctrl-C.
@@ -7,27 +7,28 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 stopped by Ctrl-
 import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from learner.settings import objective_settings
 from unisd_rl.config import Config, JsonlTask
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.objective.settings import inert_settings
+from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.settings import load_recipe, parse_fields
 
 PROGRAM = "python -m unisd_rl.run"
-DEFAULT_RECIPE = "arithmetic"
+DEFAULT_RECIPE = "unisd_star"
 STOPPED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     try:
-        recipe, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
-        config = load_recipe(recipe, parse_fields(fields, PROGRAM))
+        recipes, dry_run, fields = split_arguments(sys.argv[1:] if arguments is None else arguments)
+        config = load_recipe(recipes, parse_fields(fields, PROGRAM))
         check_without_imports(config)
-        for sentence in inert_settings(objective_settings(config)):
+        for sentence in (*inert_settings(objective_settings(config)), *config.unread_contexts):
             print(f"note: {sentence}", file=sys.stderr)
         if dry_run:
             print(describe(config))
@@ -49,13 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[str, bool, list[str]]:
-    """(recipe, dry run?, fields): the recipe is the first word if it is not an option."""
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """(recipes, dry run?, fields): the recipes are the words before the first option."""
     words = [word for word in arguments if word != "--dry-run"]
-    dry_run = len(words) < len(arguments)
-    if words and not words[0].startswith("-"):
-        return words[0], dry_run, words[1:]
-    return DEFAULT_RECIPE, dry_run, words
+    recipes = list(takewhile(lambda word: not word.startswith("-"), words))
+    return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
 
 
 def check_without_imports(config: Config) -> None:

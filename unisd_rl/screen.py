@@ -1,5 +1,6 @@
 """What a person sees: progress bars, one line a step, and at the end what came of it. Everything else goes to files."""
 
+import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,11 +69,13 @@ class Screen:
     def step(self, report: StepReport, tokens_per_s: float) -> None:
         """The line of one step."""
         self._bars.update(self._training, completed=report.step + 1, visible=True)
-        self.say(
-            f"step {report.step + 1:>4}/{self._steps}  loss {report.loss:8.4f}  divergence {report.divergence:.4f}  "
-            f"agreement {report.weight_median:.2f}  clipped {report.clipped_share:5.1%}  "
-            f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})  {tokens_per_s:,.0f} tokens/s"
-        )
+        parts = [f"step {report.step + 1:>4}/{self._steps}", f"loss {report.loss:8.4f}"]
+        if not math.isnan(report.divergence):  # nan: there is no main term
+            parts += [f"divergence {report.divergence:.4f}", f"agreement {report.weight_median:.2f}"]
+            parts += [f"clipped {report.clipped_share:5.1%}"]
+        if not math.isnan(report.staleness_max):  # nan: the policy sampled nothing
+            parts += [f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})"]
+        self.say("  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"]))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """The result of one evaluation."""

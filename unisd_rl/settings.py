@@ -1,12 +1,17 @@
-"""From a recipe and the command line to a `Config` (decision 13). Imports nothing heavy.
+"""From recipes and the command line to a `Config` (decision 13). Imports nothing heavy.
 
-A recipe is a TOML file, one of `recipes/` by its name or a user's own by its path; fields on the command
-line lie over it: `python -m unisd_rl.run my.toml --run.steps 100 --objective.clipping null`.
+A recipe is a TOML file, one of `recipes/` by its name or a user's own by its path. It may say `extends = "OTHER"`:
+then it lies over that one (a shipped recipe, or a path seen from its own folder). Several on the command line lie over
+one another from left to right, and fields over all of them:
+
+    python -m unisd_rl.run ema qwen2_5_7b my.toml --run.steps 100 --objective.clipping null
+    DEFAULT_KINDS < embedded < ema < qwen2_5_7b < my.toml < --run.steps ...
 """
 
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,33 +22,43 @@ from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
+SETUPS = RECIPES / "setups"
+"""Recipes that say where a run happens and how large it is, and nothing of what it minimises: they lie over others."""
 DISCRIMINATORS = ("type", "level", "signal")
 DEFAULT_KINDS = {"task": {"type": "arithmetic"}, "rollout": {"engine": {"type": "vllm"}}}
 """Which kind a section is of when neither the recipe nor the command line says so."""
 Tree = Mapping[str, Any]
 
 
-def load_recipe(recipe: str, overrides: Tree | None = None) -> Config:
-    """The configuration of `recipe`, with `overrides` (a nested mapping) laid over it.
+def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> Config:
+    """The configuration of one recipe, or of several laid over one another in order, with `overrides` (nested) on top.
 
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
-    tree = overlay(overlay(DEFAULT_KINDS, _read(recipe_path(recipe))), overrides or {})
+    names = [recipes] if isinstance(recipes, str) else recipes
+    layers = [layer for name in names for layer in _layers(recipe_path(name))]
+    tree = reduce(overlay, [*layers, overrides or {}], dict(DEFAULT_KINDS))
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(_sentences(error)) from None
 
 
-def recipe_path(recipe: str) -> Path:
-    """A shipped recipe by its name, or the file at this path."""
-    shipped = RECIPES / f"{recipe}.toml"
-    path = shipped if shipped.is_file() else Path(recipe)
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
-        raise UserError(f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {names}")
-    return path
+def recipe_path(recipe: str, folder: Path = Path()) -> Path:
+    """A shipped recipe by its name, or the file at this path, seen from `folder`."""
+    for path in (RECIPES / f"{recipe}.toml", SETUPS / f"{recipe}.toml", folder / recipe):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {names_in(RECIPES)}; set-ups to lay "
+        f"over them: {names_in(SETUPS)}"
+    )
+
+
+def names_in(folder: Path) -> str:
+    """The names of the recipes of a folder, in one line."""
+    return ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
 
 
 def overlay(base: Tree, over: Tree) -> dict[str, Any]:
@@ -66,11 +81,11 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     """
 
     class Fields(Config, BaseSettings):
-        """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: arithmetic)."""
+        """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: unisd_star)."""
 
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
-    usage = f"{program} [RECIPE] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    usage = f"{program} [RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
     parser = _OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
     source: CliSettingsSource[Fields] = CliSettingsSource(
@@ -91,6 +106,19 @@ def _other_kind(below: Tree, over: Tree) -> bool:
     return any(key in over and over[key] != below.get(key, over[key]) for key in DISCRIMINATORS)
 
 
+def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Tree]:
+    """What the recipe at `path` lies on, undermost first, and itself; `over` are those that extend it."""
+    tree, chain = dict(_read(path)), (*over, path.resolve())
+    if path.resolve() in over:
+        raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
+    base = tree.pop("extends", None)
+    if base is None:
+        return [tree]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends = {base!r} must be the name or the path of one recipe")
+    return [*_layers(recipe_path(base, path.parent), chain), tree]
+
+
 def _read(path: Path) -> Tree:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -105,6 +133,11 @@ def _sentences(error: ValidationError) -> str:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key {where}; `python -m unisd_rl.run --help` lists all keys")
+        elif where == "objective" and item["type"] == "missing":
+            lines.append(
+                f"nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "
+                f"{names_in(RECIPES)}"
+            )
         elif item["type"] == "missing":
             lines.append(f"{where} is missing")
         elif item["type"] == "value_error":

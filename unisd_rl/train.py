@@ -93,12 +93,12 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[Poli
             report = parts.learners.step(batch.shards, version.number, config.run.step_timeout_s)
         version = PolicyVersion(version.lineage, version.number + 1)
         with times.measure("publish_s"):
-            if version.number % config.weights.publish_every == 0:
+            if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
         parts.rollouts.check()
         log_step(parts.directory, parts.screen, report, batch, times)
         waited_s += times.wait_s
-        if version.number == 1 and config.weights.publish_every == 1:
+        if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:
             break

@@ -51,7 +51,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One record of a task: the question, a worked solution, and the reference answer."""
+    """One record of a task: the question, a worked solution, and the reference answer.
+
+    The demonstration is written as an answer to the prompt would be: it is also the gold completion.
+    """
 
     id: str
     question: str
@@ -66,15 +69,18 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     views: tuple[View, ...]
+    gold: str | None = None
+    """The problem's gold completion; None where the run trains on none."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberedPrompt:
-    """An admitted prompt: its place in the training order, and the seed its sampling follows from."""
+    """An admitted prompt: its place in the training order, the seed its sampling follows from, and who completes it."""
 
     number: int
     seed: int
     prompt: Prompt
+    source: Source = Source.POLICY
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +89,10 @@ class PolicyVersion:
 
     lineage: int
     number: int
+
+
+INITIAL_VERSION = PolicyVersion(lineage=0, number=0)
+"""The model before its first optimiser step: what `BASE` rows are sampled from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class TokenView:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A numbered prompt with its sampled completion (end-of-sequence token included).
+    """A numbered prompt with its completion (end-of-sequence token included).
 
     `logprobs`, `lineages` and `versions` have one entry per completion token and are None
     unless `source` is `POLICY`. Times are seconds since the epoch.
@@ -127,12 +137,16 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. Temperature 0 is greedy. `seed` None leaves it to the engine."""
+    """How a completion is drawn. Temperature 0 is greedy. `seed` None leaves it to the engine.
+
+    `top_k` keeps the likeliest tokens (None: all), then `top_p` the nucleus of what is left.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int | None = None
+    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,11 @@ PROBES = 4
 def check_weights(
     rollouts: RolloutGroup, learners: LearnerGroup, prompts: PromptStream, config: Config, version: PolicyVersion
 ) -> float:
-    """The largest gap in nats over a few sampled answers of `version`, begun after its update.
-
-    Skipped (nan) where nucleus sampling renormalises the engine's log-probs.
+    """The largest gap in nats over a few answers of `version`, begun after its update, sampled without truncation.
 
     Raises:
         RunFailed: the gap is over `learner.logprob_tolerance`.
     """
-    if config.rollout.top_p < 1.0:
-        return float("nan")
     rollouts.wait_for(version, config.weights.timeout_s)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]

@@ -129,10 +129,13 @@ def sample(
     """One token per row by inversion of the cumulative distribution, and its log-prob.
 
     The log-prob is of the distribution sampled from: softmax(logits / temperature), renormalised over
-    the nucleus where top_p < 1; of softmax(logits) for greedy rows.
+    the top_k likeliest tokens and then over their nucleus where top_p < 1; of softmax(logits) for greedy rows.
     """
     temperatures_R = torch.tensor([row.temperature or 1.0 for row in samplings])
     logprobs_RV = (logits_RV / temperatures_R[:, None]).log_softmax(-1)
+    if any(row.top_k is not None for row in samplings):
+        vocabulary = logits_RV.shape[-1]
+        logprobs_RV = _likeliest(logprobs_RV, torch.tensor([row.top_k or vocabulary for row in samplings]))
     if any(row.top_p < 1.0 for row in samplings):
         logprobs_RV = _nucleus(logprobs_RV, torch.tensor([row.top_p for row in samplings]))
     cumulative_RV = logprobs_RV.double().exp().cumsum(-1)
@@ -140,6 +143,13 @@ def sample(
     greedy_R = torch.tensor([row.temperature == 0.0 for row in samplings])
     tokens_R = torch.where(greedy_R, logprobs_RV.argmax(-1), drawn_R.clamp(max=logits_RV.shape[-1] - 1))
     return tokens_R, logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
+
+
+def _likeliest(logprobs_RV: torch.Tensor, top_k_R: torch.Tensor) -> torch.Tensor:
+    """Keep the top_k likeliest tokens of each row (ties with the last of them too), and renormalise."""
+    ordered_RV = logprobs_RV.sort(-1, descending=True).values
+    last_R1 = ordered_RV.gather(-1, (top_k_R[:, None] - 1).clamp(max=ordered_RV.shape[-1] - 1))
+    return logprobs_RV.masked_fill(logprobs_RV < last_R1, float("-inf")).log_softmax(-1)
 
 
 def _nucleus(logprobs_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,7 @@ class RolloutEngine(Protocol):
         """Answer one prompt; any number of calls run together.
 
         Log-probs are of the distribution sampled from: at the sampling temperature, renormalised where
-        top_p cuts it, and at temperature 1 for greedy answers.
+        top_k and top_p cut it, and at temperature 1 for greedy answers.
 
         Raises:
             PromptFailed: this prompt cannot be answered, e.g. it is too long.

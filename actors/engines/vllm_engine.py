@@ -178,6 +178,7 @@ class VllmRolloutEngine:
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,  # 0 is all
             max_tokens=sampling.max_tokens,
             seed=sampling.seed if sampling.temperature > 0 else None,
             logprobs=0,  # of the sampled token only

@@ -32,6 +32,10 @@ class Case:
     shards: tuple[tuple[Rollout, ...], ...]
     steps: int = 2
     save: Path | None = None
+    resume: Path | None = None
+    """A checkpoint to go on from ..."""
+    first: int = 0
+    """... and the step it goes on with."""
 
 
 def make_model(folder: Path, tied: bool) -> Path:
@@ -159,7 +163,9 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
 
     learner = Learner(case.config, case.model, torch.device("cpu"))
     found: dict[str, object] = {"reports": []}
-    for step in range(case.steps):
+    if case.resume is not None:
+        learner.load(case.resume, case.first)
+    for step in range(case.first, case.first + case.steps):
         findings = learner.accumulate(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
@@ -168,6 +174,7 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     found["masters"] = _student_masters(learner)
     found["teacher"] = {name: value.clone() for name, value in learner.teacher.average()}
     found["weights"] = {name: value.clone() for name, value in learner.weights()}
+    found["base"] = _base(learner)
     first = case.shards[0][0]
     found["logprobs"] = torch.from_numpy(learner.logprobs(first.prompt_tokens, first.completion_tokens))
     if case.save is not None:
@@ -180,7 +187,19 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
 def _student_masters(learner: object) -> dict:
     from learner.tensors import assembled, local_master
 
-    return {name: assembled(local_master(value), value).clone() for name, value in learner.student.parameters.items()}
+    return {
+        name: assembled(local_master(value), value).detach().clone()
+        for name, value in learner.student.parameters.items()
+    }
+
+
+def _base(learner: object) -> dict:
+    """The weights under the adapters, whole; everything where there are none."""
+    from learner.adapters import base_name
+    from learner.tensors import named_weights, whole
+
+    named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.reader.model)]
+    return {name: tensor.clone() for name, tensor in whole((name, tensor) for name, tensor in named if name)}
 
 
 def main(folder: Path) -> None:

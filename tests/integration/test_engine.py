@@ -16,6 +16,7 @@ from engine_scenarios import (
     changed,
     gap,
     generate_all,
+    likeliest_logprobs,
     oracle_logprobs,
     outcomes,
     prompts,
@@ -99,6 +100,15 @@ def test_greedy_answers_are_the_likeliest_tokens_with_their_plain_log_probs(tied
         with torch.no_grad():
             likeliest = tied.model(text).logits[0, len(prompt) - 1 : -1].argmax(-1)
         assert likeliest.tolist() == answer.tokens.tolist()
+
+
+def test_top_k_log_probs_are_renormalised_over_the_likeliest(tied_engine, tied):
+    asked = prompts(8, seed=5)
+    for prompt, answer in zip(asked, answers(tied_engine, asked, top_k=3), strict=True):
+        full = oracle_logprobs(tied.model, prompt, answer)
+        likeliest = likeliest_logprobs(tied.model, prompt, answer, count=3)
+        np.testing.assert_allclose(answer.logprobs, full - np.logaddexp.reduce(likeliest, axis=-1), atol=TOLERANCE)
+        assert (full >= likeliest[:, -1] - TOLERANCE).all()
 
 
 def test_nucleus_log_probs_are_renormalised_over_what_was_kept(tied_engine, tied):

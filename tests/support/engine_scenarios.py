@@ -24,8 +24,10 @@ def prompts(count: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(0, 256, rng.integers(3, 61)).astype(np.int32) for _ in range(count)]
 
 
-def sampling(max_tokens: int, temperature: float = TEMPERATURE, top_p: float = 1.0, seed: int = 0) -> Sampling:
-    return Sampling(temperature, top_p, max_tokens, seed)
+def sampling(
+    max_tokens: int, temperature: float = TEMPERATURE, top_p: float = 1.0, seed: int = 0, top_k: int | None = None
+) -> Sampling:
+    return Sampling(temperature, top_p, max_tokens, seed, top_k)
 
 
 async def generate_all(engine, tokens: Sequence[np.ndarray], each: Sequence[Sampling]) -> list[Generation]:
@@ -76,9 +78,21 @@ def oracle_logprobs(
     model: torch.nn.Module, prompt: np.ndarray, generation: Generation, temperature: float = TEMPERATURE
 ) -> np.ndarray:
     """log softmax(logits / temperature) of every completion token, the whole text in one pass without a cache."""
+    tokens = torch.tensor(generation.tokens).long()[:, None]
+    return _distributions(model, prompt, generation, temperature).gather(-1, tokens)[:, 0].numpy()
+
+
+@torch.no_grad()
+def likeliest_logprobs(model: torch.nn.Module, prompt: np.ndarray, generation: Generation, count: int) -> np.ndarray:
+    """[tokens, count]: the highest log-probs at each position, in falling order, at the default temperature."""
+    return _distributions(model, prompt, generation, TEMPERATURE).topk(count).values.numpy()
+
+
+def _distributions(
+    model: torch.nn.Module, prompt: np.ndarray, generation: Generation, temperature: float
+) -> torch.Tensor:
     tokens = torch.tensor(np.concatenate([prompt, generation.tokens])).long()
-    logits = model(tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1] / temperature
-    return logits.log_softmax(-1).gather(-1, tokens[len(prompt) :, None])[:, 0].numpy()
+    return (model(tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
 
 
 def gap(model: torch.nn.Module, prompt: np.ndarray, generation: Generation, where=slice(None)) -> float:

@@ -80,7 +80,7 @@ VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
 
 
 class Config(Section):
-    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("arithmetic")`."""
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -102,6 +102,7 @@ class Config(Section):
             _adapters_can_travel,
             _transport_has_gpus,
             _engine_takes_the_longest,
+            _base_actors_keep_the_initial_weights,
         ):
             check(self)
         return self
@@ -125,6 +126,34 @@ class Config(Section):
     def auxiliary_temperature(self) -> float:
         """The auxiliary views' temperature: their own setting, or the objective's."""
         return self.objective.auxiliary_temperature or self.temperature
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
+        return bool(self.objective.divergence or self.objective.contrastive or self.objective.matching)
+
+    @property
+    def contexts_read(self) -> ContextsConfig:
+        """Those contexts that a term reads beside the primary view: nothing else is built."""
+        agreement = self.objective.agreement is not None and self.objective.divergence is not None
+        return ContextsConfig(
+            auxiliary=self.contexts.auxiliary if agreement else None,
+            negative=self.contexts.negative if self.objective.contrastive else None,
+        )
+
+    @property
+    def unread_contexts(self) -> tuple[str, ...]:
+        """One sentence for each context that is asked for and read by no term."""
+        given, read = self.contexts, self.contexts_read
+        contexts = (
+            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
+            ("negative", given.negative, read.negative, "objective.contrastive"),
+        )
+        return tuple(
+            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
+            for name, asked, built, reader in contexts
+            if asked and not built
+        )
 
 
 def _agreement_has_views(config: Config) -> None:
@@ -177,6 +206,15 @@ def _transport_has_gpus(config: Config) -> None:
         raise ValueError(
             f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
             'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _base_actors_keep_the_initial_weights(config: Config) -> None:
+    share, every = config.rollout.sources.base, config.evaluation.every
+    if share and every:
+        raise ValueError(
+            f"rollout.sources.base = {share:g} needs actors that keep the initial weights, and evaluation.every = "
+            f"{every} would give them others in mid-run: leave out evaluation.every"
         )
 
 

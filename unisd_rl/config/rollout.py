@@ -52,6 +52,11 @@ class SourcesConfig(Section):
             )
         return self
 
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student samples any completion: only then must the actors follow it."""
+        return self.policy > 0.0
+
 
 class RolloutConfig(Section):
     """Who generates, how, and how stale it may get."""
@@ -88,6 +93,11 @@ class RolloutConfig(Section):
     """A prompt that failed so often is quarantined."""
     fsync: bool = False
     """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether completions are sampled from a part of the vocabulary: their log-probs are renormalised over it."""
+        return self.top_p < 1.0 or self.top_k is not None
 
 
 class WeightsConfig(Section):

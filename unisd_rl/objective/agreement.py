@@ -31,7 +31,7 @@ class StepWeights:
     effective_sample_size: float
     """`(sum w)^2 / sum w^2 / count` of the units: 1 when all weights are equal."""
     scale: float
-    """What disagreements are measured against; nan without token agreement."""
+    """What disagreements are measured against; nan where there is no such number for the whole step."""
 
 
 def disagreement(logprob_KN: Tensor, statistic: Statistic) -> Tensor:
@@ -53,28 +53,27 @@ def sequence_weights(disagreement_S: Tensor, agreement: SequenceAgreement) -> Te
     return torch.exp(-agreement.gamma * disagreement_S)
 
 
-def equal_step_weights(sequence_N: Tensor, count_S: Tensor, sequences: float) -> StepWeights:
-    """No agreement: the mean within each sequence, then the mean over all ranks' `sequences`."""
-    count_N = count_S[sequence_N]
-    return StepWeights(torch.ones_like(count_N), 1.0 / (count_N * max(sequences, 1.0)), count_N[:0], 1.0, math.nan)
+def equal_step_weights(share_N: Tensor) -> StepWeights:
+    """No agreement: every token has its plain share of the mean."""
+    return StepWeights(torch.ones_like(share_N), share_N, share_N[:0], 1.0, math.nan)
 
 
 def token_step_weights(
     auxiliary_KN: Tensor,
     sequence_N: Tensor,
     count_S: Tensor,
-    sequences: float,
+    sequences: int,
     agreement: TokenAgreement,
     gather: Gather,
 ) -> StepWeights:
     """The weighted mean within each sequence, then the mean over all ranks' `sequences`."""
     disagreement_N = disagreement(auxiliary_KN, agreement.statistic)
-    scale = _scale(disagreement_N, agreement, gather)
+    scale = disagreement_scale(gather(disagreement_N), agreement)
     weight_N = token_weights(disagreement_N, scale, agreement)
     total_S = sequence_sums(weight_N, sequence_N, len(count_S))
-    share_N = weight_N / (total_S[sequence_N] * max(sequences, 1.0))
+    share_N = weight_N / (total_S[sequence_N] * max(sequences, 1))
     units = gather(weight_N)
-    return StepWeights(weight_N, share_N, units, _effective_sample_size(units), scale)
+    return StepWeights(weight_N, share_N, units, effective_sample_size(units), scale)
 
 
 def sequence_step_weights(
@@ -93,17 +92,22 @@ def sequence_step_weights(
     share_S = sequence_weights(disagreement_S - smallest, agreement) / (count_S * relative.sum())
     weight_S = sequence_weights(disagreement_S, agreement)
     units = sequence_weights(gathered_S, agreement)
-    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, _effective_sample_size(relative), math.nan)
+    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, effective_sample_size(relative), math.nan)
 
 
-def _scale(disagreement_N: Tensor, agreement: TokenAgreement, gather: Gather) -> float:
-    """The absolute number, or the quantile over the whole step; at least 1e-6 either way."""
+def disagreement_scale(disagreement_N: Tensor, agreement: TokenAgreement) -> float:
+    """What `disagreement_N` (all that are compared) is measured against: the absolute number or the quantile.
+
+    At least 1e-6 either way: views that all agree then have scaled disagreements of 0, not 0 / 0.
+    """
     if agreement.scale is not None:
         return max(agreement.scale, SMALLEST_SCALE)
     assert agreement.scale_quantile is not None
-    gathered_N = gather(disagreement_N)
-    return max(quantile(gathered_N, agreement.scale_quantile), SMALLEST_SCALE) if gathered_N.numel() else SMALLEST_SCALE
+    if not disagreement_N.numel():
+        return SMALLEST_SCALE
+    return max(quantile(disagreement_N, agreement.scale_quantile), SMALLEST_SCALE)
 
 
-def _effective_sample_size(weights: Tensor) -> float:
+def effective_sample_size(weights: Tensor) -> float:
+    """`(sum w)^2 / sum w^2 / count`; 1 for no weights."""
     return float(weights.sum().square() / weights.square().sum() / weights.numel()) if weights.numel() else 1.0

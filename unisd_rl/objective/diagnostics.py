@@ -22,12 +22,10 @@ class Diagnostics:
     effective_sample_size: float
     """`(sum w)^2 / sum w^2 / count`: 1 when all weights are equal."""
     disagreement_scale: float
-    """The number that disagreements are measured against; nan without token agreement."""
+    """The number that disagreements are measured against; nan without token agreement, and under the released
+    reductions, which have one for each micro-batch."""
     kappa: float
     """Clip threshold in nats; nan where nothing is clipped."""
-    divergence_p50: float
-    """Median divergence; nan unless a quantile clip made the divergences known before the gradient."""
-    divergence_p95: float
     tokens: int
     sequences: int
     """Sequences that have tokens."""
@@ -45,8 +43,8 @@ class MicroReport:
     """The contrastive term's contribution, lambda_c included."""
     feature: float
     """The feature term's contribution, lambda_f included."""
-    divergence_sum: float
-    """Sum of the divergences before clipping (nats)."""
+    likelihood: float
+    """The likelihood term's contribution, lambda_l included."""
     clipped_tokens: int
     """Tokens whose divergence lost its gradient to clipping."""
     contrasted_tokens: int
@@ -55,7 +53,7 @@ class MicroReport:
     """Those of them with a non-zero contrastive gradient."""
     tokens: int
     divergence_N: Tensor
-    """Divergence before clipping (nats); zeros where the main term is off."""
+    """Divergence before clipping (nats); empty where the main term is off."""
     student_logprob_N: Tensor
     """Log-prob of the realised token under the student at the objective's temperature."""
 
@@ -65,14 +63,21 @@ class ObjectiveReport:
     """The step's gradient passes together; shares and quantiles are nan where there are no tokens to speak of."""
 
     loss: float
+    """L of the step: the sum of the next four."""
     main: float
+    """The main term, clipped and weighted."""
     contrastive: float
+    """The contrastive term, lambda_c included."""
     feature: float
+    """The feature term, lambda_f included."""
+    likelihood: float
+    """The likelihood term, lambda_l included."""
     divergence: float
-    """Mean over tokens, before clipping (nats)."""
+    """Mean over tokens, before clipping (nats); nan without a main term, as for the next three."""
     divergence_p50: float
     divergence_p95: float
     clipped_share: float
+    """Share of tokens whose divergence lost its gradient to clipping."""
     contrast_active_share: float
     """Share of the tokens with a negative view that have a non-zero contrastive gradient."""
     tokens: int
@@ -81,26 +86,23 @@ class ObjectiveReport:
 def objective_report(reports: Sequence[MicroReport], gather: Gather, device: torch.device) -> ObjectiveReport:
     """Add up this rank's micro-batches and all ranks. A collective of two gathers, also for a rank without reports."""
     local = torch.tensor([_sums(report) for report in reports], dtype=torch.float64, device=device).view(-1, 8).sum(0)
-    main, contrastive, feature, divergence, clipped, contrasted, active, tokens = global_sums(local, gather).tolist()
+    *parts, clipped, contrasted, active, tokens = global_sums(local, gather).tolist()
     nothing = torch.empty(0, device=device)
-    divergence_N = gather(torch.cat([nothing, *(report.divergence_N for report in reports)]))
+    divergence_N = gather(torch.cat([nothing, *(report.divergence_N for report in reports)])).double()
+    main, contrastive, feature, likelihood = parts
     return ObjectiveReport(
-        loss=main + contrastive + feature,
+        loss=sum(parts),
         main=main,
         contrastive=contrastive,
         feature=feature,
-        divergence=_share(divergence, tokens),
-        divergence_p50=quantile_or_nan(divergence_N, 0.5),
-        divergence_p95=quantile_or_nan(divergence_N, 0.95),
-        clipped_share=_share(clipped, tokens),
+        likelihood=likelihood,
+        divergence=_share(float(divergence_N.sum()), divergence_N.numel()),
+        divergence_p50=_quantile(divergence_N, 0.5),
+        divergence_p95=_quantile(divergence_N, 0.95),
+        clipped_share=_share(clipped, divergence_N.numel()),
         contrast_active_share=_share(active, contrasted),
         tokens=int(tokens),
     )
-
-
-def quantile_or_nan(values_N: Tensor | None, fraction: float) -> float:
-    """The quantile, or nan of no values."""
-    return math.nan if values_N is None or not values_N.numel() else quantile(values_N, fraction)
 
 
 def _sums(report: MicroReport) -> tuple[float, ...]:
@@ -108,12 +110,16 @@ def _sums(report: MicroReport) -> tuple[float, ...]:
         report.main,
         report.contrastive,
         report.feature,
-        report.divergence_sum,
+        report.likelihood,
         report.clipped_tokens,
         report.contrasted_tokens,
         report.contrast_active_tokens,
         report.tokens,
     )
+
+
+def _quantile(values_N: Tensor, fraction: float) -> float:
+    return quantile(values_N, fraction) if values_N.numel() else math.nan
 
 
 def _share(part: float, whole: float) -> float:

@@ -1,11 +1,11 @@
-"""The divergence between teacher P and student S at one position, over the whole vocabulary, in nats.
+"""The divergence between a teacher's distribution P and the student's S at one position, over the whole vocabulary.
 
 `alpha = 0`: `KL(P || S)`. `alpha = 1`: `KL(S || P)`. In between, with `M = (1 - alpha) S + alpha P`:
-`D = alpha KL(P || M) + (1 - alpha) KL(S || M)`, at most the binary entropy of alpha.
+`D = alpha KL(P || M) + (1 - alpha) KL(S || M)`, at most the binary entropy of alpha. All in nats.
 
 Everything is formed from log-probabilities, so that probabilities that underflow stay harmless, and from the log
 ratio `r = log P - log S`, so that identical distributions give exactly zero value and gradient.
-The functions write into their arguments (names end in `_`): these are buffers of one block of one chunk.
+The functions write into their arguments: these are buffers of one block of one chunk.
 """
 
 import torch
@@ -25,20 +25,23 @@ def log_softmax_(logits_RV: Tensor, probs_RV: Tensor) -> None:
     probs_RV.div_(total_R1)
 
 
-def divergence_(logS_RV: Tensor, logP_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float) -> Tensor:
-    """The divergence per row, `D_R`, at least 0; its derivative in the student's logits replaces `logS_RV`.
+def divergence(
+    logS_RV: Tensor, logP_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float, ratio_RV: Tensor, slope_RV: Tensor
+) -> Tensor:
+    """The divergence per row, `D_R`, at least 0; its derivative in the student's logits is written to `slope_RV`.
 
-    `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities; `logP_RV` is overwritten, `S_RV` kept.
+    `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities. `ratio_RV` is scratch, and may be
+    `logP_RV` itself; `slope_RV` may be `logS_RV` itself.
     """
-    log_ratio_RV = logP_RV.sub_(logS_RV)
+    log_ratio_RV = torch.sub(logP_RV, logS_RV, out=ratio_RV)
     if alpha == 0.0:
         divergence_R = _dot(P_RV, log_ratio_RV)
-        torch.sub(S_RV, P_RV, out=logS_RV)
+        torch.sub(S_RV, P_RV, out=slope_RV)
     elif alpha == 1.0:
         divergence_R = _dot(S_RV, log_ratio_RV).neg_()
-        torch.add(log_ratio_RV, divergence_R[:, None], out=logS_RV).mul_(S_RV).neg_()
+        torch.add(log_ratio_RV, divergence_R[:, None], out=slope_RV).mul_(S_RV).neg_()
     else:
-        divergence_R = _jensen_shannon_(log_ratio_RV, logS_RV, S_RV, P_RV, alpha)
+        divergence_R = _jensen_shannon_(log_ratio_RV, slope_RV, S_RV, P_RV, alpha)
     return divergence_R.clamp_(min=0.0)  # a sum of rounded terms may end just below
 
 

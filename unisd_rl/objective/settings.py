@@ -1,9 +1,11 @@
 """What the objective minimises: one frozen dataclass per mechanism; an absent one (None) is off.
 
-These mirror the `objective` sections of the configuration, so that this package needs nothing but torch.
+These mirror the `objective` sections of the configuration, so that this package needs nothing but torch. Numbers
+without meaning are refused here, all at once; numbers that mean nothing *happens* are named by `inert`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +64,7 @@ class DivergenceContrast:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Every number of the objective. Raises ValueError where the numbers have no meaning."""
+    """Every number of the objective. Raises ValueError where the numbers have no meaning, naming all that have none."""
 
     temperature: float
     """Softmax temperature of every distribution."""
@@ -88,23 +90,19 @@ class ObjectiveSettings:
     """The released code's reductions, micro-batch by micro-batch of so many sequences; None: ours."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature = {self.temperature} must be above 0")
-        if self.chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens = {self.chunk_tokens} must be at least 1")
-        if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"alpha = {self.alpha} must lie in [0, 1]")
-        if self.clip_threshold is not None and self.clip_quantile is not None:
-            raise ValueError("clip_threshold and clip_quantile exclude each other")
-        if isinstance(self.agreement, TokenAgreement) and (self.agreement.scale is None) == (
-            self.agreement.scale_quantile is None
-        ):
-            raise ValueError("token agreement needs exactly one of scale and scale_quantile")
+        faults = (*_main_faults(self), *_agreement_faults(self.agreement), *_term_faults(self))
+        if faults:
+            raise ValueError("; ".join(faults))
 
     @property
     def needs_divergence_pass(self) -> bool:
         """Whether kappa needs every token's divergence before the first gradient (a no-gradient student pass)."""
         return self.alpha is not None and self.clip_quantile is not None
+
+    @property
+    def needs_auxiliary_views(self) -> bool:
+        """Whether agreement weighs anything: without a main term it has nothing to weigh."""
+        return self.alpha is not None and self.agreement is not None
 
 
 def divergence_bound(alpha: float) -> float:
@@ -114,38 +112,49 @@ def divergence_bound(alpha: float) -> float:
     return -alpha * math.log(alpha) - (1.0 - alpha) * math.log1p(-alpha)
 
 
-def inert_settings(settings: ObjectiveSettings) -> tuple[str, ...]:
-    """One sentence for every setting that is on but cannot change the gradient; empty when all of them act."""
-    found = (*_inert_clipping(settings), *_inert_agreement(settings))
-    if settings.contrastive is not None and settings.contrastive.weight == 0.0:
-        found += ("contrastive weight 0 leaves the contrastive term without effect",)
-    if settings.matching_weight == 0.0:
-        found += ("matching weight 0 leaves feature matching without effect",)
-    return found
+def _main_faults(settings: ObjectiveSettings) -> Iterator[str]:
+    yield from _outside("temperature", settings.temperature, above=0.0)
+    yield from _outside("auxiliary_temperature", settings.auxiliary_temperature, above=0.0)
+    yield from _outside("alpha", settings.alpha, least=0.0, most=1.0)
+    yield from _outside("clip_threshold", settings.clip_threshold, above=0.0)
+    yield from _outside("clip_quantile", settings.clip_quantile, least=0.0, most=1.0)
+    yield from _outside("chunk_tokens", settings.chunk_tokens, least=1.0)
+    yield from _outside("released_micro_batch", settings.released_micro_batch, least=1.0)
+    if settings.clip_threshold is not None and settings.clip_quantile is not None:
+        yield "clip_threshold and clip_quantile exclude each other: leave one out"
+    if settings.released_micro_batch is not None and settings.clip_quantile is not None:
+        yield "clip_quantile is of the whole step, the released reductions are of micro-batches: use clip_threshold"
 
 
-def _inert_clipping(settings: ObjectiveSettings) -> tuple[str, ...]:
-    if settings.clip_threshold is None and settings.clip_quantile is None:
-        return ()
-    if settings.alpha is None:
-        return ("clipping acts on the divergence, and there is no divergence term",)
-    bound = divergence_bound(settings.alpha)
-    if settings.clip_threshold is not None and settings.clip_threshold >= bound:
-        return (
-            f"clip threshold {settings.clip_threshold:g} can never bind: "
-            f"the divergence with alpha {settings.alpha:g} is at most {bound:.4f}",
-        )
-    return ()
-
-
-def _inert_agreement(settings: ObjectiveSettings) -> tuple[str, ...]:
-    agreement = settings.agreement
+def _agreement_faults(agreement: TokenAgreement | SequenceAgreement | None) -> Iterator[str]:
     if agreement is None:
-        return ()
-    if settings.alpha is None:
-        return ("agreement weighs the divergence, and there is no divergence term",)
-    if agreement.gamma == 0.0:
-        return ("agreement gamma 0 gives every weight 1",)
-    if isinstance(agreement, TokenAgreement) and (agreement.floor >= 1.0 or agreement.cap == 0.0):
-        return ("agreement with floor 1 or cap 0 gives every weight 1",)
-    return ()
+        return
+    yield from _outside("agreement gamma", agreement.gamma, least=0.0)
+    if isinstance(agreement, TokenAgreement):
+        yield from _outside("agreement scale_quantile", agreement.scale_quantile, least=0.0, most=1.0)
+        yield from _outside("agreement scale", agreement.scale, above=0.0)
+        yield from _outside("agreement cap", agreement.cap, least=0.0)
+        yield from _outside("agreement floor", agreement.floor, above=0.0, most=1.0)
+        if (agreement.scale is None) == (agreement.scale_quantile is None):
+            yield "token agreement needs exactly one of scale and scale_quantile"
+
+
+def _term_faults(settings: ObjectiveSettings) -> Iterator[str]:
+    contrastive = settings.contrastive
+    if contrastive is not None:
+        yield from _outside("contrastive weight", contrastive.weight, least=0.0)
+        yield from _outside("contrastive margin", contrastive.margin, least=0.0)
+    if isinstance(contrastive, DivergenceContrast):
+        yield from _outside("contrastive alpha", contrastive.alpha, least=0.0, most=1.0)
+    yield from _outside("matching_weight", settings.matching_weight, least=0.0)
+    yield from _outside("likelihood_weight", settings.likelihood_weight, least=0.0)
+
+
+def _outside(
+    name: str, value: float | None, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> Iterator[str]:
+    """A sentence if the value is there and not a finite number within the limits."""
+    if value is not None and not (math.isfinite(value) and value > above and least <= value <= most):
+        wanted = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
+        wanted += [f"at most {most:g}"] * (most < math.inf)
+        yield f"{name} = {value} must be a number {' and '.join(wanted)}"

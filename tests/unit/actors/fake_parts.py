@@ -6,15 +6,19 @@ import numpy as np
 
 from actors.engines.engine import NOTHING_APPLIED, PromptFailed
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, View, ViewKind
+from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Source, View, ViewKind
 
 WAIT_S = 10.0
 VERSION_0 = PolicyVersion(0, 0)
 
 
-def numbered(number: int) -> NumberedPrompt:
+END_OF_TURN = 0
+
+
+def numbered(number: int, source: Source = Source.POLICY) -> NumberedPrompt:
     view = View(ViewKind.PRIMARY, (Message("user", f"view of {number}"),))
-    return NumberedPrompt(number, 100 + number, Prompt(f"id-{number}", (Message("user", f"q{number}"),), (view,)))
+    prompt = Prompt(f"id-{number}", (Message("user", f"q{number}"),), (view,), gold=f"gold of {number}")
+    return NumberedPrompt(number, 100 + number, prompt, source)
 
 
 async def until(condition) -> None:
@@ -25,10 +29,13 @@ async def until(condition) -> None:
 
 
 class ByteTokenizer:
-    """One token per byte of all messages."""
+    """One token per byte of all messages; a byte of zero ends a turn."""
 
     def encode(self, messages) -> np.ndarray:
         return np.frombuffer("".join(message.content for message in messages).encode(), np.uint8).astype(np.int32)
+
+    def encode_completion(self, text) -> np.ndarray:
+        return np.append(self.encode((Message("assistant", text),)), np.int32(END_OF_TURN))
 
     def decode(self, tokens) -> str:
         return bytes(tokens.tolist()).decode()
@@ -69,8 +76,8 @@ class HeldEngine:
 class ListQueue:
     """Leases numbers in order to versions >= number // batch; remembers every call."""
 
-    def __init__(self, prompts: int, batch: int = 1000) -> None:
-        self.waiting = [numbered(number) for number in range(prompts)]
+    def __init__(self, prompts: int, batch: int = 1000, source: Source = Source.POLICY) -> None:
+        self.waiting = [numbered(number, source) for number in range(prompts)]
         self.batch = batch
         self.leases: list[tuple[PolicyVersion, int]] = []
         self.commits: list[list[int]] = []

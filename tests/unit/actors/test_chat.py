@@ -31,6 +31,29 @@ def test_any_text_survives_encoding(folder):
     assert text in chat.decode(chat.encode((Message("user", text),)))
 
 
+def test_a_completion_is_its_text_and_the_token_that_ends_a_turn(folder):
+    chat = ChatTokenizer(folder)
+    tokens = chat.encode_completion("4\nAnswer: 46")
+    assert tokens.dtype == np.int32
+    assert chat.decode(tokens) == "4\nAnswer: 46"
+    assert tokens[-1] == 256
+    assert 256 not in tokens[:-1]
+    turn = (*QUESTION, Message("assistant", "4\nAnswer: 46"))  # as the chat template writes it in a later turn
+    whole = chat.encode(turn)
+    start = len(chat.encode(QUESTION))
+    assert whole[start : start + len(tokens)].tolist() == tokens.tolist()
+
+
+def test_a_turn_ends_as_the_chat_template_ends_it_even_where_the_tokenizer_ends_texts_otherwise(tmp_path):
+    save_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|pad|>"}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, 257]}))
+    chat = ChatTokenizer(tmp_path)
+    assert chat.stop_tokens == (256, 257)
+    assert chat.encode_completion("46")[-1] == 256
+
+
 def test_special_tokens_are_left_out_of_a_completions_text(folder):
     chat = ChatTokenizer(folder)
     (stop,) = chat.stop_tokens

@@ -9,8 +9,8 @@ from unisd_rl.types import PolicyVersion, Sampling
 LOGITS = torch.log(torch.tensor([[0.5, 0.1, 0.4], [0.2, 0.7, 0.1]]))
 
 
-def drawn(temperature, top_p, uniforms):
-    sampling = Sampling(temperature, top_p, 8)
+def drawn(temperature, top_p, uniforms, top_k=None):
+    sampling = Sampling(temperature, top_p, 8, top_k=top_k)
     tokens, logprobs = sample(LOGITS, [sampling, sampling], torch.tensor(uniforms, dtype=torch.float64))
     return tokens.tolist(), logprobs.tolist()
 
@@ -41,6 +41,30 @@ def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p_renormalised():
     tokens, logprobs = drawn(1.0, 0.6, [0.99, 0.01])
     assert tokens == [2, 1]
     assert logprobs == pytest.approx([math.log(0.4 / 0.9), 0.0], abs=1e-6)
+
+
+def test_the_top_k_are_the_likeliest_tokens_renormalised():
+    # Row 0 keeps 0.5 and 0.4 of 0.9, row 1 keeps 0.2 and 0.7 of 0.9.
+    tokens, logprobs = drawn(1.0, 1.0, [0.99, 0.01], top_k=2)
+    assert tokens == [2, 0]
+    assert logprobs == pytest.approx([math.log(0.4 / 0.9), math.log(0.2 / 0.9)], abs=1e-6)
+    assert drawn(1.0, 1.0, [0.55, 0.95], top_k=7) == drawn(1.0, 1.0, [0.55, 0.95])  # the vocabulary has three
+
+
+def test_the_nucleus_is_of_what_top_k_left():
+    # Of 0.5, 0.4, 0.1 the two likeliest are 5/9 and 4/9: at 0.54 the first alone is the nucleus. Without top_k it needs
+    # both. Row 1: 7/9 alone.
+    tokens, logprobs = drawn(1.0, 0.54, [0.99, 0.99], top_k=2)
+    assert tokens == [0, 1]
+    assert logprobs == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert drawn(1.0, 0.54, [0.99, 0.99])[0] == [2, 1]
+
+
+def test_rows_of_one_group_are_cut_each_by_its_own_settings():
+    alone, all_of_it = Sampling(1.0, 1.0, 8, top_k=1), Sampling(1.0, 1.0, 8)
+    tokens, logprobs = sample(LOGITS, [alone, all_of_it], torch.tensor([0.99, 0.95], dtype=torch.float64))
+    assert tokens.tolist() == [0, 2]
+    assert logprobs.tolist() == pytest.approx([0.0, math.log(0.1)], abs=1e-6)
 
 
 def test_a_uniform_number_of_one_does_not_leave_the_vocabulary():

@@ -2,7 +2,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from fake_parts import NO_VERSION, ByteTokenizer, HeldEngine, ListQueue, until
+from fake_parts import END_OF_TURN, NO_VERSION, VERSION_0, ByteTokenizer, HeldEngine, ListQueue, until
 
 from actors.engines.engine import EngineDied
 from actors.service import RolloutService
@@ -37,7 +37,7 @@ def test_no_more_prompts_are_in_flight_than_places():
 def test_what_is_committed_is_what_was_leased_tokenised_and_generated():
     async def scenario():
         queue, engine = ListQueue(2), HeldEngine(PolicyVersion(0, 5))
-        async with serving(queue, engine, temperature=0.5, top_p=0.9, max_completion_tokens=7) as service:
+        async with serving(queue, engine, temperature=0.5, top_p=0.9, top_k=4, max_completion_tokens=7) as service:
             engine.release(2)
             await until(lambda: service.counts.rollouts == 2)
             return queue.rollouts, engine.samplings, service.counts
@@ -50,11 +50,58 @@ def test_what_is_committed_is_what_was_leased_tokenised_and_generated():
     assert first.completion_tokens.tolist() == first.prompt_tokens.tolist()
     assert first.versions.tolist() == [5, 5]
     assert first.started_s <= first.finished_s
-    assert [(s.temperature, s.top_p, s.max_tokens, s.seed) for s in samplings] == [
-        (0.5, 0.9, 7, 100),
-        (0.5, 0.9, 7, 101),
+    assert [(s.temperature, s.top_p, s.top_k, s.max_tokens, s.seed) for s in samplings] == [
+        (0.5, 0.9, 4, 7, 100),
+        (0.5, 0.9, 4, 7, 101),
     ]
     assert (counts.tokens, counts.failed) == (4, 0)
+
+
+def test_a_gold_completion_is_its_text_and_the_end_of_the_turn_and_no_engine_is_asked():
+    async def scenario():
+        queue, engine = ListQueue(3, source=Source.GOLD), HeldEngine(PolicyVersion(0, 5))
+        async with serving(queue, engine, concurrency=1) as service:
+            await until(lambda: service.counts.rollouts == 3)
+            return sorted(queue.rollouts, key=lambda rollout: rollout.number), engine.started
+
+    rollouts, started = asyncio.run(scenario())
+    assert started == []
+    assert [bytes(rollout.completion_tokens[:-1].tolist()) for rollout in rollouts] == [
+        b"gold of 0",
+        b"gold of 1",
+        b"gold of 2",
+    ]
+    for rollout in rollouts:
+        assert rollout.completion_tokens[-1] == END_OF_TURN
+        assert (rollout.source, rollout.finish_reason) == (Source.GOLD, "stop")
+        assert (rollout.logprobs, rollout.lineages, rollout.versions) == (None, None, None)
+        assert [bytes(view.tokens.tolist()) for view in rollout.views] == [f"view of {rollout.number}".encode()]
+
+
+def test_what_the_initial_model_samples_carries_neither_log_probs_nor_versions():
+    async def scenario():
+        queue, engine = ListQueue(1, source=Source.BASE), HeldEngine(VERSION_0)
+        async with serving(queue, engine) as service:
+            engine.release(1)
+            await until(lambda: service.counts.rollouts == 1)
+            return queue.rollouts[0]
+
+    rollout = asyncio.run(scenario())
+    assert bytes(rollout.completion_tokens.tolist()) == b"q0"
+    assert (rollout.source, rollout.logprobs, rollout.lineages, rollout.versions) == (Source.BASE, None, None, None)
+
+
+def test_tokens_of_a_trained_model_are_never_taken_for_the_initial_ones():
+    async def scenario():
+        queue, engine = ListQueue(1, source=Source.BASE), HeldEngine(PolicyVersion(0, 1))
+        engine.release(1)
+        service = RolloutService("a", RolloutConfig(), engine, ByteTokenizer(), queue)
+        with pytest.raises(ExceptionGroup) as failures:
+            await asyncio.wait_for(service.serve(), 10.0)
+        assert failures.group_contains(AssertionError, match="prompt 0 has tokens of a trained model")
+        return queue.rollouts
+
+    assert asyncio.run(scenario()) == []
 
 
 def test_rollouts_that_finish_together_are_committed_together():

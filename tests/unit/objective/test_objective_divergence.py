@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from objective_oracle import dense_divergence, literal_divergence
 
-from unisd_rl.objective.divergence import divergence_, log_softmax_
+from unisd_rl.objective.divergence import divergence, log_softmax_
 from unisd_rl.objective.settings import divergence_bound
 
 ALPHAS = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -20,7 +20,7 @@ def measured(student_RV, teacher_RV, alpha):
     student_p, teacher_p = torch.empty_like(student), torch.empty_like(teacher)
     log_softmax_(student, student_p)
     log_softmax_(teacher, teacher_p)
-    return divergence_(student, teacher, student_p, teacher_p, alpha), student
+    return divergence(student, teacher, student_p, teacher_p, alpha, teacher, student), student
 
 
 def logits(seed, spread, rows=5, vocabulary=9):

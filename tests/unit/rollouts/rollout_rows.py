@@ -7,25 +7,32 @@ import numpy as np
 from unisd_rl.types import Message, NumberedPrompt, Prompt, Rollout, Source, TokenView, View, ViewKind
 
 
-def numbered(number: int) -> NumberedPrompt:
+def numbered(number: int, source: Source = Source.POLICY) -> NumberedPrompt:
     """A prompt as the driver admits it."""
     message = (Message("user", f"question {number}"),)
-    return NumberedPrompt(number, 1000 + number, Prompt(f"p{number}", message, (View(ViewKind.PRIMARY, message),)))
+    prompt = Prompt(f"p{number}", message, (View(ViewKind.PRIMARY, message),), gold=f"answer {number}")
+    return NumberedPrompt(number, 1000 + number, prompt, source)
 
 
-def rollout(number: int, versions: tuple[int, ...] = (0,), actor: str = "a", lineage: int = 0) -> Rollout:
-    """A policy row with one completion token per entry of `versions`."""
-    length = len(versions)
+def rollout(
+    number: int,
+    versions: tuple[int, ...] = (0,),
+    actor: str = "a",
+    lineage: int = 0,
+    source: Source = Source.POLICY,
+) -> Rollout:
+    """A row with one completion token per entry of `versions`, which only a policy row keeps."""
+    length, sampled = len(versions), source is Source.POLICY
     return Rollout(
         number=number,
         id=f"p{number}",
-        source=Source.POLICY,
+        source=source,
         prompt_tokens=np.array([1, 2, number], np.int32),
         views=(TokenView(ViewKind.PRIMARY, np.array([7, number], np.int32)),),
         completion_tokens=np.arange(length, dtype=np.int32),
-        logprobs=np.full(length, -0.5, np.float32),
-        lineages=np.full(length, lineage, np.int32),
-        versions=np.array(versions, np.int32),
+        logprobs=np.full(length, -0.5, np.float32) if sampled else None,
+        lineages=np.full(length, lineage, np.int32) if sampled else None,
+        versions=np.array(versions, np.int32) if sampled else None,
         finish_reason="stop",
         seed=1000 + number,
         actor=actor,

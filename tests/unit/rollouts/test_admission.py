@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
+from rollout_rows import numbered
 
-from unisd_rl.transport.rollouts.admission import may_start, staleness, step_of
+from unisd_rl.transport.rollouts.admission import may_start, new_enough, staleness, step_of
+from unisd_rl.types import PolicyVersion, Source
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def starts(state, setting):
     if number == setting.batch_size * setting.steps:
         return
     for actor, applied in enumerate(state.applied):
-        if may_start(number, applied, setting.batch_size, setting.max_staleness):
+        if new_enough(number, applied, setting.batch_size, setting.max_staleness):
             yield replace(state, in_flight=state.in_flight | {(actor, number, applied)})
 
 
@@ -128,7 +130,20 @@ def test_publishing_more_rarely_than_the_configuration_allows_would_deadlock(max
 
 def test_admission_by_written_arithmetic():
     assert [step_of(number, 4) for number in (0, 3, 4, 11)] == [0, 0, 1, 2]
-    assert may_start(number=7, applied_version=0, batch_size=4, max_staleness=1)
-    assert not may_start(number=8, applied_version=0, batch_size=4, max_staleness=1)
-    assert may_start(number=8, applied_version=1, batch_size=4, max_staleness=1)
+    assert new_enough(number=7, applied_version=0, batch_size=4, max_staleness=1)
+    assert not new_enough(number=8, applied_version=0, batch_size=4, max_staleness=1)
+    assert new_enough(number=8, applied_version=1, batch_size=4, max_staleness=1)
     assert staleness(step=5, oldest_version=3) == 2
+
+
+@pytest.mark.parametrize(
+    "applied", [PolicyVersion(0, 0), PolicyVersion(0, 1), PolicyVersion(0, 9), PolicyVersion(1, 0)]
+)
+def test_only_what_the_policy_samples_is_bound_by_staleness(applied):
+    """Prompt 11 of batches of 4 is of step 2: at most 1 step stale means version 1 or later."""
+    starts = {source: may_start(numbered(11, source), applied, 4, 1) for source in Source}
+    assert starts == {
+        Source.POLICY: applied.number >= 1,
+        Source.GOLD: True,
+        Source.BASE: applied == PolicyVersion(0, 0),  # exactly the initial model
+    }

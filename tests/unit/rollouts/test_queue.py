@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-from dataclasses import replace
 
 import pytest
 from rollout_rows import numbered, rollout
@@ -208,11 +207,40 @@ def test_staleness_beyond_the_bound_is_an_error_at_consumption(tmp_path, clock):
     run(scenario())
 
 
+def test_rows_no_policy_sampled_start_when_policy_rows_may_not_and_keep_their_places(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=2, max_staleness=0)
+        sources = [Source.POLICY, Source.GOLD, Source.GOLD, Source.GOLD, Source.POLICY, Source.GOLD]
+        await queue.admit([numbered(number, source) for number, source in enumerate(sources)])
+        assert await lease(queue) == [0, 1, 2, 3]  # policy prompt 4 is of step 2, and holds back what comes after it
+        rows = [rollout(number, source=sources[number]) for number in (3, 1, 0, 2)]
+        await queue.commit("a", encode(rows))
+        taken = [await queue.take(step, 1, 0.0) for step in (0, 1)]
+        assert [[row.source for row in decode(batch.shards[0])] for batch in taken] == [sources[:2], sources[2:4]]
+        assert [batch.max_staleness for batch in taken] == [0, 0]
+        assert await lease(queue, applied=PolicyVersion(0, 2)) == [4, 5]
+        assert (await queue.report()).max_staleness_seen == 0
+
+    run(scenario())
+
+
+def test_prompts_of_the_initial_model_start_on_no_other_weights(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=1, max_staleness=0)
+        await queue.admit([numbered(number, Source.BASE) for number in range(5)])
+        assert await lease(queue, applied=V1) == []
+        assert await lease(queue, applied=PolicyVersion(1, 0)) == []
+        assert await lease(queue) == [0, 1, 2, 3, 4]
+        await queue.commit("a", encode([rollout(number, source=Source.BASE) for number in range(5)]))
+        assert (await queue.take(4, 1, 0.0)).max_staleness == 0
+
+    run(scenario())
+
+
 def test_consumed_lines_say_what_was_trained_on(queue, tmp_path):
     async def scenario():
         await admit(queue, 4)
-        gold = replace(rollout(3), source=Source.GOLD, logprobs=None, lineages=None, versions=None)
-        await queue.commit("a", encode([rollout(2, (0, 0, 1), lineage=4), gold]))
+        await queue.commit("a", encode([rollout(2, (0, 0, 1), lineage=4), rollout(3, source=Source.GOLD)]))
         await queue.take(1, 1, 0.0)
         assert (await queue.report()).straddling == 1
 

@@ -1,13 +1,15 @@
 """Whatever actors do, in whatever order: every admitted prompt is trained on exactly once and in order.
 
 Hypothesis plays actors that lease, complete, fail, die, come late and send doubles, beside a learner
-that takes batches and publishes. A small model of written sets says what the queue must report.
+that takes batches and publishes. Some prompts have gold completions, which may start on any weights. A small model
+of written sets says what the queue must report.
 """
 
 import asyncio
 import json
 import shutil
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from test_leases import HandClock
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import PolicyVersion, Source
 
 BATCH, MAX_STALENESS, MAX_ATTEMPTS, LEASE_S = 3, 1, 2, 10.0
 ACTORS = st.sampled_from(["a", "b", "c"])
@@ -43,21 +45,23 @@ class Orders(RuleBasedStateMachine):
         self.quarantined: set[int] = set()
         self.consumed: list[int] = []
         self.admitted = self.step = self.refused = 0
+        self.sources: list[Source] = []
 
     def do(self, call):
         return self.runner.run(call)
 
-    @rule(count=st.integers(1, 5))
-    def admit(self, count):
-        self.do(self.queue.admit([numbered(number) for number in range(self.admitted, self.admitted + count)]))
-        self.admitted += count
+    @rule(sources=st.lists(st.sampled_from([Source.POLICY, Source.GOLD]), min_size=1, max_size=5))
+    def admit(self, sources):
+        self.do(self.queue.admit([numbered(self.admitted + index, one) for index, one in enumerate(sources)]))
+        self.sources += sources
+        self.admitted += len(sources)
 
     @rule(actor=ACTORS, wanted=st.integers(1, 4))
     def lease(self, actor, wanted):
         self.forget_expired()
         version = self.applied[actor]
         free = [n for n in range(self.admitted) if not self.settled(n) and n not in self.holder]
-        allowed = [n for n in free if version >= n // BATCH - MAX_STALENESS][:wanted]
+        allowed = list(takewhile(lambda number: self.may_start(number, version), free))[:wanted]
         prompts = self.do(self.queue.lease(actor, PolicyVersion(0, version), wanted, 0.0))
         assert [prompt.number for prompt in prompts] == allowed
         for number in allowed:
@@ -71,7 +75,7 @@ class Orders(RuleBasedStateMachine):
         actor = data.draw(st.sampled_from(sorted({attempt[0] for attempt in self.attempts})))
         own = [attempt for attempt in self.attempts if attempt[0] == actor]
         chosen = data.draw(st.lists(st.sampled_from(own), min_size=1, max_size=4, unique=True))
-        rows = [rollout(number, (version, self.applied[actor]), actor) for _, number, version in chosen]
+        rows = [self.row(number, (version, self.applied[actor]), actor) for _, number, version in chosen]
         self.do(self.queue.commit(actor, encode(rows)))
         for attempt in chosen:
             self.store(attempt[1], actor)
@@ -99,7 +103,7 @@ class Orders(RuleBasedStateMachine):
     def renew(self, actor):
         self.forget_expired()
         self.do(self.queue.report())
-        self.do(self.queue.lease(actor, PolicyVersion(0, -99), 1, 0.0))  # lets the queue see what expired
+        self.do(self.queue.lease(actor, PolicyVersion(0, -99), 0, 0.0))  # lets the queue see what expired
         self.do(self.queue.renew(actor))
         for number, (holder, _) in self.holder.items():
             if holder == actor:
@@ -109,7 +113,7 @@ class Orders(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.clock.now_s += seconds
         self.forget_expired()
-        self.do(self.queue.lease("z", PolicyVersion(0, -99), 1, 0.0))
+        self.do(self.queue.lease("z", PolicyVersion(0, -99), 0, 0.0))
 
     @rule(actor=ACTORS)
     def update(self, actor):
@@ -129,6 +133,7 @@ class Orders(RuleBasedStateMachine):
         for shard, share in enumerate(rows):
             assert [row.number for row in share] == expected[shard::shards]
             assert [row.actor for row in share] == [self.stored[row.number] for row in share]
+            assert [row.source for row in share] == [self.sources[row.number] for row in share]
         self.consumed += expected
         self.step += 1
 
@@ -163,13 +168,19 @@ class Orders(RuleBasedStateMachine):
             self.applied["a"] = self.step
             self.lease("a", 2 * BATCH)
             for actor, number, version in self.attempts:
-                self.do(self.queue.commit(actor, encode([rollout(number, (version,), actor)])))
+                self.do(self.queue.commit(actor, encode([self.row(number, (version,), actor)])))
                 self.store(number, actor)
             self.attempts.clear()
             numbers = range(self.step * BATCH, min((self.step + 1) * BATCH, self.admitted))
             self.consumed += [number for number in numbers if number in self.stored]
             assert list(self.do(self.queue.take(self.step, 1, 0.0)).numbers) == [n for n in numbers if n in self.stored]
             self.step += 1
+
+    def may_start(self, number, version):
+        return self.sources[number] is Source.GOLD or version >= number // BATCH - MAX_STALENESS
+
+    def row(self, number, versions, actor):
+        return rollout(number, versions, actor, source=self.sources[number])
 
     def settled(self, number):
         return number in self.stored or number in self.quarantined

@@ -46,7 +46,17 @@ def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
     assert not imported(result) & HEAVY
 
 
+def test_recipes_before_the_first_option_lie_over_one_another():
+    result = command("ema", "qwen2_5_0_5b", "--dry-run", "--rollout.actors", "3")
+    assert result.returncode == 0, said(result)
+    assert "run runs/ema: 100 steps of 64 prompts" in result.stdout
+    assert "3 x rollout actor: 1 CPU, 1 GPU" in result.stdout
+    assert said(result) == ""
+
+
 BAD = {
+    "set-up alone": (["qwen2_5_7b"], "put a recipe before the set-up"),
+    "base and evaluations": (["ssd", "--evaluation.every", "3"], "evaluation.every = 3"),
     "unknown key": (["--run.stepz", "3"], "--run.stepz"),
     "bad value": (["--run.steps", "many"], "run.steps = 'many'"),
     "missing recipe": (["nowhere.toml"], "nowhere.toml"),
@@ -98,6 +108,15 @@ def test_a_setting_that_cannot_act_is_said():
     assert result.returncode == 0
     assert "clip threshold 10 can never bind" in said(result)
     assert not imported(result) & HEAVY
+
+
+def test_contexts_that_no_term_reads_are_said():
+    result = command("clip", "--dry-run", "--contexts.auxiliary.views", "2", "--contexts.negative.attempts", "3")
+    assert result.returncode == 0
+    assert [line.partition(" gives")[0] for line in said(result).splitlines()] == [
+        "note: contexts.auxiliary",
+        "note: contexts.negative",
+    ]
 
 
 def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):

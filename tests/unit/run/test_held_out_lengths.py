@@ -7,7 +7,7 @@ from unisd_rl.prompts import PromptStream
 from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.load import load_task
 
-CONFIG = load_recipe("arithmetic", {"task": {"train_examples": 20, "eval_examples": 10}})
+CONFIG = load_recipe("unisd_star", {"task": {"train_examples": 20, "eval_examples": 10}})
 
 
 def test_a_held_out_problem_that_is_too_long_is_refused_with_the_limit():

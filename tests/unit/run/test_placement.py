@@ -51,7 +51,7 @@ def test_what_a_cluster_lacks_is_named_with_both_numbers():
 
 @pytest.mark.parametrize(("side", "setting"), [("rollout", "gpus_per_actor"), ("learner", "gpus_per_rank")])
 def test_processes_with_a_gpu_are_bound_to_no_core(side, setting):
-    plan = core_plan(load_recipe("arithmetic", {side: {setting: 1}}))
+    plan = core_plan(load_recipe("unisd_star", {side: {setting: 1}}))
     bound = {"rollout": plan.rollout, "learner": plan.learner}
     assert bound.pop(side) == ()
     assert all(bound.values())
@@ -64,5 +64,5 @@ def test_a_node_without_the_planned_cores_is_left_to_the_system():
 
 
 def test_a_rank_may_ask_for_more_cpus_and_for_custom_resources():
-    config = load_recipe("arithmetic", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
+    config = load_recipe("unisd_star", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
     assert ray_options(learner_bundle(config)) == {"num_cpus": 2.0, "num_gpus": 1.0, "resources": {"rack": 1.0}}

@@ -11,7 +11,7 @@ from unisd_rl.run_directory import RunDirectory
 from unisd_rl.settings import load_recipe
 from unisd_rl.types import Answer
 
-CONFIG = load_recipe("arithmetic")
+CONFIG = load_recipe("unisd_star")
 
 
 def created(path):

@@ -9,9 +9,11 @@ from unisd_rl.config import (
     Config,
     ContextsConfig,
     DivergenceConfig,
+    LogprobContrast,
     NegativeConfig,
     ObjectiveConfig,
     RunConfig,
+    TokenAgreement,
 )
 from unisd_rl.errors import UserError
 from unisd_rl.prompts import PreparationReport, PromptStream
@@ -23,7 +25,9 @@ TASK = Arithmetic(train_examples=40, eval_examples=5, seed=0)
 
 def stream(seed: int = 0, fits=lambda prompt: True) -> PromptStream:
     contexts = ContextsConfig(auxiliary=AuxiliaryConfig(views=2), negative=NegativeConfig())
-    objective = ObjectiveConfig(divergence=DivergenceConfig())
+    objective = ObjectiveConfig(
+        divergence=DivergenceConfig(), agreement=TokenAgreement(), contrastive=LogprobContrast()
+    )
     return PromptStream(TASK, Config(run=RunConfig(seed=seed), contexts=contexts, objective=objective), fits)
 
 

@@ -11,7 +11,12 @@ That is the whole proof that staleness never exceeds `max_staleness`. And no dea
 `publish_every <= max_staleness + 1` the newest published version p satisfies
 p >= k - publish_every + 1 >= k - max_staleness, so the prompts of step k may always start once the
 actors have applied p.
+
+Only what the policy samples is bound by this. A gold completion needs no weights at all, and what the
+initial model samples needs exactly those.
 """
+
+from unisd_rl.types import INITIAL_VERSION, NumberedPrompt, PolicyVersion, Source
 
 
 def step_of(number: int, batch_size: int) -> int:
@@ -19,8 +24,19 @@ def step_of(number: int, batch_size: int) -> int:
     return number // batch_size
 
 
-def may_start(number: int, applied_version: int, batch_size: int, max_staleness: int) -> bool:
-    """Whether prompt `number` may start on an actor whose weights are of `applied_version`."""
+def may_start(prompt: NumberedPrompt, applied: PolicyVersion, batch_size: int, max_staleness: int) -> bool:
+    """Whether `prompt` may start on an actor whose weights are of version `applied`."""
+    match prompt.source:
+        case Source.POLICY:
+            return new_enough(prompt.number, applied.number, batch_size, max_staleness)
+        case Source.GOLD:
+            return True
+        case Source.BASE:
+            return applied == INITIAL_VERSION
+
+
+def new_enough(number: int, applied_version: int, batch_size: int, max_staleness: int) -> bool:
+    """Whether tokens of `applied_version` will not be too stale when prompt `number` is trained on."""
     return applied_version >= step_of(number, batch_size) - max_staleness
 
 

@@ -37,17 +37,17 @@ class LeaseBook:
             self._prompts[prompt.number] = prompt
             heapq.heappush(self._waiting, prompt.number)
 
-    def first(self) -> int | None:
-        """The lowest number that waits, or None."""
-        return self._waiting[0] if self._waiting else None
+    def first(self) -> NumberedPrompt | None:
+        """The prompt with the lowest number that waits, or None."""
+        return self._prompts[self._waiting[0]] if self._waiting else None
 
-    def grant(self, actor: str, wanted: int, may_start: Callable[[int], bool]) -> list[NumberedPrompt]:
+    def grant(self, actor: str, wanted: int, may_start: Callable[[NumberedPrompt], bool]) -> list[NumberedPrompt]:
         """Lease up to `wanted` prompts, lowest numbers first, as far as they may start."""
         granted: list[NumberedPrompt] = []
-        while self._waiting and len(granted) < wanted and may_start(self._waiting[0]):
-            number = heapq.heappop(self._waiting)
-            self._leases[number] = self._lease(actor)
-            granted.append(self._prompts[number])
+        while len(granted) < wanted and (prompt := self.first()) is not None and may_start(prompt):
+            heapq.heappop(self._waiting)
+            self._leases[prompt.number] = self._lease(actor)
+            granted.append(prompt)
         return granted
 
     def holder(self, number: int) -> str | None:

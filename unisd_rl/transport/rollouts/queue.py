@@ -93,8 +93,8 @@ class RolloutQueue:
         call = self._calls[actor] = self._calls.get(actor, 0) + 1
         self._notify()
 
-        def may_start(number: int) -> bool:
-            return admission.may_start(number, applied.number, self._batch_size, self._max_staleness)
+        def may_start(prompt: NumberedPrompt) -> bool:
+            return admission.may_start(prompt, applied, self._batch_size, self._max_staleness)
 
         def ready() -> bool:
             first = self._book.first()

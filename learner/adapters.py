@@ -1,0 +1,118 @@
+"""LoRA: student and teacher as two adapters on one frozen base.
+
+```
+              +-- student: A, B  trained        \
+ base (frozen)                                   > one is switched on at a time
+              +-- teacher: A, B  their average  /
+```
+
+Both start equal, with B = 0: version 0 is the base itself. The base is never written; where a whole model is wanted,
+`merged` adds the product to a float32 copy.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from unisd_rl.config import LoraConfig
+from unisd_rl.errors import UserError
+
+STUDENT, TEACHER = "student", "teacher"
+_FILE_PREFIX = "base_model.model."  # how peft names an adapter's tensors in its files
+_BASE_LAYER = ".base_layer"
+
+
+def add_adapters(model: nn.Module, lora: LoraConfig, seed: int) -> None:
+    """Give `model` both adapters, in place; only the student's factors need a gradient from then on.
+
+    Raises:
+        UserError: the model has no layer of the names in `model.lora.targets`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _inject(model, lora, STUDENT, lora.dropout)
+        _inject(model, lora, TEACHER, dropout=0.0)
+    student, teacher = factors(model, STUDENT), factors(model, TEACHER)
+    with torch.no_grad():
+        for name, parameter in teacher.items():
+            parameter.copy_(student[name])
+    model.requires_grad_(False)
+    for parameter in student.values():
+        parameter.requires_grad_(True)
+    _switch(model, STUDENT)
+
+
+def factors(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """The factors A and B of one adapter, by the names that peft's files give them; empty without adapters."""
+    mark = f".{adapter}."
+    return {
+        _FILE_PREFIX + name.replace(mark, "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name and mark in name
+    }
+
+
+@contextmanager
+def speaking(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Within this context the model computes with `adapter`, afterwards with the student's."""
+    _switch(model, adapter)
+    try:
+        yield
+    finally:
+        _switch(model, STUDENT)
+
+
+def base_name(name: str) -> str | None:
+    """The Hugging Face name of a weight of an adapted model; None for a factor."""
+    return None if ".lora_" in name else name.replace(_BASE_LAYER, "")
+
+
+def factors_of(weight: str, adapter: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """A and B of the layer whose weight has this Hugging Face name; nothing if it has no adapter."""
+    layer = _FILE_PREFIX + weight.removesuffix(".weight")
+    names = (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
+    return tuple(adapter[name] for name in names) if names[0] in adapter and weight.endswith(".weight") else ()
+
+
+def merged(weight: Tensor, factor_a: Tensor, factor_b: Tensor, lora: LoraConfig) -> Tensor:
+    """`W + alpha / r * B A`, formed in float32 and returned in the dtype of `weight`, which is not written."""
+    product = factor_b.detach().float() @ factor_a.detach().float()
+    return weight.float().add(product, alpha=lora.alpha / lora.rank).to(weight.dtype)
+
+
+def adapter_config(lora: LoraConfig, model_path: str) -> PeftConfig:
+    """What peft needs to put a saved adapter on its base again."""
+    return PeftConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        base_model_name_or_path=model_path,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+    )
+
+
+def _inject(model: nn.Module, lora: LoraConfig, adapter: str, dropout: float) -> None:
+    config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=dropout, target_modules=list(lora.targets))
+    try:
+        with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
+            warnings.simplefilter("ignore", UserWarning)
+            inject_adapter_in_model(config, model, adapter_name=adapter)
+    except ValueError as error:
+        raise UserError(
+            f"model.lora.targets = {list(lora.targets)} cannot be adapted in {type(model).__name__}: {error}"
+        ) from None
+
+
+def _switch(model: nn.Module, adapter: str) -> None:
+    """Not peft's own `set_adapter`: that turns `requires_grad` on and off, which DeepSpeed looked at long ago."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = [adapter]

@@ -1,0 +1,109 @@
+"""Real DeepSpeed: training goes on from a saved state as if it had never stopped, on any layout."""
+
+import math
+
+import pytest
+import torch
+from learner_rig import Case, learner_config, make_model, make_rollouts, run_ranks
+
+ROLLOUTS = make_rollouts()
+WHOLE, UNEVEN = (ROLLOUTS,), (ROLLOUTS[:7], ROLLOUTS[7:])
+STAGES = range(4)
+KINDS = {"all weights": {}, "adapters": {"lora": {"rank": 4, "alpha": 8}}}
+STOP, STEPS = 2, 4
+BFLOAT16 = {"dtype": "bfloat16"}
+
+
+def case(name, path, shards, stage, model, **options):
+    return Case(
+        name, learner_config(learner={"zero_stage": stage, "ranks": len(shards)}, model=model), path, shards, **options
+    )
+
+
+def first_halves(path, shards, folder):
+    return [
+        case(f"{kind} {stage}", path, shards, stage, model, steps=STOP, save=folder / f"{len(shards)} {kind} {stage}")
+        for kind, model in KINDS.items()
+        for stage in STAGES
+    ]
+
+
+def second_half(path, shards, stage, kind, state):
+    name = f"{kind} {stage} resumed"
+    return case(name, path, shards, stage, KINDS[kind], steps=STEPS - STOP, resume=state, first=STOP)
+
+
+def second_halves(path, shards, folder, ranks):
+    """Each from the state that `ranks` ranks left at another stage."""
+    return [
+        second_half(path, shards, 3 - stage, kind, folder / f"{ranks} {kind} {stage}")
+        for kind in KINDS
+        for stage in STAGES
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One rank runs whole and first halves, two ranks first halves and second halves of others, one rank the rest."""
+    folder = tmp_path_factory.mktemp("state")
+    path = make_model(folder / "model", tied=True)
+    whole = [case(f"{kind} whole", path, WHOLE, 0, model, steps=STEPS) for kind, model in KINDS.items()]
+    low = [
+        case("bfloat16 whole", path, WHOLE, 2, BFLOAT16, steps=STEPS),
+        case("bfloat16 half", path, WHOLE, 2, BFLOAT16, steps=STOP, save=folder / "bfloat16"),
+        case("bfloat16 resumed", path, WHOLE, 2, BFLOAT16, steps=STEPS - STOP, resume=folder / "bfloat16", first=STOP),
+    ]
+    again = [second_half(path, WHOLE, 0, kind, folder / f"1 {kind} 0") for kind in KINDS]
+    run_ranks(folder / "one", [*whole, *first_halves(path, WHOLE, folder), *again, *low], ranks=1)
+    two = [*first_halves(path, UNEVEN, folder), *second_halves(path, UNEVEN, folder, ranks=1)]
+    run_ranks(folder / "two", two, ranks=2)
+    run_ranks(folder / "other", second_halves(path, WHOLE, folder, ranks=2), ranks=1)
+    return folder
+
+
+def pair(folder, whole, job, resumed):
+    return torch.load(folder / "one" / f"{whole}.pt"), torch.load(folder / job / f"{resumed}.pt")
+
+
+def relative(found, expected):
+    error = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    return math.sqrt(error / sum(float(tensor.double().square().sum()) for tensor in expected.values()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("job,stage", [(job, stage) for job in ("two", "other") for stage in STAGES])
+def test_training_goes_on_from_a_state_saved_on_another_layout(folder, kind, job, stage):
+    expected, found = (
+        torch.load(folder / "one" / f"{kind} whole.pt"),
+        torch.load(folder / job / f"{kind} {stage} resumed.pt"),
+    )
+    for step in range(STOP, STEPS):
+        assert relative(found[f"gradient {step}"], expected[f"gradient {step}"]) < 1e-5
+        assert relative(found[f"teacher {step}"], expected[f"teacher {step}"]) < 1e-6
+    moved, due = (
+        {name: run["masters"][name] - before for name, before in expected[f"masters {STOP}"].items()}
+        for run in (found, expected)
+    )
+    assert relative(moved, due) < 1e-3
+    assert relative(found["teacher"], expected["teacher"]) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_goes_on_bit_for_bit_on_the_same_layout(folder, kind):
+    expected, found = (
+        torch.load(folder / "one" / f"{kind} whole.pt"),
+        torch.load(folder / "one" / f"{kind} 0 resumed.pt"),
+    )
+    for key in (*(f"gradient {step}" for step in range(STOP, STEPS)), "masters", "teacher", "weights"):
+        assert found[key].keys() == expected[key].keys()
+        assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key])
+    assert [report["loss"] for report in found["reports"]] == [report["loss"] for report in expected["reports"][STOP:]]
+
+
+def test_float32_masters_and_teacher_of_a_bfloat16_student_come_back(folder):
+    expected, found = (
+        torch.load(folder / "one" / "bfloat16 whole.pt"),
+        torch.load(folder / "one" / "bfloat16 resumed.pt"),
+    )
+    for key in (f"masters {STOP}", "masters", "teacher", "weights"):
+        assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key])
