@@ -184,12 +184,13 @@ def test_a_checkpoint_saved_by_sharded_ranks_is_that_of_one(two_ranks, folder):
     assert relative(found, expected) < 1e-5
 
 
-def test_layers_that_do_not_exist_are_refused_in_one_sentence(base):
+@pytest.mark.parametrize("targets,said", [(("nowhere",), "nowhere"), (("q_proj", "lm_head"), "output head")])
+def test_layers_that_cannot_be_adapted_are_refused_in_one_sentence(base, targets, said):
     from transformers import AutoModelForCausalLM
 
     from learner.adapters import add_adapters
     from unisd_rl.config import LoraConfig
     from unisd_rl.errors import UserError
 
-    with pytest.raises(UserError, match="nowhere"):
-        add_adapters(AutoModelForCausalLM.from_pretrained(base), LoraConfig(targets=("nowhere",)), 0)
+    with pytest.raises(UserError, match=said):
+        add_adapters(AutoModelForCausalLM.from_pretrained(base), LoraConfig(targets=targets), 0)
