@@ -6,6 +6,7 @@ The transformers engine stands in (seconds to start); test_engine.py shows that 
 import numpy as np
 import pytest
 import ray
+from adapters import LORA, random_factors, with_factors
 from engine_scenarios import changed, gap
 from transformers import AutoModelForCausalLM
 
@@ -26,8 +27,9 @@ BATCH, STEPS = 8, 3
 PLAN = CorePlan(rollout=((0,), (0,)), learner=((1,),))
 
 
-def config(**rollout) -> Config:
+def config(lora: dict | None = None, **rollout) -> Config:
     settings = {
+        "model": {"lora": lora},
         "rollout": {"engine": {"type": "transformers"}, "max_completion_tokens": 24, "concurrency": 6, **rollout},
         "run": {"cluster_timeout_s": 3.0},
         "learner": {"batch_size": BATCH},
@@ -164,6 +166,21 @@ def test_an_actor_that_starts_late_begins_with_the_newest_weights(served, tied_m
     late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, served.queue_handle, served.store)
     late.start(WAIT_S)
     assert late.reports()[0].version == PolicyVersion(0, 0)
+    late.close()
+
+
+def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_model_path, tmp_path):
+    settings, store = config(lora=LORA), spawn_store()
+    publisher = ObjectStorePublisher(store.handle, bucket_mib=1)
+    newest, factors = PolicyVersion(0, 5), random_factors(tied_model_path, seed=5)
+    publisher.publish(PolicyVersion(0, 4), random_factors(tied_model_path, seed=4).items())
+    publisher.publish(newest, factors.items())
+    publisher.wait(WAIT_S)
+    late = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), store)
+    late.start(WAIT_S)
+    asked = [(Message("user", f"question {number}"),) for number in range(3)]
+    for prompt, generation in late.sample(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
+        assert gap(with_factors(tied_model_path, factors), prompt, generation) < 1e-4
     late.close()
 
 
