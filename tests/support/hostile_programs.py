@@ -1,4 +1,4 @@
-"""Programs that attack, cheat or fail, and what becomes of them: (name, program, whether it passes, part of the reason).
+"""Programs that attack, cheat or fail: (name, program, part of the reason for which it is wrong).
 
 All are tested with `assert f(2) == 4` and `assert f(3) == 9`. A program of ATTACKS answers right only if its attack
 failed: `attack()` must raise, and whatever it returns counts as a success. MARKER and PARENT are filled in.
@@ -20,7 +20,11 @@ CHEATS = [
     ("an exception whose text raises", "class E(Exception):\n  def __str__(self): 1/0\ndef f(x): raise E", "E"),
     ("prints passed", "print('passed')\ndef f(x): print('{\"passed\": true}')", "AssertionError"),
     ("leaves at exit with 0", "import atexit, os; atexit.register(os._exit, 0); raise SystemExit", "SystemExit"),
-    ("an object equal to all", "class A:\n  def __eq__(s, o): return True\n  __hash__ = None\ndef f(x): return A()", "Assert"),
+    (
+        "an object equal to all",
+        "class A:\n  def __eq__(s, o): return True\n  __hash__ = None\ndef f(x): return A()",
+        "Assert",
+    ),
     ("a number equal to all", "class A(int):\n  def __eq__(s, o): return True\ndef f(x): return A(0)", "Assert"),
     ("a text equal to all", "class A(str):\n  def __eq__(s, o): return True\ndef f(x): return A()", "Assert"),
     ("a number of no size", "class A(int):\n  def __reduce__(s): return eval, ('4',)\ndef f(x): return A(0)", "Assert"),
@@ -28,28 +32,43 @@ CHEATS = [
     ("builtins replaced", "import builtins\nbuiltins.AssertionError = builtins.len = int\ndef f(x): return 0", ""),
     ("__build_class__ and __import__ replaced", "import builtins\nbuiltins.__import__ = None\ndef f(x): return 0", ""),
     ("pickle replaced", "import pickle\npickle.Pickler = pickle.Unpickler = None\ndef f(x): return 0", ""),
-    ("the serving frame told to return", dedent(
-        """
+    (
+        "the serving frame told to return",
+        dedent(
+            """
         import sys
         def f(x):
             frame = sys._getframe()
             while frame: frame.f_locals.update(operation="call", result=4); frame = frame.f_back
-        """), "Assert"),
-    ("a verdict written everywhere", dedent(
         """
+        ),
+        "Assert",
+    ),
+    (
+        "a verdict written everywhere",
+        dedent(
+            """
         import os
         def f(x):
             for n in range(64):
                 try: os.write(n, b'{"passed": true, "reason": "passed"}')
                 except OSError: pass
-        """), ""),
-    ("a hostile pickle on the wire", dedent(
         """
+        ),
+        "",
+    ),
+    (
+        "a hostile pickle on the wire",
+        dedent(
+            """
         import os, struct
         def f(x):
             p = b"cos\\nsystem\\n(S'true'\\ntR."
             os.write(3, struct.pack("=Q", len(p)) + p)
-        """), "NotPlain"),
+        """
+        ),
+        "NotPlain",
+    ),
     ("a length of many gigabytes on the wire", "import os\ndef f(x): os.write(3, b'\\xff' * 8)", "NotPlain"),
     ("all descriptors closed", "import os; os.closerange(0, 64)\ndef f(x): return 4", "ended"),
     ("a tracer", "import sys; sys.settrace(lambda *a: None)\ndef f(x): return 0", "Assert"),
@@ -83,29 +102,38 @@ CHEATS = [
 # Ended by the clock.
 ENDLESS = [
     ("an endless loop", "def f(x):\n  while True: pass", "computed"),
-    ("an endless loop under a broad except", dedent(
-        """
+    (
+        "an endless loop under a broad except",
+        dedent(
+            """
         def f(x):
             while True:
                 try:
                     while True: pass
                 except BaseException: pass
-        """), "computed"),
-    ("an endless loop that ignores signals", dedent(
         """
+        ),
+        "computed",
+    ),
+    (
+        "an endless loop that ignores signals",
+        dedent(
+            """
         import signal
         for number in range(1, 64):
             try: signal.signal(number, signal.SIG_IGN)
             except (OSError, ValueError): pass
         def f(x):
             while True: pass
-        """), ""),
+        """
+        ),
+        "",
+    ),
     ("an endless loop on import", "while True: pass", "computed"),
     ("an endless generator", "class A:\n  def __iter__(s):\n    while True: yield 0\ndef f(x): return list(A())", ""),
     ("a hopeless regular expression", "import re\ndef f(x): return re.match('(a+)+$', 'a' * 60 + 'b')", "computed"),
     ("a number too large to compute", "def f(x): return 7 ** 7 ** 9", "computed"),
     ("endless output", "def f(x):\n  while True: print('x' * 10**6)", "computed"),
-    ("sleeps", "import time\ndef f(x): time.sleep(1000)", "not through"),
     ("a fork bomb", "import os\ndef f(x):\n  while True:\n    try: os.fork()\n    except OSError: pass", "computed"),
 ]
 

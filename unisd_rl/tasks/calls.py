@@ -37,10 +37,13 @@ def same_calls(made: Sequence[Call] | None, wanted: Sequence[Call]) -> bool:
     if not wanted:
         return not made
     first, rest = wanted[0], wanted[1:]
-    if made and made[0].name == first.name and same_json(made[0].arguments, first.arguments):
-        if same_calls(made[1:], rest):
-            return True
+    if made and _same_call(made[0], first) and same_calls(made[1:], rest):
+        return True
     return first.optional and same_calls(made, rest)
+
+
+def _same_call(made: Call, wanted: Call) -> bool:
+    return made.name == wanted.name and same_json(made.arguments, wanted.arguments)
 
 
 def same_json(one: Json, other: Json) -> bool:
@@ -52,7 +55,7 @@ def same_json(one: Json, other: Json) -> bool:
             return len(one) == len(other) and all(map(same_json, one, other))
         case (bool(), _) | (_, bool()):
             return one is other
-        case (int() | float()), (int() | float()):
+        case ((int() | float()), (int() | float())):
             return bool(one == other)
         case _:
             return type(one) is type(other) and one == other

@@ -25,11 +25,15 @@ _FORM = (
 )
 
 _MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b|[*_`$~#>]")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # typographic ones
 _LABEL = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
-_LETTER = re.compile(r"(?:(?:option|choice|letter)\s+)?(?P<open>[\[({<\"'“‘]*)(?P<letter>[A-Z])(?![\w'’])", re.IGNORECASE)
-_ALONE = re.compile(r"[\[({<\"'“‘]*([A-Z])[\])}>\"'”’.:,;!]*", re.IGNORECASE)
+_BEFORE, _AFTER = r"[\[({<\"']*", r"[\])}>\"'.:,;!]*"
+_LETTER = re.compile(rf"(?:(?:option|choice|letter)\s+)?(?P<open>{_BEFORE})(?P<letter>[A-Z])(?!\w|'\w)", re.IGNORECASE)
+_ALONE = re.compile(rf"{_BEFORE}([A-Z]){_AFTER}", re.IGNORECASE)
 _REASON = re.compile(r"\s+(?:because|since|as|is)\b", re.IGNORECASE)
-_SECOND = re.compile(r"[\])}>\"'”’.]*\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?[\[({<]*(?P<letter>[A-Z])(?![\w'’])")
+_SECOND = re.compile(
+    rf"[\])}}>\"'.]*\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?{_BEFORE}(?P<letter>[A-Z])(?!\w|'\w)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class MultipleChoice:
 
 def stated_letter(completion: str, options: Mapping[str, str]) -> str | None:
     """The letter of `options` that a completion states last; None where it states none."""
-    text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion)).strip()
+    text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion).translate(_QUOTES)).strip()
     labels = list(_LABEL.finditer(text))
     if labels:
         return _statement(text[labels[-1].end() :].strip(), options)

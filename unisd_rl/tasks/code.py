@@ -8,12 +8,11 @@ that was cut, reaches to the end.
 import ast
 import json
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.planted_bugs import planted_bugs
+from unisd_rl.tasks.planted_bugs import parsed, planted_bugs
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
 from unisd_rl.types import Example, Message
@@ -22,13 +21,16 @@ _FORM = (
     "Write the whole solution in Python, with the imports it needs (standard library only), as one block that starts "
     "with ```python and ends with ```. Give the functions the names that are asked for."
 )
-_FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)", re.M | re.S)
+_FENCE = re.compile(
+    r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    re.M | re.S,
+)
 _PYTHON = ("python", "python3", "py")
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
-    """The reference answer of a programming problem: what `Example.answer` says, as JSON."""
+class Reference:
+    """What the answer to a programming problem must do: what `Example.answer` says, as JSON."""
 
     stub: str
     """Start of a program: imports, earlier functions, and the head and docstring of the one to write. May be empty."""
@@ -44,7 +46,7 @@ class Tests:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Tests":
+    def from_json(cls, text: str) -> "Reference":
         """The inverse of `to_json`."""
         values = json.loads(text)
         return cls(values["stub"], values["setup"], tuple(values["names"]), values["tests"])
@@ -87,7 +89,7 @@ class Programming:
 
 def trial(completion: str, example: Example) -> Trial:
     """The program of a completion with the tests of its problem."""
-    tests = Tests.from_json(example.answer)
+    tests = Reference.from_json(example.answer)
     return Trial(_whole(program_in(completion, tests.names), tests), tests.setup, tests.names, tests.tests)
 
 
@@ -112,11 +114,8 @@ def top_level(program: str) -> dict[str, ast.stmt]:
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: it is no Python, or too deep.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # e.g. of odd escapes: not for us to say
-        body = ast.parse(program).body
     found: dict[str, ast.stmt] = {}
-    for statement in body:
+    for statement in parsed(program).body:
         for name in _bound(statement):
             found[name] = statement
     return found
@@ -135,10 +134,13 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 def _defines(program: str, name: str) -> bool:
     """Whether a line of a program starts the definition of a name; the program need not be Python."""
-    return re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", program, re.M) is not None
+    return (
+        re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", program, re.M)
+        is not None
+    )
 
 
-def _whole(program: str, tests: Tests) -> str:
+def _whole(program: str, tests: Reference) -> str:
     """With the stub's earlier lines if the program defines the function, and else as the function's body."""
     if not tests.stub:
         return program

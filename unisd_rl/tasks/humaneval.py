@@ -5,7 +5,7 @@ fence the body alone, as the reference solutions do.
 """
 
 from unisd_rl.config import HumanEvalTask
-from unisd_rl.tasks.code import Programming, Tests, fenced
+from unisd_rl.tasks.code import Programming, Reference, fenced
 from unisd_rl.tasks.raw import Raw, from_file, from_hub
 from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
@@ -38,6 +38,6 @@ def to_example(record: Raw) -> Example:
     stub, entry = record.text("prompt"), record.text("entry_point")
     if f"def {entry}(" not in stub:
         raise record.wrong(f"prompt does not define entry_point = {entry!r}")
-    tests = Tests(stub, stub, (entry,), f"{record.text('test')}\n\ncheck({entry})\n")
+    tests = Reference(stub, stub, (entry,), f"{record.text('test')}\n\ncheck({entry})\n")
     question = f"Complete this Python function so that it does what its docstring says:\n\n{stub.strip()}"
     return Example(record.text("task_id"), question, fenced(stub + record.text("canonical_solution")), tests.to_json())

@@ -7,7 +7,7 @@ that were checked by hand.
 import ast
 
 from unisd_rl.config import MBPPTask
-from unisd_rl.tasks.code import Programming, Tests, fenced, top_level
+from unisd_rl.tasks.code import Programming, Reference, fenced, top_level
 from unisd_rl.tasks.raw import Raw, from_file, from_hub
 from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
@@ -56,13 +56,13 @@ def to_example(record: Raw, variant: str) -> Example:
     return Example(f"mbpp-{record.whole('task_id')}", question, fenced(code), tests.to_json())
 
 
-def _tests(code: str, imports: list[str], tests: str) -> Tests:
+def _tests(code: str, imports: list[str], tests: str) -> Reference:
     """What the tests use of the reference program: its definitions by name, its imports by importing them as well."""
     used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
     defined = {name: statement for name, statement in top_level(code).items() if name in used}
     modules = {n: s for n, s in defined.items() if isinstance(s, ast.Import | ast.ImportFrom)}
     setup = "\n".join([*imports, *(ast.unparse(statement) for statement in modules.values())])
-    return Tests("", setup, tuple(sorted(set(defined) - set(modules))), tests)
+    return Reference("", setup, tuple(sorted(set(defined) - set(modules))), tests)
 
 
 def _unix(text: str) -> str:

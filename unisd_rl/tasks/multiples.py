@@ -31,7 +31,10 @@ class Multiples(MultipleChoice):
         letters = [letter for letter in options if letter != right]
         random.Random(derive_seed(seed, "wrong", example.id)).shuffle(letters)
         for claimed in letters:
-            lines = [_division(int(text), divisor, (letter == claimed) - (letter == right)) for letter, text in options.items()]
+            lines = [
+                _division(int(text), divisor, (letter == claimed) - (letter == right))
+                for letter, text in options.items()
+            ]
             yield solution("\n".join(lines), claimed)
 
 
@@ -51,7 +54,7 @@ def _drawn(count: int, domain: str, held_out: bool, seed: int) -> list[Example]:
     while len(examples) < count:
         divisor, numbers = draw.choice(DIVISORS), _numbers(draw, *NUMBERS[domain])
         quotient = draw.randint(-(-NUMBERS[domain][0] // divisor), NUMBERS[domain][1] // divisor)
-        options = [number for number in numbers if number % divisor][:3] + [divisor * quotient]
+        options = [*[number for number in numbers if number % divisor][:3], divisor * quotient]
         draw.shuffle(options)
         name = f"{divisor}:{','.join(map(str, options))}"
         key = f"{divisor}:{sorted(options)}".encode()  # another order is the same problem

@@ -21,7 +21,9 @@ def with_wrong_demonstrations(
 
     The reference answers stay right. Which examples are hit is drawn with the seed: exactly the rounded share.
     """
-    drawn = random.Random(derive_seed(seed, "wrong demonstrations")).sample(range(len(examples)), round(share * len(examples)))
+    drawn = random.Random(derive_seed(seed, "wrong demonstrations")).sample(
+        range(len(examples)), round(share * len(examples))
+    )
     hit = set(drawn)
 
     def wrong(example: Example) -> Example:

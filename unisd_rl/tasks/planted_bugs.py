@@ -2,6 +2,7 @@
 
 import ast
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ def planted_bugs(program: str, seed: int) -> Iterator[str]:
     """
     source = program.encode("utf-8", "surrogatepass")
     try:
-        tree = ast.parse(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError):
         return
     starts = [0]
@@ -37,6 +38,17 @@ def planted_bugs(program: str, seed: int) -> Iterator[str]:
         draw.shuffle(places)
         for place in places:
             yield (source[: place.start] + place.text + source[place.end :]).decode("utf-8", "surrogatepass")
+
+
+def parsed(program: str | bytes) -> ast.Module:
+    """The syntax tree of a program, without Python's warnings, e.g. of odd escapes: not for us to say.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: it is no Python, or too deep.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(program)
 
 
 def _changes(tree: ast.AST, source: bytes, starts: list[int]) -> list[_Place]:
@@ -56,9 +68,7 @@ def _changes(tree: ast.AST, source: bytes, starts: list[int]) -> list[_Place]:
     return places
 
 
-def _between(
-    left: ast.expr, right: ast.expr, swaps: dict[str, str], source: bytes, starts: list[int]
-) -> list[_Place]:
+def _between(left: ast.expr, right: ast.expr, swaps: dict[str, str], source: bytes, starts: list[int]) -> list[_Place]:
     """The change of the operator that stands between two operands, brackets and blanks aside."""
     start, end = _span(left, starts)[1], _span(right, starts)[0]
     gap = source[start:end].decode("utf-8", "replace")

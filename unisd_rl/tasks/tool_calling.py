@@ -57,7 +57,7 @@ def _mistakes(wanted: list[Call]) -> Iterator[list[Call]]:
         for arguments in _changed(call.arguments):
             yield [*wanted[:place], Call(call.name, arguments), *wanted[place + 1 :]]
         yield [*wanted[:place], call, *wanted[place:]]
-        if len(wanted) > 1:
+        if len(wanted) > 1 and not call.optional:
             yield [*wanted[:place], *wanted[place + 1 :]]
 
 

@@ -56,7 +56,7 @@ def _drawn(count: int, tools: Sequence[Tool], held_out: bool, seed: int, setting
         request, arguments = tool.drawn(draw)
         fits = (_hash(request) % HELD_OUT_SHARE == 0) == held_out
         if fits and request not in examples:
-            shown = draw.sample([other for other in tools if other is not tool], SHOWN - 1) + [tool]
+            shown = [tool, *draw.sample([other for other in tools if other is not tool], SHOWN - 1)]
             draw.shuffle(shown)
             examples[request] = _example(request, Call(tool.name, arguments), shown)
             vain = 0

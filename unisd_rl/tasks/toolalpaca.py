@@ -61,10 +61,8 @@ def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
 def _ready_made(record: Raw, name: str) -> Example:
     response = record.values.get("golden_response") or ""
     text = "\n".join(response) if isinstance(response, list) else str(response)
-    if record.values.get("golden_answer"):
-        wanted = _gold_calls(record, record.items("golden_answer"))
-    else:
-        wanted = calls.stated_calls(text)
+    given = record.values.get("golden_answer")
+    wanted = _gold_calls(record, record.items("golden_answer")) if given else calls.stated_calls(text)
     if not wanted:
         raise record.wrong("neither golden_answer nor golden_response states calls")
     return Example(name, record.text("prompt").strip(), text.strip() or calls.to_react(wanted), calls.to_json(wanted))

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _PEOPLE = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Femi", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena")
@@ -60,8 +61,14 @@ TOOLS = (
     Tool(
         "set_timer",
         "rings after some minutes",
-        {"minutes": _whole("from 1 to 180", range(1, 181)), "label": _text("what it is for", ("tea", "bread", "laundry"))},
-        (("Wake me for the {label} in {minutes} minutes.", {}), ("A {minutes} minute timer called {label}, please.", {})),
+        {
+            "minutes": _whole("from 1 to 180", range(1, 181)),
+            "label": _text("what it is for", ("tea", "bread", "laundry")),
+        },
+        (
+            ("Wake me for the {label} in {minutes} minutes.", {}),
+            ("A {minutes} minute timer called {label}, please.", {}),
+        ),
     ),
     Tool(
         "send_message",
@@ -81,7 +88,7 @@ TOOLS = (
         "plays music",
         {
             "title": _text("name of the song", _SONGS),
-            "volume": _whole("from 0 to 100", range(0, 101)),
+            "volume": _whole("from 0 to 100", range(101)),
             "repeat": Parameter("boolean", "whether it starts again", _YES_NO),
         },
         (
@@ -143,7 +150,7 @@ UNSEEN_TOOLS = (
         "splits a bill",
         {
             "total": Parameter("number", "the sum", _AMOUNTS),
-            "people": Parameter("array of strings", "who pays", tuple(zip(_PEOPLE, _PEOPLE[1:], strict=False))),
+            "people": Parameter("array of strings", "who pays", tuple(pairwise(_PEOPLE))),
         },
         (("Split a bill of {total} between {people[0]} and {people[1]}.", {}),),
     ),

@@ -14,7 +14,7 @@ from unisd_rl.tasks.sandbox.cage import FIRST_USER
 from unisd_rl.tasks.sandbox.limits import Limits, Trial
 from unisd_rl.tasks.sandbox.pool import Sandbox, SandboxError
 
-LIMITS = Limits(cpu_s=1, wall_s=4, memory_bytes=256 << 20)
+LIMITS = Limits(cpu_s=1, wall_s=60, memory_bytes=256 << 20)
 TESTS = "assert f(2) == 4\nassert f(3) == 9"
 
 
@@ -83,19 +83,28 @@ def test_a_cheating_or_failing_program_is_wrong_and_the_evaluator_goes_on(sandbo
 
 
 def endless_cases():
-    default = ("an endless loop under a broad except", "sleeps", "a fork bomb")  # the others take as long each
-    for name, *case in ENDLESS:
-        yield pytest.param(*case, id=name, marks=() if name in default else pytest.mark.slow)
+    default = ("an endless loop under a broad except", "a fork bomb")  # the others take as long each
+    marks = [() if name in default else pytest.mark.slow for name, *_ in ENDLESS]
+    return [pytest.param(*case[1:], id=case[0], marks=mark) for case, mark in zip(ENDLESS, marks, strict=True)]
 
 
 @pytest.mark.parametrize(("program", "reason"), endless_cases())
 def test_an_endless_program_is_ended_in_time(sandbox, marker, program, reason):
-    started = time.monotonic()
     verdict = sandbox.judge(trial(program))
     assert not verdict.passed
     assert reason in verdict.reason
-    assert time.monotonic() - started < LIMITS.wall_s + 5
     assert alive_and_clean(sandbox, marker)
+
+
+@pytest.mark.parametrize("wait", ["time.sleep(1000)", "open(3).read()", "os.read(os.pipe()[0], 1)"])
+def test_a_program_that_waits_is_ended_by_the_wall_clock(marker, wait):
+    sandbox = Sandbox(Limits(wall_s=1), slots=1)
+    try:
+        verdict = sandbox.judge(trial(f"import os, time\ndef f(x): {wait}"))
+        assert (verdict.passed, verdict.reason) == (False, "not through after 1 s")
+        assert survivors() == []
+    finally:
+        sandbox.close()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in ATTACKS])
@@ -150,17 +159,28 @@ assert pair() == (1, 2)
     assert verdict.passed, verdict.reason
 
 
-def test_values_arrive_as_they_are(sandbox):
-    values = "[1, -(10**5000), 1.5, float('inf'), 2j, True, None, 'ü\\ud800', b'\\0', (), {1: {2}}, frozenset(), range(3), int]"
-    verdict = sandbox.judge(Trial("def f(x): return x", "", ("f",), f"v = {values}\nw = f(v)\nassert v == w and v is not w"))
+VALUES = (
+    "[1, -(10**5000), 1.5, float('inf'), 2j, True, None, 'ü\\ud800', b'\\0', (), [[]], "
+    "{1: {2}}, frozenset(), range(3), int]"
+)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        f"v = {VALUES}\nw = f(v)\nassert v == w and v is not w",
+        f"assert [type(x) for x in f({VALUES})] == [type(x) for x in {VALUES}]",
+    ],
+)
+def test_plain_values_arrive_as_they_are(sandbox, tests):
+    verdict = sandbox.judge(Trial("def f(x): return x", "", ("f",), tests))
     assert verdict.passed, verdict.reason
-    types = f"assert [type(x) for x in f({values})] == [type(x) for x in {values}]"
-    assert sandbox.judge(Trial("def f(x): return x", "", ("f",), types)).passed
 
 
 def test_one_trial_finds_nothing_of_an_earlier_one(sandbox):
     leave = "open('left', 'w').write('x')\nimport sys, builtins\nsys.secret = builtins.secret = 1\n" + RIGHT
-    find = "import os, sys, builtins\ndef f(x): return x * x if os.listdir('.') == [] and not hasattr(sys, 'secret') else 0"
+    clean = "os.listdir('.') == [] and not hasattr(sys, 'secret') and not hasattr(builtins, 'secret')"
+    find = f"import os, sys, builtins\ndef f(x): return x * x if {clean} else 0"
     assert sandbox.judge(trial(leave)).passed
     assert sandbox.judge(trial(find)).passed
 

@@ -3,6 +3,7 @@
 A `Cage` is made once, in the zygote; `enter` is called in each process forked from it, and there is no way out.
 """
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -24,9 +25,14 @@ class Cage:
         self._limits = limits
         self._folder = folder
         self._root = os.geteuid() == 0
-        self._filter = seccomp.program()
         readable = (*_READABLE, os.path.dirname(os.__file__), "/dev/urandom")
         self._rules = landlock.ruleset(readable, folder) if landlock.version() else None
+        self._filter = seccomp.program(may_change_files=self._rules is not None)
+
+    @property
+    def lets_write(self) -> bool:
+        """Whether a caged process may write at all: it may beneath its folder where Landlock can hold it there."""
+        return self._rules is not None
 
     def enter(self, user: int, keep: tuple[int, ...]) -> None:
         """Confine this process for ever: user `FIRST_USER + user`, descriptors `keep` moved to 3, 4, ...
@@ -47,10 +53,8 @@ class Cage:
             landlock.enter(rules)
             os.close(rules)
         if self._filter is not None:
-            try:
+            with contextlib.suppress(OSError):  # a container may forbid it; the probe finds what is missing then
                 seccomp.enter(self._filter)
-            except OSError:  # a container may forbid it; the probe finds what is missing then
-                pass
 
     def _keep_descriptors(self, keep: tuple[int, ...]) -> int | None:
         """Move `keep` to 3, 4, ..., and close all others but the rules; where those are now."""
@@ -82,12 +86,10 @@ class Cage:
         reads = (system.CAP_DAC_READ_SEARCH,) if self._rules is not None and self._root else ()
         if self._root:
             system.prctl(system.PR_SET_KEEPCAPS, 1)
-            try:
+            with contextlib.suppress(OSError):  # a container with few user ids: the capabilities go all the same
                 os.setgroups([])
                 os.setresgid(user, user, user)
                 os.setresuid(user, user, user)
-            except OSError:  # a container with few user ids: the capabilities go all the same
-                pass
         system.set_capabilities(*reads)
 
 

@@ -23,7 +23,11 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def serve(channel: Channel, source: bytes) -> None:
-    """Run the program as a module that is not `__main__`, then do what the tests ask until they are through."""
+    """Run the program as a module that is not `__main__`, then do what the tests ask until they are through.
+
+    The first message, before anything of the program has run, only says that this process came so far.
+    """
+    channel.send(b"")
     held: list[object] = []
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
@@ -79,7 +83,19 @@ def preload() -> None:
 
 
 _USUAL = (
-    *("abc", "argparse", "array", "ast", "base64", "binascii", "bisect", "calendar", "cmath", "collections", "contextlib"),
+    *(
+        "abc",
+        "argparse",
+        "array",
+        "ast",
+        "base64",
+        "binascii",
+        "bisect",
+        "calendar",
+        "cmath",
+        "collections",
+        "contextlib",
+    ),
     *("copy", "csv", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "hashlib"),
     *("heapq", "inspect", "io", "itertools", "json", "keyword", "math", "numbers", "operator", "os", "pprint", "queue"),
     *("random", "re", "secrets", "statistics", "string", "struct", "sys", "textwrap", "threading", "time", "traceback"),

@@ -24,6 +24,7 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """The result of the call, made where the program is."""
         return self._program.ask("call", self, arguments, keywords)
 
     def __getattr__(self, name: str) -> Any:
@@ -102,8 +103,13 @@ def _exception(name: str, text: str) -> Exception:
 
 
 def verdict(channel: Channel, request: bytes) -> Verdict:
-    """Run the tests of one trial against the program at the other end of the channel."""
+    """Run the tests of one trial against the program at the other end of the channel.
+
+    Raises:
+        Ended: the other process was gone before it had begun to load the program, so this is no fault of the program.
+    """
     trial = json.loads(request)
+    channel.receive()
     try:
         namespace: dict[str, Any] = {"__name__": "tests"}
         exec(trial["setup"], namespace)

@@ -8,7 +8,7 @@ class Limits:
     """What one program may use. The tests beside it have the same."""
 
     cpu_s: int = 10
-    """Seconds of computing for the program, and as much for its tests. Does not depend on what else the machine does."""
+    """Seconds of computing for the program, and as much for its tests, however busy the machine is."""
     wall_s: float = 30.0
     """Seconds on the wall clock for both together: ends programs that wait rather than compute."""
     memory_bytes: int = 1 << 30

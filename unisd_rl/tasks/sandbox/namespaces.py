@@ -26,7 +26,7 @@ def enter() -> bool:
 
 
 def mount_in_memory(folder: str, size: int, owner: int) -> bool:
-    """Put a file system in memory of at most `size` bytes over `folder`, seen by nobody else; False where not permitted."""
+    """Put a file system in memory of at most `size` bytes over `folder`, for us alone; False where not permitted."""
     options = f"size={size},nr_inodes={_ENTRIES},mode=0700,uid={owner},gid={owner}"
     flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
     try:

@@ -21,6 +21,7 @@ from unisd_rl.tasks.sandbox.limits import Limits, Trial, Verdict
 from unisd_rl.tasks.sandbox.probe import GAPS, REQUIRED
 
 START_TIMEOUT_S = 60.0
+SLOT_TIMEOUT_S = 3600.0
 GRACE_S = 30.0  # beyond a trial's wall time, on a busy machine, before the zygote counts as lost
 _ROOT = Path(__file__).parents[3]
 _START = (
@@ -37,9 +38,9 @@ class SandboxError(RunFailed):
 class Sandbox:
     """Judges trials, as many at a time as it has slots; any number of threads may ask."""
 
-    def __init__(self, limits: Limits = Limits(), slots: int | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, slots: int | None = None) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
-        self._limits = limits
+        self._limits = limits or Limits()
         self._free: queue.LifoQueue[_Zygote | int] = queue.LifoQueue()
         self._closed = threading.Event()
         for slot in reversed(range(self.slots)):
@@ -58,7 +59,10 @@ class Sandbox:
             zygote.close()
             self._free.put(zygote.slot)  # the next one starts afresh
             raise
-        self._free.put(zygote)
+        if self._closed.is_set():
+            zygote.close()
+        else:
+            self._free.put(zygote)
         return verdict
 
     def gaps(self) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ class Sandbox:
         return tuple(sentence for name, sentence in GAPS.items() if name not in zygote.holds)
 
     def close(self) -> None:
-        """End all zygotes; a trial in progress fails."""
+        """End all zygotes, those in the middle of a trial when it is over."""
         self._closed.set()
         with suppress(queue.Empty):
             while True:
@@ -79,7 +83,12 @@ class Sandbox:
     def _borrowed(self) -> "_Zygote":
         if self._closed.is_set():
             raise SandboxError("the sandbox has been closed")
-        free = self._free.get()
+        try:
+            free = self._free.get(timeout=SLOT_TIMEOUT_S)
+        except queue.Empty as error:
+            raise SandboxError(
+                f"none of the sandbox's {self.slots} slots became free in {SLOT_TIMEOUT_S:g} s"
+            ) from error
         if isinstance(free, _Zygote):
             return free
         try:
@@ -101,7 +110,7 @@ class _Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _START, *arguments],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},
@@ -166,7 +175,13 @@ def _in_memory(content: bytes) -> int:
 
 @cache
 def shared_sandbox() -> Sandbox:
-    """The sandbox of this process, with a slot for every core it may use. Nothing is started before the first trial."""
+    """The sandbox of this process, with a slot for every core it may use; says on stderr what does not hold.
+
+    Raises:
+        SandboxError: this machine cannot hold programs.
+    """
     sandbox = Sandbox()
     atexit.register(sandbox.close)
+    for sentence in sandbox.gaps():
+        print(f"note: in the sandbox {sentence}", file=sys.stderr)
     return sandbox

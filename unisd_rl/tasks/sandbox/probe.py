@@ -1,4 +1,4 @@
-"""What the cage really holds on this machine: each protection is tried, from inside, by a process that is then ended."""
+"""What the cage really holds on this machine: a caged process tries each protection, and is then ended."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ GAPS = {
     "memory": "a program could read other processes of its user",
     "disk": "a program could fill the disk that holds the temporary folder, until its time is up",
 }
-REQUIRED = ("processes", "library")
+REQUIRED = ("library", "processes")
 
 
 def held(inside: str) -> list[str]:
@@ -27,11 +27,11 @@ def held(inside: str) -> list[str]:
     parent = os.getppid()
     attempts: dict[str, Callable[[], object]] = {
         "processes": _fork,
-        "network": lambda: socket.create_connection(("127.0.0.1", 9), timeout=0.1),
-        "files": lambda: tempfile.TemporaryFile(dir=os.path.dirname(inside)),
-        "reading": lambda: open("/etc/passwd", "rb").close(),
+        "network": _connect,
+        "files": lambda: _create(os.path.dirname(inside)),
+        "reading": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
         "signals": lambda: os.kill(parent, 0),
-        "memory": lambda: open(f"/proc/{parent}/mem", "rb").close(),
+        "memory": lambda: os.close(os.open(f"/proc/{parent}/mem", os.O_RDONLY)),
     }
     holds = [name for name, attempt in attempts.items() if _refused(attempt)]
     with contextlib.suppress(ImportError, OSError):
@@ -47,7 +47,20 @@ def _refused(attempt: Callable[[], object]) -> bool:
         return False  # the network answered
     except OSError:
         return True
+    except ImportError:  # nothing is known where the library cannot be read
+        return False
     return False
+
+
+def _connect() -> None:
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", 9))
+
+
+def _create(folder: str) -> None:
+    descriptor, path = tempfile.mkstemp(dir=folder)
+    os.close(descriptor)
+    os.unlink(path)
 
 
 def _fork() -> None:

@@ -2,7 +2,8 @@
 
 Refused are: further processes and programs, sockets, signals, tracing and reading other processes, scheduling, mounts
 and namespaces, changes of a file's mode, owner, times and attributes (which Landlock does not see), and objects that
-outlive a process. Of `prctl` the signal at the parent's death is refused, of `prlimit64` the limits of others.
+outlive a process. Of `prctl` the signal at the parent's death is refused, of `prlimit64` the limits of others. Where
+there is no Landlock, every way to change a file is refused as well: a program then has a folder that it cannot use.
 Numbers are those of the kernel's headers; a table is needed for every architecture.
 """
 
@@ -10,13 +11,14 @@ import ctypes
 import os
 import platform
 import struct
+from dataclasses import dataclass
 
 from unisd_rl.tasks.sandbox import system
 
 _MODE_FILTER = 2
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # 1 is EPERM
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data (little endian)
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENTS = 0, 4, (16, 24, 32)  # offsets in struct seccomp_data (little endian)
 _SECOND_ABI = 0x40000000  # x86-64 has its calls a second time from here on (x32)
 
 # name: (x86-64, arm64); None where the architecture has no such call
@@ -104,38 +106,82 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
-_PRCTL, _PRLIMIT = (157, 167), (302, 261)
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the table, AUDIT_ARCH
+# What changes files.
+_CHANGES: dict[str, tuple[int | None, int | None]] = {
+    "openat2": (437, 437),
+    "creat": (85, None),
+    "truncate": (76, 45),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "rmdir": (84, None),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "link": (86, None),
+    "linkat": (265, 37),
+    "symlink": (88, None),
+    "symlinkat": (266, 36),
+}
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH
 
 
-def program() -> bytes | None:
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """A call that is refused for some arguments: if `argument` is (or is not) as `test` with `value` says."""
+
+    numbers: tuple[int | None, int | None]
+    argument: int
+    test: int
+    value: int
+    refused_if: bool
+
+
+_CONDITIONS = (
+    _Condition((157, 167), 0, _EQUAL, system.PR_SET_PDEATHSIG, True),  # prctl
+    _Condition((302, 261), 0, _EQUAL, 0, False),  # prlimit64: process 0 is the caller
+)
+_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_OPENING = (
+    _Condition((2, None), 1, _ANY_BIT, _TO_WRITE, True),  # open
+    _Condition((257, 56), 2, _ANY_BIT, _TO_WRITE, True),  # openat
+)
+
+
+def program(may_change_files: bool) -> bytes | None:
     """The filter for this machine; None where its architecture has no table."""
-    if platform.machine() not in _ARCHITECTURES or os.uname().sysname != "Linux":
+    if platform.machine() not in _ARCHITECTURES:
         return None
     column, architecture = _ARCHITECTURES[platform.machine()]
-    numbers = [row[column] for row in _REFUSED.values() if row[column] is not None]
+    table = _REFUSED if may_change_files else _REFUSED | _CHANGES
+    numbers = [number for row in table.values() if (number := row[column]) is not None]
+    last = _conditional(_CONDITIONS if may_change_files else _CONDITIONS + _OPENING, column)
     first = [
         _step(_LOAD, _AT_ARCHITECTURE),
         _step(_EQUAL, architecture, 1, 0),
         _step(_RETURN, _KILL),
         _step(_LOAD, _AT_NUMBER),
     ]
-    last = [
-        # prctl(PR_SET_PDEATHSIG, ...) is refused
-        _step(_EQUAL, _PRCTL[column], 0, 2),
-        _step(_LOAD, _AT_FIRST_ARGUMENT),
-        _step(_EQUAL, system.PR_SET_PDEATHSIG, 4, 3),
-        # prlimit64(0, ...) is allowed: process 0 is the caller
-        _step(_EQUAL, _PRLIMIT[column], 0, 2),
-        _step(_LOAD, _AT_FIRST_ARGUMENT),
-        _step(_EQUAL, 0, 0, 1),
-        _step(_RETURN, _ALLOW),
-        _step(_RETURN, _REFUSE),
-    ]
     to_refuse = len(numbers) + len(last)  # from the first of the checks: that many steps to the end
-    checks = [_step(_AT_LEAST, _SECOND_ABI, to_refuse - 1 + 0, 0)]
+    checks = [_step(_AT_LEAST, _SECOND_ABI, to_refuse - 1, 0)]
     checks += [_step(_EQUAL, number, to_refuse - 2 - place, 0) for place, number in enumerate(numbers)]
     return b"".join(first + checks + last)
+
+
+def _conditional(conditions: tuple[_Condition, ...], column: int) -> list[bytes]:
+    """Three steps for each condition, then "allowed", then "refused"."""
+    present = [(number, one) for one in conditions if (number := one.numbers[column]) is not None]
+    steps = []
+    for place, (number, one) in enumerate(present):
+        to_allow = 3 * (len(present) - place - 1)
+        if_true, if_false = (to_allow + 1, to_allow) if one.refused_if else (to_allow, to_allow + 1)
+        steps += [
+            _step(_EQUAL, number, 0, 2),
+            _step(_LOAD, _AT_ARGUMENTS[one.argument]),
+            _step(one.test, one.value, if_true, if_false),
+        ]
+    return [*steps, _step(_RETURN, _ALLOW), _step(_RETURN, _REFUSE)]
 
 
 def enter(filter_program: bytes) -> None:

@@ -17,10 +17,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-_CONTAINERS = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
-_VALUES = (range, slice, datetime.date, datetime.datetime, datetime.time, datetime.timedelta)
-_VALUES += (datetime.timezone, decimal.Decimal, fractions.Fraction)
-_PLAIN = frozenset((*_CONTAINERS, *_VALUES, bool, type(None), type(Ellipsis), type(NotImplemented)))
+_CONTAINERS: tuple[type[Any], ...] = (
+    *(int, float, complex, str, bytes, bytearray),
+    *(tuple, list, dict, set, frozenset),
+)
+_VALUES: tuple[type[Any], ...] = (
+    *(range, slice, datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+    *(decimal.Decimal, fractions.Fraction),
+)
+_PLAIN = frozenset((*_CONTAINERS, *_VALUES, bool, type(None)))
 _CONSTRUCTED = {(kind.__module__, kind.__name__): kind for kind in (*_CONTAINERS, *_VALUES, bool)}
 _LENGTH = struct.Struct("=Q")
 
@@ -98,9 +103,10 @@ class _Writer(pickle.Pickler):
         return plain, (_as_plain(value, plain),)
 
 
-def _as_plain(value: Any, plain: type) -> Any:
+def _as_plain(value: Any, plain: type[Any]) -> Any:
     """The same value without its subclass, however that redefines its methods."""
-    return plain.__new__(plain, value) if plain in (int, float, complex, str, bytes, tuple, frozenset) else plain(value)
+    immutable = (int, float, complex, str, bytes, tuple, frozenset)
+    return plain.__new__(plain, value) if plain in immutable else plain(value)
 
 
 class _Reader(pickle.Unpickler):
@@ -132,7 +138,7 @@ def unpacked(message: bytes, value_of: Callable[[Any], object]) -> Any:
     """
     try:
         return _Reader(io.BytesIO(message), value_of).load()
-    except MemoryError:
+    except (MemoryError, NotPlain):
         raise
     except Exception as error:  # a hostile pickle may fail in any way; it constructs plain types only
         raise NotPlain(f"no plain value: {type(error).__name__}") from error

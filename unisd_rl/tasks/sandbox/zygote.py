@@ -7,6 +7,7 @@ It goes when the control socket closes, whatever runs then. Programs and tests a
 trial finds anything of an earlier one in its memory.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -83,7 +84,7 @@ class Zygote:
         finally:
             os.close(reader)
             _end(child)
-        return [*found, "disk"] if self._in_memory else found
+        return [*found, "disk"] if self._in_memory or not self._cage.lets_write else found
 
     def trial(self, program: int, tests: int) -> dict[str, Any]:
         """One trial: a verdict, or under `error` what went wrong with the sandbox itself. Closes both descriptors."""
@@ -108,7 +109,7 @@ class Zygote:
             os.close(reader)
             statuses = [_end(child) for child in children]
             self._empty_folder()
-        return _outcome(line, *statuses, self._limits)
+        return _outcome(line, statuses[0], statuses[1], self._limits)
 
     def _channel(self) -> Channel:
         return Channel(socket.socket(fileno=3), self._limits.message_bytes)
@@ -170,10 +171,8 @@ def _forked(work: Callable[[], None]) -> int:
 def _end(child: int) -> int:
     """Kill a child and its process group, and wait for it; its wait status."""
     for kill in (os.killpg, os.kill):
-        try:
+        with contextlib.suppress(ProcessLookupError):  # no group of its own yet, or all of it has ended
             kill(child, signal.SIGKILL)
-        except ProcessLookupError:  # no group of its own yet, or all of it has ended
-            pass
     return os.waitpid(child, 0)[1]
 
 

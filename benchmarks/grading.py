@@ -1,0 +1,158 @@
+"""Programs graded in the sandbox against the same programs run bare, in the same parallelism.
+
+`python -m benchmarks.grading --json FILE` runs 1,000 small programs with their tests: in the sandbox, its start
+included, and each in a fresh `python -I -S`, the cheapest interpreter there is, with no isolation, time limit or verdict but the
+exit status. The two alternate, and medians of `--repeats` are reported. `grading_vs_bare` is the ratio of the two
+times; `speedup` what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from unisd_rl.tasks import mbpp
+from unisd_rl.tasks.code import trial
+from unisd_rl.tasks.raw import from_file
+from unisd_rl.tasks.sandbox.limits import Trial
+from unisd_rl.tasks.sandbox.pool import Sandbox
+
+PROGRAM_TIMEOUT_S = 60
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds for all programs, the median of the repetitions; `passed` of each way."""
+
+    way: str
+    programs: int
+    parallel: int
+    passed: int
+    median_s: float
+    all_s: list[float]
+
+
+def generated(count: int) -> list[Trial]:
+    """Programs of the size that MBPP has, every other one right; about a millisecond of work each."""
+    programs = [
+        ("def f(n):\n    return [p for p in range(2, n) if all(p % d for d in range(2, p))]", "len(f(90)) == 24"),
+        (
+            "def f(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a",
+            "f(900) % 1000 == 800",
+        ),
+        ("import re\ndef f(n):\n    return re.findall(r'\\d+', 'a1b22' * n)", "len(f(500)) == 1000"),
+        ("from collections import Counter\ndef f(n):\n    return Counter(i % 7 for i in range(n))", "f(700)[3] == 100"),
+    ]
+    return [
+        Trial(program if number % 2 else program + " + 1", "", ("f",), f"assert {test}\nassert f(1) == f(1)")
+        for number in range(count)
+        for program, test in [programs[number // 2 % len(programs)]]
+    ]
+
+
+def sandboxed(trials: list[Trial], parallel: int) -> int:
+    """How many pass in the sandbox."""
+    sandbox = Sandbox(slots=parallel)
+    try:
+        with ThreadPoolExecutor(parallel) as threads:
+            return sum(verdict.passed for verdict in threads.map(sandbox.judge, trials))
+    finally:
+        sandbox.close()
+
+
+def bare(trials: list[Trial], parallel: int) -> int:
+    """How many exit with 0, each in a fresh interpreter."""
+
+    def passes(one: Trial) -> bool:
+        command = [sys.executable, "-I", "-S", "-B", "-c", f"{one.program}\n{one.setup}\n{one.tests}\n"]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run(command, timeout=PROGRAM_TIMEOUT_S, check=False, **quiet).returncode == 0
+
+    with ThreadPoolExecutor(parallel) as threads:
+        return sum(threads.map(passes, trials))
+
+
+WAYS: dict[str, tuple[Callable[[list[Trial], int], int], int]] = {
+    "bare": (bare, CORES),
+    "sandbox": (sandboxed, CORES),
+    "sandbox, one slot": (sandboxed, 1),
+}
+
+
+def measure(trials: list[Trial], repeats: int) -> list[Row]:
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    passed: dict[str, set[int]] = {way: set() for way in WAYS}
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("grading", total=repeats * len(WAYS))
+        for _ in range(repeats):
+            for way, (run, parallel) in WAYS.items():
+                started = time.perf_counter()
+                passed[way].add(run(trials, parallel))
+                times[way].append(time.perf_counter() - started)
+                progress.advance(bar)
+    assert len(set.union(*passed.values())) == 1, f"the ways disagree on what passes: {passed}"
+    return [
+        Row(way, len(trials), parallel, *passed[way], statistics.median(times[way]), times[way])
+        for way, (_, parallel) in WAYS.items()
+    ]
+
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    median = {row.way: row.median_s for row in rows}
+    return {
+        "grading_vs_bare": median["sandbox"] / median["bare"],
+        "speedup": median["sandbox, one slot"] / median["sandbox"],
+    }
+
+
+def show(rows: list[Row]) -> None:
+    table = Table(
+        "way", "programs", "at a time", "passed", "seconds (median)", "ms a program", title="grading programs"
+    )
+    for row in rows:
+        each = 1000 * row.median_s / row.programs
+        table.add_row(
+            row.way, *map(str, (row.programs, row.parallel, row.passed)), f"{row.median_s:.2f}", f"{each:.1f}"
+        )
+    console = Console()
+    console.print(table)
+    for name, value in ratios(rows).items():
+        console.print(f"{name} = {value:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="100 programs, 3 repetitions")
+    parser.add_argument("--data", type=Path, help="mbpp.jsonl of the data set: run its reference programs instead")
+    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    options = parser.parse_args()
+    count, repeats = (100, 3) if options.quick else (options.programs, options.repeats)
+    trials = generated(count)
+    if options.data:
+        examples = [mbpp.to_example(record, "full") for record in from_file(options.data)][:count]
+        trials = [trial(example.demonstration, example) for example in examples]
+    rows = measure(trials, repeats)
+    show(rows)
+    if options.json:
+        machine = {"platform": platform.platform(), "cores": CORES, "python": platform.python_version()}
+        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios(rows)}
+        options.json.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Multiple choice: what a completion states, and how a question is put."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisd_rl.tasks.choice import MultipleChoice, Question, options_of, reshuffled, stated_letter, to_example
+
+OPTIONS = {"A": "a dog", "B": "because of rain", "C": "future tense", "D": "42"}
+QUESTION = Question("Which?", tuple(OPTIONS.values()), right=1)
+EXAMPLE = to_example("q", QUESTION, "It rained.")
+
+STATEMENTS = [
+    ("Answer: B", "B"),
+    ("Answer: b", "B"),
+    ("answer:B", "B"),
+    ("ANSWER = B", "B"),
+    ("Answer: (B)", "B"),
+    ("Answer: [b].", "B"),
+    ("Answer: {B}", "B"),
+    ("Answer: <B>", "B"),
+    ('Answer: "B"', "B"),
+    ("Answer: \u201cB\u201d", "B"),
+    ("**Answer: B**", "B"),
+    ("**Answer:** B", "B"),
+    ("Answer: `B`", "B"),
+    ("### Answer: __B__", "B"),
+    ("Answer: $\\boxed{B}$", "B"),
+    ("Answer: \\textbf{B}", "B"),
+    ("Answer:\n\nB", "B"),
+    ("Answer: B. because of rain", "B"),
+    ("Answer: B) because of rain", "B"),
+    ("Answer: B - because of rain", "B"),
+    ("Answer: option B", "B"),
+    ("Answer: B because it rained", "B"),
+    ("Answer: B, because A is a dog", "B"),
+    ("Answer: B\nI hope that this helps. A good day!", "B"),
+    ("The answer is B.", "B"),
+    ("So the answer is: (b)", "B"),
+    ("The correct answer is option C", "C"),
+    ("Answer: A\nNo, wait.\nAnswer: B", "B"),
+    ("Answer: B\nAnswer: A", "A"),
+    ("The answer is A. Hence Answer: B", "B"),
+    ("Answer: A because dogs bark", "A"),
+    ("Answer: A a dog", "A"),
+    ("Answer: (A) dog it is", "A"),
+    ("Answer: because of rain", "B"),
+    ("Answer: Future tense.", "C"),
+    ("Answer: 42", "D"),
+    ("Thinking.\nB", "B"),
+    ("Thinking.\n(b).", "B"),
+    ("\uff22", "B"),  # full width
+    ("Answer\uff1a \uff22", "B"),
+    ("Answer: \u24b7", "B"),  # circled
+    # stated wrong, or not at all
+    ("Answer: Because", None),
+    ("Answer: Because it rained", None),
+    ("Answer: A dog barks", None),  # the article: option A reads "a dog", this does not
+    ("Answer: a cat", None),
+    ("Answer: I think B", None),
+    ("Answer: E", None),
+    ("Answer: Evaporation", None),
+    ("Answer: B'", "B"),
+    ("Answer: B's", None),
+    ("Answer: B2", None),
+    ("Answer: AB", None),
+    ("Answer: A or B", None),
+    ("Answer: A and B", None),
+    ("Answer: B, C", None),
+    ("Answer: (A)/(B)", None),
+    ("Answer: A, B or C", None),
+    ("Answer: B or b", "B"),
+    ("Answer: not B", None),
+    ("The answer is not B", None),
+    ("The answer isn't B", None),
+    ("Answer: \u0412", None),  # Cyrillic
+    ("Answer: \u0392", None),  # Greek
+    ("Answer: 2", None),
+    ("Answer: \u0662", None),  # an Arabic digit
+    ("Answer:", None),
+    ("Answer: B\nAnswer:", None),
+    ("Nonanswer: B", None),
+    ("Answers vary: B", None),
+    ("B is what I would say, but A is possible", None),
+    ("B. because of rain", None),  # perhaps the end of a list of options
+    ("A good question.", None),
+    ("", None),
+    (" \n\t", None),
+    ("Answer: " + "B" * 10_000, None),
+    ("Answer: " + "(" * 10_000, None),
+    ("\x00Answer: B\x00", "B"),
+]
+
+
+@pytest.mark.parametrize(("completion", "letter"), STATEMENTS)
+def test_the_last_statement_counts_and_nothing_that_only_looks_like_one(completion, letter):
+    assert stated_letter(completion, OPTIONS) == letter
+
+
+@given(st.text())
+def test_any_text_can_be_graded_and_an_answer_line_settles_it(text):
+    task = MultipleChoice([EXAMPLE], [])
+    assert task.grade(text, EXAMPLE) in (True, False)
+    assert task.grade(f"{text}\nAnswer: B", EXAMPLE)
+    assert not task.grade(f"{text}\nAnswer: C", EXAMPLE)
+
+
+def test_a_text_that_two_options_have_is_right_at_either_place():
+    example = to_example("q", Question("Where?", ("bank", "mall", "bank"), 0), "")
+    graded = [MultipleChoice([], []).grade(f"Answer: {letter}", example) for letter in "ABC"]
+    assert graded == [True, False, True]
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1), min_size=2, max_size=9),
+    st.data(),
+)
+def test_reshuffling_keeps_the_options_and_the_right_one(options, data):
+    right = data.draw(st.integers(0, len(options) - 1))
+    question = reshuffled("Which?", options, right, 0, "q")
+    assert sorted(question.options) == sorted(options)
+    assert question.options[question.right] == options[right]
+    assert question == reshuffled("Which?", options, right, 0, "q")
+    assert list(options_of(to_example("q", question, "")).values()) == list(question.options)
+
+
+def test_the_order_differs_between_questions_and_seeds_and_every_place_is_right_for_some():
+    options = ("one", "two", "three", "four")
+    places = [reshuffled("Which?", options, 0, 0, str(number)).right for number in range(400)]
+    assert min(places.count(place) for place in range(4)) > 60  # expected 100 each, standard deviation 9
+    orders = {reshuffled("Which?", options, 0, seed, "q").options for seed in range(50)}
+    assert len(orders) > 10
+
+
+def test_options_of_several_lines_become_one_line_each():
+    question = reshuffled("Which?", ["x\nA. y", "z\t z"], 0, 0, "q")
+    assert sorted(question.options) == ["x A. y", "z z"]
+    assert len(options_of(to_example("q", question, ""))) == 2
+
+
+def test_the_student_reads_no_part_of_the_solution():
+    (message,) = MultipleChoice([EXAMPLE], []).student_messages(EXAMPLE)
+    assert message.role == "user"
+    assert "It rained." not in message.content
+    assert "Answer: B" not in message.content
+    assert all(f"{letter}. {text}" in message.content for letter, text in OPTIONS.items())
+
+
+def test_wrong_demonstrations_differ_from_the_gold_one_in_the_letter_only():
+    task = MultipleChoice([EXAMPLE], [])
+    wrong = list(task.wrong_demonstrations(EXAMPLE, 3))
+    assert sorted(wrong) == [f"It rained.\nAnswer: {letter}" for letter in "ACD"]
+    assert EXAMPLE.demonstration == "It rained.\nAnswer: B"
+    assert wrong == list(task.wrong_demonstrations(EXAMPLE, 3))
+    assert not any(task.grade(text, EXAMPLE) for text in wrong)
