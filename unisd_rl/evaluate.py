@@ -62,8 +62,8 @@ def check_without_imports(request: EvaluationRequest) -> None:
         _check_model("--retention", request.retention_base)
     from unisd_rl.tasks.load import check_task
 
-    for asked in request.asked:
-        check_task(asked.config.task)
+    for config in request.by_task.values():
+        check_task(config.task)
 
 
 def describe(request: EvaluationRequest) -> str:

@@ -5,7 +5,7 @@ from evaluation_answers import VERSION, FakeGroup, evaluation
 
 from unisd_rl.evaluation import evaluate
 from unisd_rl.settings import load_recipe
-from unisd_rl.statistics import mean_interval, wilson_interval
+from unisd_rl.statistics import wilson_interval
 from unisd_rl.types import Example, Message
 
 
@@ -74,5 +74,5 @@ def test_pass_at_k_of_several_answers_is_the_mean_over_problems():
     # 1 - C(3,2)/C(4,2) = 1/2, 1 - C(2,2)/C(4,2) = 5/6, 0
     assert found.scores(2) == pytest.approx([1 / 2, 5 / 6, 0.0])
     assert found.pass_rate(2).rate == pytest.approx((1 / 2 + 5 / 6) / 3)
-    assert found.pass_rate(2).interval == mean_interval(found.scores(2))
+    assert found.pass_rate(2).interval == wilson_interval(1 / 2 + 5 / 6, 3)
     assert found.pass_rate(1).rate == pytest.approx(found.accuracy)
