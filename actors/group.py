@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -35,6 +35,7 @@ from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
+_FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
 _CALLS_IN_FLIGHT = 1000  # calls that wait (run, update, wait_for) occupy a place each
 
 
@@ -236,7 +237,9 @@ def _ended(reference: "ray.ObjectRef[Any]") -> bool:
 def _result(member: _Member, reference: "ray.ObjectRef[Any]") -> Any:
     """What an ended call of this member returned; its failure as one sentence."""
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=_FETCH_S)
+    except GetTimeoutError as error:
+        raise RunFailed(f"waited {_FETCH_S:g} s for an answer that {member.name} has given: {error}") from error
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, RunFailed):

@@ -19,6 +19,7 @@ from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unisd_rl.config import LoraConfig
 from unisd_rl.errors import UserError
@@ -28,11 +29,11 @@ _FILE_PREFIX = "base_model.model."  # how peft names an adapter's tensors in its
 _BASE_LAYER = ".base_layer"
 
 
-def add_adapters(model: nn.Module, lora: LoraConfig, seed: int) -> None:
+def add_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     """Give `model` both adapters, in place; only the student's factors need a gradient from then on.
 
     Raises:
-        UserError: the model has no layer of the names in `model.lora.targets`.
+        UserError: the model has no layer of the names in `model.lora.targets`, or one of them is the head.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,20 +87,7 @@ def merged(weight: Tensor, factor_a: Tensor, factor_b: Tensor, lora: LoraConfig)
     return weight.float().add(product, alpha=lora.alpha / lora.rank).to(weight.dtype)
 
 
-def adapter_config(lora: LoraConfig, model_path: str) -> PeftConfig:
-    """What peft needs to put a saved adapter on its base again."""
-    return PeftConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        base_model_name_or_path=model_path,
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-    )
-
-
-def _inject(model: nn.Module, lora: LoraConfig, adapter: str, dropout: float) -> None:
+def _inject(model: PreTrainedModel, lora: LoraConfig, adapter: str, dropout: float) -> None:
     config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=dropout, target_modules=list(lora.targets))
     try:
         with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
@@ -109,6 +97,12 @@ def _inject(model: nn.Module, lora: LoraConfig, adapter: str, dropout: float) ->
         raise UserError(
             f"model.lora.targets = {list(lora.targets)} cannot be adapted in {type(model).__name__}: {error}"
         ) from None
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if isinstance(layer, BaseTunerLayer):
+            raise UserError(
+                f"model.lora.targets = {list(lora.targets)} names the embedding or the output head: both are shared by "
+                "student and teacher as they are; leave it out"
+            )
 
 
 def _switch(model: nn.Module, adapter: str) -> None:

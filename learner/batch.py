@@ -1,19 +1,21 @@
-"""From decoded rollouts to padded inputs: one rank's share of an optimiser step.
+"""From decoded rollouts to inputs: one rank's share of an optimiser step.
 
 ```
- rollouts --Share--> completions in one packed order, N tokens (no padding, no masks from here on)
+ rollouts --Share--> completions in one order, N tokens end to end (no padding, no masks from here on)
     |
-    +--readings--> (context, completion) pairs of the student or of some views
-         +--pad--> ids_BL for one forward pass, and where in it each packed token is predicted
+    +--readings--> (context, completion) pairs of the student or of the views of a plan
+         +--layout--> groups that share a forward pass
+               +--lay--> inputs of that pass, and where in it each completion token is predicted
 ```
 
-Inputs are padded on the right and the models are causal, so no real position ever sees a padded one: attention needs
-no mask, and what the padded positions compute is never read. The last token of a completion is predicted, not read.
+Inputs are one packed row, in which attention stays within each sequence, or rows that are padded on the right. The
+models are causal, so no real position ever sees a padded one and what those compute is never read. The last token of a
+completion is predicted, not read.
 
-Shape letters: N packed completion tokens, B readings of one pass, L padded length, S sequences.
+Shape letters: N completion tokens, B rows and L columns of one pass, S sequences.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.attention import Packing
+from learner.packing import Layout
+from learner.plan import Line
 from unisd_rl.types import Rollout, Tokens, ViewKind
 
 
@@ -34,38 +39,44 @@ class Reading:
     line: int = 0
     """Which line of the results this reading fills; 0 where there is only one."""
 
-    def length(self, share: "Share") -> int:
-        """Tokens that are read: the context, and the completion but for its last token."""
-        return len(self.context) + len(share.rollouts[self.row].completion_tokens) - 1
-
 
 @dataclass(frozen=True, slots=True)
-class Padded:
-    """Inputs of one forward pass. An empty pass reads one dummy token and predicts none."""
+class Inputs:
+    """One forward pass. An empty pass reads one dummy token and predicts none."""
 
     ids_BL: Tensor
     """long."""
+    packing: Packing | None
+    """Where the sequences lie in the one row; None: each row is a sequence, padded."""
     predicts_N: Tensor
     """Flat positions in [B * L] whose hidden states predict the pass's completion tokens."""
     targets_N: Tensor
     """Those tokens."""
     places_N: Tensor
-    """Where each of them stands in the results: `line * N + index in the share's packed order`."""
+    """Where each of them stands in the results: `line * N + index in the share's order`."""
     read: int
     """Tokens read, padding left out."""
 
+    @property
+    def computed(self) -> int:
+        """Positions computed, padding included."""
+        return self.ids_BL.numel()
+
 
 class Share:
-    """One rank's rollouts of a step, shortest first, so that neighbours pad each other little.
+    """One rank's rollouts of a step, in the order in which the gradient passes take them.
 
-    The order changes no number: every completion carries its own tokens, and denominators are global.
+    So each gradient pass predicts consecutive tokens of the N. The order changes no number: every completion carries
+    its own tokens, and denominators are global.
     """
 
-    def __init__(self, rollouts: Sequence[Rollout], device: torch.device) -> None:
-        self.rollouts = sorted(
-            rollouts, key=lambda rollout: len(rollout.prompt_tokens) + len(rollout.completion_tokens)
-        )
-        self.device = device
+    def __init__(self, rollouts: Sequence[Rollout], device: torch.device, layout: Layout) -> None:
+        spoken = [rollout for rollout in rollouts if len(rollout.completion_tokens)]
+        silent = [rollout for rollout in rollouts if not len(rollout.completion_tokens)]
+        groups = layout.gradient_groups([_length(rollout.prompt_tokens, rollout) for rollout in spoken])
+        self.rollouts = [*silent, *(spoken[index] for group in groups for index in group)]
+        self.device, self._layout = device, layout
+        self._sizes = [len(group) for group in groups]
         counts = np.array([len(rollout.completion_tokens) for rollout in self.rollouts], np.int64)
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         self.sequence_N = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
@@ -75,56 +86,78 @@ class Share:
         """N."""
         return int(self.starts[-1])
 
+    def order(self) -> Tensor:
+        """`order_S` (long): the place of each sequence among this rank's prompts, by their numbers."""
+        numbers = torch.tensor([rollout.number for rollout in self.rollouts], dtype=torch.long, device=self.device)
+        return numbers.argsort().argsort()
+
     def students(self) -> list[Reading]:
-        """The student's own prompts, in packed order: consecutive readings predict consecutive tokens."""
+        """The student's own prompts: consecutive readings predict consecutive tokens."""
         return self._with_tokens(Reading(rollout.prompt_tokens, row) for row, rollout in enumerate(self.rollouts))
 
-    def primaries(self) -> list[Reading]:
-        """The primary view of each completion, in packed order."""
-        views = [_single(rollout, ViewKind.PRIMARY) for rollout in self.rollouts]
-        return self._with_tokens(Reading(view, row) for row, view in enumerate(views))
-
-    def auxiliaries(self, views: int) -> list[Reading]:
-        """The auxiliary views: view k fills line k."""
-        found = [rollout.views_of(ViewKind.AUXILIARY) for rollout in self.rollouts]
-        for rollout, contexts in zip(self.rollouts, found, strict=True):
-            assert len(contexts) == views, f"rollout {rollout.number} has {len(contexts)} auxiliary views, not {views}"
+    def views(self, lines: Sequence[Line]) -> list[Reading]:
+        """Every view that a plan's lines name; a completion without a negative view has no such reading."""
+        found = [
+            (rollout.views_of(line.kind), row, number, line)
+            for number, line in enumerate(lines)
+            for row, rollout in enumerate(self.rollouts)
+        ]
+        for views, row, _, line in found:
+            wanted = sum(other.kind is line.kind for other in lines)
+            assert len(views) == wanted or (line.kind is ViewKind.NEGATIVE and not views), (
+                f"rollout {self.rollouts[row].number} has {len(views)} {line.kind.value} views, not {wanted}"
+            )
         return self._with_tokens(
-            Reading(view.tokens, row, line) for row, contexts in enumerate(found) for line, view in enumerate(contexts)
+            Reading(views[line.index].tokens, row, number) for views, row, number, line in found if views
         )
 
-    def negatives(self, line: int) -> list[Reading]:
-        """The negative views of the completions that have one; all fill `line`."""
-        found = [(row, rollout.view(ViewKind.NEGATIVE)) for row, rollout in enumerate(self.rollouts)]
-        return self._with_tokens(Reading(view.tokens, row, line) for row, view in found if view is not None)
-
-    def has_negative(self) -> Tensor:
-        """`has_S` (bool): which completions have a negative view."""
-        has = [rollout.view(ViewKind.NEGATIVE) is not None for rollout in self.rollouts]
+    def has_view(self, line: Line) -> Tensor:
+        """`has_S` (bool): which completions have this view."""
+        has = [len(rollout.views_of(line.kind)) > line.index for rollout in self.rollouts]
         return torch.tensor(has, dtype=torch.bool, device=self.device)
 
-    def pad(self, readings: Sequence[Reading]) -> Padded:
+    def gradient_groups(self) -> list[list[Reading]]:
+        """The student's readings by gradient pass; in this order they predict the tokens 0 .. N - 1."""
+        readings = iter(self.students())
+        return [[next(readings) for _ in range(size)] for size in self._sizes]
+
+    def scoring_groups(self, readings: Sequence[Reading]) -> list[list[Reading]]:
+        """Readings by pass without gradient; within a pass, lines follow each other."""
+        groups = self._layout.scoring_groups([self.length(reading) for reading in readings])
+        return [[readings[index] for index in sorted(group)] for group in groups]
+
+    def length(self, reading: Reading) -> int:
+        """Tokens that are read: the context, and the completion but for its last token."""
+        return _length(reading.context, self.rollouts[reading.row])
+
+    def predicted(self, reading: Reading) -> int:
+        """Completion tokens that are predicted."""
+        return len(self.rollouts[reading.row].completion_tokens)
+
+    def lay(self, readings: Sequence[Reading]) -> Inputs:
         """One forward pass over `readings`; their completions keep the order of the readings."""
         if not readings:
             none = torch.empty(0, dtype=torch.long, device=self.device)
-            return Padded(torch.zeros(1, 1, dtype=torch.long, device=self.device), none, none, none, 0)
-        lengths = [reading.length(self) for reading in readings]
-        ids_BL = np.zeros((len(readings), max(lengths)), np.int64)
+            dummy = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            return Inputs(dummy, self._packing([1]), none, none, none, 0)
+        lengths = [self.length(reading) for reading in readings]
+        width = sum(lengths) if self._layout.packed else max(lengths)
+        ids_BL = np.zeros((1 if self._layout.packed else len(readings), width), np.int64)
         predicts, targets, places = [], [], []
-        for index, (reading, length) in enumerate(zip(readings, lengths, strict=True)):
+        starts = np.cumsum([0, *lengths[:-1]]) if self._layout.packed else np.arange(len(readings)) * width
+        for reading, start, length in zip(readings, starts, lengths, strict=True):
             completion, context = self.rollouts[reading.row].completion_tokens, reading.context
             assert len(context), f"rollout {self.rollouts[reading.row].number} has an empty context"
-            ids_BL[index, : len(context)] = context
-            ids_BL[index, len(context) : length] = completion[:-1]
-            predicts.append(index * ids_BL.shape[1] + np.arange(len(context) - 1, length))
+            ids_BL.flat[start : start + len(context)] = context
+            ids_BL.flat[start + len(context) : start + length] = completion[:-1]
+            predicts.append(np.arange(start + len(context) - 1, start + length))
             targets.append(completion)
             places.append(reading.line * self.tokens + np.arange(*self.starts[reading.row : reading.row + 2]))
         predicts_N, targets_N, places_N = (self._tensor(np.concatenate(parts)) for parts in (predicts, targets, places))
-        return Padded(self._tensor(ids_BL), predicts_N, targets_N, places_N, sum(lengths))
+        return Inputs(self._tensor(ids_BL), self._packing(lengths), predicts_N, targets_N, places_N, sum(lengths))
 
-    def by_length(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Shortest first, for passes whose results are scattered to their places anyway."""
-        return sorted(readings, key=lambda reading: reading.length(self))
+    def _packing(self, lengths: Sequence[int]) -> Packing | None:
+        return Packing.of(lengths, self.device) if self._layout.packed else None
 
     def _with_tokens(self, readings: Iterable[Reading]) -> list[Reading]:
         return [reading for reading in readings if len(self.rollouts[reading.row].completion_tokens)]
@@ -133,17 +166,5 @@ class Share:
         return torch.from_numpy(array.astype(np.int64)).to(self.device)
 
 
-def passes(readings: Sequence[Reading], size: int, count: int) -> Iterator[Sequence[Reading]]:
-    """`count` groups of `size` consecutive readings; the last ones may be short or empty.
-
-    `count` is the largest number of groups any rank needs: ranks that run unequal numbers of passes hang ZeRO-3.
-    """
-    assert count * size >= len(readings), f"{count} passes of {size} do not hold {len(readings)} readings"
-    for index in range(count):
-        yield readings[index * size : (index + 1) * size]
-
-
-def _single(rollout: Rollout, kind: ViewKind) -> Tokens:
-    view = rollout.view(kind)
-    assert view is not None, f"rollout {rollout.number} has no {kind.value} view"
-    return view.tokens
+def _length(context: Tokens, rollout: Rollout) -> int:
+    return len(context) + len(rollout.completion_tokens) - 1

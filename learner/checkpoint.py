@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from learner.adapters import adapter_config
 from learner.archive import write_archive
 from unisd_rl.config import ModelConfig
+from unisd_rl.transport.weights.adapter import peft_config
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 STATE = "training_state"
@@ -50,7 +50,7 @@ def save_checkpoint(
     _save_companions(model_path, model.dtype, partial)
     factors = _kept(adapter)
     if model.lora is not None:
-        adapter_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
+        peft_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
         save_file(factors, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
     write_archive(partial / STATE, state)
     shutil.rmtree(path, ignore_errors=True)

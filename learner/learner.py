@@ -1,7 +1,7 @@
 """One rank of the learner. `step` is the algorithm:
 
 ```
- score      every view of every completion, no gradient        teacher
+ score      the views that a term reads, no gradient           teacher (none, if none is read)
  diverge    only for a quantile clip, no gradient              student, teacher's head
  terms      one coefficient per token: all ranks meet here     objective.step_terms
  gradient   per micro-batch: forward, objective, backward      student
@@ -13,6 +13,7 @@ Ranks are equal and every public method is a collective: all of them call it, in
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +22,21 @@ from torch import Tensor
 
 from learner import ranks
 from learner.archive import Archive
-from learner.batch import Padded, Reading, Share
+from learner.attention import choose_attention
+from learner.batch import Inputs, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
+from learner.packing import Layout
 from learner.reader import Measure, load_reader
 from learner.report import StepFindings, step_report
 from learner.schedule import learning_rate
-from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
-from learner.settings import objective_settings, view_counts
+from learner.scores import Scores
+from learner.scoring import Scorer, agreed_passes, signals, student_divergences
+from learner.settings import objective_settings, plan_of
 from learner.staleness import current_tokens, token_staleness
 from learner.state import restore, training_state
 from learner.stopwatch import Stopwatch
-from learner.teacher import student_and_teacher
+from learner.teacher import STILL, student_and_teacher
 from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.objective.chunked import realised_logprobs
@@ -58,12 +62,13 @@ class Learner:
 
     def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
         self._config, self._device, self._model_path = config, device, model_path
-        self._settings = objective_settings(config)
+        self._settings, plan = objective_settings(config), plan_of(config)
         reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
-        self.student, self.teacher = student_and_teacher(reader, config)
+        packed = choose_attention(reader.model, config.learner.packed, model_path)
+        self._layout = Layout(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
+        self.student, self.teacher = student_and_teacher(reader, config, plan.needs_teacher)
         self._vocabulary = reader.model.config.get_text_config().vocab_size
-        self._size = config.learner.micro_batch_size
-        self._scorer = Scorer(self.teacher, self._settings, view_counts(config), self._size)
+        self._scorer = Scorer(self.teacher, plan, self._settings)
 
     def step(self, data: bytes, version: int) -> StepReport:
         """Train version `version` on this rank's share (an IPC stream of rollouts) into version `version + 1`.
@@ -76,15 +81,16 @@ class Learner:
     def accumulate(self, rollouts: list[Rollout], version: int) -> StepFindings:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, ranks.own()))
-        share, watch = Share(rollouts, self._device), Stopwatch()
-        with watch.measure("score"):
+        share, watch = Share(rollouts, self._device, self._layout), Stopwatch()
+        with watch.measure_views():
             scores = self._scorer.score(share, watch)
-            check_teacher_speaks(ranks.gather(scores.primary_N), self._vocabulary)
-        with self.teacher.head() as teacher_head:
-            with watch.measure("score"), watch.measure("divergence"):
-                divergence_N = self._divergences(share, scores, teacher_head)
+        if self.teacher:
+            check_teacher_speaks(ranks.gather(scores.sample_n), self._vocabulary)
+        with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
+            with watch.measure("divergence"):
+                divergence_N = self._divergences(share, scores, teacher_head, watch)
             terms = step_terms(signals(share, scores, divergence_N), self._settings, ranks.gather)
-            with watch.measure("student"):
+            with watch.measure("gradient"):
                 found = self._gradient(share, scores, teacher_head, terms, watch)
         objective = objective_report([one.report for one in found], ranks.gather, self._device)
         check_finite("loss", objective.loss)
@@ -99,7 +105,7 @@ class Learner:
         with findings.watch.measure("update"):
             norm = self.student.step(rate)
             check_finite("gradient norm", norm)
-            movement = self.teacher.follow(self.student, findings.version + 1)
+            movement = self.teacher.follow(self.student, findings.version + 1) if self.teacher else STILL
         return step_report(findings, movement, norm, rate, self._device)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -108,9 +114,9 @@ class Learner:
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
-        share = Share([_unviewed(prompt, completion)], self._device)
-        padded = share.pad([Reading(prompt, 0)])
-        found = self.student.read(padded, lambda hidden_NH, head: self._sampled(hidden_NH, head, padded.targets_N))
+        share = Share([_unviewed(prompt, completion)], self._device, self._layout)
+        inputs = share.lay([Reading(prompt, 0)])
+        found = self.student.read(inputs, lambda hidden_NH, head: self._sampled(hidden_NH, head, inputs.targets_N))
         return found.cpu().numpy()
 
     def save(self, path: Path, write: bool, resumable: bool = True) -> None:
@@ -128,41 +134,48 @@ class Learner:
         Raises:
             RunFailed: it is cut short, damaged, or of another model.
         """
-        restore(self.student, self.teacher, Archive(path / STATE).tensor, version)
+        nothing = Share([], self._device, self._layout).lay([])
+        restore(self.student, self.teacher, Archive(path / STATE).tensor, version, nothing)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""
         self.student.close()
-        self.teacher.close()
+        if self.teacher:
+            self.teacher.close()
 
-    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None) -> Tensor | None:
+    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None, watch: Stopwatch) -> Tensor | None:
         if not self._settings.needs_divergence_pass:
             return None
-        return student_divergences(share, self.student, scores, teacher_head, self._settings, self._size)
+        assert scores.primary_NH is not None, "a divergence has a primary view"
+        return student_divergences(share, self.student, scores.primary_NH, teacher_head, self._settings, watch)
 
     def _gradient(
         self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, watch: Stopwatch
     ) -> list[_Found]:
-        """The gradient passes; the student's readings are in packed order, so each pass is a span of tokens."""
-        groups, found, start = agreed_passes(share.students(), self._size, share), [], 0
+        """The gradient passes; the share is in their order, so each pass is a span of tokens."""
+        groups, found, start = agreed_passes(share.gradient_groups(), share), [], 0
         for index, group in enumerate(groups):
-            padded = share.pad(group)
-            stop = start + len(padded.targets_N)
-            measure = self._objective(padded, scores.primary_NH[start:stop], teacher_head, terms.slice(start, stop))
-            found.append(self.student.learn(padded, measure, last=index == len(groups) - 1))
-            watch.count("student", padded.read)
-            start = stop
+            inputs = share.lay(group)
+            span = slice(start, start + len(inputs.targets_N))
+            measure = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
+            found.append(self.student.learn(inputs, measure, last=index == len(groups) - 1))
+            watch.passed(inputs)
+            watch.count("gradient", inputs.read)
+            start = span.stop
         return found
 
     def _objective(
-        self, padded: Padded, teacher_NH: Tensor, teacher_head: Head | None, terms: TokenTerms
+        self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: TokenTerms, span: slice
     ) -> Measure[tuple[Tensor, _Found]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
+        teacher_NH, negative_NH = (
+            None if one is None else one[span] for one in (scores.primary_NH, scores.negative_NH)
+        )
 
         def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
-            teacher = (teacher_NH, teacher_head or head)
-            loss, report = micro_batch_loss(hidden_NH, head, *teacher, padded.targets_N, terms, self._settings)
-            return loss, _Found(report, self._behaviour(hidden_NH, head, padded.targets_N, report))
+            student, teacher = (hidden_NH, head), (teacher_NH, teacher_head or head)
+            loss, report = micro_batch_loss(*student, *teacher, inputs.targets_N, terms, self._settings, negative_NH)
+            return loss, _Found(report, self._behaviour(hidden_NH, head, inputs.targets_N, report))
 
         return measure
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from learner.batch import Padded
+from learner.batch import Inputs
 from unisd_rl.errors import UserError
 from unisd_rl.objective.head import Head
 
@@ -33,10 +33,12 @@ class Reader(nn.Module):
         self._soft_cap: float | None = settings.get("final_logit_softcapping")
         self._scale = float(settings.get("logit_scale") or 1.0) / float(settings.get("logits_scaling") or 1.0)
 
-    def forward(self, padded: Padded, measure: Measure[Result]) -> Result:
-        """Read one padded batch and return `measure(hidden_NH, head)`."""
-        hidden_BLH = self.model.get_decoder()(input_ids=padded.ids_BL, use_cache=False).last_hidden_state
-        return measure(hidden_BLH.flatten(0, 1).index_select(0, padded.predicts_N), self.head())
+    def forward(self, inputs: Inputs, measure: Measure[Result]) -> Result:
+        """Read one pass and return `measure(hidden_NH, head)`."""
+        packing = {} if inputs.packing is None else inputs.packing.keywords()
+        decoder = self.model.get_decoder()
+        hidden_BLH = decoder(input_ids=inputs.ids_BL, use_cache=False, **packing).last_hidden_state
+        return measure(hidden_BLH.flatten(0, 1).index_select(0, inputs.predicts_N), self.head())
 
     def head(self) -> Head:
         """The output head; its tensors are whole only inside `forward` or while they are gathered."""
@@ -94,11 +96,9 @@ def check_head(reader: Reader, model_path: Path) -> None:
         raise UserError(f"model.path = {model_path}: it has no output embedding, so it is not a causal language model")
     ids_BL = torch.arange(8).unsqueeze(0) % reader.model.config.get_text_config().vocab_size
     hidden_LH = reader.model.get_decoder()(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
-    scaled = reader.head().at(1.0)
-    logits_LV = torch.empty(len(hidden_LH), len(scaled.weight_VH))
-    scaled.project(hidden_LH, logits_LV)
+    logits_LV = reader.head().logits(hidden_LH)
     expected_LV = reader.model(input_ids=ids_BL, use_cache=False).logits[0].float()
-    if not torch.allclose(scaled.cap_(logits_LV), expected_LV, rtol=2e-2, atol=2e-2 * float(expected_LV.abs().max())):
+    if not torch.allclose(logits_LV, expected_LV, rtol=2e-2, atol=2e-2 * float(expected_LV.abs().max())):
         raise UserError(
             f"model.path = {model_path}: the head of {type(reader.model).__name__} does more to its logits than a "
             "bias, a scale and a soft cap, so it cannot be trained here; take another model"

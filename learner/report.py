@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from learner.ranks import largest, total
-from learner.stopwatch import PARTS, Stopwatch
+from learner.stopwatch import PARTS, READ, Stopwatch
 from learner.teacher import Movement
 from unisd_rl.objective.diagnostics import Diagnostics, ObjectiveReport
 from unisd_rl.reports import StepReport
-
-_READ = ("primary", "other_views", "student")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,9 @@ def step_report(
     """Put the numbers together; times are those of the slowest rank. A collective."""
     weights, objective, staleness = findings.diagnostics, findings.objective, findings.staleness
     seconds = dict(zip(PARTS, largest([findings.watch.seconds[part] for part in PARTS], device), strict=True))
-    read = dict(zip(_READ, total([findings.watch.tokens[part] for part in _READ], device), strict=True))
+    tokens = total([findings.watch.tokens[part] for part in READ], device)
+    read = {part: int(count) for part, count in zip(READ, tokens, strict=True)}
+    (computed,), (forwards,) = total([findings.watch.computed], device), largest([findings.watch.forwards], device)
     return StepReport(
         step=findings.version,
         loss=objective.loss,
@@ -49,6 +49,7 @@ def step_report(
         contrastive_loss=objective.contrastive,
         contrastive_share=objective.contrast_active_share,
         feature_loss=objective.feature,
+        likelihood_loss=objective.likelihood,
         teacher_moved=movement.moved,
         teacher_gap=movement.gap,
         grad_norm=grad_norm,
@@ -59,13 +60,17 @@ def step_report(
         staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
         staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
         behaviour_gap_max=findings.behaviour_gap,
-        score_s=seconds["score"],
         primary_s=seconds["primary"],
-        other_views_s=seconds["other_views"],
+        auxiliary_s=seconds["auxiliary"],
+        negative_s=seconds["negative"],
         divergence_s=seconds["divergence"],
-        student_s=seconds["student"],
+        gradient_s=seconds["gradient"],
         update_s=seconds["update"],
-        primary_tokens=int(read["primary"]),
-        other_view_tokens=int(read["other_views"]),
-        student_tokens=int(read["student"]),
+        primary_tokens=read["primary"],
+        auxiliary_tokens=read["auxiliary"],
+        negative_tokens=read["negative"],
+        divergence_tokens=read["divergence"],
+        gradient_tokens=read["gradient"],
+        forwards=int(forwards),
+        padding_share=1.0 - sum(read.values()) / computed,
     )

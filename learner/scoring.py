@@ -1,19 +1,22 @@
 """The passes without gradient of one step: what every view says about each completion token.
 
-Views are not equal. The primary keeps its hidden states, from which the gradient pass forms the whole distribution;
-auxiliary and negative views leave one log-prob per token, and are read together, sorted by length.
+Views are not equal (`plan.py`). Where the whole distribution is needed a view keeps its final hidden states, from which
+the gradient pass forms it; the others leave one log-prob per token. All kinds are read together, in as few passes as
+the budget of tokens allows.
 """
 
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from learner.batch import Padded, Reading, Share, passes
+from learner.batch import Inputs, Reading, Share
+from learner.plan import Line, ScoringPlan
 from learner.ranks import largest
-from learner.settings import ViewCounts
+from learner.scores import Scores, Tally
 from learner.stopwatch import Stopwatch
 from learner.student import Student
 from learner.teacher import Teacher
@@ -21,110 +24,116 @@ from unisd_rl.objective.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.head import Head
 from unisd_rl.objective.settings import ObjectiveSettings
 from unisd_rl.objective.unisd import TokenSignals
+from unisd_rl.types import ViewKind
 
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What the teacher's views said about one rank's share; N tokens in packed order."""
-
-    primary_N: Tensor
-    primary_NH: Tensor
-    auxiliary_KN: Tensor | None
-    negative_N: Tensor | None
+_SAMPLE_PER_PASS = 64
 
 
 class Scorer:
-    """Runs the teacher over all views of a share, in passes of at most `size` readings."""
+    """Runs the teacher over the views of a plan; without a teacher there is nothing to run."""
 
-    def __init__(self, teacher: Teacher, settings: ObjectiveSettings, views: ViewCounts, size: int) -> None:
-        self._teacher = teacher
-        self._settings = settings
-        self._views = views
-        self._size = size
+    def __init__(self, teacher: Teacher | None, plan: ScoringPlan, settings: ObjectiveSettings) -> None:
+        assert (teacher is not None) == plan.needs_teacher, "a teacher is there exactly where a view is read"
+        self._teacher, self._plan, self._settings = teacher, plan, settings
 
     def score(self, share: Share, watch: Stopwatch) -> Scores:
         """Every view the objective needs. A collective."""
-        with watch.measure("primary"):
-            primary_N, primary_NH = self._primary(share, watch)
-        with watch.measure("other_views"):
-            auxiliary_KN, negative_N = self._others(share, watch)
-        return Scores(primary_N, primary_NH, auxiliary_KN, negative_N)
+        tally = Tally(self._plan, share)
+        if self._teacher is not None:
+            for group in agreed_passes(share.scoring_groups(share.views(self._plan.lines)), share):
+                inputs = share.lay(group)
+                self._teacher.read(inputs, _Listening(inputs, self._spans(share, group), self._settings, tally))
+                watch.passed(inputs)
+                for reading in group:
+                    watch.count(self._plan.lines[reading.line].kind.value, share.length(reading))
+        return tally.scores()
 
-    def _primary(self, share: Share, watch: Stopwatch) -> tuple[Tensor, Tensor]:
-        logprob_N = torch.zeros(share.tokens, device=share.device)
-        states: list[tuple[Tensor, Tensor]] = []
-        for group in agreed_passes(share.by_length(share.primaries()), self._size, share):
-            padded = share.pad(group)
-            hidden_nH, logprob_N[padded.places_N] = self._teacher.read(padded, self._states_and_logprobs(padded))
-            states.append((padded.places_N, hidden_nH))
-            watch.count("primary", padded.read)
-        hidden_NH = torch.cat([hidden_nH for _, hidden_nH in states])
-        places_N = torch.cat([places_n for places_n, _ in states])
-        return logprob_N, torch.empty_like(hidden_NH).index_copy_(0, places_N, hidden_NH)
-
-    def _others(self, share: Share, watch: Stopwatch) -> tuple[Tensor | None, Tensor | None]:
-        lines = self._views.auxiliary + self._views.negative
-        if not lines:
-            return None, None
-        readings = share.auxiliaries(self._views.auxiliary) if self._views.auxiliary else []
-        readings += share.negatives(line=self._views.auxiliary) if self._views.negative else []
-        logprob = torch.zeros(lines * share.tokens, device=share.device)
-        for group in agreed_passes(share.by_length(readings), self._size, share):
-            padded = share.pad(group)
-            logprob[padded.places_N] = self._teacher.read(padded, self._logprobs(padded))
-            watch.count("other_views", padded.read)
-        logprob_LN = logprob.view(lines, share.tokens)
-        auxiliary_KN = logprob_LN[: self._views.auxiliary] if self._views.auxiliary else None
-        return auxiliary_KN, logprob_LN[-1] if self._views.negative else None
-
-    def _logprobs(self, padded: Padded) -> "_Logprobs":
-        return _Logprobs(padded.targets_N, self._settings.temperature, self._settings.chunk_tokens)
-
-    def _states_and_logprobs(self, padded: Padded) -> "_StatesAndLogprobs":
-        return _StatesAndLogprobs(self._logprobs(padded))
+    def _spans(self, share: Share, group: Sequence[Reading]) -> list["_Span"]:
+        """Which of a pass's tokens belong to which line: all lines, also those without a token here."""
+        tokens: Counter[int] = Counter()
+        for reading in group:
+            tokens[reading.line] += share.predicted(reading)
+        spans, start = [], 0
+        for number, line in enumerate(self._plan.lines):
+            spans.append(_Span(number, line, slice(start, start + tokens[number])))
+            start += tokens[number]
+        return spans
 
 
 @dataclass(frozen=True, slots=True)
-class _Logprobs:
-    targets_N: Tensor
-    temperature: float
-    chunk_tokens: int
+class _Span:
+    """The tokens of one line in one pass."""
 
-    def __call__(self, hidden_NH: Tensor, head: Head) -> Tensor:
-        return realised_logprobs(hidden_NH, head, self.targets_N, self.temperature, self.chunk_tokens)
+    number: int
+    line: Line
+    tokens: slice
 
 
 @dataclass(frozen=True, slots=True)
-class _StatesAndLogprobs:
-    logprobs: _Logprobs
+class _Listening:
+    """What happens to the hidden states of one pass, where they and the head exist."""
 
-    def __call__(self, hidden_NH: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        return hidden_NH, self.logprobs(hidden_NH, head)
+    inputs: Inputs
+    spans: list[_Span]
+    settings: ObjectiveSettings
+    tally: Tally
+
+    def __call__(self, hidden_nH: Tensor, head: Head) -> None:
+        places_n = self.inputs.places_N
+        for temperature, tokens in self._stretches():
+            self.tally.keep_logprobs(places_n[tokens], self._logprobs(hidden_nH, head, tokens, temperature))
+        for span in self.spans:
+            if span.line.states:
+                self.tally.keep_states(span.number, places_n[span.tokens], hidden_nH[span.tokens])
+            if span.line.kind is ViewKind.PRIMARY and span.line.temperature is None:
+                few = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _SAMPLE_PER_PASS))
+                self.tally.keep_sample(self._logprobs(hidden_nH, head, few, self.settings.temperature))
+
+    def _stretches(self) -> Iterator[tuple[float, slice]]:
+        """Neighbouring lines at one temperature are one stretch of tokens: one use of the head."""
+        for temperature, spans in groupby(self.spans, key=lambda span: span.line.temperature):
+            tokens = [span.tokens for span in spans]
+            if temperature is not None:
+                yield temperature, slice(tokens[0].start, tokens[-1].stop)
+
+    def _logprobs(self, hidden_nH: Tensor, head: Head, tokens: slice, temperature: float) -> Tensor:
+        targets_n = self.inputs.targets_N[tokens]
+        return realised_logprobs(hidden_nH[tokens], head, targets_n, temperature, self.settings.chunk_tokens)
 
 
 def student_divergences(
-    share: Share, student: Student, scores: Scores, teacher_head: Head | None, settings: ObjectiveSettings, size: int
+    share: Share,
+    student: Student,
+    teacher_NH: Tensor,
+    teacher_head: Head | None,
+    settings: ObjectiveSettings,
+    watch: Stopwatch,
 ) -> Tensor:
-    """`divergence_N` of the student to the primary view, without gradient, for a quantile clip. A collective."""
-    found = []
-    for group in agreed_passes(share.students(), size, share):
-        padded = share.pad(group)
-        measure = _Divergences(scores.primary_NH[padded.places_N], teacher_head, settings)
-        found.append(student.read(padded, measure))
-    return torch.cat(found)
+    """`divergence_N` of the student to the primary view, without gradient, for a quantile clip. A collective.
+
+    `teacher_head` None: the student's own.
+    """
+    divergence_N = torch.zeros(share.tokens, device=share.device)
+    for group in agreed_passes(share.scoring_groups(share.students()), share):
+        inputs = share.lay(group)
+        measure = _Divergences(teacher_NH[inputs.places_N], teacher_head, settings)
+        divergence_N[inputs.places_N] = student.read(inputs, measure)
+        watch.passed(inputs)
+        watch.count("divergence", inputs.read)
+    return divergence_N
 
 
 @dataclass(frozen=True, slots=True)
 class _Divergences:
-    teacher_NH: Tensor
+    teacher_nH: Tensor
     teacher_head: Head | None
     settings: ObjectiveSettings
 
-    def __call__(self, hidden_NH: Tensor, head: Head) -> Tensor:
+    def __call__(self, hidden_nH: Tensor, head: Head) -> Tensor:
         settings = self.settings
         assert settings.alpha is not None
         rest = (settings.alpha, settings.temperature, settings.chunk_tokens)
-        return token_divergence(hidden_NH, head, self.teacher_NH, self.teacher_head or head, *rest)
+        return token_divergence(hidden_nH, head, self.teacher_nH, self.teacher_head or head, *rest)
 
 
 def signals(share: Share, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:
@@ -135,12 +144,16 @@ def signals(share: Share, scores: Scores, divergence_N: Tensor | None) -> TokenS
         primary_N=scores.primary_N,
         auxiliary_KN=scores.auxiliary_KN,
         negative_N=scores.negative_N,
-        has_negative_S=None if scores.negative_N is None else share.has_negative(),
+        has_negative_S=scores.has_negative_S,
         divergence_N=divergence_N,
+        order_S=share.order(),
     )
 
 
-def agreed_passes(readings: Sequence[Reading], size: int, share: Share) -> list[Sequence[Reading]]:
-    """This rank's readings in as many passes as the busiest rank needs, at least one. A collective."""
-    (count,) = largest([math.ceil(len(readings) / size)], share.device)
-    return list(passes(readings, size, max(int(count), 1)))
+def agreed_passes(groups: Sequence[list[Reading]], share: Share) -> list[list[Reading]]:
+    """This rank's groups, and empty ones up to what the busiest rank needs, at least one. A collective.
+
+    Ranks that run unequal numbers of passes hang ZeRO-3.
+    """
+    (count,) = largest([len(groups)], share.device)
+    return [*groups, *([] for _ in range(max(int(count), 1) - len(groups)))]

@@ -1,17 +1,8 @@
 """From the configuration to what the objective and the scorer need. Imports nothing heavy."""
 
-from dataclasses import dataclass
-
+from learner.plan import ScoringPlan, scoring_plan
 from unisd_rl.config import Config, DivergenceContrast, TokenAgreement
 from unisd_rl.objective import settings as objective
-
-
-@dataclass(frozen=True, slots=True)
-class ViewCounts:
-    """Which views the objective needs."""
-
-    auxiliary: int
-    negative: bool
 
 
 def objective_settings(config: Config) -> objective.ObjectiveSettings:
@@ -32,11 +23,17 @@ def objective_settings(config: Config) -> objective.ObjectiveSettings:
     )
 
 
-def view_counts(config: Config) -> ViewCounts:
-    """Only views that a mechanism reads are scored."""
-    agreement = config.objective.agreement is not None and config.objective.divergence is not None
-    auxiliary = config.contexts.auxiliary.views if agreement and config.contexts.auxiliary else 0
-    return ViewCounts(auxiliary=auxiliary, negative=config.objective.contrastive is not None)
+def plan_of(config: Config) -> ScoringPlan:
+    """The views that the teacher reads."""
+    views = config.contexts.auxiliary.views if config.contexts.auxiliary else 0
+    return scoring_plan(objective_settings(config), views)
+
+
+def idle_settings(config: Config) -> tuple[str, ...]:
+    """One sentence for every setting that is on but moves nothing because no term reads a teacher."""
+    if config.objective.ema is None or plan_of(config).needs_teacher:
+        return ()
+    return ("objective.ema moves a teacher, and no term reads one: none is loaded",)
 
 
 def _agreement(config: Config) -> objective.TokenAgreement | objective.SequenceAgreement | None:

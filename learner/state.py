@@ -18,6 +18,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from learner.batch import Inputs
 from learner.student import Student
 from learner.teacher import Teacher
 from learner.tensors import assembled, is_sharded, local, local_master, part_of
@@ -37,9 +38,9 @@ def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[
         yield f"{TEACHER}/{name}", tensor
 
 
-def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int) -> None:
-    """Set everything `training_state` yields; `steps` optimiser steps had been taken."""
-    student.make_moments(steps)
+def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, nothing: Inputs) -> None:
+    """Set everything `training_state` yields; `steps` optimiser steps had been taken; `nothing` is an empty pass."""
+    student.make_moments(steps, nothing)
     for name, parameter in student.parameters.items():
         _set_master(parameter, lookup(f"{MASTER}/{name}"))
         for moment in MOMENTS:

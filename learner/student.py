@@ -15,7 +15,7 @@ from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
 from learner.adapters import STUDENT, factors
-from learner.batch import Padded
+from learner.batch import Inputs
 from learner.reader import Measure, Reader, Result
 from unisd_rl.config import Config
 
@@ -54,19 +54,19 @@ class Student:
         return dict(model.named_parameters()) if self._lora is None else factors(model, STUDENT)
 
     @torch.no_grad()
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """One pass without gradient, and without dropout."""
         self._engine.eval()
-        return self._engine(padded, measure)
+        return self._engine(inputs, measure)
 
-    def learn(self, padded: Padded, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
+    def learn(self, inputs: Inputs, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
         """One pass with gradient: `measure` returns the micro-batch's part of the loss and what else it found.
 
         Gradients of all passes are added up; with the `last` one they are summed over ranks.
         """
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
-        loss, found = self._engine(padded, measure)
+        loss, found = self._engine(inputs, measure)
         self._engine.backward(loss * self._ranks)
         return found
 
@@ -99,12 +99,10 @@ class Student:
         """AdamW's own state of a parameter, where it `keeps_whole_moments`."""
         return self._engine.basic_optimizer.state[parameter]
 
-    def make_moments(self, steps: int) -> None:
+    def make_moments(self, steps: int, nothing: Inputs) -> None:
         """Moments to be written to, as after `steps` steps: optimisers make them in their first step, so one is taken
-        at rate 0 on no tokens."""
-        nothing = torch.empty(0, dtype=torch.long, device=self._engine.device)
-        empty = Padded(torch.zeros(1, 1, dtype=torch.long, device=nothing.device), nothing, nothing, nothing, 0)
-        self.learn(empty, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True)
+        at rate 0 on `nothing`, a pass that predicts no token."""
+        self.learn(nothing, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True)
         self.step(learning_rate=0.0)
         for state in self._engine.basic_optimizer.state.values():
             state["step"].fill_(steps)
@@ -129,7 +127,7 @@ def engine_settings(config: Config) -> dict[str, Any]:
     if config.model.lora is not None and zero["stage"] == 3:
         zero |= NOTHING_STAYS_GATHERED
     return {
-        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
+        "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.learner.max_grad_norm,
         "zero_optimization": zero,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from learner.adapters import add_adapters
-from learner.batch import Padded
+from learner.batch import Inputs
 from learner.checks import check_teacher_moved
 from learner.ranks import total
 from learner.reader import Measure, Reader, Result
@@ -55,9 +55,9 @@ class Teacher:
         self._average = {name: local(parameter).float() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        return self._voice.read(padded, measure)
+        return self._voice.read(inputs, measure)
 
     def head(self) -> AbstractContextManager[Head | None]:
         """The teacher's output head, whole within this context, for measures that run inside the student's pass;
@@ -126,12 +126,14 @@ class Teacher:
         return sorted({names[(index + 1) * len(names) // (_PROBES + 1)] for index in range(_PROBES)})
 
 
-def student_and_teacher(reader: Reader, config: Config) -> tuple[Student, Teacher]:
-    """Two that weigh the same: two copies of a model, or two adapters on one base.
+def student_and_teacher(reader: Reader, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:
+    """Two that weigh the same: two copies of a model, or two adapters on one base; a teacher only where it `teaches`.
 
     Raises:
         UserError: the model has none of the layers that should get an adapter.
     """
+    if config.model.lora is None and not teaches:
+        return Student(reader, config), None
     if config.model.lora is None:
         voice: Voice = CopyVoice(copy.deepcopy(reader), config)  # before an engine owns the original
         student = Student(reader, config)
@@ -139,7 +141,7 @@ def student_and_teacher(reader: Reader, config: Config) -> tuple[Student, Teache
         add_adapters(reader.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
         student = Student(reader, config)
         voice = AdapterVoice(student)
-    return student, Teacher(voice, config)
+    return student, Teacher(voice, config) if teaches else None
 
 
 def _square(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import deepspeed
 from torch import nn
 
 from learner.adapters import TEACHER, factors, speaking
-from learner.batch import Padded
+from learner.batch import Inputs
 from learner.reader import Measure, Reader, Result
 from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
 from learner.tensors import gathered
@@ -24,7 +24,7 @@ class Voice(Protocol):
         """The teacher's weights that follow the student, under the names the student has for its own."""
         ...
 
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
         ...
 
@@ -50,9 +50,9 @@ class CopyVoice:
         """See `Voice.parameters`."""
         return dict(self._reader.model.named_parameters())
 
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """See `Voice.read`."""
-        return (self._engine or self._reader)(padded, measure)
+        return (self._engine or self._reader)(inputs, measure)
 
     @contextmanager
     def head(self) -> Iterator[Head | None]:
@@ -77,10 +77,10 @@ class AdapterVoice:
         """See `Voice.parameters`."""
         return factors(self._student.reader.model, TEACHER)
 
-    def read(self, padded: Padded, measure: Measure[Result]) -> Result:
+    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
         """See `Voice.read`."""
         with speaking(self._student.reader.model, TEACHER):
-            return self._student.read(padded, measure)
+            return self._student.read(inputs, measure)
 
     def head(self) -> AbstractContextManager[Head | None]:
         """See `Voice.head`: both read with the one frozen head."""
@@ -93,7 +93,7 @@ class AdapterVoice:
 def _sharded(reader: Reader, config: Config) -> deepspeed.DeepSpeedEngine:
     """No weight may outlive the forward pass that gathered it: the average changes the shards beneath."""
     settings = {
-        "train_micro_batch_size_per_gpu": config.learner.micro_batch_size,
+        "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "steps_per_print": None,
         "zero_optimization": {"stage": 3, **NOTHING_STAYS_GATHERED},

@@ -55,20 +55,13 @@ def looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
-def check_data(task: TaskConfig) -> None:
-    """Raise `UserError` for what a look at the files of a task can refuse."""
-    from unisd_rl.tasks.load import check_task
-
-    check_task(task)
-
-
 def check_training_task(task: TaskConfig) -> None:
-    """`check_data`, and raise `UserError` for a task that has no training problems."""
-    from unisd_rl.tasks.load import EVALUATION_ONLY
+    """Raise `UserError` for a task without training problems, and for what a look at its files can refuse."""
+    from unisd_rl.tasks.load import EVALUATION_ONLY, check_task
 
     if isinstance(task, EVALUATION_ONLY):
         raise UserError(f'task.type = "{task.type}" is for evaluation only: it has no training problems')
-    check_data(task)
+    check_task(task)
 
 
 def check_contexts(contexts: ContextsConfig) -> None:

@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
-from unisd_rl.command import check_data, exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
 from unisd_rl.requirements import answering_requirements, retention_requirement
@@ -60,8 +60,10 @@ def check_without_imports(request: EvaluationRequest) -> None:
         _check_model("MODEL", model)
     if request.retention_base is not None:
         _check_model("--retention", request.retention_base)
-    for asked in request.asked:
-        check_data(asked.config.task)
+    from unisd_rl.tasks.load import check_task
+
+    for config in request.by_task.values():
+        check_task(config.task)
 
 
 def describe(request: EvaluationRequest) -> str:

@@ -10,7 +10,7 @@ from actors.rollout_actor import Answered
 from unisd_rl.config import Config
 from unisd_rl.retention.numbers import Retention
 from unisd_rl.seeds import derive_seed
-from unisd_rl.statistics import Interval, mean_interval, pass_at_k, wilson_interval
+from unisd_rl.statistics import Interval, pass_at_k, wilson_interval
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
@@ -18,9 +18,9 @@ from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
 
 @dataclass(frozen=True, slots=True)
 class PassRate:
-    """pass@k: the chance (0 to 1) that one of `k` answers is right, mean over problems, with its 95 % interval.
+    """pass@k: the chance (0 to 1) that one of `k` answers is right, mean over problems, with Wilson's 95 % interval.
 
-    Wilson's interval where each problem was answered once, a bootstrap over problems where it was answered often.
+    What varies is taken to be the problems, however often each was answered.
     """
 
     k: int
@@ -72,10 +72,8 @@ class Evaluation:
 
     def pass_rate(self, k: int = 1) -> PassRate:
         """pass@k over all problems; `k` is at most `samples`."""
-        if self.samples == 1:
-            return PassRate(k, self.accuracy, wilson_interval(self.correct, self.problems))
         scores = self.scores(k)
-        return PassRate(k, sum(scores) / len(scores), mean_interval(scores))
+        return PassRate(k, sum(scores) / len(scores), wilson_interval(sum(scores), len(scores)))
 
     def to_json(self, ks: Sequence[int]) -> dict[str, Any]:
         """Its numbers, without the answers."""

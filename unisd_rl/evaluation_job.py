@@ -40,7 +40,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         UserError: the data, a model or the cluster is not what the request says.
         RunFailed: a part failed.
     """
-    tasks = {asked.task: load_task(asked.config.task) for asked in request.asked}
+    tasks = {name: load_task(config.task) for name, config in request.by_task.items()}
     config = request.config
     phases = answering_requirements(config), retention_requirement(config)
     with Screen() as screen, connected(config, *phases):

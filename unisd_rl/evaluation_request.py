@@ -43,6 +43,11 @@ class EvaluationRequest:
     out: Path
 
     @property
+    def by_task(self) -> dict[str, Config]:
+        """A configuration of each task: its problems are the same for every model."""
+        return {asked.task: asked.config for asked in self.asked[: len(self.tasks)]}
+
+    @property
     def config(self) -> Config:
         """What all pairs share: everything but model and task."""
         return self.asked[0].config

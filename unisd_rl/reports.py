@@ -35,6 +35,8 @@ class StepReport:
     """Share of the tokens with a negative view whose contrastive gradient is not zero."""
     feature_loss: float
     """Feature matching's part of the loss, its weight included."""
+    likelihood_loss: float
+    """The likelihood term's part of the loss, its weight included."""
     teacher_moved: float
     """Norm of the teacher's update over the teacher's norm; 0 in a step without one."""
     teacher_gap: float
@@ -55,24 +57,32 @@ class StepReport:
     """The mean of the same."""
     behaviour_gap_max: float
     """Largest |engine log-prob - learner log-prob| over tokens of the learner's own version; nan if there are none."""
-    score_s: float
-    """Seconds of all passes without gradient (slowest rank, as for all times) ..."""
     primary_s: float
-    """... of which the teacher's primary view ..."""
-    other_views_s: float
-    """... the auxiliary and negative views ..."""
+    """Seconds of the passes over the teacher's primary view (slowest rank, as for all times) ..."""
+    auxiliary_s: float
+    """... over the auxiliary views ..."""
+    negative_s: float
+    """... and over the negative view. They share passes, whose time is divided by the tokens read of each view."""
     divergence_s: float
-    """... and the student's pass for a quantile clip."""
-    student_s: float
+    """Seconds of the student's passes without gradient, for a quantile clip."""
+    gradient_s: float
     """Seconds of the gradient passes."""
     update_s: float
     """Seconds of the optimiser's step and the teacher's update."""
     primary_tokens: int
-    """Tokens read in the primary view, prompts included, all ranks."""
-    other_view_tokens: int
-    """Tokens read in the auxiliary and negative views."""
-    student_tokens: int
-    """Tokens read with gradient."""
+    """Tokens read in the primary view, prompts included, all ranks; 0 for what no term needs."""
+    auxiliary_tokens: int
+    """The same of the auxiliary views ..."""
+    negative_tokens: int
+    """... of the negative view ..."""
+    divergence_tokens: int
+    """... of the student without gradient ..."""
+    gradient_tokens: int
+    """... and with it."""
+    forwards: int
+    """Forward passes of a rank, with gradient and without."""
+    padding_share: float
+    """Share of the positions computed in them, on all ranks, that were padding."""
 
 
 @dataclass(frozen=True, slots=True)

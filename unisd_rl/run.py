@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from learner.settings import objective_settings
+from learner.settings import idle_settings, objective_settings
 from unisd_rl.command import (
     STOPPED,
     check_contexts,
@@ -37,7 +37,8 @@ def _run(arguments: Sequence[str]) -> int:
     recipes, dry_run, fields = split_arguments(arguments)
     config = load_recipe(recipes, parse_fields(fields, PROGRAM))
     check_without_imports(config)
-    for sentence in (*inert_settings(objective_settings(config)), *config.unread_contexts):
+    notes = (*inert_settings(objective_settings(config)), *config.unread_contexts, *idle_settings(config))
+    for sentence in notes:
         print(f"note: {sentence}", file=sys.stderr)
     if dry_run:
         print(describe(config))

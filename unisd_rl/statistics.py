@@ -38,8 +38,12 @@ class Comparison:
     mcnemar_p: float | None
 
 
-def wilson_interval(successes: int, trials: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a share (1927): stays within 0 and 1, and is not empty at either end."""
+def wilson_interval(successes: float, trials: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share (1927): stays within 0 and 1, and is not empty at either end.
+
+    `successes` may be a sum of scores between 0 and 1. They vary less than yes and no with the same mean do, so the
+    interval is then rather too wide than too narrow.
+    """
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share, shrink = successes / trials, 1 + z * z / trials
     centre = share + z * z / (2 * trials)
@@ -58,7 +62,10 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def mean_interval(scores: Sequence[float], seed: int = 0, level: float = LEVEL) -> Interval:
-    """Percentile bootstrap of a mean over problems: 10,000 draws of all problems with replacement."""
+    """Percentile bootstrap of a mean over problems: 10,000 draws of all problems with replacement.
+
+    Empty where all scores are equal: it knows no other problems than these.
+    """
     score_P = np.asarray(scores, np.float64)
     draw, means = np.random.default_rng(seed), []
     for _ in range(_RESAMPLES // _RESAMPLES_AT_A_TIME):

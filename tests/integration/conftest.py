@@ -8,9 +8,9 @@ from tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config import Config
 
 
-def engine_config(engine: dict) -> Config:
+def engine_config(engine: dict, model: dict) -> Config:
     limits = {"max_prompt_tokens": 64, "max_completion_tokens": 192, "concurrency": 32}
-    settings = {"rollout": {"engine": engine, **limits}, "evaluation": {"concurrency": 32}}
+    settings = {"rollout": {"engine": engine, **limits}, "evaluation": {"concurrency": 32}, "model": model}
     return Config.model_validate({**settings, "objective": {"divergence": {}}})
 
 
@@ -32,8 +32,9 @@ def untied_model_path(tmp_path_factory):
     return path
 
 
-def _started(settings: dict, model_path, logs):
-    engine = EngineProcess(engine_config(settings), model_path, logs / "engine.log")
+def started(settings: dict, model_path, logs, model=None):
+    """An engine in a process of its own, closed afterwards."""
+    engine = EngineProcess(engine_config(settings, model or {}), model_path, logs / "engine.log")
     yield engine
     engine.close()
 
@@ -41,10 +42,10 @@ def _started(settings: dict, model_path, logs):
 @pytest.fixture(scope="session", params=ENGINES)
 def tied_engine(request, tied_model_path, tmp_path_factory):
     """The shared engine: each kind is started once for all tests (vLLM: about 15 s)."""
-    yield from _started(request.param, tied_model_path, tmp_path_factory.mktemp("tied_log"))
+    yield from started(request.param, tied_model_path, tmp_path_factory.mktemp("tied_log"))
 
 
 @pytest.fixture(scope="session", params=ENGINES)
 def untied_engine(request, untied_model_path, tmp_path_factory):
     """The second start: untied heads go another way through vLLM's reload. The last test kills it."""
-    yield from _started(request.param, untied_model_path, tmp_path_factory.mktemp("untied_log"))
+    yield from started(request.param, untied_model_path, tmp_path_factory.mktemp("untied_log"))

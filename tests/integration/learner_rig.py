@@ -109,7 +109,7 @@ ALL_FIVE = {
 
 def learner_config(without: str = "", **sections: dict) -> Config:
     """All five mechanisms, less the section named; steps that show in a tiny model, and clipped gradients."""
-    learner = {"learning_rate": 1e-2, "micro_batch_size": 4, "max_grad_norm": 0.3, **sections.pop("learner", {})}
+    learner = {"learning_rate": 1e-2, "micro_batch_tokens": 64, "max_grad_norm": 0.3, **sections.pop("learner", {})}
     objective = sections.pop("objective", {name: section for name, section in ALL_FIVE.items() if name != without})
     contexts = {"auxiliary": {"views": 3}, "negative": {}}
     return Config.model_validate({"learner": learner, "objective": objective, "contexts": contexts, **sections})
@@ -169,10 +169,10 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
         findings = learner.accumulate(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
-        found[f"teacher {step}"] = {name: value.clone() for name, value in learner.teacher.average()}
+        found[f"teacher {step}"] = _teacher(learner)
         found["reports"].append(dataclasses.asdict(learner.advance(findings)))
     found["masters"] = _student_masters(learner)
-    found["teacher"] = {name: value.clone() for name, value in learner.teacher.average()}
+    found["teacher"] = _teacher(learner)
     found["weights"] = {name: value.clone() for name, value in learner.weights()}
     found["base"] = _base(learner)
     first = case.shards[0][0]
@@ -182,6 +182,10 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     if rank == 0:
         torch.save(found, folder / f"{case.name}.pt")
     learner.close()
+
+
+def _teacher(learner: object) -> dict:
+    return {name: value.clone() for name, value in learner.teacher.average()} if learner.teacher else {}
 
 
 def _student_masters(learner: object) -> dict:

@@ -72,7 +72,7 @@ def relative(found, expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("job,stage", [(job, stage) for job in ("two", "other") for stage in STAGES])
-def test_training_goes_on_from_a_state_saved_on_another_layout(folder, kind, job, stage):
+def test_line_14_teacher_and_optimiser_are_saved_and_training_goes_on_on_another_layout(folder, kind, job, stage):
     expected, found = (
         torch.load(folder / "one" / f"{kind} whole.pt"),
         torch.load(folder / job / f"{kind} {stage} resumed.pt"),

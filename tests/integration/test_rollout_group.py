@@ -6,9 +6,11 @@ The transformers engine stands in (seconds to start); test_engine.py shows that 
 import numpy as np
 import pytest
 import ray
+from adapters import LORA, random_factors, with_factors
 from engine_scenarios import changed, gap
 from transformers import AutoModelForCausalLM
 
+from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
@@ -25,8 +27,9 @@ BATCH, STEPS = 8, 3
 PLAN = CorePlan(rollout=((0,), (0,)), learner=((1,),))
 
 
-def config(**rollout) -> Config:
+def config(lora: dict | None = None, **rollout) -> Config:
     settings = {
+        "model": {"lora": lora},
         "rollout": {"engine": {"type": "transformers"}, "max_completion_tokens": 24, "concurrency": 6, **rollout},
         "run": {"cluster_timeout_s": 3.0},
         "learner": {"batch_size": BATCH},
@@ -134,8 +137,11 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
     assert all((generation.versions == 0).all() for _, generation in answers)
     sampled = parts.group.sample(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
     assert all(gap(parts.models[0], prompt, generation) < 1e-4 for prompt, generation in sampled)
+    drawn = parts.group.answers(asked[:3], Sampling(0.7, 1.0, 12, seed=3), first)
+    again = [parts.group.answers([chat], Sampling(0.7, 1.0, 12, seed=3 + i), first) for i, chat in enumerate(asked[:3])]
+    assert [one.text for one in drawn] == [one.text for (one,) in again]  # whoever answers
     assert len(parts.queue.take(0, 1, WAIT_S, parts.group.check).numbers) == BATCH
-    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2
+    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2 + 3 + 3
 
 
 def test_answers_of_a_version_that_is_not_there_are_refused(served):
@@ -148,10 +154,33 @@ def test_weights_that_never_come_are_told_with_the_version(served):
         served.group.wait_for(PolicyVersion(0, 4), 0.5)
 
 
+def test_actors_without_a_queue_answer_with_the_model_they_were_started_with(served, tied_model_path, tmp_path):
+    alone = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, queue=None, store=spawn_store())
+    alone.start(WAIT_S)
+    (answer,) = alone.answers([(Message("user", "question 1"),)], Sampling(0.7, 1.0, 12, seed=1), NOTHING_APPLIED)
+    assert gap(served.base, answer.prompt_tokens, answer.generation) < 1e-4
+    alone.close()
+
+
 def test_an_actor_that_starts_late_begins_with_the_newest_weights(served, tied_model_path, tmp_path):
     late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, served.queue_handle, served.store)
     late.start(WAIT_S)
     assert late.reports()[0].version == PolicyVersion(0, 0)
+    late.close()
+
+
+def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_model_path, tmp_path):
+    settings, store = config(lora=LORA), spawn_store()
+    publisher = ObjectStorePublisher(store.handle, bucket_mib=1)
+    newest, factors = PolicyVersion(0, 5), random_factors(tied_model_path, seed=5)
+    publisher.publish(PolicyVersion(0, 4), random_factors(tied_model_path, seed=4).items())
+    publisher.publish(newest, factors.items())
+    publisher.wait(WAIT_S)
+    late = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), store)
+    late.start(WAIT_S)
+    asked = [(Message("user", f"question {number}"),) for number in range(3)]
+    for prompt, generation in late.sample(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
+        assert gap(with_factors(tied_model_path, factors), prompt, generation) < 1e-4
     late.close()
 
 

@@ -133,4 +133,5 @@ class SimulatedRanks:
 
 
 def relative_difference(left: Tensor, right: Tensor) -> float:
-    return float((left - right).norm() / right.norm())
+    """The norm of the difference over the norm of `right`; 0 of equal tensors, also of zeros."""
+    return 0.0 if torch.equal(left, right) else float((left - right).norm() / right.norm())

@@ -65,6 +65,19 @@ def test_deepspeed_is_imported_in_the_learner_only():
     assert {file.split("/")[0] for file in files_that_import("deepspeed")} == {"learner"}
 
 
+def test_every_wait_for_ray_has_a_timeout():
+    calls = [
+        (path, node)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ray.get", "ray.wait")
+    ]
+    assert calls
+    without = [(path.name, call.lineno) for path, call in calls if "timeout" not in {key.arg for key in call.keywords}]
+    assert without == []
+
+
 def test_every_module_has_its_place_among_the_layers():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")

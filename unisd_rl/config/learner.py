@@ -22,8 +22,13 @@ class LearnerConfig(Section):
     """DeepSpeed ZeRO stage."""
     batch_size: Count = 64
     """Prompts per optimiser step, over all ranks."""
-    micro_batch_size: Count = 16
-    """Sequences per forward pass on one rank; does not change the gradient."""
+    micro_batch_tokens: Count = 4096
+    """Tokens that one rank reads in one pass with gradient; does not change the gradient. Longer sequences go alone."""
+    scoring_tokens: Count | None = None
+    """Tokens that one rank reads in one pass without gradient. Absent: four times `micro_batch_tokens`."""
+    packed: bool | None = None
+    """Lay the sequences of a pass end to end in one row; false pads them to one length. Absent: where the model's
+    attention allows it."""
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW (betas 0.9, 0.999)."""
     weight_decay: NonNegative = 0.0
@@ -39,3 +44,8 @@ class LearnerConfig(Section):
     logprob_tolerance: Positive | None = None
     """Largest gap (nats) between engine and learner log-probs of the same tokens under the same version. Absent: 0.02
     for float32, 0.5 for bfloat16, whose kernels round differently."""
+
+    @property
+    def scoring_budget(self) -> int:
+        """Tokens of a pass without gradient: it keeps no activations."""
+        return self.scoring_tokens or 4 * self.micro_batch_tokens

@@ -161,10 +161,10 @@ def _run(
     wanted = gradients is not None and gradients.any and some
     found = [TokenScores.none(targets_N.device)]
     for chunk in kernel.chunks():
-        logits, scaled_CH = kernel.logits(chunk)
+        logits, operand_CH = kernel.logits(chunk)
         found.append(rows.score_(logits, targets_N[chunk], terms.slice(chunk.start, chunk.stop), wanted))
         if gradients is not None and wanted:
-            gradients.add(chunk, kernel.student, logits.student_CV, scaled_CH)
+            gradients.add(chunk, kernel.student, logits.student_CV, operand_CH)
     return TokenScores.joined(found)
 
 

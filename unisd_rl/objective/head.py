@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.objective.products import logits_, multiplies_half
+
 
 @dataclass(frozen=True)
 class Head:
@@ -19,39 +21,54 @@ class Head:
     soft_cap: float | None = None
     scale: float = 1.0
 
-    def at(self, temperature: float) -> "ScaledHead":
-        """This head's `logits / temperature` in float32; copies the weight only if it is not float32 already."""
+    def at(self, temperature: float, hidden_dtype: torch.dtype) -> "ScaledHead":
+        """This head's `logits / temperature` from hidden states of this type; shares the weight, whatever its type."""
         inner = self.scale / temperature if self.soft_cap is None else self.scale / self.soft_cap
         outer = None if self.soft_cap is None else self.soft_cap / temperature
-        bias_V = None if self.bias_V is None else self.bias_V.detach().float() * inner
-        return ScaledHead(self.weight_VH.detach().float(), bias_V, inner, outer)
+        half = multiplies_half(self.weight_VH.device, hidden_dtype, self.weight_VH.dtype)
+        before, after = (1.0, inner) if half else (inner, 1.0)
+        bias_V = None if self.bias_V is None else self.bias_V.detach().float() * before
+        return ScaledHead(self.weight_VH.detach(), bias_V, before, after, outer)
+
+    @torch.no_grad()
+    def logits(self, hidden_NH: Tensor, temperature: float = 1.0) -> Tensor:
+        """`logits_NV / temperature`, float32, all at once: for a few tokens."""
+        scaled = self.at(temperature, hidden_NH.dtype)
+        logits_NV = torch.empty(len(hidden_NH), len(self.weight_VH), device=hidden_NH.device)
+        scaled.project(hidden_NH, logits_NV)
+        return scaled.finish_(logits_NV)
 
 
 @dataclass(frozen=True)
 class ScaledHead:
-    """`logits / temperature` as `u = inner * (h W^T + b)`, followed by `outer * tanh(u)` where there is a cap."""
+    """`logits / temperature` as `u = before * (h W^T + b)`, then `after * u`, or `outer * tanh(after * u)` with a cap.
+
+    In float32 the whole factor goes `before`: on the few hidden channels. Where half-precision states are multiplied
+    as they are, it goes `after`, for in that type it would round them.
+    """
 
     weight_VH: Tensor
     bias_V: Tensor | None
-    """Already multiplied by `inner`."""
-    inner: float
+    """Already multiplied by `before`, float32."""
+    before: float
+    after: float
     outer: float | None
 
     def project(self, hidden_CH: Tensor, out_CV: Tensor) -> Tensor:
-        """Write `u` to `out_CV` and return `inner * hidden` in float32: one matrix product."""
-        hidden_CH = hidden_CH.detach().float() * self.inner
-        if self.bias_V is None:
-            torch.mm(hidden_CH, self.weight_VH.t(), out=out_CV)
-        else:
-            torch.addmm(self.bias_V, hidden_CH, self.weight_VH.t(), out=out_CV)
+        """Write `u` to `out_CV` and return `before * hidden`, of the type the products take: one matrix product."""
+        half = multiplies_half(out_CV.device, hidden_CH.dtype, self.weight_VH.dtype)
+        hidden_CH = hidden_CH.detach() if half else hidden_CH.detach().float() * self.before
+        logits_(hidden_CH, self.weight_VH, self.bias_V, out_CV)
         return hidden_CH
 
-    def cap_(self, logits_RV: Tensor) -> Tensor:
-        """Apply the soft cap to `u` in place, and return it."""
+    def finish_(self, logits_RV: Tensor) -> Tensor:
+        """From `u` to `logits / temperature` in place, and return them."""
+        if self.after != 1.0:
+            logits_RV.mul_(self.after)
         return logits_RV if self.outer is None else logits_RV.tanh_().mul_(self.outer)
 
     def cap_slope(self, logits_RV: Tensor, out_RV: Tensor) -> Tensor | None:
-        """The derivative of capped logits in `u`, from the capped logits: `outer (1 - tanh^2)`; None without a cap."""
+        """The derivative of capped logits in `after * u`, from them: `outer (1 - tanh^2)`; None without a cap."""
         if self.outer is None:
             return None
         return torch.square(logits_RV, out=out_RV).mul_(-1.0 / self.outer).add_(self.outer)

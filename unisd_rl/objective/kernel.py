@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unisd_rl.objective.head import Head, ScaledHead
+from unisd_rl.objective.products import add_weight_gradient_, hidden_gradient_
 from unisd_rl.objective.rows import Logits, spans
 
 
@@ -35,8 +36,10 @@ class Kernel:
         chunk_tokens: int,
     ) -> None:
         self._states, self._chunk_tokens = states, chunk_tokens
-        self.student = student_head.at(temperature)
-        self.teacher = None if teacher_head is None else teacher_head.at(temperature)
+        self.student = student_head.at(temperature, states.student_NH.dtype)
+        self.teacher = None
+        if teacher_head is not None and states.teacher_NH is not None:
+            self.teacher = teacher_head.at(temperature, states.teacher_NH.dtype)
         self.rows, vocabulary = min(chunk_tokens, len(states.student_NH)), len(student_head.weight_VH)
 
         def buffer(hidden_NH: Tensor | None) -> Tensor | None:
@@ -53,7 +56,7 @@ class Kernel:
         return spans(0, len(self._states.student_NH), self._chunk_tokens)
 
     def logits(self, chunk: slice) -> tuple[Logits, Tensor]:
-        """The chunk's uncapped logits, in the buffers, and the student's scaled hidden states [C, H]."""
+        """The chunk's uncapped logits, in the buffers, and the student's `before * hidden` [C, H]."""
         filled = self.buffers.rows(slice(0, chunk.stop - chunk.start))
         views = ((self._states.teacher_NH, filled.teacher_CV), (self._states.negative_NH, filled.negative_CV))
         for hidden_NH, out_CV in views:
@@ -86,11 +89,12 @@ class Gradients:
         """Whether anything needs a gradient."""
         return not (self.hidden_NH is None and self.weight_VH is None and self.bias_V is None)
 
-    def add(self, chunk: slice, head: ScaledHead, gradient_CV: Tensor, scaled_CH: Tensor) -> None:
-        """Take in one chunk: a matrix product for the hidden states, another for the weight."""
+    def add(self, chunk: slice, head: ScaledHead, gradient_CV: Tensor, operand_CH: Tensor) -> None:
+        """Take in one chunk's gradient in `u` of `head`: a product for the hidden states, another for the weight."""
         if self.hidden_NH is not None:
-            torch.mm(gradient_CV, head.weight_VH, out=self.hidden_NH[chunk]).mul_(head.inner)
+            hidden_gradient_(gradient_CV, head.weight_VH, self.hidden_NH[chunk])
+            self.hidden_NH[chunk] *= head.before
         if self.weight_VH is not None:
-            self.weight_VH.addmm_(gradient_CV.t(), scaled_CH)
+            add_weight_gradient_(gradient_CV, operand_CH, self.weight_VH)
         if self.bias_V is not None:
-            self.bias_V.add_(gradient_CV.sum(0), alpha=head.inner)
+            self.bias_V.add_(gradient_CV.sum(0, dtype=torch.float32), alpha=head.before)

@@ -93,7 +93,7 @@ class TorchRows:
     def _score_block_(self, logits: Logits, targets_R: Tensor, terms: TokenTerms, gradient: bool) -> TokenScores:
         student_p_RV = self._student_p_RV[: len(targets_R)]
         cap_slope_RV = None if self._cap_slope_RV is None else self._cap_slope_RV[: len(targets_R)]
-        self._student.cap_(logits.student_CV)
+        self._student.finish_(logits.student_CV)
         if cap_slope_RV is not None:
             self._student.cap_slope(logits.student_CV, cap_slope_RV)
         log_softmax_(logits.student_CV, student_p_RV)
@@ -109,6 +109,8 @@ class TorchRows:
                 gradient_RV.scatter_add_(1, targets_R[:, None], slope_R[:, None])
             if cap_slope_RV is not None:
                 gradient_RV.mul_(cap_slope_RV)
+            if self._student.after != 1.0:
+                gradient_RV.mul_(self._student.after)
         return scores
 
     def _divergences_(self, logits: Logits) -> tuple[dict[float, _Slope], _Slope | None]:
@@ -121,7 +123,7 @@ class TorchRows:
         assert self._teacher_p_RV is not None
         assert logits.teacher_CV is not None
         student, p_RV = (logits.student_CV, self._student_p_RV[:rows]), self._teacher_p_RV[:rows]
-        log_softmax_(self._teacher.cap_(logits.teacher_CV), p_RV)
+        log_softmax_(self._teacher.finish_(logits.teacher_CV), p_RV)
         found = {}
         for alpha in self._alphas:
             last = alpha == self._alphas[-1]
@@ -131,7 +133,7 @@ class TorchRows:
         if self._contrast is None:
             return found, None
         assert logits.negative_CV is not None
-        log_softmax_(self._teacher.cap_(logits.negative_CV), p_RV)
+        log_softmax_(self._teacher.finish_(logits.negative_CV), p_RV)
         negative = (logits.negative_CV, p_RV)
         return found, _slope(student, negative, self._contrast.alpha, logits.negative_CV, next(slopes))
 

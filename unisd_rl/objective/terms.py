@@ -22,7 +22,7 @@ class TokenTerms:
     feature_N: Tensor
     """Factor of the feature error."""
     primary_N: Tensor
-    """Log-prob of the realised token under the teacher's primary view."""
+    """Log-prob of the realised token under the teacher's primary view; zeros where nothing reads it."""
     negative_N: Tensor
     """The same under the negative view; any finite number where there is none."""
     likelihood_N: Tensor

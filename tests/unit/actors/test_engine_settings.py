@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from unisd_rl.config import Config
+from unisd_rl.config import VLLM_LARGEST_RANK, Config
 
 
 def refused(settings, match):
@@ -23,3 +23,27 @@ def test_a_model_length_below_prompt_and_completion_is_refused():
     engine = {"type": "vllm", "max_model_len": 90}
     limits = {"max_prompt_tokens": 64, "max_completion_tokens": 32}
     refused({"rollout": {"engine": engine, **limits}}, r"max_model_len = 90 is less than .* = 96")
+
+
+@pytest.mark.parametrize("transport", ["nccl", "ipc"])
+def test_an_adapter_travels_by_the_object_store_only(transport):
+    gpus = {"rollout": {"gpus_per_actor": 1}, "learner": {"gpus_per_rank": 1}}
+    settings = {"model": {"lora": {}}, "weights": {"transport": transport}, **gpus}
+    refused(settings, f'"{transport}" sends whole models .* set weights.transport to "object_store"')
+    complete = {**settings, "weights": {}, "objective": {"divergence": {}}}
+    assert Config.model_validate(complete).model.lora is not None
+
+
+def test_a_rank_that_vllm_does_not_serve_is_refused():
+    lora = {"model": {"path": "a", "lora": {"rank": 513}}}
+    refused(lora, "model.lora.rank = 513 is more than the 512 that vLLM serves")
+    other = {**lora, "rollout": {"engine": {"type": "transformers"}}, "objective": {"divergence": {}}}
+    assert Config.model_validate(other).model.lora.rank == 513
+
+
+def test_the_largest_rank_is_that_of_the_installed_vllm():
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    assert max(get_args(MaxLoRARanks)) == VLLM_LARGEST_RANK

@@ -17,7 +17,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from learner.attention import choose_attention
 from learner.batch import Share
+from learner.packing import Layout
 from learner.reader import Reader, check_head, check_names, load_reader
 from unisd_rl.errors import UserError
 from unisd_rl.objective.chunked import realised_logprobs
@@ -50,7 +52,7 @@ class Louder(Qwen2ForCausalLM):
         return out
 
 
-def share(lengths):
+def share(lengths, packed):
     rollouts = []
     for number, length in enumerate(lengths):
         ids = torch.randint(0, 32, (length + 3,), generator=torch.Generator().manual_seed(number)).int().numpy()
@@ -58,16 +60,22 @@ def share(lengths):
         rollouts.append(
             Rollout(number, "", source, ids[:3], (), ids[3:], None, None, None, "stop", 0, "test", 0.0, 1.0)
         )
-    return Share(rollouts, torch.device("cpu"))
+    return Share(rollouts, torch.device("cpu"), Layout(packed, 1000, 1000))
 
 
 @pytest.mark.parametrize("model", HEADS, ids=lambda model: type(model).__name__)
-def test_a_padded_batch_gives_each_tokens_log_prob_under_the_models_own_logits(model, tmp_path):
+@pytest.mark.parametrize("wanted", [None, False])
+def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wanted, tmp_path):
     model.save_pretrained(tmp_path)
-    reader = load_reader(tmp_path, torch.float32).train()
-    batch = share([5, 1, 3])
-    padded = batch.pad(batch.students())
-    found_N = reader(padded, lambda hidden_NH, head: realised_logprobs(hidden_NH, head, padded.targets_N, 0.7, 4))
+    model.set_attn_implementation("eager")
+    reader = load_reader(tmp_path, torch.float32)
+    packed = choose_attention(reader.model, wanted, tmp_path)
+    assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
+    batch = share([5, 1, 3], packed)
+    inputs = batch.lay(batch.students())
+    found_N = reader.train()(
+        inputs, lambda hidden_NH, head: realised_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4)
+    )
     expected = []
     for rollout in batch.rollouts:
         ids = torch.tensor([*rollout.prompt_tokens, *rollout.completion_tokens], dtype=torch.long)

@@ -28,6 +28,12 @@ def test_more_actors_than_cores_take_turns():
     assert plan_cores([0, 1], actors=3, ranks=2).learner == ((1,), (1,))
 
 
+def test_without_a_learner_the_actors_have_all_cores():
+    assert plan_cores(range(4), actors=2, ranks=0).rollout == ((0, 1), (2, 3))
+    assert plan_cores(range(4), actors=1, ranks=0, rollout_cores=[3]).rollout == ((3,),)
+    assert plan_cores(range(4), actors=2, ranks=0).learner == ()
+
+
 def test_an_explicit_list_overrides_the_deal_of_its_side():
     plan = plan_cores(range(8), actors=2, ranks=1, rollout_cores=[0, 1, 2, 3, 4, 5])
     assert plan.rollout == ((0, 1, 2), (3, 4, 5))

@@ -31,6 +31,17 @@ def test_the_newest_snapshot_takes_the_place_of_the_one_before():
     assert asyncio.run(scenario()) == (PolicyVersion(0, 1), [1.0] * 4)
 
 
+def test_a_snapshot_that_was_overtaken_does_not_take_the_place_of_the_newer_one():
+    async def scenario():
+        held = store()
+        for number, lineage in ((1, 0), (0, 0), (0, 1), (2, 0)):
+            manifest, arrays = snapshot(number, lineage)
+            await held.hold(manifest, *arrays)
+        return (await held.newest()).version
+
+    assert asyncio.run(scenario()) == PolicyVersion(1, 0)
+
+
 def test_bytes_that_are_not_those_of_the_manifest_leave_the_old_snapshot():
     async def scenario():
         held = store()

@@ -51,12 +51,17 @@ class WeightStore:
         self._changed = asyncio.Event()
 
     async def hold(self, manifest: SnapshotManifest, *buckets: Bytes) -> PolicyVersion:
-        """Own a copy of these buckets and let go of the snapshot before.
+        """Own a copy of these buckets and let go of the snapshot before; returns the version held.
+
+        Calls of one sender may overtake each other, and a learner that fell back may have left one behind: what is
+        older than the snapshot held is let go of.
 
         Raises:
             CorruptSnapshotError: the bytes are not those of the manifest.
         """
         manifest.verify(buckets)
+        if self._newest is not None and manifest.version < self._newest.version:
+            return self._newest.version
         self._newest = Snapshot(manifest, tuple(map(self._put, buckets)))
         self._changed.set()
         self._changed = asyncio.Event()

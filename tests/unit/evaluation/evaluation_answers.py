@@ -1,0 +1,40 @@
+"""Answers and a group of actors by hand, for tests of what is done with them."""
+
+import numpy as np
+
+from actors.rollout_actor import Answered
+from unisd_rl.evaluation import Evaluation
+from unisd_rl.types import Answer, Generation, PolicyVersion
+
+VERSION = PolicyVersion(0, -1)
+
+
+def generation(tokens=(5, 6), finish_reason="stop") -> Generation:
+    ids = np.asarray(tokens, np.int32)
+    return Generation(
+        ids, np.full(len(ids), -0.5, np.float32), np.zeros_like(ids), np.full_like(ids, -1), finish_reason
+    )
+
+
+def answer(name: str, correct: bool, sample: int = 0, tokens=(5, 6), finish_reason="stop") -> Answer:
+    prompt = np.arange(3, dtype=np.int32)
+    return Answer(name, sample, prompt, f"text of {name}", generation(tokens, finish_reason), "ref", correct)
+
+
+def evaluation(grades, samples: int = 1) -> Evaluation:
+    """`grades[p]`: right or wrong, or one such a sample."""
+    rows = [grade if samples > 1 else (grade,) for grade in grades]
+    answers = [answer(f"p{p}", bool(g), s) for p, row in enumerate(rows) for s, g in enumerate(row)]
+    return Evaluation(VERSION, samples, tuple(answers), 1.0)
+
+
+class FakeGroup:
+    """Answers each chat with its own words, and remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], object, PolicyVersion]] = []
+
+    def answers(self, prompts, sampling, version):
+        texts = [messages[-1].content for messages in prompts]
+        self.calls.append((texts, sampling, version))
+        return [Answered(np.arange(2, dtype=np.int32), f"said: {text}", generation()) for text in texts]
