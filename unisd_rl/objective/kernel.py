@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unisd_rl.objective.head import Head, ScaledHead
-from unisd_rl.objective.products import add_weight_gradient_, hidden_gradient_
+from unisd_rl.objective.products import add_weight_gradient_, hidden_gradient_, multiplies_half
 from unisd_rl.objective.rows import Logits, spans
 
 
@@ -49,6 +49,9 @@ class Kernel:
 
         student_CV = buffer(states.student_NH)
         assert student_CV is not None
+        # Over the student's logits, but where the products take another type.
+        half = multiplies_half(student_CV.device, states.student_NH.dtype, student_head.weight_VH.dtype)
+        self._gradient_CV = torch.empty_like(student_CV, dtype=states.student_NH.dtype) if half else student_CV
         self.buffers = Logits(student_CV, buffer(states.teacher_NH), buffer(states.negative_NH))
 
     def chunks(self) -> Iterator[slice]:
@@ -64,6 +67,10 @@ class Kernel:
                 assert self.teacher is not None
                 self.teacher.project(hidden_NH[chunk], out_CV)
         return filled, self.student.project(self._states.student_NH[chunk], filled.student_CV)
+
+    def gradient(self, chunk: slice) -> Tensor:
+        """Where the chunk's gradient in the student's logits is to be written, of the type the products take."""
+        return self._gradient_CV[: chunk.stop - chunk.start]
 
 
 @dataclass(frozen=True)
