@@ -80,9 +80,7 @@ def test_measurements_without_gradient_agree_with_the_processor():
 
 
 def test_the_head_is_never_copied_to_float32():
-    """5,000 entries more of vocabulary cost their logits and gradients, but no float32 copy of the head."""
-    student_NH, weight_VH, *_ = case("cuda", torch.bfloat16)
-    weight_VH.requires_grad_(False)
+    """8 tokens' logits are small beside a head of 20,000 x 8,192; half of its float32 copy is the bound."""
     wide_NH = torch.randn(8, 8192, device="cuda", dtype=torch.bfloat16)
     wide_VH = torch.randn(20_000, 8192, device="cuda", dtype=torch.bfloat16)
     torch.cuda.reset_peak_memory_stats()

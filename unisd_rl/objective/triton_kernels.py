@@ -8,7 +8,7 @@ of A, B, N; and per divergence the sum its slope needs, which is the reverse KL 
 device values, which have no Python types.
 """
 
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def"
 
 import triton
@@ -115,6 +115,7 @@ def measure(
     TEACHER_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """One program per token: fills its column of `statistics` in two passes over its logits."""
     row = tl.program_id(0).to(tl.int64)
     student += row * vocabulary
     primary += row * vocabulary
@@ -207,6 +208,7 @@ def differentiate(
     TEACHER_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """One program per token and block: the loss's gradient in the student's `u`, to `gradient`."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < vocabulary
