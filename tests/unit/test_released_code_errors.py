@@ -15,18 +15,18 @@ import torch
 from objective_expected import literal_kappa, literal_tokens
 from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, random_problem
 from objective_steps import over_ranks, relative_difference, single
+from prepared import made, prepared_stream
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.settings import objective_settings
-from unisd_rl.config import AuxiliaryConfig, Config, ContextsConfig, NegativeConfig, ObjectiveConfig
-from unisd_rl.contexts.build import prompt_for
+from unisd_rl.config import Config, ContextsConfig, ObjectiveConfig, RandomAuxiliary, TaskNegative
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement
 from unisd_rl.objective.chunked import realised_logprobs
 from unisd_rl.objective.head import Head
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.objective.settings import DivergenceContrast
-from unisd_rl.prompts import PreparationReport, PromptStream
+from unisd_rl.prompts import PreparationReport, prompt_of
 from unisd_rl.run import main
 from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.arithmetic import Arithmetic
@@ -34,7 +34,9 @@ from unisd_rl.tasks.records import Records
 from unisd_rl.types import Example, Prompt, ViewKind
 
 TASK = Arithmetic(train_examples=60, eval_examples=5, seed=0)
-CONTEXTS = ContextsConfig(auxiliary=AuxiliaryConfig(views=3), negative=NegativeConfig())
+CONTEXTS = ContextsConfig(auxiliary=RandomAuxiliary(views=3), negative=TaskNegative())
+READS_ALL = ObjectiveConfig(divergence={}, agreement={"level": "token"}, contrastive={"signal": "logprob"})
+ALL_VIEWS = Config(contexts=CONTEXTS, objective=READS_ALL)
 
 
 @pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE])
@@ -154,16 +156,16 @@ def test_line_08_no_tensor_of_all_tokens_times_the_vocabulary_exists_and_views_l
 def test_line_10_a_prompt_with_too_long_a_view_is_dropped_and_counted_and_no_view_is_cut():
     """Sixty problems of many lengths; a few have a view beyond the limit, though no student prompt is."""
     examples = [Example(f"{n}", f"Why {n * n}?", f"{'so ' * (7 * n % 61)}\nAnswer: {n}", f"{n}") for n in range(60)]
-    reads_all = ObjectiveConfig(divergence={}, agreement={"level": "token"}, contrastive={"signal": "logprob"})
-    task, config = Records(examples, []), Config(contexts=CONTEXTS, objective=reads_all)
-    whole = {one.id: prompt_for(task, one, CONTEXTS, config.run.seed) for one in examples}
+    task = Records(examples, [])
+    whole = prompts_of(task)
     limit = sorted(longest_view(prompt) for prompt in whole.values())[-4]
     fitting = {name: prompt for name, prompt in whole.items() if longest_view(prompt) <= limit}
     kept = len(fitting)
     assert {len(prompt.views) for prompt in whole.values()} == {5}
     assert 57 <= kept < 60
-    stream = PromptStream(task, config, lambda prompt: longest_view(prompt) <= limit)
-    assert stream.preparation == PreparationReport(examples=60, kept=kept, dropped=60 - kept, without_negative=0)
+    stream = prepared_stream(ALL_VIEWS, task, fits=lambda prompt: longest_view(prompt) <= limit)
+    report = stream.preparation
+    assert report == PreparationReport(examples=60, kept=kept, too_long=60 - kept, right=report.right)
     assert {stream.prompt(number).prompt.id: stream.prompt(number).prompt for number in range(kept)} == fitting
     assert all(len(prompt.messages[-1].content) < limit for prompt in whole.values())
     assert all(
@@ -173,14 +175,21 @@ def test_line_10_a_prompt_with_too_long_a_view_is_dropped_and_counted_and_no_vie
     )
 
 
+def prompts_of(task) -> dict[str, Prompt]:
+    """Every training problem with all its views, by its id."""
+    rows = zip(task.train, made(ALL_VIEWS, task), strict=True)
+    return {example.id: prompt_of(task, ALL_VIEWS, example, row.contexts) for example, row in rows}
+
+
 def longest_view(prompt: Prompt) -> int:
     return max(len(view.messages[-1].content) for view in prompt.views)
 
 
 def test_line_11_no_auxiliary_view_contains_its_own_problems_answer_or_solution():
+    prompts = prompts_of(TASK)
     for example in TASK.train:
         answer = re.compile(rf"(?<!\d){example.answer}(?!\d)")
-        views = prompt_for(TASK, example, CONTEXTS, seed=3).views
+        views = prompts[example.id].views
         auxiliary = [view.messages[-1].content for view in views if view.kind is ViewKind.AUXILIARY]
         assert len(auxiliary) == 3
         for content in auxiliary:
