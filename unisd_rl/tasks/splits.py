@@ -9,13 +9,14 @@ from unisd_rl.tasks.raw import Raw
 from unisd_rl.types import Example
 
 
-def capped(config: Benchmark, train: list[Example], evaluation: list[Example]) -> tuple[list[Example], list[Example]]:
+def capped(
+    config: Benchmark, origin: object, train: list[Example], evaluation: list[Example]
+) -> tuple[list[Example], list[Example]]:
     """The first `train_examples` and `eval_examples` of each.
 
     Raises:
         UserError: nothing is held out, or an id occurs twice.
     """
-    origin = config.data or config.hub
     if not evaluation:
         raise UserError(f"{origin} has no held-out records of {config.type}")
     seen = set[str]()

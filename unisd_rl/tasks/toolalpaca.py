@@ -45,12 +45,11 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
     found = {"train": len(train), "evaluation": len(evaluation)}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
     note_sizes(config.data or config.hub, found, full)
-    return ToolCalling(*capped(config, train, evaluation), calls.to_react)
+    return ToolCalling(*capped(config, config.data or config.hub, train, evaluation), calls.to_react)
 
 
 def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
     """Records of one instruction each, with the prompt ready made."""
-    assert config.hub is not None
     return [
         [_ready_made(record, f"{split}-{number}") for number, record in enumerate(records)]
         for split in ("train", "test")
