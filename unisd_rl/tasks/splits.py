@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 from unisd_rl.config import Benchmark
 from unisd_rl.errors import UserError
@@ -45,7 +46,13 @@ def by_split(records: Iterable[Raw], names: Sequence[str]) -> dict[str, list[Raw
 def note_sizes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> None:
     """Say on stderr where the data is not what the paper's figures come from."""
     for sentence in size_notes(origin, found, full):
-        print(f"note: {sentence}", file=sys.stderr)
+        note_once(sentence)
+
+
+@cache
+def note_once(sentence: str) -> None:
+    """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 def size_notes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> list[str]:
