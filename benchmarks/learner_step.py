@@ -38,7 +38,7 @@ from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 
 KINDS = ("ours", "dense")
 VIEWS = 3
-STEPS = 4
+STEPS = 3
 LOSS_TOLERANCE = 1e-4
 PROCESS_TIMEOUT_S = 900
 
@@ -64,13 +64,14 @@ class Row:
     kind: str
     tokens_per_s: float
     """Completion tokens trained on per second: the median over the steps after the first."""
+    processor_s: float
+    """Processor time of such a step, all threads: unlike the wall clock hardly touched by what else runs."""
     peak_mib: float
     losses: tuple[float, ...]
 
 
-def step_rows(quick: bool) -> tuple[list[dict], dict[str, float]]:
+def step_rows(quick: bool, threads: int = os.cpu_count() or 1) -> tuple[list[dict], dict[str, float]]:
     """Rows and ratios: `step_tokens_vs_dense` (higher is better) and `step_memory_vs_dense` (lower is better)."""
-    threads = os.cpu_count() or 1
     sequences, completion, context = (16, 32, 96) if quick else (24, 40, 120)
     size = Size(sequences, completion, context, 128, 2, 151_936, threads)
     found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
@@ -91,8 +92,8 @@ def step_rows(quick: bool) -> tuple[list[dict], dict[str, float]]:
 
 
 def median_of(rows: list[Row]) -> Row:
-    speed, peak = (statistics.median(getattr(row, name) for row in rows) for name in ("tokens_per_s", "peak_mib"))
-    return Row(rows[0].kind, speed, peak, rows[0].losses)
+    names = ("tokens_per_s", "processor_s", "peak_mib")
+    return Row(rows[0].kind, *(statistics.median(getattr(row, name) for row in rows) for name in names), rows[0].losses)
 
 
 def measure(kind: str, size: Size, model: Path) -> Row:
@@ -101,14 +102,16 @@ def measure(kind: str, size: Size, model: Path) -> Row:
     rollouts = rollouts_of(size)
     step = {"ours": our_step, "dense": dense_step}[kind](model, rollouts)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    losses, seconds = [], []
+    losses, wall_s, processor_s = [], [], []
     for number in range(STEPS):
-        started = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         losses.append(step(number))
-        seconds.append(time.perf_counter() - started)
+        wall_s.append(time.perf_counter() - wall)
+        processor_s.append(time.process_time() - processor)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
     tokens = sum(len(rollout.completion_tokens) for rollout in rollouts)
-    return Row(kind, tokens / statistics.median(seconds[1:]), peak_kib / 1024, tuple(losses))
+    wall, processor = statistics.median(wall_s[1:]), statistics.median(processor_s[1:])
+    return Row(kind, tokens / wall, processor, peak_kib / 1024, tuple(losses))
 
 
 def model_of(size: Size) -> Qwen2ForCausalLM:
@@ -293,9 +296,17 @@ def measure_in_fresh_process(kind: str, size: Size, model: Path) -> Row:
 
 
 def show(rows: list[dict], ratios: dict[str, float]) -> None:
-    table = Table("kind", "tokens/s", "peak MiB of the steps", "last loss", title="one learner step of UniSD*, K = 3")
+    table = Table(
+        "kind",
+        "tokens/s",
+        "processor s",
+        "peak MiB of the steps",
+        "last loss",
+        title="one learner step of UniSD*, K = 3",
+    )
     for row in rows:
-        table.add_row(row["kind"], f"{row['tokens_per_s']:,.0f}", f"{row['peak_mib']:,.0f}", f"{row['losses'][-1]:.6f}")
+        figures = (f"{row['tokens_per_s']:,.1f}", f"{row['processor_s']:.2f}", f"{row['peak_mib']:,.0f}")
+        table.add_row(row["kind"], *figures, f"{row['losses'][-1]:.6f}")
     Console().print(table)
     for name, ratio in ratios.items():
         Console().print(f"{name} {ratio:.3f}")
@@ -305,13 +316,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     parser.add_argument("--quick", action="store_true", help="a small size, once")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         kind, model, size = arguments.one
         print(json.dumps(asdict(measure(kind, Size(**json.loads(size)), Path(model)))))
         return
-    rows, ratios = step_rows(arguments.quick)
+    rows, ratios = step_rows(arguments.quick, arguments.threads)
     show(rows, ratios)
     if arguments.json:
         machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}

@@ -38,7 +38,7 @@ def default_size(quick: bool) -> Size:
         return Size(24, 16, 400, 8, 1, "cpu", "float32")
     if torch.cuda.is_available():
         return Size(8192, 3584, 151_936, 1024, os.cpu_count() or 1, "cuda", "bfloat16")
-    return Size(1024, 1024, 151_936, 256, os.cpu_count() or 1, "cpu", "float32")
+    return Size(1024, 1024, 151_936, 192, os.cpu_count() or 1, "cpu", "float32")
 
 
 def contenders(size: Size, console: Console) -> list[str]:

@@ -13,8 +13,9 @@ distribution, one more for the contrast of divergences. Element-wise work runs o
 processor's cache. Everything is float32 inside, whatever the inputs are.
 """
 
+import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from unisd_rl.objective.head import Head
 from unisd_rl.objective.kernel import Gradients, Kernel, States
-from unisd_rl.objective.rows import TorchRows
+from unisd_rl.objective.rows import Logits, TorchRows
 from unisd_rl.objective.scores import TokenScores
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.terms import TokenTerms
@@ -156,16 +157,32 @@ def _run(
     kernel: Kernel, gradients: Gradients | None, targets_N: Tensor, terms: TokenTerms, settings: ObjectiveSettings
 ) -> TokenScores:
     """All chunks: fills `gradients`, returns the scores of the N tokens."""
-    rows = TorchRows(kernel.student, kernel.teacher, settings, kernel.buffers)
+    rows = _rows(kernel, settings)
     some = (settings.alpha, settings.contrastive, settings.likelihood_weight) != (None, None, None)
     wanted = gradients is not None and gradients.any and some
     found = [TokenScores.none(targets_N.device)]
     for chunk in kernel.chunks():
         logits, operand_CH = kernel.logits(chunk)
-        found.append(rows.score_(logits, targets_N[chunk], terms.slice(chunk.start, chunk.stop), wanted))
-        if gradients is not None and wanted:
-            gradients.add(chunk, kernel.student, logits.student_CV, operand_CH)
+        gradient_CV = kernel.gradient(chunk) if wanted else None
+        found.append(rows.score_(logits, targets_N[chunk], terms.slice(chunk.start, chunk.stop), gradient_CV))
+        if gradients is not None and gradient_CV is not None:
+            gradients.add(chunk, kernel.student, gradient_CV, operand_CH)
     return TokenScores.joined(found)
+
+
+class _Rows(Protocol):
+    def score_(self, logits: Logits, targets_C: Tensor, terms: TokenTerms, gradient_CV: Tensor | None) -> TokenScores:
+        """See `TorchRows.score_`."""
+        ...
+
+
+def _rows(kernel: Kernel, settings: ObjectiveSettings) -> _Rows:
+    """Triton's on a GPU that has it, else plain torch."""
+    if kernel.buffers.student_CV.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from unisd_rl.objective.rows_triton import TritonRows
+
+        return TritonRows(kernel.student, kernel.teacher, settings)
+    return TorchRows(kernel.student, kernel.teacher, settings, kernel.buffers)
 
 
 def _measuring(alpha: float | None, temperature: float, chunk_tokens: int) -> ObjectiveSettings:

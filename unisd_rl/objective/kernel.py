@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unisd_rl.objective.head import Head, ScaledHead
-from unisd_rl.objective.products import add_weight_gradient_, hidden_gradient_
+from unisd_rl.objective.products import add_weight_gradient_, hidden_gradient_, multiplies_half
 from unisd_rl.objective.rows import Logits, spans
 
 
@@ -35,25 +35,29 @@ class Kernel:
         temperature: float,
         chunk_tokens: int,
     ) -> None:
-        self._states, self._chunk_tokens = states, chunk_tokens
+        self._states, tokens = states, len(states.student_NH)
         self.student = student_head.at(temperature, states.student_NH.dtype)
         self.teacher = None
         if teacher_head is not None and states.teacher_NH is not None:
             self.teacher = teacher_head.at(temperature, states.teacher_NH.dtype)
-        self.rows, vocabulary = min(chunk_tokens, len(states.student_NH)), len(student_head.weight_VH)
+        # Chunks of one size: a short last one would run at a lower rate, and larger ones would cost memory.
+        self._rows, vocabulary = -(-tokens // max(1, -(-tokens // chunk_tokens))), len(student_head.weight_VH)
 
         def buffer(hidden_NH: Tensor | None) -> Tensor | None:
             if hidden_NH is None:
                 return None
-            return torch.empty(self.rows, vocabulary, dtype=torch.float32, device=hidden_NH.device)
+            return torch.empty(self._rows, vocabulary, dtype=torch.float32, device=hidden_NH.device)
 
         student_CV = buffer(states.student_NH)
         assert student_CV is not None
+        # Over the student's logits, but where the products take another type.
+        half = multiplies_half(student_CV.device, states.student_NH.dtype, student_head.weight_VH.dtype)
+        self._gradient_CV = torch.empty_like(student_CV, dtype=states.student_NH.dtype) if half else student_CV
         self.buffers = Logits(student_CV, buffer(states.teacher_NH), buffer(states.negative_NH))
 
     def chunks(self) -> Iterator[slice]:
-        """The N tokens in spans of at most `chunk_tokens`."""
-        return spans(0, len(self._states.student_NH), self._chunk_tokens)
+        """The N tokens in spans of about one size, at most `chunk_tokens`."""
+        return spans(0, len(self._states.student_NH), self._rows)
 
     def logits(self, chunk: slice) -> tuple[Logits, Tensor]:
         """The chunk's uncapped logits, in the buffers, and the student's `before * hidden` [C, H]."""
@@ -64,6 +68,10 @@ class Kernel:
                 assert self.teacher is not None
                 self.teacher.project(hidden_NH[chunk], out_CV)
         return filled, self.student.project(self._states.student_NH[chunk], filled.student_CV)
+
+    def gradient(self, chunk: slice) -> Tensor:
+        """Where the chunk's gradient in the student's logits is to be written, of the type the products take."""
+        return self._gradient_CV[: chunk.stop - chunk.start]
 
 
 @dataclass(frozen=True)

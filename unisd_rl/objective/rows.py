@@ -29,7 +29,7 @@ _CPU_BLOCK_ELEMENTS, _BLOCK_ELEMENTS = 1 << 20, 1 << 24
 
 @dataclass(frozen=True)
 class Logits:
-    """Some tokens' uncapped, scaled logits (`u` of `ScaledHead`), float32; scoring them overwrites all of them."""
+    """Some tokens' uncapped logits (`u` of `ScaledHead`), float32; scoring them may overwrite all of them."""
 
     student_CV: Tensor
     teacher_CV: Tensor | None
@@ -82,12 +82,18 @@ class TorchRows:
         self._slopes_RV = scratch(slopes)
         self._ratio_RV = scratch(1)[0] if len(self._alphas) > 1 else None
 
-    def score_(self, logits: Logits, targets_C: Tensor, terms: TokenTerms, gradient: bool) -> TokenScores:
-        """The tokens' numbers; with `gradient` the student's logits become the loss's gradient in them."""
-        blocks = [
-            self._score_block_(logits.rows(part), targets_C[part], terms.slice(part.start, part.stop), gradient)
-            for part in spans(0, len(targets_C), self._block_rows)
-        ]
+    def score_(self, logits: Logits, targets_C: Tensor, terms: TokenTerms, gradient_CV: Tensor | None) -> TokenScores:
+        """The tokens' numbers; the loss's gradient in the student's `u` is written to `gradient_CV`, if given.
+
+        That may be the student's logits themselves, or a buffer of another type.
+        """
+        blocks = []
+        for part in spans(0, len(targets_C), self._block_rows):
+            block = logits.rows(part)
+            wanted = gradient_CV is not None
+            blocks.append(self._score_block_(block, targets_C[part], terms.slice(part.start, part.stop), wanted))
+            if gradient_CV is not None and gradient_CV.data_ptr() != logits.student_CV.data_ptr():
+                gradient_CV[part] = block.student_CV
         return TokenScores.joined(blocks)
 
     def _score_block_(self, logits: Logits, targets_R: Tensor, terms: TokenTerms, gradient: bool) -> TokenScores:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisd_rl.objective.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernel import Kernel, States
 from unisd_rl.objective.settings import DivergenceContrast
 from unisd_rl.objective.terms import TokenTerms
 
@@ -472,3 +473,22 @@ def test_no_tensor_of_all_tokens_times_the_vocabulary_exists(alpha):
     with Watch() as watch:
         case.run(replace(EVERYTHING, alpha=alpha, chunk_tokens=8))
     assert watch.largest <= 8 * 300
+
+
+def test_a_half_precision_head_is_never_copied_to_float32():
+    """A head of 10,000 x 8 is cast a tile of 4,096 entries at a time; two tokens' logits are 20,000 numbers."""
+    hidden_NH, weight_VH = torch.randn(2, 8).bfloat16(), torch.randn(10_000, 8).bfloat16()
+    with Watch() as watch:
+        logprob_N = realised_logprobs(hidden_NH, Head(weight_VH), torch.tensor([9_999, 0]), 0.7, 2)
+    assert watch.largest <= 10_000 * 8 / 2  # the head itself, in float32 words
+    dense_NV = dense_logprobs(hidden_NH.double(), Head(weight_VH.double()), 0.7)
+    torch.testing.assert_close(logprob_N.double(), dense_NV[[0, 1], [9_999, 0]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens, chunk", [(11, 4), (8, 4), (9, 8), (3, 100), (1, 1)])
+def test_chunks_are_of_about_one_size_and_at_most_the_one_asked_for(tokens, chunk):
+    states = States(torch.zeros(tokens, 2))
+    sizes = [part.stop - part.start for part in Kernel(states, Head(torch.zeros(3, 2)), None, 1.0, chunk).chunks()]
+    assert sum(sizes) == tokens
+    assert max(sizes) <= chunk
+    assert len(sizes) == -(-tokens // chunk)

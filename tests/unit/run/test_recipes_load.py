@@ -5,10 +5,12 @@ import tomllib
 import pytest
 import tomli_w
 
+from learner.settings import plan_of
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
 from unisd_rl.settings import RECIPES, SETUPS, load_recipe
+from unisd_rl.types import ViewKind
 
 ROWS = sorted(file.stem for file in RECIPES.glob("*.toml"))
 SETUP_NAMES = sorted(file.stem for file in SETUPS.glob("*.toml"))
@@ -50,6 +52,18 @@ def test_nothing_in_a_recipe_is_without_effect_but_for_what_was_released(name, c
     assert main([name, "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert said == "" if name != "released_code_parity" else said.startswith("note: agreement with gamma 0.001")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_views_that_are_built_are_those_that_the_learner_scores(name):
+    config, plan = load_recipe(name), plan_of(load_recipe(name))
+    scored = {kind: len(plan.lines_of(kind)) for kind in ViewKind}
+    auxiliary = config.contexts_read.auxiliary
+    assert scored == {
+        ViewKind.PRIMARY: int(config.reads_teacher),
+        ViewKind.AUXILIARY: auxiliary.views if auxiliary else 0,
+        ViewKind.NEGATIVE: int(config.contexts_read.negative is not None),
+    }
 
 
 def test_the_papers_setup_has_the_papers_numbers():
