@@ -1,9 +1,9 @@
 """Programs graded in the sandbox against the same programs run bare, in the same parallelism.
 
 `python -m benchmarks.grading --json FILE` runs 1,000 small programs with their tests: in the sandbox, its start
-included, and each in a fresh `python -I -S`, the cheapest interpreter there is, with no isolation, time limit or verdict but the
-exit status. The two alternate, and medians of `--repeats` are reported. `grading_vs_bare` is the ratio of the two
-times; `speedup` what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's own.
+included, and each in a fresh `python -I -S`, the cheapest interpreter there is, with no isolation, no limits and no
+verdict but the exit status. The two alternate, and medians of `--repeats` are reported. `grading_vs_bare` is the ratio
+of the two times; `speedup` what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's own.
 """
 
 import argparse

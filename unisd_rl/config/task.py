@@ -51,8 +51,6 @@ class Benchmark(Section):
     """What the published benchmarks have in common."""
 
     type: str
-    hub: str | None
-    """What `datasets.load_dataset` takes, where `data` is absent."""
     data: Path | None = None
     """Local copy in the form of its source. Absent: loaded from the hub."""
     train_examples: Count | None = None
@@ -75,7 +73,7 @@ class ScienceQATask(ChoiceBenchmark):
     """
 
     type: Literal["scienceqa"]
-    hub: str | None = "derek-thomas/ScienceQA"
+    hub: str = "derek-thomas/ScienceQA"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     lecture: bool = True
     """Whether the student reads the lecture that belongs to the question."""
@@ -88,7 +86,7 @@ class CosETask(ChoiceBenchmark):
     """
 
     type: Literal["cos_e"]
-    hub: str | None = "Salesforce/cos_e"
+    hub: str = "Salesforce/cos_e"
     """What `datasets.load_dataset` takes, where `data` is absent."""
 
 
@@ -99,8 +97,6 @@ class GPQATask(ChoiceBenchmark):
     """
 
     type: Literal["gpqa"]
-    hub: None = None
-    """GPQA is read from a local file only."""
 
 
 class MBPPTask(Benchmark):
@@ -110,7 +106,7 @@ class MBPPTask(Benchmark):
     """
 
     type: Literal["mbpp"]
-    hub: str | None = "google-research-datasets/mbpp"
+    hub: str = "google-research-datasets/mbpp"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     variant: Literal["sanitized", "full"] = "sanitized"
     """The problems that were checked by hand, as in the paper, or all."""
@@ -123,7 +119,7 @@ class HumanEvalTask(Benchmark):
     """
 
     type: Literal["humaneval"]
-    hub: str | None = "openai/openai_humaneval"
+    hub: str = "openai/openai_humaneval"
     """What `datasets.load_dataset` takes, where `data` is absent."""
 
 
@@ -135,7 +131,7 @@ class ToolAlpacaTask(Benchmark):
     """
 
     type: Literal["toolalpaca"]
-    hub: str | None = "Ahren09/ToolAlpaca"
+    hub: str = "Ahren09/ToolAlpaca"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     evaluation: Literal["simulated", "real"] = "simulated"
     """The 68 instructions of simulated tools, as in the paper, or those of real tools (in a local copy only)."""

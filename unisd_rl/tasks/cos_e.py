@@ -25,7 +25,7 @@ def load(config: CosETask) -> MultipleChoice:
     """
     examples = _examples(config)
     note_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
-    return MultipleChoice(*capped(config, examples["train"], examples["validation"]))
+    return MultipleChoice(*capped(config, config.data or config.hub, examples["train"], examples["validation"]))
 
 
 def _examples(config: CosETask) -> dict[str, list[Example]]:
@@ -34,7 +34,6 @@ def _examples(config: CosETask) -> dict[str, list[Example]]:
     if config.data is not None:
         records = by_split(from_file(config.data), tuple(FULL))
     else:
-        assert config.hub is not None
         records = {split: from_hub(config.hub, "v1.11", split, _FIELDS) for split in FULL}
     return {split: [_published(record, config.seed) for record in records[split]] for split in FULL}
 

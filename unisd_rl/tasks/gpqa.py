@@ -32,7 +32,7 @@ def load(config: GPQATask) -> MultipleChoice:
     examples = [_example(record, config.seed) for record in _rows(config.data)]
     if config.data.stem in SIZES:
         note_sizes(config.data, {"test": len(examples)}, {"test": SIZES[config.data.stem]})
-    return MultipleChoice(*capped(config, [], examples))
+    return MultipleChoice(*capped(config, config.data, [], examples))
 
 
 def _rows(path: Path) -> list[Raw]:

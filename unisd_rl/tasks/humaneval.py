@@ -20,13 +20,9 @@ def load(config: HumanEvalTask) -> Programming:
     Raises:
         UserError: missing data or a bad record.
     """
-    if config.data is not None:
-        records = from_file(config.data)
-    else:
-        assert config.hub is not None
-        records = from_hub(config.hub, None, "test", _FIELDS)
+    records = from_file(config.data) if config.data else from_hub(config.hub, None, "test", _FIELDS)
     note_sizes(config.data or config.hub, {"test": len(records)}, FULL)
-    return Programming(*capped(config, [], [to_example(record) for record in records]))
+    return Programming(*capped(config, config.data or config.hub, [], [to_example(record) for record in records]))
 
 
 def to_example(record: Raw) -> Example:

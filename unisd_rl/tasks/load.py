@@ -63,5 +63,5 @@ def check_task(config: TaskConfig) -> None:
     """
     if isinstance(config, JsonlTask):
         check_files(config)
-    elif isinstance(config, Benchmark) and (config.data is not None or config.hub is None):
+    elif isinstance(config, Benchmark) and (config.data is not None or isinstance(config, GPQATask)):
         load_task(config)

@@ -31,12 +31,11 @@ def load(config: MBPPTask) -> Programming:
             for split, numbers in _RANGES.items()
         }
     else:
-        assert config.hub is not None
         fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
         splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
     note_sizes(config.data or config.hub, {split: len(found) for split, found in splits.items()}, FULL[config.variant])
     train, test = ([to_example(record, config.variant) for record in splits[split]] for split in ("train", "test"))
-    return Programming(*capped(config, train, test))
+    return Programming(*capped(config, config.data or config.hub, train, test))
 
 
 def to_example(record: Raw, variant: str) -> Example:

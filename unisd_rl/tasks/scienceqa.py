@@ -25,12 +25,11 @@ def load(config: ScienceQATask) -> MultipleChoice:
     """
     examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
     note_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
-    return MultipleChoice(*capped(config, examples["train"], examples["test"]))
+    return MultipleChoice(*capped(config, config.data or config.hub, examples["train"], examples["test"]))
 
 
 def _records(config: ScienceQATask) -> dict[str, list[Raw]]:
     if config.data is None:
-        assert config.hub is not None
         return {split: from_hub(config.hub, None, split, _FIELDS) for split in FULL}
     if config.data.is_dir():
         return _from_source(config.data)

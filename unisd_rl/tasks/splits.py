@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 from unisd_rl.config import Benchmark
 from unisd_rl.errors import UserError
@@ -9,13 +10,14 @@ from unisd_rl.tasks.raw import Raw
 from unisd_rl.types import Example
 
 
-def capped(config: Benchmark, train: list[Example], evaluation: list[Example]) -> tuple[list[Example], list[Example]]:
+def capped(
+    config: Benchmark, origin: object, train: list[Example], evaluation: list[Example]
+) -> tuple[list[Example], list[Example]]:
     """The first `train_examples` and `eval_examples` of each.
 
     Raises:
         UserError: nothing is held out, or an id occurs twice.
     """
-    origin = config.data or config.hub
     if not evaluation:
         raise UserError(f"{origin} has no held-out records of {config.type}")
     seen = set[str]()
@@ -44,7 +46,13 @@ def by_split(records: Iterable[Raw], names: Sequence[str]) -> dict[str, list[Raw
 def note_sizes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> None:
     """Say on stderr where the data is not what the paper's figures come from."""
     for sentence in size_notes(origin, found, full):
-        print(f"note: {sentence}", file=sys.stderr)
+        note_once(sentence)
+
+
+@cache
+def note_once(sentence: str) -> None:
+    """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 def size_notes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> list[str]:

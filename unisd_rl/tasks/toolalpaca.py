@@ -6,7 +6,6 @@ out, and so is one whose password holds a dollar sign: of the 100 on simulated t
 published test set. An argument whose gold value is the empty string counts as not given.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from unisd_rl.config import ToolAlpacaTask
 from unisd_rl.tasks import calls
 from unisd_rl.tasks.calls import Call
 from unisd_rl.tasks.raw import Raw, from_file, from_hub
-from unisd_rl.tasks.splits import by_split, capped, note_sizes
+from unisd_rl.tasks.splits import by_split, capped, note_once, note_sizes
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
@@ -45,12 +44,11 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
     found = {"train": len(train), "evaluation": len(evaluation)}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
     note_sizes(config.data or config.hub, found, full)
-    return ToolCalling(*capped(config, train, evaluation), calls.to_react)
+    return ToolCalling(*capped(config, config.data or config.hub, train, evaluation), calls.to_react)
 
 
 def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
     """Records of one instruction each, with the prompt ready made."""
-    assert config.hub is not None
     return [
         [_ready_made(record, f"{split}-{number}") for number, record in enumerate(records)]
         for split in ("train", "test")
@@ -127,4 +125,4 @@ def _example(tool: Raw, name: str, instruction: str, demonstration: str, wanted:
 
 def _note_left_out(left_out: int, total: int, path: Path) -> None:
     if left_out:
-        print(f"note: {path}: {left_out} of {total} held-out instructions have no gradable answer", file=sys.stderr)
+        note_once(f"{path}: {left_out} of {total} held-out instructions have no gradable answer")

@@ -27,7 +27,7 @@ from unisd_rl.tasks.code import Reference
 from unisd_rl.tasks.load import check_task, load_task
 from unisd_rl.tasks.mbpp import to_example
 from unisd_rl.tasks.raw import from_file
-from unisd_rl.tasks.splits import size_notes
+from unisd_rl.tasks.splits import note_once, size_notes
 
 CONFIGS = {
     "scienceqa": lambda: ScienceQATask(type="scienceqa", data=shared("scienceqa.jsonl")),
@@ -257,10 +257,12 @@ def test_caps_take_the_first_ones():
     assert (capped.train, capped.evaluation) == (whole.train[:5], whole.evaluation[:7])
 
 
-def test_data_of_another_size_than_the_papers_is_said(capsys):
+def test_data_of_another_size_than_the_papers_is_said_once(capsys):
+    note_once.cache_clear()
+    load_task(CONFIGS["scienceqa"]())
     load_task(CONFIGS["scienceqa"]())
     said = capsys.readouterr().err
-    assert "300 train problems, expected 6,508" in said
+    assert said.count("300 train problems, expected 6,508") == 1
     assert "300 test problems, expected 2,224" in said
     load_task(CONFIGS["mbpp full"]())
     load_task(CONFIGS["humaneval"]())
@@ -269,6 +271,7 @@ def test_data_of_another_size_than_the_papers_is_said(capsys):
 
 
 def test_toolalpaca_says_how_many_answers_cannot_be_graded(capsys):
+    note_once.cache_clear()
     task = load_task(CONFIGS["toolalpaca"]())
     assert "32 of 100 held-out instructions have no gradable answer" in capsys.readouterr().err
     optional = [example for example in task.evaluation if '"optional": true' in example.answer]

@@ -62,10 +62,10 @@ def zygotes() -> list[int]:
 
 
 def survivors() -> list[int]:
-    """Children of our zygotes, and anything that runs as one of the sandbox's users."""
+    """Children of our zygotes, and orphans that run as one of the sandbox's users."""
     table, ours = processes(), zygotes()
     users = range(FIRST_USER, FIRST_USER + 2 * 64)
-    return [pid for pid, (parent, user, _) in table.items() if parent in ours or user in users]
+    return [pid for pid, (parent, user, _) in table.items() if parent in ours or (parent == 1 and user in users)]
 
 
 def alive_and_clean(sandbox: Sandbox, marker: Path) -> bool:
@@ -198,6 +198,15 @@ def test_a_sandbox_that_breaks_is_an_error_not_a_wrong_answer_and_the_next_trial
         sandbox.close()
     with pytest.raises(SandboxError, match="closed"):
         sandbox.judge(trial(RIGHT))
+
+
+def test_limits_in_which_not_even_the_sandbox_can_live_are_an_error():
+    sandbox = Sandbox(Limits(open_files=1), slots=1)
+    try:
+        with pytest.raises(SandboxError):
+            sandbox.judge(trial(RIGHT))
+    finally:
+        sandbox.close()
 
 
 def test_nothing_outlives_an_evaluator_that_is_killed():

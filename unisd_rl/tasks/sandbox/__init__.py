@@ -32,5 +32,6 @@ ends all of it.
 
 What it does not protect from: faults of the kernel itself; side channels (timing, caches); full use of one core and
 of the granted memory until the time is up; a look at the clock, and at names and sizes of files whose path is known
-(`stat`). A program may know the tests from its prompt and answer just those. The tests are trusted: they come with the data set. Linux only.
+(`stat`). A program may know the tests from its prompt and answer just those. The tests are trusted: they come with
+the data set. Linux only.
 """

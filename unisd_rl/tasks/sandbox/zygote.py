@@ -26,7 +26,7 @@ from unisd_rl.tasks.sandbox.limits import Limits, Verdict
 from unisd_rl.tasks.sandbox.wire import Channel
 
 LONGEST_REPLY = 1 << 16
-_PROBE_S = 10.0
+_PROBE_S = 30.0
 
 
 class EvaluatorGone(Exception):
