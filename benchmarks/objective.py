@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.divergences.contenders import ALPHAS, Size
 from benchmarks.divergences.measure import Request
+from benchmarks.learner_step import step_rows
 
 PROCESS_TIMEOUT_S = 3600
 Row = dict[str, Any]
@@ -38,7 +39,7 @@ def default_size(quick: bool) -> Size:
         return Size(24, 16, 400, 8, 1, "cpu", "float32")
     if torch.cuda.is_available():
         return Size(8192, 3584, 151_936, 1024, os.cpu_count() or 1, "cuda", "bfloat16")
-    return Size(1024, 1024, 151_936, 192, os.cpu_count() or 1, "cpu", "float32")
+    return Size(1024, 1024, 151_936, 128, os.cpu_count() or 1, "cpu", "float32")
 
 
 def contenders(size: Size, console: Console) -> list[str]:
@@ -111,15 +112,6 @@ def ratios_of(rows: list[Row]) -> dict[str, float]:
     return ratios
 
 
-def learner_step(quick: bool, console: Console) -> tuple[list[Row], dict[str, float]]:
-    if importlib.util.find_spec("benchmarks.learner_step") is None:
-        console.print("the whole learner step is left out: benchmarks/learner_step.py is not there")
-        return [], {}
-    from benchmarks.learner_step import step_rows
-
-    return step_rows(quick)
-
-
 def show(rows: list[Row], ratios: dict[str, float], size: Size, console: Console) -> None:
     title = f"{size.tokens} tokens x {size.hidden} hidden x {size.vocabulary} vocabulary, {size.dtype}, {size.device}"
     columns = ("measure", "contender", "divergence", "tokens", "seconds", "peak_mib")
@@ -167,7 +159,7 @@ def main() -> None:
     repeats = arguments.repeats or (1 if arguments.quick else 3)
     rows = measure_all(size, contenders(size, console), repeats, arguments.quick)
     ratios = ratios_of(rows)
-    step, step_ratios = learner_step(arguments.quick, console)
+    step, step_ratios = step_rows(arguments.quick)
     show(rows, ratios | step_ratios, size, console)
     if arguments.json:
         found = {"machine": found_machine, "rows": [*rows, *step], "ratios": ratios | step_ratios}

@@ -39,7 +39,7 @@ class LearnerConfig(Section):
     """Gradients are clipped to this norm."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
-    chunk_tokens: Count = 256
+    chunk_tokens: Count = 128
     """Tokens whose vocabulary-wide logits exist at one time."""
     logprob_tolerance: Positive | None = None
     """Largest gap (nats) between engine and learner log-probs of the same tokens under the same version. Absent: 0.02

@@ -11,8 +11,8 @@ from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
 
-# Vocabulary entries of one tile on the CPU: a tile of the head (16 MiB at 1,024 hidden) and its products stay small.
-_TILE = 4096
+# Vocabulary entries of one tile on the CPU: a tile of the head (8 MiB at 1,024 hidden) and its products stay small.
+_TILE = 2048
 
 
 def multiplies_half(device: torch.device, *dtypes: torch.dtype) -> bool:

@@ -476,7 +476,7 @@ def test_no_tensor_of_all_tokens_times_the_vocabulary_exists(alpha):
 
 
 def test_a_half_precision_head_is_never_copied_to_float32():
-    """A head of 10,000 x 8 is cast a tile of 4,096 entries at a time; two tokens' logits are 20,000 numbers."""
+    """A head of 10,000 x 8 is cast a tile of the vocabulary at a time; two tokens' logits are 20,000 numbers."""
     hidden_NH, weight_VH = torch.randn(2, 8).bfloat16(), torch.randn(10_000, 8).bfloat16()
     with Watch() as watch:
         logprob_N = realised_logprobs(hidden_NH, Head(weight_VH), torch.tensor([9_999, 0]), 0.7, 2)
