@@ -3,13 +3,15 @@
 `python -m benchmarks.grading --json FILE` runs 1,000 small programs with their tests: in the sandbox, its start
 included, and each in a fresh `python -I -S`, the cheapest interpreter there is, with no isolation, no limits and no
 verdict but the exit status. The two alternate, and medians of `--repeats` are reported. `grading_vs_bare` is the ratio
-of the two times; `speedup` what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's own.
+of the two times, `cpu_vs_bare` of the computing done, which depends less on what else the machine does; `speedup` is
+what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's own.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,13 +37,14 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds for all programs, the median of the repetitions; `passed` of each way."""
+    """Seconds for all programs, on the clock and of computing: medians of the repetitions. `passed` are right."""
 
     way: str
     programs: int
     parallel: int
     passed: int
     median_s: float
+    median_cpu_s: float
     all_s: list[float]
 
 
@@ -94,38 +97,46 @@ WAYS: dict[str, tuple[Callable[[list[Trial], int], int], int]] = {
 
 def measure(trials: list[Trial], repeats: int) -> list[Row]:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
+    computing: dict[str, list[float]] = {way: [] for way in WAYS}
     passed: dict[str, set[int]] = {way: set() for way in WAYS}
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("grading", total=repeats * len(WAYS))
         for _ in range(repeats):
             for way, (run, parallel) in WAYS.items():
-                started = time.perf_counter()
+                started, computed = time.perf_counter(), cpu_s()
                 passed[way].add(run(trials, parallel))
                 times[way].append(time.perf_counter() - started)
+                computing[way].append(cpu_s() - computed)
                 progress.advance(bar)
     assert len(set.union(*passed.values())) == 1, f"the ways disagree on what passes: {passed}"
     return [
-        Row(way, len(trials), parallel, *passed[way], statistics.median(times[way]), times[way])
+        Row(way, len(trials), parallel, *passed[way], *map(statistics.median, (times[way], computing[way])), times[way])
         for way, (_, parallel) in WAYS.items()
     ]
 
 
+def cpu_s() -> float:
+    """Seconds of computing of this process and of all that have ended below it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def ratios(rows: list[Row]) -> dict[str, float]:
     median = {row.way: row.median_s for row in rows}
+    computing = {row.way: row.median_cpu_s for row in rows}
     return {
         "grading_vs_bare": median["sandbox"] / median["bare"],
+        "cpu_vs_bare": computing["sandbox"] / computing["bare"],
         "speedup": median["sandbox, one slot"] / median["sandbox"],
     }
 
 
 def show(rows: list[Row]) -> None:
-    table = Table(
-        "way", "programs", "at a time", "passed", "seconds (median)", "ms a program", title="grading programs"
-    )
+    table = Table("way", "programs", "at a time", "passed", "seconds (median)", "cores busy", title="grading programs")
     for row in rows:
-        each = 1000 * row.median_s / row.programs
+        busy = row.median_cpu_s / row.median_s
         table.add_row(
-            row.way, *map(str, (row.programs, row.parallel, row.passed)), f"{row.median_s:.2f}", f"{each:.1f}"
+            row.way, *map(str, (row.programs, row.parallel, row.passed)), f"{row.median_s:.2f}", f"{busy:.2f}"
         )
     console = Console()
     console.print(table)

@@ -218,8 +218,12 @@ def test_nothing_outlives_an_evaluator_that_is_killed():
         evaluator.stdout.readline()
         until(lambda: len(offspring(evaluator.pid)) == 3)  # zygote, program and tests
         started = set(offspring(evaluator.pid))
+        folders = [Path(word) for pid in started for word in processes()[pid][2].split("\0") if "unisd-trial" in word]
+        assert folders
+        assert all(folder.is_dir() for folder in folders)
         evaluator.kill()
     until(lambda: not started & set(processes()))
+    assert not any(folder.exists() for folder in folders)
 
 
 def offspring(pid: int) -> list[int]:

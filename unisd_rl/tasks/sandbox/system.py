@@ -8,6 +8,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_NO_NE
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 CAP_DAC_READ_SEARCH = 2
+_MNT_DETACH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,6 +37,11 @@ def unshare(flags: int) -> None:
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> None:
     """Mount a file system, or change how one is shared."""
     _checked(_libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
+
+
+def unmount(target: bytes) -> None:
+    """Take away the file system that is mounted at a folder."""
+    _checked(_libc.umount2(target, ctypes.c_int(_MNT_DETACH)))
 
 
 def set_capabilities(*kept: int) -> None:

@@ -51,6 +51,8 @@ def main(limits: Limits, folder: str, slot: int) -> None:
             control.sendall(json.dumps(zygote.trial(*descriptors)).encode())
     except (EvaluatorGone, OSError):
         return
+    finally:
+        zygote.remove_folder()
 
 
 class Zygote:
@@ -110,6 +112,12 @@ class Zygote:
             statuses = [_end(child) for child in children]
             self._empty_folder()
         return _outcome(line, statuses[0], statuses[1], self._limits)
+
+    def remove_folder(self) -> None:
+        """Remove the temporary folder, which an evaluator that was killed cannot."""
+        if self._in_memory:
+            system.unmount(os.fsencode(self._folder))
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _channel(self) -> Channel:
         return Channel(socket.socket(fileno=3), self._limits.message_bytes)
