@@ -11,16 +11,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.build import answering_cores, model_folder, retention_scorer
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.cluster import connected
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
 from unisd_rl.evaluation import evaluate
+from unisd_rl.evaluation_checks import refuse_long_questions, refuse_other_tokens
 from unisd_rl.evaluation_request import BASE, Asked, EvaluationRequest
 from unisd_rl.evaluation_results import Result, comparisons, write_answers, write_results
 from unisd_rl.evaluation_table import comparison_table, results_table
@@ -46,6 +44,9 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
     with Screen() as screen, connected(config, *phases):
         request.out.mkdir(parents=True, exist_ok=True)
         folders = {model: model_folder(_config_of(request, model), request.out, screen) for model in request.models}
+        base = _base_folder(request, folders, screen)
+        with screen.waiting("reading the problems"):
+            _refuse_misfits(request, folders, base, tasks)
         store = spawn_store()
         results = [
             result
@@ -53,8 +54,8 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
             for result in _answered(request, index, folders[model], tasks, store, screen)
         ]
         write_answers(request.out, results)
-        if request.retention_base is not None:
-            results = _with_retention(request, results, folders, tasks, screen)
+        if base is not None:
+            results = _with_retention(request, base, results, folders, tasks, screen)
         compared = comparisons(results)
         write_results(request.out, results, compared)
     screen.show(results_table(results, config.evaluation.k))
@@ -69,9 +70,6 @@ def _answered(
 ) -> Iterator[Result]:
     """One model on every task."""
     pairs = [asked for asked in request.asked if asked.model == request.models[index]]
-    tokenizer = ChatTokenizer(folder)
-    for asked in pairs:
-        _refuse_long_questions(tokenizer, tasks[asked.task], asked)
     with _serving(pairs[0], folder, request.out.absolute() / f"model-{index}", store, screen) as group:
         for asked in pairs:
             with screen.progress(f"{asked.model} on {asked.task}") as progress:
@@ -92,15 +90,15 @@ def _serving(asked: Asked, folder: Path, run_dir: Path, store: StoreClient, scre
 
 
 def _with_retention(
-    request: EvaluationRequest, results: Sequence[Result], folders: Mapping[str, Path], tasks: Tasks, screen: Screen
+    request: EvaluationRequest,
+    base: Path,
+    results: Sequence[Result],
+    folders: Mapping[str, Path],
+    tasks: Tasks,
+    screen: Screen,
 ) -> list[Result]:
     """The same results, each with its retention beside the one base."""
-    assert request.retention_base is not None
-    config = results[0].config
-    base = _base_folder(request, request.retention_base, folders, screen)
-    tokenizer = ChatTokenizer(base)
-    for result in results:
-        _refuse_other_tokens(tokenizer, tasks[result.task], result)
+    config = request.config
     with ExitStack() as stack:
         with screen.waiting("loading the base"):
             scorer = retention_scorer(config, answering_cores(config), base, request.out.absolute(), stack)
@@ -114,9 +112,11 @@ def _with_retention(
     return found
 
 
-def _base_folder(request: EvaluationRequest, base: str, folders: Mapping[str, Path], screen: Screen) -> Path:
-    if base in folders:
-        return folders[base]
+def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], screen: Screen) -> Path | None:
+    """The model retention is measured beside; None where it is not."""
+    base = request.retention_base
+    if base is None or base in folders:
+        return None if base is None else folders[base]
     model = request.config.model.model_copy(update={"path": None if base == BASE else base})
     return model_folder(request.config.model_copy(update={"model": model}), request.out, screen)
 
@@ -125,23 +125,12 @@ def _config_of(request: EvaluationRequest, model: str) -> Config:
     return next(asked.config for asked in request.asked if asked.model == model)
 
 
-def _refuse_long_questions(tokenizer: ChatTokenizer, task: Task, asked: Asked) -> None:
-    """None is left out: the score would be of fewer problems, and of easier ones."""
-    limit = asked.config.rollout.max_prompt_tokens
-    too_long = sum(len(tokenizer.encode(task.student_messages(one))) > limit for one in task.evaluation)
-    if too_long:
-        raise UserError(
-            f"{too_long} of {len(task.evaluation)} problems of {asked.task} are longer than "
-            f"rollout.max_prompt_tokens = {limit}: raise it, or take them out of the data"
-        )
-
-
-def _refuse_other_tokens(tokenizer: ChatTokenizer, task: Task, result: Result) -> None:
-    """The base must read what the model read: the same problems as the same tokens."""
-    answers = result.evaluation.answers[:: result.evaluation.samples]
-    for example, answer in zip(task.evaluation, answers, strict=True):
-        if not np.array_equal(tokenizer.encode(task.student_messages(example)), answer.prompt_tokens):
-            raise UserError(
-                f"--retention: the base and {result.model} turn problem {example.id} of {result.task} into different "
-                "tokens, so they do not belong together; name the model it was trained from"
-            )
+def _refuse_misfits(request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks) -> None:
+    """What tokenizers alone can tell, for every model, before the first engine starts."""
+    base_tokenizer = None if base is None else ChatTokenizer(base)
+    for model, folder in folders.items():
+        tokenizer = ChatTokenizer(folder)
+        for name, config in request.by_task.items():
+            refuse_long_questions(tokenizer, tasks[name], name, config.rollout.max_prompt_tokens)
+            if base_tokenizer is not None:
+                refuse_other_tokens(base_tokenizer, tokenizer, tasks[name], model)

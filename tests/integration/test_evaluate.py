@@ -141,26 +141,43 @@ def test_a_moved_model_has_drifted_and_its_numbers_follow_from_its_completions(t
     assert len(gold) == PROBLEMS
 
 
-def test_a_run_measures_retention_at_each_evaluation(tmp_path):
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
     options = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "12", *TRANSFORMERS)
-    run = run_job(tmp_path, *options, "--evaluation.retention.examples", "8")
-    before, after = run.summary["retention_before"], run.summary["retention_after"]
+    return run_job(tmp_path_factory.mktemp("run"), *options, "--evaluation.retention.examples", "8")
+
+
+def test_a_run_measures_retention_at_each_evaluation(short_run):
+    before, after = short_run.summary["retention_before"], short_run.summary["retention_after"]
     assert before["jsd"] == 0.0
     assert 0.0 < after["jsd"] < math.log(2)
     assert after["ppl_fit"] != before["ppl_fit"]
     for step, found in ((0, before), (2, after)):
-        rows = pq.read_table(run.path / "evaluations" / f"step-{step}.retention.parquet").to_pylist()
-        own = [row for row in rows if row["completion"] == "own"]
-        assert [row["id"] for row in own] == [answer["id"] for answer in run.answers(step)[:8]]
-        assert [row["tokens"] for row in own] == [answer["tokens"] for answer in run.answers(step)[:8]]
+        rows = pq.read_table(short_run.path / "evaluations" / f"step-{step}.retention.parquet").to_pylist()
+        own, answers = [row for row in rows if row["completion"] == "own"], short_run.answers(step)
+        assert [row["id"] for row in own] == [answer["id"] for answer in answers[:8]]
+        assert [row["tokens"] for row in own] == [answer["tokens"] for answer in answers[:8]]
         assert found["jsd"] == pytest.approx(sum(row["divergence"] for row in own) / sum(row["tokens"] for row in own))
-        numbers = json.loads((run.path / "evaluations" / f"step-{step}.json").read_text())
+        numbers = json.loads((short_run.path / "evaluations" / f"step-{step}.json").read_text())
         assert numbers["retention"] == found
         assert (numbers["version"], numbers["problems"]) == (step, 12)
-    low, high = run.summary["accuracy_after_interval"].values()
-    assert low <= run.summary["accuracy_after"] <= high
-    assert not (run.path / "retention").exists()
-    assert "PPLret" in run.output
+    low, high = short_run.summary["accuracy_after_interval"].values()
+    assert low <= short_run.summary["accuracy_after"] <= high
+    assert not (short_run.path / "retention").exists()
+    assert "PPLret" in short_run.output
+
+
+@pytest.mark.slow
+def test_a_checkpoint_examined_again_answers_as_its_run_did(short_run, tmp_path):
+    options = ("--recipe", str(short_run.path / "config.toml"), "--retention", str(short_run.path / "base_model"))
+    done = evaluated(tmp_path / "out", str(short_run.checkpoint(2)), *options)
+    shared = ("id", "sample", "completion", "correct", "finish_reason")
+    rows = done.rows(str(short_run.checkpoint(2)))
+    assert [[row[key] for key in shared] for row in rows] == [
+        [answer[key] for key in shared] for answer in short_run.answers(2)
+    ]
+    (result,) = done.content["results"]
+    assert result["retention"] == pytest.approx(short_run.summary["retention_after"], rel=1e-6)
 
 
 @pytest.mark.slow

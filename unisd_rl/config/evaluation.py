@@ -36,7 +36,8 @@ class EvaluationConfig(Section):
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     """pass@k is told for each of these; at most `samples`."""
     temperature: NonNegative | None = None
-    """Sampling temperature. Absent: greedy for one answer a problem, `rollout.temperature` for several."""
+    """Sampling temperature, over the whole vocabulary. Absent: greedy for one answer a problem, `rollout.temperature`
+    for several."""
     retention: RetentionConfig | None = None
     """Likelihood and retention at each evaluation. Absent: off."""
 

@@ -1,9 +1,9 @@
 """Every problem is answered as often as asked, by one version, and graded; how it is drawn depends on nothing else."""
 
 import pytest
-from evaluation_answers import VERSION, FakeGroup, evaluation
+from evaluation_answers import VERSION, FakeGroup, answer, evaluation
 
-from unisd_rl.evaluation import evaluate
+from unisd_rl.evaluation import Evaluation, evaluate
 from unisd_rl.settings import load_recipe
 from unisd_rl.statistics import wilson_interval
 from unisd_rl.types import Example, Message
@@ -65,6 +65,12 @@ def test_one_answer_a_problem_gives_wilsons_interval():
     found = evaluation([1, 0, 1, 1]).pass_rate()
     assert (found.k, found.rate) == (1, 0.75)
     assert found.interval == wilson_interval(3, 4)
+
+
+def test_answers_that_the_limit_cut_and_their_lengths_are_counted():
+    short, long = answer("p0", True), answer("p1", False, tokens=range(6), finish_reason="length")
+    found = Evaluation(VERSION, 1, (short, long), 1.0)
+    assert (found.cut, found.mean_tokens) == (1, 4.0)
 
 
 def test_pass_at_k_of_several_answers_is_the_mean_over_problems():
