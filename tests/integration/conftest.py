@@ -1,17 +1,9 @@
 """Engines shared by all integration tests: one vLLM start for the tied model, one for the untied one."""
 
 import pytest
-from engine_process import EngineProcess
 from engine_scenarios import ENGINES
+from engine_started import started
 from tiny_chat_model import save_model, save_tokenizer
-
-from unisd_rl.config import Config
-
-
-def engine_config(engine: dict, model: dict) -> Config:
-    limits = {"max_prompt_tokens": 64, "max_completion_tokens": 192, "concurrency": 32}
-    settings = {"rollout": {"engine": engine, **limits}, "evaluation": {"concurrency": 32}, "model": model}
-    return Config.model_validate({**settings, "objective": {"divergence": {}}})
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +22,6 @@ def untied_model_path(tmp_path_factory):
     save_tokenizer(path)
     save_model(path, tied=False)
     return path
-
-
-def started(settings: dict, model_path, logs, model=None):
-    """An engine in a process of its own, closed afterwards."""
-    engine = EngineProcess(engine_config(settings, model or {}), model_path, logs / "engine.log")
-    yield engine
-    engine.close()
 
 
 @pytest.fixture(scope="session", params=ENGINES)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from adapters import LORA, adapted_base, adapter_snapshot, blank_factors, random_factors, with_factors
-from conftest import started
 from engine_scenarios import ENGINES, gap, generate_all, prompts, sampling, straddle, update, version
+from engine_started import started
 
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, UpdateRefused
 from unisd_rl.types import PolicyVersion

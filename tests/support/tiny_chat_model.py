@@ -29,8 +29,8 @@ def save_tokenizer(path: Path) -> None:
     fast.save_pretrained(str(path))
 
 
-def save_model(path: Path, tied: bool) -> None:
-    """Two layers of random weights, the output head tied to the embedding or not."""
+def save_model(path: Path, tied: bool, positions: int = 2048) -> None:
+    """Two layers of random weights for texts of up to `positions` tokens, the head tied to the embedding or not."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def save_model(path: Path, tied: bool) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=positions,
         tie_word_embeddings=tied,
         initializer_range=0.15,
         bos_token_id=None,

@@ -182,6 +182,16 @@ class DatasetsTask(Section):
     """Which field is which."""
 
 
+class PythonTask(Section):
+    """A task of your own: docs/add_a_task.md."""
+
+    type: Literal["python"]
+    factory: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+    """`module:function`, importable from where the job runs. The function returns the task."""
+    arguments: dict[str, str | int | float | bool] = {}
+    """Given to the function by name."""
+
+
 TaskConfig = Annotated[
     ArithmeticTask
     | MultiplesTask
@@ -193,6 +203,7 @@ TaskConfig = Annotated[
     | HumanEvalTask
     | ToolAlpacaTask
     | JsonlTask
-    | DatasetsTask,
+    | DatasetsTask
+    | PythonTask,
     Field(discriminator="type"),
 ]

@@ -10,12 +10,13 @@ from unisd_rl.config import (
     JsonlTask,
     MBPPTask,
     MultiplesTask,
+    PythonTask,
     ScienceQATask,
     TaskConfig,
     ToolAlpacaTask,
     ToolUseTask,
 )
-from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, scienceqa, tool_use, toolalpaca
+from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, own, scienceqa, tool_use, toolalpaca
 from unisd_rl.tasks.files import check_files
 from unisd_rl.tasks.records import load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task
@@ -53,6 +54,8 @@ def load_task(config: TaskConfig) -> Task:
             return load_jsonl(config)
         case DatasetsTask():
             return load_datasets(config)
+        case PythonTask():
+            return own.load(config)
 
 
 def check_task(config: TaskConfig) -> None:
@@ -63,5 +66,7 @@ def check_task(config: TaskConfig) -> None:
     """
     if isinstance(config, JsonlTask):
         check_files(config)
+    elif isinstance(config, PythonTask):
+        own.factory_of(config)
     elif isinstance(config, Benchmark) and (config.data is not None or isinstance(config, GPQATask)):
         load_task(config)
