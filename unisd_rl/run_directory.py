@@ -4,6 +4,7 @@
 |---|---|
 | config.toml | here, at the start: the resolved configuration |
 | metrics.jsonl | here, one line a step |
+| events.jsonl | here, one line for each fault and each recovery |
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
@@ -16,7 +17,9 @@
 import fcntl
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +30,7 @@ import tomli_w
 from unisd_rl.answers import json_lines
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
+from unisd_rl.faults import Event
 from unisd_rl.types import Answer
 
 
@@ -76,6 +80,12 @@ class RunDirectory:
         assert self._metrics is not None, "create() comes first"
         self._metrics.write(json.dumps(plain(row)) + "\n")
         self._metrics.flush()
+
+    def record(self, event: Event) -> None:
+        """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""
+        line = {"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)}
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
         """The evaluation after `step` steps: every answer, one line each, and the numbers beside them."""

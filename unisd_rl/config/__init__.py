@@ -22,6 +22,7 @@ from unisd_rl.config.contexts import (
     WrittenNegative,
 )
 from unisd_rl.config.evaluation import EvaluationConfig, RetentionConfig
+from unisd_rl.config.faults import FaultsConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.config.objective import (
@@ -85,6 +86,7 @@ __all__ = [
     "EmaConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "FaultsConfig",
     "Fields",
     "GPQATask",
     "HumanEvalTask",
@@ -139,6 +141,7 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     objective: ObjectiveConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    faults: FaultsConfig = FaultsConfig()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from unisd_rl.config import FaultsConfig
+from unisd_rl.errors import RunFailed
+from unisd_rl.faults import Fault, Recovery, RestartBudget
+from unisd_rl.run_directory import RunDirectory
+
+CONFIG = FaultsConfig(backoff_s=1.0, backoff_max_s=5.0, max_restarts=4, window_s=100.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_each_failure_in_a_row_waits_twice_as_long_up_to_the_longest_wait():
+    budget = RestartBudget("rollout-1", CONFIG, Clock())
+    faults = [budget.failed("it died") for _ in range(4)]
+    assert [fault.wait_s for fault in faults] == [1.0, 2.0, 4.0, 5.0]
+    assert faults[2] == Fault("rollout-1", "it died", 3, 4.0)
+
+
+def test_one_failure_more_than_allowed_ends_the_run_and_says_why():
+    budget = RestartBudget("learner", CONFIG, Clock())
+    for _ in range(4):
+        budget.failed("a rank died")
+    with pytest.raises(RunFailed, match=r"learner failed 5 times within 100 s .*max_restarts = 4.*rank 1 died"):
+        budget.failed("rank 1 died")
+
+
+def test_failures_older_than_the_window_are_forgotten():
+    clock = Clock()
+    budget = RestartBudget("queue", CONFIG, clock)
+    for _ in range(4):
+        budget.failed("it died")
+    clock.now = 100.0
+    assert budget.failed("it died").restart == 1
+
+
+def test_with_no_restarts_the_first_failure_ends_the_run():
+    with pytest.raises(RunFailed):
+        RestartBudget("store", FaultsConfig(max_restarts=0), Clock()).failed("it died")
+
+
+def test_a_ping_slower_than_the_silence_it_ends_is_refused():
+    with pytest.raises(ValidationError, match="ping_s = 60 is not below silent_s = 60"):
+        FaultsConfig(ping_s=60.0, silent_s=60.0)
+
+
+def test_faults_and_recoveries_are_lines_of_the_runs_folder(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.record(Fault("rollout-0", "its engine is stuck", 1, 0.5))
+    directory.record(Recovery("rollout-0", 12.5))
+    first, second = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert {**first, "time_s": 0} == {
+        "time_s": 0, "event": "fault", "part": "rollout-0", "what": "its engine is stuck", "restart": 1, "wait_s": 0.5,
+    }  # fmt: skip
+    assert (second["event"], second["seconds"]) == ("recovery", 12.5)
+    assert first["time_s"] <= second["time_s"]

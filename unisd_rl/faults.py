@@ -1,0 +1,63 @@
+"""What broke and what was done about it: the words, and the rule that decides when to try again.
+
+Every recovery is a `Fault` on the screen and in `events.jsonl`; its waits and its limit come from one `RestartBudget`.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unisd_rl.config import FaultsConfig
+from unisd_rl.errors import RunFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`), `what` a sentence
+    without a full stop, `restart` how many times in a row it has been started again, `wait_s` the back-off before."""
+
+    part: str
+    what: str
+    restart: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """That part works again, `seconds` after it broke."""
+
+    part: str
+    seconds: float
+
+
+Event = Fault | Recovery
+Report = Callable[[Event], None]
+"""Who is told: the run's folder and the screen."""
+
+
+class RestartBudget:
+    """When one part may be started again. `clock` returns seconds."""
+
+    def __init__(self, part: str, config: FaultsConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._part, self._config, self._clock = part, config, clock
+        self._failures: deque[float] = deque()
+
+    def failed(self, what: str) -> Fault:
+        """Count a failure: the wait before the next start doubles with each within `faults.window_s`.
+
+        Raises:
+            RunFailed: that was one more than `faults.max_restarts`.
+        """
+        config, now = self._config, self._clock()
+        while self._failures and self._failures[0] <= now - config.window_s:
+            self._failures.popleft()
+        self._failures.append(now)
+        count = len(self._failures)
+        if count > config.max_restarts:
+            raise RunFailed(
+                f"{self._part} failed {count} times within {config.window_s:g} s (faults.max_restarts = "
+                f"{config.max_restarts}); the last time: {what}"
+            )
+        wait_s = min(config.backoff_s * 2.0 ** min(count - 1, 64), config.backoff_max_s)
+        return Fault(self._part, what, count, wait_s)
