@@ -86,6 +86,14 @@ def test_part_of_a_unit_generated_again_has_the_same_bits(engines):
     assert all(same_bits(whole[number], answer) for number, answer in again.items())
 
 
+def test_rows_without_padding_are_computed_as_with_it(engines):
+    full = {number: np.resize(prompt, LIMIT) for number, prompt in unit(8).items()}
+    together = engines[0].call(generate_in_order, list(full.items()), [])
+    for number in (8 * UNIT, 8 * UNIT + 5):
+        alone = engines[1].call(generate_in_order, [(number, full[number])], [])
+        assert same_bits(alone[number], together[number])
+
+
 def test_a_units_answers_come_together(engines):
     assert engines[0].call(answered_before_the_last, list(unit(6).items())) == 0
 
