@@ -6,6 +6,9 @@ queue --lease--> prompt -> tokens --> engine ---> finished --commit (some ms tog
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
 
+It ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed; or
+by a failure of engine or queue.
+
 Text ends here: what is committed is token ids of the prompt, of every view and of the completion. A gold
 completion is not generated but tokenised.
 """
@@ -54,6 +57,14 @@ class _Completion:
     sampled: Generation | None
 
 
+@dataclass(frozen=True, slots=True)
+class _LeaseCall:
+    """One call for prompts, and the lineage of the weights it was for."""
+
+    lineage: int
+    answer: "asyncio.Task[list[NumberedPrompt]]"
+
+
 class RolloutService:
     """Serves one queue with one engine; `serve` runs until it is cancelled."""
 
@@ -65,7 +76,12 @@ class RolloutService:
         self._places = Places(config.concurrency)
         self._open = asyncio.Event()
         self._open.set()
-        self._version_changed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._lineage = 0
+        self._rolling: dict[int, asyncio.Task[None]] = {}
+        self._uncommitted: list[int] = []
+        self._some_ended = asyncio.Event()
         self._finished: list[Rollout] = []
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
@@ -74,6 +90,21 @@ class RolloutService:
     def busy_fraction(self) -> float:
         """Share of the serving time, 0 to 1, with at least one prompt in flight."""
         return self._places.busy_fraction
+
+    @property
+    def served_s(self) -> float:
+        """Seconds since `serve` was called."""
+        return self._places.served_s
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of those with at least one prompt in flight."""
+        return self._places.busy_s
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Numbers of the prompts that are leased and not committed."""
+        return (*self._rolling, *self._uncommitted)
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
@@ -85,11 +116,27 @@ class RolloutService:
 
     def weights_changed(self) -> None:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
-        self._version_changed.set()
-        self._version_changed = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def drain(self) -> None:
+        """Lease nothing from now on; `serve` returns when what is held is committed."""
+        self._draining = True
+        self.weights_changed()
+
+    async def abandon(self, lineage: int) -> None:
+        """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
+        tokens of two lineages."""
+        self._lineage = lineage
+        abandoned = tuple(self._rolling.values())
+        for task in abandoned:
+            task.cancel()
+        if abandoned:
+            await asyncio.wait(abandoned)
+            await self._queue.release(self._name)
 
     async def serve(self) -> None:
-        """Work until cancelled; then leased prompts are given back.
+        """Work until cancelled or drained; what is then still held is given back.
 
         Raises:
             ExceptionGroup: with `EngineDied`, or what the queue's end raised.
@@ -97,48 +144,64 @@ class RolloutService:
         self._places.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renew_leases())
-                tasks.create_task(self._commit_finished())
+                background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
                 await self._lease_prompts(tasks)
+                while self.held:
+                    await self._some_ended.wait()
+                    self._some_ended.clear()
+                for task in background:
+                    task.cancel()
         finally:
             await self._queue.release(self._name)
 
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
-        while True:
-            if self._engine.version == NOTHING_APPLIED:
-                await self._version_changed.wait()
+        while not self._draining:
+            if self._engine.version == NOTHING_APPLIED or self._engine.version.lineage < self._lineage:
+                await self._changed.wait()
                 continue
             await self._open.wait()
             await self._places.wait_for_one()
             for prompt in await self._lease(self._places.free):
-                self._places.take()
-                tasks.create_task(self._roll_out(prompt))
+                if prompt.number not in self.held:  # else our first lease has run out, and we have it again
+                    self._begin(prompt, tasks)
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
-        """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then."""
+        """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
+
+        When the actor is drained it asks for none, only to end the earlier call; what that one was given, it does.
+        What was leased in an older lineage is not started: the queue has let others have it.
+        """
         calls = [self._ask(wanted)]
         try:
-            while not calls[-1].done():
-                changed = asyncio.create_task(self._version_changed.wait())
+            while not calls[-1].answer.done():
+                changed = asyncio.create_task(self._changed.wait())
                 try:
-                    await asyncio.wait({calls[-1], changed}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({calls[-1].answer, changed}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     changed.cancel()
-                if not calls[-1].done():
+                if not calls[-1].answer.done():
                     calls.append(self._ask(wanted))
-            return [prompt for call in calls for prompt in await call]
+            answers = [(call.lineage, await call.answer) for call in calls]
+            return [prompt for lineage, prompts in answers if lineage >= self._lineage for prompt in prompts]
         finally:
             for call in calls:
-                call.cancel()
+                call.answer.cancel()
 
-    def _ask(self, wanted: int) -> "asyncio.Task[list[NumberedPrompt]]":
-        return asyncio.create_task(self._queue.lease(self._name, self._engine.version, wanted, _LEASE_WAIT_S))
+    def _ask(self, wanted: int) -> _LeaseCall:
+        version = self._engine.version
+        wanted, wait_s = (0, 0.0) if self._draining else (wanted, _LEASE_WAIT_S)
+        lease = self._queue.lease(self._name, version, wanted, wait_s)
+        return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
-    async def _roll_out(self, numbered: NumberedPrompt) -> None:
-        try:
-            await self._answer(numbered)
-        finally:
-            self._places.give_up()
+    def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
+        self._places.take()
+        self._rolling[prompt.number] = task = tasks.create_task(self._answer(prompt))
+        task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
+
+    def _ended(self, number: int) -> None:
+        self._places.give_up()
+        del self._rolling[number]
+        self._some_ended.set()
 
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
@@ -202,6 +265,7 @@ class RolloutService:
             finished_s=time.time(),
         )
         self._finished.append(rollout)
+        self._uncommitted.append(rollout.number)
         self._some_finished.set()
 
     async def _commit_finished(self) -> None:
@@ -211,13 +275,15 @@ class RolloutService:
             self._some_finished.clear()
             batch, self._finished = self._finished, []
             await self._queue.commit(self._name, encode(batch))
+            self._uncommitted = [rollout.number for rollout in self._finished]
+            self._some_ended.set()
             self.counts.rollouts += len(batch)
             self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in batch)
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
-            await self._queue.renew(self._name)
+            await self._queue.renew(self._name, self.held)
 
 
 def _all_of(answer: Generation, version: PolicyVersion) -> bool:

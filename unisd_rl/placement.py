@@ -21,6 +21,11 @@ class CorePlan:
     rollout: tuple[Cores, ...]
     learner: tuple[Cores, ...]
 
+    def of_actor(self, index: int) -> Cores:
+        """Cores of the actor in slot `index`. A replaced one takes over its slot's; one that was scaled in beyond the
+        plan shares those of an earlier one: nobody's cores change while it runs."""
+        return self.rollout[index % len(self.rollout)] if self.rollout else ()
+
     def describe(self) -> str:
         """One line for the screen, e.g. `rollout 0: core 0 | learner 0: core 1`."""
         parts = [f"{name} {index}: {_cores(cores)}" for name, plan in self._named() for index, cores in enumerate(plan)]

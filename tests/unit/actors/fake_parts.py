@@ -85,6 +85,7 @@ class ListQueue:
         self.failed: list[tuple[int, str]] = []
         self.released = 0
         self.renewed = 0
+        self.held = ()
         self._newer_call = asyncio.Event()
 
     async def lease(self, actor, applied, wanted, timeout_s):
@@ -92,13 +93,14 @@ class ListQueue:
         self._newer_call.set()
         self._newer_call = mine = asyncio.Event()
         may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:wanted]
-        if not may:
+        if wanted and not may:
             await mine.wait()
         self.waiting = [prompt for prompt in self.waiting if prompt not in may]
         return may
 
-    async def renew(self, actor):
+    async def renew(self, actor, numbers):
         self.renewed += 1
+        self.held = tuple(numbers)
 
     async def commit(self, actor, data):
         rollouts = decode(data)

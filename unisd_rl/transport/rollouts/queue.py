@@ -107,9 +107,13 @@ class RolloutQueue:
         self._issued.update(prompt.number for prompt in granted)
         return granted
 
-    async def renew(self, actor: str) -> None:
+    async def renew(self, actor: str, numbers: Sequence[int] = ()) -> None:
         """The actor lives: start the time of its leases anew."""
         self._book.renew(actor)
+
+    async def retire(self, actor: str) -> None:
+        """As `release`, and for good."""
+        await self.release(actor)
 
     async def commit(self, actor: str, data: bytes) -> None:
         """Store completed rollouts (an IPC stream of `schema.encode`) and end their leases.
