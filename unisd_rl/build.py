@@ -8,6 +8,7 @@ from pathlib import Path
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
+from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.config import Config
 from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.preparation.prepare import Preparation
@@ -91,7 +92,8 @@ def started_parts(
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
         retention = retention_scorer(config, plan, model, directory.path, stack)
-        yield Parts(config, task, prompts, QueueClient(queue), store, rollouts, learners, directory, screen, retention)
+        client, meter = QueueClient(queue), BottleneckMeter(config.learner.ranks)
+        yield Parts(config, task, prompts, client, store, rollouts, learners, directory, screen, meter, retention)
 
 
 def retention_scorer(

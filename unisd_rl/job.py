@@ -50,10 +50,13 @@ def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
                 prompts.preparation,
                 parts.queue.report(),
                 parts.rollouts.reports(),
+                parts.meter.total(),
                 core_plan(config).describe(),
                 time.monotonic() - started,
             )
         directory.write_summary(summary.to_json())
+        if summary.bottleneck is not None:
+            screen.say(summary.bottleneck.describe())
         _say_goodbye(screen, directory, outcome)
     return summary
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from unisd_rl.bottleneck import Balance
 from unisd_rl.reports import StepReport
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
@@ -37,8 +38,10 @@ class StepTimes:
         return self.wait_s + self.learn_s + self.publish_s
 
 
-def log_step(directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes) -> None:
+def log_step(
+    directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes, balance: Balance
+) -> None:
     """Write the step's line to metrics.jsonl and show it."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    directory.log_step({**asdict(report), **asdict(times), "tokens_per_s": tokens_per_s})
+    directory.log_step({**asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s})
     screen.step(report, tokens_per_s)

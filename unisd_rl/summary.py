@@ -4,6 +4,7 @@ import statistics
 from dataclasses import asdict, dataclass
 
 from actors.report import ActorReport
+from unisd_rl.bottleneck import Bottleneck
 from unisd_rl.config import Config
 from unisd_rl.evaluation import Evaluation
 from unisd_rl.prompts import PreparationReport
@@ -40,6 +41,7 @@ class Summary:
     tokens_per_s: float
     learner_wait_fraction: float
     weight_pause_ms_median: float | None
+    bottleneck: Bottleneck | None
     cores: str
     wall_s: float
 
@@ -54,6 +56,7 @@ def summarise(
     preparation: PreparationReport,
     queue: QueueReport,
     actors: tuple[ActorReport, ...],
+    bottleneck: Bottleneck | None,
     cores: str,
     wall_s: float,
 ) -> Summary:
@@ -84,6 +87,7 @@ def summarise(
         tokens_per_s=queue.tokens / outcome.loop_s,
         learner_wait_fraction=outcome.waited_s / outcome.loop_s,
         weight_pause_ms_median=statistics.median(pauses) if pauses else None,
+        bottleneck=bottleneck,
         cores=cores,
         wall_s=wall_s,
     )

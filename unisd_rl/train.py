@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
+from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.config import Config
 from unisd_rl.evaluation import Evaluation, evaluate
 from unisd_rl.interrupt import StopRequest, stop_request
@@ -50,6 +51,7 @@ class Parts:
     learners: LearnerGroup
     directory: RunDirectory
     screen: Screen
+    meter: BottleneckMeter
     retention: RetentionScorer | None
     """Absent where retention is not measured."""
 
@@ -101,7 +103,8 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[Poli
             if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
         parts.rollouts.check()
-        log_step(parts.directory, parts.screen, report, batch, times)
+        balance = parts.meter.add(report, times, parts.rollouts.pulses, batch.depth)
+        log_step(parts.directory, parts.screen, report, batch, times, balance)
         waited_s += times.wait_s
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)

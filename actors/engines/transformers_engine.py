@@ -162,9 +162,9 @@ class TransformersRolloutEngine:
                 if self._weights_replaced:
                     group.forget_cache()
                     self._weights_replaced = False
-                rows = len(group.rows)
+                generating = len(group.rows)
                 finished = await self._compute(lambda: group.step(self._version))
-                self._tokens += rows
+                self._tokens += generating
             done += finished
             if shape is None or not group.rows:
                 for row in done:

@@ -26,6 +26,7 @@ class Batch:
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
+    depth: int
 
 
 class SharingQueue(RolloutQueue):
@@ -34,9 +35,8 @@ class SharingQueue(RolloutQueue):
     async def take_shared(self, step: int, shards: int, timeout_s: float) -> Batch:
         """See `RolloutQueue.take`."""
         taken = await self.take(step, shards, timeout_s)
-        return Batch(
-            taken.step, [ray.put(shard) for shard in taken.shards], taken.numbers, taken.max_staleness, taken.tokens
-        )
+        shared = [ray.put(shard) for shard in taken.shards]
+        return Batch(taken.step, shared, taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
 
 
 class QueueClient:

@@ -166,7 +166,8 @@ class RolloutQueue:
         self._consumed_log.append(fact.record() for fact in consumed)
         for fact in consumed:
             self._count(fact)
-        return TakenBatch(step, deal(rows, shards), present, oldest, sum(fact.tokens for fact in consumed))
+        tokens, depth = sum(fact.tokens for fact in consumed), len(self._ledger) - len(self._consumed)
+        return TakenBatch(step, deal(rows, shards), present, oldest, tokens, depth)
 
     async def report(self) -> QueueReport:
         """What happened so far."""
