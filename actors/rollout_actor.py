@@ -177,6 +177,8 @@ class RolloutActor(PushedUpdates):
     async def _apply(self, arrived: Arrived) -> None:
         """Give the engine these weights, unless it has them or newer ones already."""
         async with self._updating:
+            if arrived.manifest.version.lineage > max(self._engine.version.lineage, 0):
+                await self._service.abandon()
             if arrived.manifest.version > self._engine.version:
                 self._pauses.append(await self._engine.receive(arrived.manifest, arrived.buckets))
         await self._announce()

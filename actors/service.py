@@ -24,7 +24,6 @@ from unisd_rl.types import (
     INITIAL_VERSION,
     Generation,
     NumberedPrompt,
-    PolicyVersion,
     Rollout,
     Sampling,
     Source,
@@ -69,6 +68,7 @@ class RolloutService:
         self._finished: list[Rollout] = []
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     @property
     def busy_fraction(self) -> float:
@@ -87,6 +87,15 @@ class RolloutService:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
         self._version_changed.set()
         self._version_changed = asyncio.Event()
+
+    async def abandon(self) -> None:
+        """Give back everything in flight: the learner fell back, and no completion has tokens of two lineages."""
+        abandoned, self._in_flight = self._in_flight, set()
+        for task in abandoned:
+            task.cancel()
+        if abandoned:
+            await asyncio.wait(abandoned)
+        await self._queue.release(self._name)
 
     async def serve(self) -> None:
         """Work until cancelled; then leased prompts are given back.
@@ -112,7 +121,9 @@ class RolloutService:
             await self._places.wait_for_one()
             for prompt in await self._lease(self._places.free):
                 self._places.take()
-                tasks.create_task(self._roll_out(prompt))
+                rolling = tasks.create_task(self._roll_out(prompt))
+                self._in_flight.add(rolling)
+                rolling.add_done_callback(self._in_flight.discard)
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then."""
@@ -163,7 +174,8 @@ class RolloutService:
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
         answer = await self._engine.generate(prompt_tokens, self._sampling(numbered.seed))
         if numbered.source is Source.BASE:
-            assert _all_of(answer, INITIAL_VERSION), f"prompt {numbered.number} has tokens of a trained model"
+            initial = (answer.versions == INITIAL_VERSION.number).all()
+            assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)
 
@@ -216,8 +228,3 @@ class RolloutService:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
             await self._queue.renew(self._name)
-
-
-def _all_of(answer: Generation, version: PolicyVersion) -> bool:
-    """Whether every token was sampled by this version."""
-    return bool((answer.versions == version.number).all() and (answer.lineages == version.lineage).all())

@@ -15,8 +15,8 @@ from unisd_rl.tasks.task import Task
 from unisd_rl.train import Outcome, train
 
 
-def run_job(config: Config) -> Summary:
-    """Prepare, connect, train, report.
+def run_job(config: Config, resumed: bool = False) -> Summary:
+    """Prepare, connect, train, report; `resumed`: go on in the folder that a run of this configuration left.
 
     Raises:
         UserError: the data, the model or the cluster is not what the configuration says.
@@ -24,9 +24,9 @@ def run_job(config: Config) -> Summary:
     """
     task = load_task(config.task)
     directory = RunDirectory(config.run_dir)
-    directory.create(config)
+    (directory.reopen if resumed else directory.create)(config)
     try:
-        return _run_in(directory, task, config)
+        return _run_in(directory, task, config, resumed)
     except (RunFailed, UserError) as error:
         directory.write_summary({"status": "failed", "error": str(error)})
         raise
@@ -37,17 +37,19 @@ def run_job(config: Config) -> Summary:
         directory.close()
 
 
-def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
+def _run_in(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:
     started = time.monotonic()
     with Screen(config.run.steps) as screen, connected(config, requirements(config)):
         model = model_folder(config, directory.path, screen)
         prompts = prompt_stream(config, task, model, directory, screen)
+        directory.refuse_other_prompts(prompts.checksum)
         with started_parts(config, task, prompts, model, directory, screen) as parts:
-            outcome = train(parts)
+            outcome = train(parts, resumed)
             summary = summarise(
                 config,
                 outcome,
                 prompts.preparation,
+                directory.fall_backs(),
                 parts.queue.report(),
                 parts.rollouts.reports(),
                 core_plan(config).describe(),
@@ -61,6 +63,6 @@ def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
 def _say_goodbye(screen: Screen, directory: RunDirectory, outcome: Outcome) -> None:
     checkpoint = directory.checkpoint(outcome.version.number)
     if outcome.after is None:
-        screen.interrupted(directory.path, checkpoint)
+        screen.interrupted(directory.path)
     else:
         screen.finished(outcome.before, outcome.after, directory.path, checkpoint)

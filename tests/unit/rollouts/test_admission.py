@@ -145,5 +145,5 @@ def test_only_what_the_policy_samples_is_bound_by_staleness(applied):
     assert starts == {
         Source.POLICY: applied.number >= 1,
         Source.GOLD: True,
-        Source.BASE: applied == PolicyVersion(0, 0),  # exactly the initial model
+        Source.BASE: applied.number == 0,  # the initial model, in whatever lineage
     }

@@ -247,9 +247,9 @@ def test_consumed_lines_say_what_was_trained_on(queue, tmp_path):
     run(scenario())
     lines = [json.loads(line) for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 1, "prompt": 2, "id": "p2", "source": "policy", "lineage": 4}
+        {"chain": 0, "step": 1, "prompt": 2, "id": "p2", "source": "policy", "lineage": 4}
         | {"oldest": 0, "newest": 1, "tokens": 3, "actor": "a"},
-        {"step": 1, "prompt": 3, "id": "p3", "source": "gold", "lineage": None}
+        {"chain": 0, "step": 1, "prompt": 3, "id": "p3", "source": "gold", "lineage": None}
         | {"oldest": None, "newest": None, "tokens": 1, "actor": "a"},
     ]
 

@@ -32,7 +32,7 @@ def may_start(prompt: NumberedPrompt, applied: PolicyVersion, batch_size: int, m
         case Source.GOLD:
             return True
         case Source.BASE:
-            return applied == INITIAL_VERSION
+            return applied.number == INITIAL_VERSION.number
 
 
 def new_enough(number: int, applied_version: int, batch_size: int, max_staleness: int) -> bool:

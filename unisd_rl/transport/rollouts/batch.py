@@ -32,9 +32,10 @@ class Consumed:
 
     `lineage` is that of the newest token; `oldest` and `newest` are the lowest and the highest policy
     version among its tokens; all three are None for rows that no policy sampled and for empty
-    completions. `tokens` counts completion tokens.
+    completions. `tokens` counts completion tokens. `chain` is the lineage of the learner that took it.
     """
 
+    chain: int
     step: int
     prompt: int
     id: str
@@ -56,14 +57,15 @@ def deal(rows: pa.Table, shards: int) -> tuple[bytes, ...]:
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
 
 
-def describe(step: int, rows: pa.Table) -> list[Consumed]:
-    """What `consumed.jsonl` says of each row when `step` trains on it."""
+def describe(chain: int, step: int, rows: pa.Table) -> list[Consumed]:
+    """What `consumed.jsonl` says of each row when `step` of lineage `chain` trains on it."""
     facts = rows.select(["number", "id", "source", "actor"]).append_column(
         "tokens", pc.list_value_length(rows["completion_tokens"])
     )
     spans = zip(rows["lineages"].to_pylist(), rows["versions"].to_pylist(), strict=True)
     return [
         Consumed(
+            chain=chain,
             step=step,
             prompt=fact["number"],
             id=fact["id"],

@@ -42,14 +42,23 @@ class SharingQueue(RolloutQueue):
 class QueueClient:
     """Calls on the queue's actor. Every method raises RunFailed when the queue died or does not answer."""
 
-    def __init__(self, queue: ActorHandle) -> None:
-        self._queue = queue
+    def __init__(self, queue: ActorHandle, batch_size: int = 1) -> None:
+        self._queue, self._batch_size = queue, batch_size
         self._admitted = 0
 
     @property
     def admitted(self) -> int:
         """The next prompt number to admit."""
         return self._admitted
+
+    def lineage(self) -> int:
+        """The lineage of the learner that the queue feeds."""
+        return int(str(_answer(self._queue.lineage.remote(), _CALL_TIMEOUT_S, "name its lineage")))
+
+    def fall_back(self, lineage: int, step: int) -> None:
+        """The learner goes on at `step` in a new lineage: its prompts are admitted again, and stored ones fed again."""
+        _answer(self._queue.fall_back.remote(lineage, step), _CALL_TIMEOUT_S, f"fall back to step {step}")
+        self._admitted = step * self._batch_size
 
     def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
         """Let numbered prompts in; their numbers go on from `admitted` without a gap."""

@@ -57,6 +57,9 @@ class RolloutQueue:
         self._ledger = Ledger(directory / "rollouts", fsync)
         self._consumed_log = Journal(directory / "consumed.jsonl", fsync)
         self._quarantine_log = Journal(directory / "quarantined.jsonl", fsync)
+        self._lineage_log = Journal(directory / "lineages.jsonl", fsync=True)
+        self._lineage = 0
+        self._chain: dict[int, list[Consumed]] = {}
         self._book = LeaseBook(lease_s, clock)
         self._changed = asyncio.Event()
         self._calls: dict[str, int] = {}
@@ -69,14 +72,35 @@ class RolloutQueue:
         self._consumed: Counter[int] = Counter()
         self._consumed_tokens = self._straddling = self._max_staleness_seen = self._steps_taken = 0
         for line in self._consumed_log.restored:
-            self._count(Consumed(**line))  # type: ignore[arg-type]
+            fact = Consumed(**line)  # type: ignore[arg-type]
+            self._chain.setdefault(fact.step, []).append(fact)
+        self._lineage = max((int(str(line["lineage"])) for line in self._lineage_log.restored), default=0)
+        falls = [(int(str(line["lineage"])), int(str(line["step"]))) for line in self._lineage_log.restored]
+        for step, facts in self._chain.items():
+            facts[:] = [f for f in facts if all(step < start for lineage, start in falls if lineage > f.chain)]
+        self._count_anew()
 
     async def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
         """Let numbered prompts in, each number once; those already stored or quarantined need no actor."""
-        for prompt in prompts:
-            assert prompt.number not in self._admitted, f"prompt {prompt.number} was admitted twice"
-            self._admitted.add(prompt.number)
-        self._book.add(prompt for prompt in prompts if not self._settled(prompt.number))
+        fresh = [prompt for prompt in prompts if prompt.number not in self._admitted]
+        self._admitted |= {prompt.number for prompt in fresh}
+        self._book.add(prompt for prompt in fresh if not self._settled(prompt.number))
+        self._notify()
+
+    async def lineage(self) -> int:
+        """The lineage of the learner that is fed."""
+        return self._lineage
+
+    async def fall_back(self, lineage: int, step: int) -> None:
+        """The learner fell back to `step`: what was taken since is fed again, in a new lineage; nothing is leased to
+        actors of the old one. On storage when this returns."""
+        assert lineage > self._lineage, f"lineage {lineage} does not come after {self._lineage}"
+        lost = max(0, self._steps_taken - step)
+        self._lineage_log.append([{"lineage": lineage, "step": step, "steps_lost": lost}])
+        self._lineage = lineage
+        self._chain = {taken: facts for taken, facts in self._chain.items() if taken < step}
+        self._count_anew()
+        self._steps_taken = step
         self._notify()
 
     async def end_admission(self) -> None:
@@ -94,7 +118,9 @@ class RolloutQueue:
         self._notify()
 
         def may_start(prompt: NumberedPrompt) -> bool:
-            return admission.may_start(prompt, applied, self._batch_size, self._max_staleness)
+            return applied.lineage == self._lineage and admission.may_start(
+                prompt, applied, self._batch_size, self._max_staleness
+            )
 
         def ready() -> bool:
             first = self._book.first()
@@ -156,10 +182,11 @@ class RolloutQueue:
             raise TimeoutError(self._waited_for(step, self._missing(numbers), timeout_s))
         present = tuple(number for number in numbers if number in self._ledger)
         rows = self._ledger.read(present)
-        consumed = describe(step, rows)
+        consumed = describe(self._lineage, step, rows)
         oldest = self._bounded_staleness(consumed)
         self._steps_taken = max(self._steps_taken, step + 1)
         self._consumed_log.append(fact.record() for fact in consumed)
+        self._chain.setdefault(step, []).extend(consumed)
         for fact in consumed:
             self._count(fact)
         return TakenBatch(step, deal(rows, shards), present, oldest, sum(fact.tokens for fact in consumed))
@@ -210,6 +237,13 @@ class RolloutQueue:
                 )
                 worst = max(worst, stale)
         return worst
+
+    def _count_anew(self) -> None:
+        self._consumed.clear()
+        self._consumed_tokens = self._straddling = self._max_staleness_seen = self._steps_taken = 0
+        for step in sorted(self._chain):
+            for fact in self._chain[step]:
+                self._count(fact)
 
     def _count(self, fact: Consumed) -> None:
         self._consumed[fact.prompt] += 1

@@ -5,14 +5,30 @@ coroutines, so a `take` that waits holds up no `commit`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
 from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed
+from unisd_rl.folder_lock import FolderLock
 from unisd_rl.transport.rollouts.client import SharingQueue
 
 _CALLS_IN_FLIGHT = 1000  # a call that waits (lease, take) occupies a place
+_OWNER_S = 60.0
+
+
+class OwningQueue(SharingQueue):
+    """The one queue of a folder: after `kill -9` of a driver the one before may live a moment longer, and would write
+    to the same ledger."""
+
+    def __init__(self, directory: Path, *settings: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(directory, "queue.lock")
+        if not self._lock.take(_OWNER_S):
+            raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
+        super().__init__(directory, *settings)
 
 
 def spawn_queue(directory: Path, config: Config) -> ActorHandle:
@@ -20,7 +36,7 @@ def spawn_queue(directory: Path, config: Config) -> ActorHandle:
 
     `directory` must be reachable from the node that Ray puts the actor on.
     """
-    spawned = ray.remote(SharingQueue).options(num_cpus=0, max_concurrency=_CALLS_IN_FLIGHT)
+    spawned = ray.remote(OwningQueue).options(num_cpus=0, max_concurrency=_CALLS_IN_FLIGHT)
     rollout = config.rollout
     return spawned.remote(
         directory.absolute(),
