@@ -108,8 +108,8 @@ def _refuse_other_training(before: Config, now: Config, folder: Path) -> None:
         if then.get(name) != given.get(name) and not _may_change(name):
             reason = WHY.get(name, "it says what is trained")
             raise UserError(
-                f"{name} = {given.get(name)!r}: the run in {folder} has {then.get(name)!r}, and {reason}; leave it out, "
-                "or start a new run"
+                f"{name} = {given.get(name)!r}: the run in {folder} has {then.get(name)!r}, and {reason}; leave "
+                "it out, or start a new run"
             )
 
 

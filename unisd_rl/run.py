@@ -1,5 +1,5 @@
-"""The main job: `python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`, and to go on with one that
-ended before its end: `python -m unisd_rl.run --resume RUN_FOLDER [--section.field VALUE ...] [--dry-run]`.
+"""The main job: `python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`, and to go on with one
+that ended before its end: `python -m unisd_rl.run --resume RUN_FOLDER [--section.field VALUE ...] [--dry-run]`.
 
 What can be refused is refused here, before anything heavy is imported; the rest is `build` and `train`.
 Exit codes: see `command.exit_code`.
