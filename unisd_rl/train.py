@@ -159,7 +159,7 @@ def with_retention(parts: Parts, scorer: RetentionScorer, evaluation: Evaluation
     lent, step = parts.directory.path / "retention", evaluation.version.number
     with parts.screen.waiting("reading answers beside the initial model"):
         parts.learners.save(lent)
-        retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers)
+        retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers, parts.rollouts.check)
         shutil.rmtree(lent)
     parts.directory.write_retention(step, retention_table(f"step-{step}", parts.config.task.type, retention))
     return replace(evaluation, retention=retention)
