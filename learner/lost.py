@@ -34,7 +34,8 @@ def telling_broken_collectives(rank: int) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_broken_collective(error):
             raise
-        raise LearnerLost(f"learner rank {rank} lost the others: {str(error).splitlines()[0]}") from error
+        what = str(error).splitlines()[0].partition(". ")[0]
+        raise LearnerLost(f"learner rank {rank} lost the others: {what}") from error
 
 
 def _is_broken_collective(error: RuntimeError) -> bool:

@@ -1,6 +1,7 @@
 """One run from a checked configuration to its summary."""
 
 import time
+from contextlib import suppress
 
 from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
 from unisd_rl.cluster import connected
@@ -28,13 +29,19 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
     try:
         return _run_in(directory, task, config, resumed)
     except (RunFailed, UserError) as error:
-        directory.write_summary({"status": "failed", "error": str(error)})
+        _sum_up(directory, {"status": "failed", "error": str(error)})
         raise
     except KeyboardInterrupt:
-        directory.write_summary({"status": "interrupted"})
+        _sum_up(directory, {"status": "interrupted"})
         raise
     finally:
         directory.close()
+
+
+def _sum_up(directory: RunDirectory, summary: dict[str, str]) -> None:
+    """What ended the run is on its way to the screen: a disk that does not take it as well says nothing new."""
+    with suppress(RunFailed):
+        directory.write_summary(summary)
 
 
 def _run_in(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:

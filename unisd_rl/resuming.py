@@ -85,7 +85,10 @@ def _refuse_no_run(folder: Path) -> None:
 
 
 def _refuse_alive(folder: Path) -> None:
-    lock = FolderLock(folder)
+    try:
+        lock = FolderLock(folder)
+    except OSError as error:
+        raise UserError(f"--resume {folder}: the folder cannot be written: {error.strerror}") from None
     try:
         if not lock.take():
             raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")

@@ -32,7 +32,7 @@ import tomli_w
 from unisd_rl.answers import json_lines
 from unisd_rl.checkpoints import newest_first
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.examined import Examined
 from unisd_rl.faults import Event
 from unisd_rl.folder_lock import FolderLock
@@ -140,10 +140,14 @@ class RunDirectory:
             )
 
     def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
-        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them."""
+        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
         path = self._evaluation(step, "jsonl")
-        _write_whole(path, json_lines(answers))
-        _write_whole(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
+        _must_write(path, json_lines(answers))
+        _must_write(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
         return path
 
     def examined(self, step: int) -> Examined | None:
@@ -159,8 +163,12 @@ class RunDirectory:
         pq.write_table(rows, self._evaluation(step, "retention.parquet"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json; its presence says that the run ended."""
-        _write_whole(self.summary, json.dumps(plain(summary), indent=2) + "\n")
+        """Write summary.json; its presence says that the run ended.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        _must_write(self.summary, json.dumps(plain(summary), indent=2) + "\n")
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -188,6 +196,13 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     return candidate
+
+
+def _must_write(path: Path, text: str) -> None:
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise RunFailed(f"{path} cannot be written: {error.strerror}; make room, then go on with --resume") from error
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.examined import Examined
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.settings import load_recipe
@@ -100,3 +100,10 @@ def test_an_evaluation_counts_while_its_version_survives(tmp_path):
     assert directory.examined(6) == found
     (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 4, "steps_lost": 3}\n')
     assert directory.examined(6) is None
+
+
+def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.summary.mkdir()  # nothing can be renamed to it
+    with pytest.raises(RunFailed, match=r"summary\.json cannot be written: .*--resume"):
+        directory.write_summary({"status": "completed"})
