@@ -26,7 +26,8 @@ def publish_checked(parts: Parts, version: PolicyVersion) -> None:
 
 
 def watch(parts: Parts, version: PolicyVersion) -> None:
-    """Look after the others while a batch is waited for and the learner, at `version`, has nothing to do.
+    """Look after the others while the learner, at `version`, has nothing to do: each second that a batch is waited for,
+    and once a step.
 
     Raises:
         LearnerLost: the store lost the initial weights, which the learner has only when it starts.

@@ -103,7 +103,7 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
         with spent.measure("publish_s"):
             if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
-        parts.rollouts.check()
+        watch(parts, version)
         log_step(parts.directory, parts.screen, report, batch, spent, version.lineage)
         times.waited_s += spent.wait_s
         if version.number == 1 and parts.store.version == version:
