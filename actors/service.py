@@ -156,11 +156,11 @@ class RolloutService:
 
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
+            await self._open.wait()
+            await self._places.wait_for_one()
             if self._engine.version == NOTHING_APPLIED or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
-            await self._open.wait()
-            await self._places.wait_for_one()
             for prompt in await self._lease(self._places.free):
                 if prompt.number not in self.held:  # else our first lease has run out, and we have it again
                     self._begin(prompt, tasks)

@@ -49,12 +49,19 @@ class HeldEngine:
         self.started: list[str] = []
         self.samplings = []
         self.cancelled = 0
+        self.tokens, self.paused = 0, False
         self.failure: Exception | None = None
         self._released = asyncio.Semaphore(0)
 
     def release(self, count: int) -> None:
         for _ in range(count):
             self._released.release()
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to give up."""
 
     async def generate(self, tokens, sampling) -> Generation:
         text = bytes(tokens.tolist()).decode()
@@ -86,7 +93,16 @@ class ListQueue:
         self.released = 0
         self.renewed = 0
         self.held = ()
+        self.storing = asyncio.Event()
+        self.storing.set()
+        self.gives_on_end: list[NumberedPrompt] = []
         self._newer_call = asyncio.Event()
+        self._given: list[NumberedPrompt] = []
+
+    def answer_now(self, prompts) -> None:
+        """Let the call that waits return these."""
+        self._given = prompts
+        self._newer_call.set()
 
     async def lease(self, actor, applied, wanted, timeout_s):
         self.leases.append((applied, wanted))
@@ -95,6 +111,7 @@ class ListQueue:
         may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:wanted]
         if wanted and not may:
             await mine.wait()
+            may, self._given, self.gives_on_end = self._given + self.gives_on_end, [], []
         self.waiting = [prompt for prompt in self.waiting if prompt not in may]
         return may
 
@@ -105,6 +122,7 @@ class ListQueue:
     async def commit(self, actor, data):
         rollouts = decode(data)
         self.commits.append([rollout.number for rollout in rollouts])
+        await self.storing.wait()
         self.rollouts += rollouts
 
     async def fail(self, actor, number, reason):
