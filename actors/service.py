@@ -109,6 +109,7 @@ class RolloutService:
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
         self._open.clear()
+        self._look_again()
 
     def resume(self) -> None:
         """Lease again."""
@@ -116,13 +117,12 @@ class RolloutService:
 
     def weights_changed(self) -> None:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._look_again()
 
     def drain(self) -> None:
         """Lease nothing from now on; `serve` returns when what is held is committed."""
         self._draining = True
-        self.weights_changed()
+        self._look_again()
 
     async def abandon(self, lineage: int) -> None:
         """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
@@ -154,6 +154,11 @@ class RolloutService:
         finally:
             await self._queue.release(self._name)
 
+    def _look_again(self) -> None:
+        """A lease call that waits asks anew, as things are now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
             await self._open.wait()
@@ -168,8 +173,8 @@ class RolloutService:
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
 
-        When the actor is drained it asks for none, only to end the earlier call; what that one was given, it does.
-        What was leased in an older lineage is not started: the queue has let others have it.
+        A paused or drained actor asks for none, only to end the earlier call; what that one was given, it does. What
+        was leased in an older lineage is not started: the queue has let others have it.
         """
         calls = [self._ask(wanted)]
         try:
@@ -189,7 +194,7 @@ class RolloutService:
 
     def _ask(self, wanted: int) -> _LeaseCall:
         version = self._engine.version
-        wanted, wait_s = (0, 0.0) if self._draining else (wanted, _LEASE_WAIT_S)
+        wanted, wait_s = (wanted, _LEASE_WAIT_S) if self._open.is_set() and not self._draining else (0, 0.0)
         lease = self._queue.lease(self._name, version, wanted, wait_s)
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 

@@ -1,6 +1,8 @@
 """Rollout actors that are killed, stopped, lost with their node, or set back, in real Ray processes: the prompts arrive
 nevertheless, each once and in order."""
 
+import asyncio
+import errno
 import os
 import signal
 import threading
@@ -11,6 +13,9 @@ import ray
 from ray.cluster_utils import Cluster
 from rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 
+from actors.lease_queue import RayLeaseQueue
+from unisd_rl.config import FaultsConfig
+from unisd_rl.errors import RunFailed
 from unisd_rl.types import Message, PolicyVersion, Sampling
 
 
@@ -34,13 +39,13 @@ def consumed(parts, first, end):
 
 
 def test_an_actor_that_is_killed_is_replaced_and_every_prompt_arrives_once(parts):
-    parts.serve(3 * BATCH)
-    assert [rollout.number for rollout in parts.take(0)] == list(range(BATCH))
     (pid,) = parts.pids()
-    os.kill(pid, signal.SIGKILL)
-    rollouts = consumed(parts, 1, 3)
-    assert [rollout.number for rollout in rollouts] == list(range(BATCH, 3 * BATCH))
-    assert {rollout.actor for rollout in rollouts} <= {"rollout-0", "rollout-0.1"}
+    parts.serve(3 * BATCH)
+    parts.until(lambda: parts.queue.report().leases, "prompts were leased")
+    os.kill(pid, signal.SIGKILL)  # before version 1, without which the prompts of step 2 do not start
+    rollouts = consumed(parts, 0, 3)
+    assert [rollout.number for rollout in rollouts] == list(range(3 * BATCH))
+    assert {rollout.actor for rollout in rollouts[2 * BATCH :]} == {"rollout-0.1"}
     (fault,) = parts.faults
     assert fault.part == "rollout-0"
     assert fault.what.startswith("rollout-0 died; its log is ")
@@ -48,6 +53,45 @@ def test_an_actor_that_is_killed_is_replaced_and_every_prompt_arrives_once(parts
     assert 0.1 <= recovery.seconds < WAIT_S
     report = parts.queue.report()
     assert (report.lost, report.duplicated) == (0, 0)
+
+
+def mortal_queue():
+    """A stand-in in a Ray process that dies of its first renewal and finds the disk full at its first two commits.
+
+    The class is made here, so that it travels by value: Ray's processes do not find this module.
+    """
+
+    class MortalQueue:
+        def __init__(self, folder):
+            self.renewals, self.commits = folder / "renewals", folder / "commits"
+
+        async def renew(self, actor, numbers):
+            if self.note(self.renewals, f"{actor} {numbers}") == 1:
+                os._exit(1)
+
+        async def commit(self, actor, data):
+            if self.note(self.commits, f"{actor} {data}") < 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def note(self, file, line):
+            with file.open("a") as notes:
+                notes.write(line + "\n")
+            return len(file.read_text().splitlines())
+
+    return ray.remote(MortalQueue).options(num_cpus=0, max_restarts=-1)
+
+
+def test_calls_outlive_the_queue_and_rollouts_a_full_disk(cluster, tmp_path):
+    handle = mortal_queue().remote(tmp_path)
+    leases = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, backoff_max_s=0.5, patience_s=WAIT_S))
+    asyncio.run(leases.renew("a", (3, 4)))
+    asyncio.run(leases.commit("a", b"rollouts"))
+    assert (tmp_path / "renewals").read_text().splitlines() == ["a (3, 4)"] * 2
+    assert (tmp_path / "commits").read_text().splitlines() == ["a b'rollouts'"] * 3
+    impatient = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, patience_s=0.1))
+    (tmp_path / "commits").unlink()
+    with pytest.raises(RunFailed, match=r"0\.1 s for the rollout queue to store rollouts.*No space left on device"):
+        asyncio.run(impatient.commit("a", b"rollouts"))
 
 
 @pytest.mark.slow
@@ -88,9 +132,9 @@ def test_an_actor_that_joins_in_mid_evaluation_leases_nothing_before_its_end(par
     parts.group.wait_for(parts.publish(0), WAIT_S)
     parts.group.run()
     with parts.group.examination():
-        parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))
         os.kill(parts.pids()[0], signal.SIGKILL)
         parts.until(lambda: parts.recoveries, "the killed actor was replaced")
+        parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))
         asked = [(Message("user", "question 1"),)]
         assert len(parts.group.answers(asked, Sampling(0.0, 1.0, 8), PolicyVersion(0, 0))) == 1
         assert parts.queue.report().leases == 0
@@ -119,10 +163,11 @@ def test_an_actor_whose_node_is_removed_comes_back_on_another(tied_model_path, t
         doomed = nodes.add_node(num_cpus=1)
         ray.init(address=nodes.address, log_to_driver=False)
         made = Parts(config(), tied_model_path, tmp_path)
-        made.serve(2 * BATCH)
+        made.serve(BATCH)
         made.take(0)
         nodes.remove_node(doomed)
         made.until(lambda: made.faults, "the loss of the node was told")
+        made.queue.admit(tuple(numbered(number) for number in range(BATCH, 2 * BATCH)))
         nodes.add_node(num_cpus=1)
         assert [rollout.number for rollout in made.take(1)] == list(range(BATCH, 2 * BATCH))
         assert made.recoveries

@@ -49,7 +49,7 @@ def numbered(number: int) -> NumberedPrompt:
 class Parts:
     """A started group with its queue and store, and the weights of each version published to it."""
 
-    def __init__(self, settings: Config, model_path: Path, run_dir: Path) -> None:
+    def __init__(self, settings: Config, model_path: Path, run_dir: Path, start_s: float = WAIT_S) -> None:
         self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
         self.publisher = ObjectStorePublisher(self.store.handle, bucket_mib=1)
         self.queue = QueueClient(self.queue_handle)
@@ -59,7 +59,7 @@ class Parts:
         self.group = RolloutGroup(
             settings, PLAN, model_path, run_dir, self.queue_handle, self.store, self.events.append
         )
-        self.group.start(WAIT_S)
+        self.group.start(start_s)
 
     @property
     def faults(self) -> list[Fault]:
@@ -89,11 +89,11 @@ class Parts:
         self.publish(step + 1)
         return decode(ray.get(batch.shards[0]))
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
         """Supervise until `condition()`; fails after a while."""
-        deadline_s = time.monotonic() + WAIT_S
+        deadline_s = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline_s, f"waited {WAIT_S:g} s until {what}; told were {self.events}"
+            assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s until {what}; told were {self.events}"
             self.group.check()
             ray.wait([self.queue_handle.report.remote()], timeout=0.05)
 

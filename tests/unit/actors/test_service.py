@@ -301,3 +301,17 @@ def test_a_prompt_that_is_leased_to_its_holder_again_is_not_generated_twice():
             return engine.started
 
     assert asyncio.run(scenario()) == ["q0", "q1"]
+
+
+def test_a_pause_ends_the_call_that_waits_for_prompts():
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        async with serving(queue, engine) as service:
+            await until(lambda: queue.leases)
+            service.pause()
+            await until(lambda: len(queue.leases) == 2)
+            service.resume()
+            await until(lambda: len(queue.leases) == 3)
+            return [wanted for _, wanted in queue.leases]
+
+    assert asyncio.run(scenario()) == [64, 0, 64]
