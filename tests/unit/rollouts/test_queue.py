@@ -191,7 +191,7 @@ def test_the_last_batch_may_be_short_once_admission_has_ended(queue):
         await commit(queue, 0, 1, 2)
         with pytest.raises(NotAdmitted, match=r"step 1 needs prompts that were not admitted: 3 \(not admitted\)"):
             await queue.take(1, 1, LONG_S)
-        await queue.end_admission()
+        await queue.end_admission(3)
         assert (await queue.take(1, 1, LONG_S)).numbers == (2,)
 
     run(scenario())

@@ -166,7 +166,7 @@ class Orders(RuleBasedStateMachine):
         """All actors die, a new one completes everything: the queue must come to its end without a wait."""
         for actor in "abc":
             self.release(actor)
-        self.do(self.queue.end_admission())
+        self.do(self.queue.end_admission(self.admitted))
         while self.step * BATCH < self.admitted:
             self.applied["a"] = self.step
             self.lease("a", 2 * BATCH)

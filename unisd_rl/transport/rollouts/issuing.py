@@ -6,6 +6,7 @@ Everything that may free a call ends with `serve`: admission, a lease that comes
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from unisd_rl.transport.rollouts.leases import LeaseBook
@@ -25,7 +26,7 @@ class Issuing:
         self.admitted = set(known)
         self.issued = set(self.admitted)
         self.leases = self.expired = 0
-        self.ended = False
+        self.end = math.inf  # no prompt from this number on will come
         self._retired: set[str] = set()
         self._calls = LeaseCalls()
         self._timer: asyncio.TimerHandle | None = None
@@ -36,16 +37,18 @@ class Issuing:
         for prompt in fresh:
             self.admitted.add(prompt.number)
             self.book.add(prompt)
-        for unit in sorted({self.book.unit_of(prompt.number) for prompt in fresh}):
-            if self.ended or all(number in self.admitted for number in self.book.numbers_of(unit)):
-                self.book.open(unit)
+        self._open({self.book.unit_of(prompt.number) for prompt in fresh})
         self.serve()
 
-    def end(self) -> None:
-        """No more prompts will come: also a unit that is not whole may be leased."""
-        self.ended = True
-        self.book.open_all()
+    def end_at(self, end: int) -> None:
+        """There are no prompts from number `end` on: the last unit may be short."""
+        self.end = end
+        self._open({self.book.unit_of(end - 1)} if end else set())
         self.serve()
+
+    def unknown(self, numbers: Iterable[int]) -> list[int]:
+        """Those that there are, and that were not admitted."""
+        return [number for number in numbers if number < self.end and number not in self.admitted]
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """See `RolloutQueue.lease`."""
@@ -113,6 +116,12 @@ class Issuing:
         self.leases += len(granted)
         self.issued.update(prompt.number for prompt in granted)
         return granted
+
+    def _open(self, units: Iterable[int]) -> None:
+        """Let those of these units wait that are whole."""
+        for unit in sorted(units):
+            if not self.unknown(self.book.numbers_of(unit)):
+                self.book.open(unit)
 
     def _look_again(self) -> None:
         self._timer = None

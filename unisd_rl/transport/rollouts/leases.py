@@ -78,11 +78,6 @@ class LeaseBook:
         self._unit(unit).opened = True
         self._settle(unit)
 
-    def open_all(self) -> None:
-        """No more prompts will come: also the last, short unit may be leased."""
-        for unit in list(self._units):
-            self.open(unit)
-
     def first(self) -> tuple[NumberedPrompt, ...]:
         """The prompts of the lowest unit that waits; empty if none does."""
         unit = self._first()

@@ -60,7 +60,7 @@ class RolloutQueue:
         ledger: Ledger | None = None,
     ) -> None:
         self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
-        self._ledger = ledger or Ledger(directory / "rollouts", fsync)
+        self._ledger = Ledger(directory / "rollouts", fsync) if ledger is None else ledger
         self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
         self._lineages = Lineages(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
@@ -73,9 +73,9 @@ class RolloutQueue:
         """Let numbered prompts in. Those known already, or stored or quarantined by an earlier process, are ignored."""
         self._issuing.admit(prompts)
 
-    async def end_admission(self) -> None:
-        """No more prompts will come: the last batch may be short."""
-        self._issuing.end()
+    async def end_admission(self, end: int) -> None:
+        """There are no prompts from number `end` on: the last batch may be short."""
+        self._issuing.end_at(end)
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """Up to `wanted` prompts, lowest numbers first, that may start on weights of version `applied`.
@@ -161,7 +161,7 @@ class RolloutQueue:
         Quarantined prompts are left out. The step taken last may be asked for again: it is consumed once.
 
         Raises:
-            NotAdmitted: a prompt of the step is neither admitted nor settled, and admission has not ended.
+            NotAdmitted: a prompt of the step is neither admitted nor settled, nor beyond the end of admission.
             TimeoutError: after `timeout_s` seconds, naming the prompts it waited for.
             OSError: `consumed.jsonl` could not be written: the step may be asked for again.
         """
@@ -241,12 +241,10 @@ class RolloutQueue:
         return set(appended.stored)
 
     async def _wait_for(self, step: int, unsettled: Sequence[int], timeout_s: float) -> None:
-        """Return when these prompts of a step are settled; after the end of admission, nobody waits for others."""
-        admitted = self._issuing.admitted
-        unknown = [number for number in unsettled if number not in admitted]
-        if unknown and not self._issuing.ended:
+        """Return when these prompts of a step are settled; nobody waits for those beyond the end of admission."""
+        if unknown := self._issuing.unknown(unsettled):
             raise NotAdmitted(f"step {step} needs prompts that were not admitted: {self._issuing.named(unknown)}")
-        missing = await self._batches.settled((n for n in unsettled if n in admitted), timeout_s)
+        missing = await self._batches.settled((n for n in unsettled if n in self._issuing.admitted), timeout_s)
         if missing:
             raise TimeoutError(
                 f"step {step} waited {timeout_s:g} s for {len(missing)} of {self._batch_size} prompts: "
