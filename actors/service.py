@@ -1,7 +1,7 @@
 """The loop inside a rollout actor: lease, tokenise, generate, commit.
 
 ```
-queue --lease--> prompt -> tokens --> engine ---> finished --commit (some ms together)--> queue
+queue --lease--> prompt -> tokens --> engine ---> finished --commit (whole units)--> queue
         ^                                 |
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
@@ -27,7 +27,6 @@ from unisd_rl.types import (
     INITIAL_VERSION,
     Generation,
     NumberedPrompt,
-    PolicyVersion,
     Rollout,
     Sampling,
     Source,
@@ -80,9 +79,10 @@ class RolloutService:
         self._draining = False
         self._lineage = 0
         self._rolling: dict[int, asyncio.Task[None]] = {}
-        self._uncommitted: list[int] = []
-        self._some_ended = asyncio.Event()
+        self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
         self._finished: list[Rollout] = []
+        self._committing: list[Rollout] = []
+        self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
 
@@ -104,7 +104,8 @@ class RolloutService:
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
-        return (*self._rolling, *self._uncommitted)
+        rollouts = (*self._finished, *self._committing, *(one for unit in self._partial.values() for one in unit))
+        return (*self._rolling, *(rollout.number for rollout in rollouts))
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
@@ -129,6 +130,7 @@ class RolloutService:
         tokens of two lineages."""
         self._lineage = lineage
         abandoned = tuple(self._rolling.values())
+        self._partial.clear()
         for task in abandoned:
             task.cancel()
         if abandoned:
@@ -207,6 +209,21 @@ class RolloutService:
         self._places.give_up()
         del self._rolling[number]
         self._some_ended.set()
+        unit = self._unit(number)
+        if not any(self._unit(other) == unit for other in self._rolling) and unit in self._partial:
+            self._finished += self._partial.pop(unit)
+            self._some_finished.set()
+
+    def _give_up(self, number: int) -> None:
+        """A unit is committed whole or not at all: what else there is of it would be for nothing."""
+        unit = self._unit(number)
+        self._partial.pop(unit, None)
+        for other, task in self._rolling.items():
+            if self._unit(other) == unit and other != number:
+                task.cancel()
+
+    def _unit(self, number: int) -> int:
+        return number // self._config.lease_unit
 
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
@@ -219,6 +236,7 @@ class RolloutService:
             completion = await completing
         except PromptFailed as error:
             self.counts.failed += 1
+            self._give_up(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
             return
         finally:
@@ -231,7 +249,8 @@ class RolloutService:
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
         answer = await self._engine.generate(prompt_tokens, self._sampling(numbered.seed))
         if numbered.source is Source.BASE:
-            assert _all_of(answer, INITIAL_VERSION), f"prompt {numbered.number} has tokens of a trained model"
+            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
+            assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)
 
@@ -267,28 +286,21 @@ class RolloutService:
             started_s=started_s,
             finished_s=time.time(),
         )
-        self._finished.append(rollout)
-        self._uncommitted.append(rollout.number)
-        self._some_finished.set()
+        self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
 
     async def _commit_finished(self) -> None:
         while True:
             await self._some_finished.wait()
             await asyncio.sleep(_GROUP_S)
             self._some_finished.clear()
-            batch, self._finished = self._finished, []
-            await self._queue.commit(self._name, encode(batch))
-            self._uncommitted = [rollout.number for rollout in self._finished]
+            self._committing, self._finished = self._finished, []
+            await self._queue.commit(self._name, encode(self._committing))
+            self.counts.rollouts += len(self._committing)
+            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in self._committing)
+            self._committing = []
             self._some_ended.set()
-            self.counts.rollouts += len(batch)
-            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in batch)
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
             await self._queue.renew(self._name, self.held)
-
-
-def _all_of(answer: Generation, version: PolicyVersion) -> bool:
-    """Whether every token was sampled by this version."""
-    return bool((answer.versions == version.number).all() and (answer.lineages == version.lineage).all())

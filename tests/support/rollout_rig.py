@@ -52,10 +52,10 @@ class Parts:
     def __init__(self, settings: Config, model_path: Path, run_dir: Path, start_s: float = WAIT_S) -> None:
         self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
         self.publisher = ObjectStorePublisher(self.store.handle, bucket_mib=1)
-        self.queue = QueueClient(self.queue_handle)
         self.base = AutoModelForCausalLM.from_pretrained(model_path).eval()
         self.models: dict[int, object] = {}
         self.events: list[Event] = []
+        self.queue = QueueClient(self.queue_handle, settings, self.events.append)
         self.group = RolloutGroup(
             settings, PLAN, model_path, run_dir, self.queue_handle, self.store, self.events.append
         )

@@ -48,7 +48,7 @@ class HeldEngine:
         self.version, self.poison = version, poison
         self.started: list[str] = []
         self.samplings = []
-        self.cancelled = 0
+        self.cancelled = self.finished = 0
         self.tokens, self.paused = 0, False
         self.failure: Exception | None = None
         self._released = asyncio.Semaphore(0)
@@ -76,6 +76,7 @@ class HeldEngine:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        self.finished += 1
         same = np.full(len(tokens), self.version.number, np.int32)
         return Generation(tokens, np.zeros(len(tokens), np.float32), np.zeros_like(same), same, "stop")
 

@@ -315,3 +315,20 @@ def test_a_pause_ends_the_call_that_waits_for_prompts():
             return [wanted for _, wanted in queue.leases]
 
     assert asyncio.run(scenario()) == [64, 0, 64]
+
+
+def test_the_prompts_of_a_unit_are_committed_together_or_not_at_all():
+    async def scenario():
+        queue, engine = ListQueue(6), HeldEngine(poison="q4")
+        async with serving(queue, engine, lease_unit=3):
+            await until(lambda: len(engine.started) == 6 and queue.failed)
+            engine.release(2)
+            await until(lambda: engine.finished == 2)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            early = list(queue.commits)
+            engine.release(1)
+            await until(lambda: queue.commits)
+            return early, queue.commits, queue.failed, engine.cancelled
+
+    assert asyncio.run(scenario()) == ([], [[0, 1, 2]], [(4, "q4 is poison")], 2)
