@@ -160,12 +160,16 @@ def test_an_actor_whose_node_is_removed_comes_back_on_another(tied_model_path, t
     ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        doomed = nodes.add_node(num_cpus=1)
         ray.init(address=nodes.address, log_to_driver=False)
-        made = Parts(config(), tied_model_path, tmp_path)
+        doomed = []
+
+        def add_node():
+            doomed.append(nodes.add_node(num_cpus=1))
+
+        made = Parts(config(), tied_model_path, tmp_path, before_actors=add_node)  # queue and store live on the head
         made.serve(BATCH)
         made.take(0)
-        nodes.remove_node(doomed)
+        nodes.remove_node(doomed[0])
         made.until(lambda: made.faults, "the loss of the node was told")
         made.queue.admit(tuple(numbered(number) for number in range(BATCH, 2 * BATCH)))
         nodes.add_node(num_cpus=1)

@@ -49,8 +49,17 @@ def numbered(number: int) -> NumberedPrompt:
 class Parts:
     """A started group with its queue and store, and the weights of each version published to it."""
 
-    def __init__(self, settings: Config, model_path: Path, run_dir: Path, start_s: float = WAIT_S) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        model_path: Path,
+        run_dir: Path,
+        start_s: float = WAIT_S,
+        before_actors: Callable[[], object] = lambda: None,
+    ) -> None:
         self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
+        ray.get([self.queue_handle.report.remote(), self.store.handle.newest.remote()], timeout=WAIT_S)
+        before_actors()
         self.publisher = ObjectStorePublisher(self.store.handle, bucket_mib=1)
         self.base = AutoModelForCausalLM.from_pretrained(model_path).eval()
         self.models: dict[int, object] = {}

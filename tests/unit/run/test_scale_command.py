@@ -9,6 +9,7 @@ from actors.demand import ActorDemand
 from actors.scaling import Observation
 from unisd_rl.config import AutoActors, RolloutConfig
 from unisd_rl.control import ActorsStatus, RunControl
+from unisd_rl.errors import UserError
 from unisd_rl.faults import Fault
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.scale import describe, main
@@ -107,6 +108,20 @@ def test_the_probe_of_a_run_leaves_its_folder_free(run):
 
 def demand(run, told, **rollout):
     return ActorDemand(RolloutConfig(**rollout), RunControl(run.path), told.append)
+
+
+@pytest.mark.parametrize(
+    ("actors", "said"),
+    [
+        ({"min": 3, "max": 2}, r"min = 3 is above max = 2: raise the second or lower the first"),
+        ({"min": 3}, r"rollout\.actors\.bounds\.max is missing"),
+        (0, r"rollout\.actors\.number = 0: Input should be greater than or equal to 1"),
+        ("auto", r"rollout\.actors\.number = 'auto': Input should be a valid integer"),
+    ],
+)
+def test_a_number_of_actors_is_one_or_a_section_with_bounds(actors, said):
+    with pytest.raises(UserError, match=said):
+        load_recipe("unisd_star", {"rollout": {"actors": actors}})
 
 
 def test_the_configured_number_holds_until_somebody_says_another(run):
