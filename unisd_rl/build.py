@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
 from unisd_rl.config import Config
+from unisd_rl.control import RunControl
 from unisd_rl.faults import Event, Report
 from unisd_rl.parts import Parts
 from unisd_rl.placement import CorePlan, plan_cores
@@ -66,7 +68,7 @@ def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
     plan = plan_cores(
         sorted(os.sched_getaffinity(0)),
-        config.rollout.actors,
+        config.rollout.actors_at_most,
         config.learner.ranks,
         config.rollout.cores,
         config.learner.cores,
@@ -79,7 +81,7 @@ def core_plan(config: Config) -> CorePlan:
 
 def answering_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors, 0, config.rollout.cores)
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 
@@ -94,7 +96,8 @@ def started_parts(
         report = reporter(directory, screen)
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store)
+        demand = ActorDemand(config.rollout, RunControl(directory.path), report)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
         learners = LearnerGroup(config, plan, model, directory.path, rollouts.check)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
@@ -106,7 +109,7 @@ def started_parts(
             config,
             task,
             prompts,
-            QueueClient(queue, config.learner.batch_size),
+            QueueClient(queue, config, report),
             store,
             StoreWatch(store, config.faults.patience_s),
             rollouts,

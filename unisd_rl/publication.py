@@ -35,10 +35,10 @@ def watch(parts: Parts, version: PolicyVersion) -> None:
     parts.rollouts.check()
     if not parts.store_watch.emptied():
         return
-    started, on_policy = time.monotonic(), parts.config.rollout.sources.on_policy
+    started = time.monotonic()
     parts.report(Fault("store", "it died and was started again without weights", 1, 0.0))
     parts.store.version = None
-    if not on_policy:
+    if parts.config.rollout.sources.base:
         raise LearnerLost("the weight store died, and the actors that sample with the initial weights start from it")
     publish(parts, version)
     parts.report(Recovery("store", time.monotonic() - started))

@@ -71,13 +71,17 @@ class LearnerRecovery:
 
 
 def take_up(parts: Parts) -> PolicyVersion:
-    """From the newest whole checkpoint of the surviving chain, in a new lineage; the learner has the initial model."""
+    """From the newest whole checkpoint of the surviving chain, in a new lineage; the learner has the initial model.
+
+    Actors that need not follow the student keep the initial weights, of whatever lineage it is: who has none gets them
+    now, while the learner has them.
+    """
     checkpoint = newest_whole(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
     step = checkpoint.state.version if checkpoint else 0
     version = PolicyVersion(parts.queue.lineage() + 1, step)
     on_policy = parts.config.rollout.sources.on_policy
-    if not on_policy:  # the actors keep the initial weights, which the learner has only now
-        publish_checked(parts, PolicyVersion(version.lineage, 0))
+    if not on_policy and parts.store.version is None:
+        publish_checked(parts, INITIAL_VERSION)
     if checkpoint:
         parts.learners.load(checkpoint.path, step)
     parts.queue.fall_back(version.lineage, step)

@@ -12,6 +12,7 @@
 | summary.json | here, at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
+| control/ | `python -m unisd_rl.scale` and the driver: how many rollout actors there shall be, and are |
 | logs/ | every process its own |
 
 A line of metrics.jsonl is of a step that was lost if a later lineage began at its step or before it (lineages.jsonl;
@@ -20,6 +21,7 @@ unisd_rl/lineages.py tells).
 
 import json
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -109,6 +111,9 @@ class RunDirectory:
         try:
             self._claim()
             self.summary.unlink(missing_ok=True)
+            recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
+            if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):
+                (self.path / "control" / "actors.json").unlink(missing_ok=True)  # what was said in mid-run is overruled
             self._open(config)
         except OSError as error:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
@@ -177,7 +182,7 @@ class RunDirectory:
 
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
-        _write_whole(self.config, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+        _write_whole(self.config, tomli_w.dumps(_recorded(config)))
         self._metrics = LineFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:
@@ -196,6 +201,10 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     return candidate
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
 
 
 def _must_write(path: Path, text: str) -> None:

@@ -106,6 +106,8 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
         watch(parts, version)
         log_step(parts.directory, parts.screen, report, batch, spent, version.lineage)
         times.waited_s += spent.wait_s
+        ready = parts.queue.report().depth / config.learner.batch_size
+        parts.rollouts.observe(spent.wait_s / spent.total_s, ready)
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:
@@ -170,7 +172,8 @@ def examined_before(parts: Parts, version: PolicyVersion) -> Examined:
     found = parts.directory.examined(0)
     if found is None and version.number > 0:
         raise UserError(f"{parts.directory.path}/evaluations/step-0.json is missing: what the run is measured against")
-    return found or examine(parts, version)
+    assert parts.store.version is not None, "the initial weights are published by now"
+    return found or examine(parts, parts.store.version)
 
 
 def examined_at_the_end(parts: Parts, version: PolicyVersion) -> Examined:

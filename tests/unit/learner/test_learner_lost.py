@@ -7,12 +7,8 @@ from learner.lost import LearnerLost, telling_broken_collectives
 from unisd_rl.errors import RunFailed
 
 BROKEN = (
-    RuntimeError(
-        "[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer. x"
-    ),
-    RuntimeError(
-        "[/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 900000ms for recv"
-    ),
+    RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer. x"),
+    RuntimeError("[/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 900000ms for recv"),
     DistNetworkError("The client socket has failed to connect"),
 )
 OWN = (

@@ -161,7 +161,22 @@ def test_without_a_checkpoint_it_begins_again(rig):
 def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has_others(rig):
     save(rig.parts, PolicyVersion(0, 4))
     assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
-    assert rig.said == ["publish 1:0", "load step-4", "queue 1:4"]
+    assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
+    rig.said.clear()
+    LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
+    assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
+
+
+def lost_once():
+    seen = []
+
+    def work(version):
+        seen.append(version)
+        if len(seen) == 1:
+            raise LearnerLost("a rank died")
+        return version
+
+    return work
 
 
 def test_a_new_lineage_needs_a_learner_that_started(rig):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unisd_rl.config import Config
+from unisd_rl.control import RunControl
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.examined import Examined
 from unisd_rl.run_directory import RunDirectory
@@ -107,3 +108,13 @@ def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
     directory.summary.mkdir()  # nothing can be renamed to it
     with pytest.raises(RunFailed, match=r"summary\.json cannot be written: .*--resume"):
         directory.write_summary({"status": "completed"})
+
+
+@pytest.mark.parametrize(("actors", "said"), [(1, 4), (2, None)])
+def test_a_number_of_actors_said_in_mid_run_holds_until_another_is_given(tmp_path, actors, said):
+    directory = created(tmp_path / "run")
+    RunControl(directory.path).request_actors(4)
+    directory.close()
+    again = RunDirectory(directory.path)
+    again.reopen(CONFIG.model_copy(update={"rollout": CONFIG.rollout.model_copy(update={"actors": actors})}))
+    assert RunControl(directory.path).requested_actors() == said

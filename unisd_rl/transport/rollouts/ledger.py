@@ -13,6 +13,7 @@ import os
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,13 @@ class IndexEntry:
     tokens: int
     nbytes: int
     checksum: str
+
+
+class Appended(NamedTuple):
+    """What became of the rows of one `append`: the numbers stored, in row order, and how many rows were refused."""
+
+    stored: tuple[int, ...]
+    refused: int
 
 
 class Ledger:
@@ -66,8 +74,8 @@ class Ledger:
         """Completion tokens of all stored rows."""
         return sum(entry.tokens for entry in self._entries.values())
 
-    def append(self, data: bytes, barred: Container[int] = ()) -> tuple[tuple[int, ...], int]:
-        """Store the rows of one IPC stream whose numbers are new; (stored numbers in row order, rows refused).
+    async def append(self, data: bytes, barred: Container[int] = ()) -> Appended:
+        """Store the rows of one IPC stream whose numbers are new.
 
         Refused are rows whose number is `barred`, already stored, or came earlier in `data`. The rows
         are on storage when this returns. Raises ValueError on a foreign schema.
@@ -78,12 +86,12 @@ class Ledger:
         fresh = [row for row, number in enumerate(numbers) if self._is_new(number, seen, barred)]
         refused = table.num_rows - len(fresh)
         if not fresh:
-            return (), refused
+            return Appended((), refused)
         if refused:
             table = rows_of(table, fresh)
             data = to_ipc(*table.to_batches())
         tokens = pc.sum(pc.list_value_length(table["completion_tokens"])).as_py()
-        return self._store(data, tuple(numbers[row] for row in fresh), tokens), refused
+        return Appended(self._store(data, tuple(numbers[row] for row in fresh), tokens), refused)
 
     def read(self, numbers: Sequence[int]) -> pa.Table:
         """The rows of these prompt numbers, in this order, as one table.
