@@ -28,11 +28,11 @@ BATCH = 8
 PLAN = CorePlan(rollout=((0,), (0,)), learner=((1,),))
 
 
-def config(lora: dict | None = None, faults: dict | None = None, **rollout) -> Config:
+def config(lora: dict | None = None, faults: dict | None = None, cluster_timeout_s: float = 3.0, **rollout) -> Config:
     settings = {
         "model": {"lora": lora},
         "rollout": {"engine": {"type": "transformers"}, "max_completion_tokens": 24, "concurrency": 6, **rollout},
-        "run": {"cluster_timeout_s": 3.0},
+        "run": {"cluster_timeout_s": cluster_timeout_s},
         "learner": {"batch_size": BATCH},
         "faults": {"backoff_s": 0.1, **(faults or {})},
         "objective": {"divergence": {}},

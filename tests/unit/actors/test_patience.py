@@ -21,7 +21,7 @@ def asked(failures, **settings):
     async def call():
         times.append(asyncio.get_running_loop().time())
         if len(times) <= failures:
-            raise Away("gone\n\tfor lunch")
+            raise Away("a traceback\n  of many lines\nout for lunch")
         return 7
 
     faults = FaultsConfig(**{"backoff_s": 0.001, "backoff_max_s": 0.004, "patience_s": 5.0, **settings})
@@ -36,7 +36,7 @@ def test_a_call_is_repeated_until_it_is_answered_with_growing_waits():
 
 
 def test_patience_ends_with_a_sentence():
-    with pytest.raises(RunFailed, match=r"patience_s = 0.02 s for the queue to answer; the last time: gone$"):
+    with pytest.raises(RunFailed, match=r"patience_s = 0.02 s for the queue to answer; the last time: out for lunch$"):
         asked(10**9, patience_s=0.02)
 
 
