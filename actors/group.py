@@ -220,10 +220,13 @@ class RolloutGroup:
 
     def check(self) -> None:
         """Move everything on that goes on in the background: failures, restarts, updates, actors that come and go.
+        Nothing, before `start` and after `close`.
 
         Raises:
             RunFailed: an actor failed more often than `faults.max_restarts`, or none has served for too long.
         """
+        if not self._slots:
+            return
         for slot in self._slots:
             slot.check()
         if self._started and self._demand is not None:
