@@ -11,7 +11,7 @@ Who waits for whom: `lease` waits until the admission rule lets a prompt start, 
 version frees; `take(step)` waits until each of the step's prompts is stored or quarantined. It
 promises that each admitted prompt is trained on exactly once and in order, whatever actors do: a
 rollout is on storage before its lease ends, a second one of the same number is refused, and a prompt
-that keeps failing leaves its place empty. Storing is synchronous, so no other call sees it half done.
+that keeps failing leaves its place empty.
 
 A plain class; `spawn.py` wraps it as a Ray actor. Under `directory` it keeps `rollouts/` (the ledger),
 `consumed.jsonl` and `quarantined.jsonl`; opening the directory again restores what they say.
@@ -30,6 +30,7 @@ from unisd_rl.transport.rollouts.batch import Consumed, TakenBatch, deal, descri
 from unisd_rl.transport.rollouts.journal import Journal
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.place import settle
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
@@ -40,7 +41,8 @@ class RolloutQueue:
     """Bounded (by the admission rule), durable and in order. All counts are of this directory's run.
 
     `batch_size` B: step k trains on prompts kB .. kB+B-1. `max_staleness` in steps. A lease lasts
-    `lease_s` seconds of `clock`. The failure number `max_attempts` quarantines a prompt.
+    `lease_s` seconds of `clock`. The failure number `max_attempts` quarantines a prompt. `ledger` is
+    `rollout.ledger`: where rollouts are kept instead of in `directory`.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class RolloutQueue:
         max_attempts: int,
         fsync: bool,
         clock: Clock = time.monotonic,
+        ledger: str | None = None,
     ) -> None:
         self._batch_size, self._max_staleness, self._max_attempts = batch_size, max_staleness, max_attempts
-        self._ledger = Ledger(directory / "rollouts", fsync)
+        self._ledger = Ledger(settle(directory / "rollouts", elsewhere=ledger), fsync)
         self._consumed_log = Journal(directory / "consumed.jsonl", fsync)
         self._quarantine_log = Journal(directory / "quarantined.jsonl", fsync)
         self._book = LeaseBook(lease_s, clock)
@@ -117,11 +120,12 @@ class RolloutQueue:
         They are on storage when this returns. Rows of a number that is stored or quarantined already
         are refused and counted; whoever completes a prompt first counts, also after its lease expired.
         """
-        stored, refused = self._ledger.append(data, barred=self._quarantined)
-        self._refused += refused
-        for number in stored:
+        appended = await self._ledger.append(data, barred=self._quarantined)
+        self._refused += appended.refused
+        for number in appended.stored:
             assert number in self._admitted, f"{actor} committed prompt {number}, which was never admitted"
-            self._book.end(number)
+            if number not in self._quarantined:  # it may have been given up while it was being written
+                self._book.end(number)
         self._notify()
 
     async def fail(self, actor: str, number: int, reason: str) -> None:

@@ -29,4 +29,5 @@ def spawn_queue(directory: Path, config: Config) -> ActorHandle:
         rollout.lease_s,
         rollout.max_attempts,
         rollout.fsync,
+        ledger=rollout.ledger,
     )
