@@ -28,6 +28,7 @@ from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.resuming import resumed_config
 from unisd_rl.settings import load_recipe, parse_fields
+from unisd_rl.transport.rollouts.place import refuse_unreachable
 
 PROGRAM = "python -m unisd_rl.run"
 
@@ -89,6 +90,8 @@ def check_data(config: Config) -> None:
     """
     if config.model.path is not None:
         refuse_missing_folder("model.path", config.model.path)
+    if config.rollout.ledger is not None and "://" in config.rollout.ledger:
+        refuse_unreachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
 

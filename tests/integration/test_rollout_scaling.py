@@ -1,15 +1,25 @@
 """Rollout actors that come and go in mid-run, in real Ray processes."""
 
+import signal
+
 import pytest
 import ray
+from finished import FinishedRun, read_until, start_job
 from rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
 
 from actors.demand import ActorDemand
 from actors.group import RolloutGroup
+from unisd_rl.command import STOPPED
 from unisd_rl.config import AutoActors
 from unisd_rl.control import RunControl
+from unisd_rl.scale import main as scale
 
 pytestmark = pytest.mark.slow
+SCALED_RUN = (
+    *("--run.steps", "2000", "--learner.batch_size", "16", "--task.eval_examples", "8"),
+    *("--rollout.engine.type", "transformers", "--rollout.actors.min", "1", "--rollout.actors.max", "2"),
+    *("--rollout.actors.patience", "1000"),  # the rule keeps still
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +108,23 @@ def test_what_a_person_asks_for_comes_and_the_answer_is_written(parts, tied_mode
     finally:
         group.close()
     assert parts.events == []
+
+
+def test_a_run_is_scaled_by_the_command_while_it_trains(tmp_path):
+    running = start_job(tmp_path, *SCALED_RUN)
+    try:
+        read_until(running, "step    1/")
+        assert scale([str(tmp_path / "run"), "--actors", "2"]) == 0
+        served = RunControl(tmp_path / "run").status()
+        assert scale([str(tmp_path / "run"), "--actors", "1"]) == 0
+        running.send_signal(signal.SIGINT)
+        output = running.communicate(timeout=WAIT_S)[0]
+    finally:
+        running.kill()
+    assert running.returncode == STOPPED, output[-4000:]
+    assert served.slots == ("rollout-0: serving", "rollout-1: serving")
+    run = FinishedRun(tmp_path / "run", output)
+    steps = run.summary["steps"]
+    assert [row["prompt"] for row in run.consumed] == list(range(steps * 16))
+    assert (run.path / "events.jsonl").exists() is False
+    assert scale([str(tmp_path / "run"), "--actors", "2"]) == 2  # it has ended

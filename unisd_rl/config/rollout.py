@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
@@ -126,6 +126,19 @@ class RolloutConfig(Section):
     """A prompt that failed so often is quarantined."""
     fsync: bool = False
     """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
+    ledger: str | None = None
+    """Where completed rollouts are kept: an absolute folder or an fsspec URL, e.g. s3://bucket/ledgers, under which
+    this run gets a place of its own. Absent: RUN/rollouts."""
+
+    @field_validator("ledger")
+    @classmethod
+    def _is_found_from_anywhere(cls, place: str | None) -> str | None:
+        if place is not None and not place.startswith("/") and "://" not in place:
+            raise ValueError(
+                f"rollout.ledger = {place!r} means another folder to each process; give an absolute folder or an "
+                "fsspec URL, e.g. s3://bucket/ledgers"
+            )
+        return place
 
     @property
     def actors_at_start(self) -> int:

@@ -7,15 +7,15 @@ of the surviving chain, not from the queue's code.
 
 import asyncio
 import json
-import resource
 import shutil
 import tempfile
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from full_disk import files_of_at_most
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
@@ -25,7 +25,7 @@ from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.types import PolicyVersion, Source
 
-LEASE_S, MAX_ATTEMPTS, SHARDS = 10.0, 2, 2
+LEASE_S, SHARDS = 10.0, 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Setting:
     publish_every: int
     lease_unit: int
     prompts: int
+    max_attempts: int = 2
 
     @property
     def steps(self) -> int:
@@ -92,9 +93,10 @@ class World:
         config = RolloutConfig(
             max_staleness=setting.max_staleness,
             lease_s=LEASE_S,
-            max_attempts=MAX_ATTEMPTS,
+            max_attempts=setting.max_attempts,
             lease_unit=setting.lease_unit,
         )
+        self.told: set[str] = set()  # who this process of the queue knows to be retired
         self.ledger = GatedLedger(self.directory / "rollouts", fsync=False)
         self.queue = RolloutQueue(self.directory, setting.batch_size, config, self.clock, self.ledger)
 
@@ -113,19 +115,29 @@ class World:
         ahead = self.step + setting.max_staleness + 2
         self.let_in(self.admitted, min(ahead * setting.batch_size, setting.prompts))
 
+    def tell_of_retired(self) -> None:
+        for actor in self.actors:
+            if actor.retired:
+                self.do(self.queue.retire(actor.name))
+                self.told.add(actor.name)
+
     def let_in(self, first: int, end: int) -> None:
+        self.tell_of_retired()
         self.do(self.queue.admit([numbered(number, self.source(number)) for number in range(first, end)]))
         self.admitted = max(self.admitted, end)
         if self.admitted == self.setting.prompts:
             self.do(self.queue.end_admission(self.setting.prompts))
 
-    def take(self) -> None:
-        """Hand the batch to the learner, if it is there."""
+    def take(self, said_again: bool = False) -> None:
+        """Hand the batch to the learner, if it is there. A queue that was started again is told what was admitted."""
         numbers = self.batch(self.step)
         try:
             taken = self.do(self.queue.take(self.step, SHARDS, 0.0))
         except NotAdmitted:
-            self.let_in(self.step * self.setting.batch_size, self.admitted)
+            assert not said_again or self.admitted <= numbers[-1], f"step {self.step} was admitted in vain"
+            if not said_again:
+                self.let_in(self.step * self.setting.batch_size, self.admitted)
+                self.take(said_again=True)
             return
         except TimeoutError:
             settled = all(self.settled(number) for number in numbers)
@@ -186,7 +198,7 @@ class World:
 
     def lease(self, actor: Actor, wanted: int) -> None:
         prompts = self.do(self.queue.lease(actor.name, actor.applied, wanted, 0.0))
-        assert not (actor.retired and prompts), "a retired actor was given prompts"
+        assert not (prompts and actor.name in self.told), "a retired actor was given prompts"
         for number in (prompt.number for prompt in prompts):
             assert not self.settled(number), f"prompt {number} is settled and was given to {actor.name} again"
             policy = self.source(number) is Source.POLICY
@@ -200,7 +212,7 @@ class World:
             assert list(actor.flying[unit]) == whole, f"{actor.name} was given a part of unit {unit}"
 
     def commit(self, actor: Actor, units: list[int], fate: str) -> None:
-        """`fate`: "heard", "unheard" (the answer is lost: it comes again), "disk full", "slow" (others come between)."""
+        """`fate`: "heard", "unheard" (the answer is lost), "disk full", "slow" (others come in between)."""
         rows = {unit: actor.flying[unit] for unit in units}
         if fate == "slow":
             self.ledger.gate = self.ledger.gate or asyncio.Event()
@@ -210,7 +222,7 @@ class World:
             self.do(asyncio.sleep(0))
             return
         self.write_out()
-        with full_disk() if fate == "disk full" else nullcontext():
+        with files_of_at_most(0) if fate == "disk full" else nullcontext():
             self.do(wait_for(task))
         self.wrote(task, actor, rows)
         if fate == "heard" and task.exception() is None:
@@ -260,8 +272,8 @@ class World:
 
     def retire(self, actor: Actor) -> None:
         """The driver gives it up, and it may not have noticed."""
-        self.do(self.queue.retire(actor.name))
         actor.retired = True
+        self.tell_of_retired()
 
     def dies(self, actor: Actor) -> None:
         """Nobody notices: its leases must expire."""
@@ -377,14 +389,3 @@ class World:
 
 async def wait_for(task) -> None:
     await asyncio.wait([task])
-
-
-@contextmanager
-def full_disk():
-    """Whatever is written to a file fails, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

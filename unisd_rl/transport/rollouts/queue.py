@@ -34,6 +34,7 @@ from unisd_rl.transport.rollouts.issuing import Issuing
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.lineages import Lineages
+from unisd_rl.transport.rollouts.place import settle
 from unisd_rl.transport.rollouts.quarantine import Quarantine
 from unisd_rl.transport.rollouts.report import QueueReport, TurnedAway, mean
 from unisd_rl.transport.rollouts.waiting import BatchWaits
@@ -48,7 +49,8 @@ class RolloutQueue:
     """Bounded (by the admission rule), durable and in order. All counts are of this directory's run.
 
     `batch_size` B: step k trains on prompts kB .. kB+B-1. Of the rollout section it reads `max_staleness`, `lease_s`
-    (of `clock`), `max_attempts`, `lease_unit` and `fsync`. `ledger` lies below `directory` unless another is given.
+    (of `clock`), `max_attempts`, `lease_unit`, `fsync` and `ledger` (where rollouts are kept instead of in
+    `directory`), which the argument `ledger` overrides.
     """
 
     def __init__(
@@ -60,13 +62,13 @@ class RolloutQueue:
         ledger: Ledger | None = None,
     ) -> None:
         self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
-        self._ledger = Ledger(directory / "rollouts", fsync) if ledger is None else ledger
+        self._ledger = _opened(directory, rollout) if ledger is None else ledger
         self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
         self._lineages = Lineages(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
         self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
-        stored = [number for entry in self._ledger.entries for number in entry.numbers]
-        self._issuing = Issuing(self._book, self._may_start, known=(*stored, *self._quarantine))
+        known = (*self._ledger.numbers, *self._quarantine)
+        self._issuing = Issuing(self._book, self._may_start, known)
         self._batches, self._turned_away = BatchWaits(), TurnedAway()
 
     async def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
@@ -261,3 +263,7 @@ class RolloutQueue:
 
     def _may_start(self, prompt: NumberedPrompt, applied: PolicyVersion) -> bool:
         return admission.may_start(prompt, applied, self._lineages.current, self._batch_size, self._max_staleness)
+
+
+def _opened(directory: Path, rollout: RolloutConfig) -> Ledger:
+    return Ledger(settle(directory / "rollouts", elsewhere=rollout.ledger), rollout.fsync)
