@@ -26,12 +26,17 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from actors.absence import Absence
+from actors.busy import BusyShares
+from actors.demand import ActorDemand
 from actors.process import ActorProcess, Call
 from actors.report import ActorReport, Pulse
 from actors.rollout_actor import Answered, Chat
+from actors.scaling import Observation
 from actors.shares import Shares
 from actors.slot import Orders, Slot, State
 from unisd_rl.config import Config
+from unisd_rl.control import ActorsStatus
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.faults import Event, Fault, Report
 from unisd_rl.logs import log_path
@@ -52,7 +57,7 @@ def say(event: Event) -> None:
 
 
 class RolloutGroup:
-    """`config.rollout.actors` rollout actors; see the module's drawing. For one thread, the driver's."""
+    """As many rollout actors as are wanted; see the module's drawing. For one thread, the driver's."""
 
     def __init__(
         self,
@@ -63,15 +68,21 @@ class RolloutGroup:
         queue: ActorHandle | None,
         store: StoreClient,
         report: Report = say,
+        demand: ActorDemand | None = None,
     ) -> None:
-        """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake."""
+        """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake. Without a demand the
+        number of actors changes by `scale` only."""
         self._config, self._plan, self._model_path = config, plan, model_path
         self._run_dir, self._queue, self._store, self._report = run_dir, queue, store, report
         self._orders = Orders()
         self._slots: list[Slot] = []
         self._retiring: dict[str, ray.ObjectRef[None]] = {}
-        self._count = config.rollout.actors
-        self._none_since_s: float | None = None
+        self._demand = demand
+        self._count = config.rollout.actors_at_start
+        self._started = False
+        self._busy = BusyShares()
+        # Nobody may serve for as long as a new actor may take to find a place and to start.
+        self._absence = Absence(config.run.cluster_timeout_s + config.run.start_timeout_s)
 
     @property
     def handles(self) -> tuple[ActorHandle, ...]:
@@ -103,6 +114,7 @@ class RolloutGroup:
                 )
             self._wait([call for slot in late for call in slot.awaited], _POLL_S)
             self.check()
+        self._started = True
 
     def run(self) -> None:
         """Let the actors serve the queue, in the background, until `close`."""
@@ -124,7 +136,7 @@ class RolloutGroup:
             RunFailed: no actor has it after `timeout_s` seconds, or after the longer time that a new one may need.
         """
         asked_s = dict[str, float]()
-        last_s = time.monotonic() + timeout_s + self._patience_s
+        last_s = time.monotonic() + timeout_s + self._absence.limit_s
         while True:
             self.check()
             late = [slot for slot in self._serving() if not _has(slot, version)]
@@ -215,16 +227,34 @@ class RolloutGroup:
 
     def check(self) -> None:
         """Move everything on that goes on in the background: failures, restarts, updates, actors that come and go.
+        Nothing, before `start` and after `close`.
 
         Raises:
             RunFailed: an actor failed more often than `faults.max_restarts`, or none has served for too long.
         """
+        if not self._slots:
+            return
         for slot in self._slots:
             slot.check()
+        if self._started and self._demand is not None:
+            self._count = self._demand.count()
         if not self._orders.examining:
             self._adjust()
+        if self._demand is not None:
+            self._demand.tell(self.status())
         self._confirm_retirements()
         self._refuse_unless_some_serve()
+
+    def status(self) -> ActorsStatus:
+        """How many actors there shall be, and where each stands."""
+        slots = (f"{_name(slot)}: {slot.state}" for slot in self._slots if slot.state is not State.GONE)
+        return ActorsStatus(self._count, self.serving, tuple(slots))
+
+    def observe(self, wait_share: float, batches_ready: float) -> None:
+        """Take a step of the learner into account, where the number of actors follows it; see `Observation`."""
+        if self._demand is not None:
+            busy_share = self._busy.mean({_name(slot): slot.pulse for slot in self._serving() if slot.pulse})
+            self._demand.observe(Observation(wait_share, batches_ready, busy_share, self.serving))
 
     def close(self) -> None:
         """End all actors and give their places back. Whatever is left of one is killed."""
@@ -246,7 +276,7 @@ class RolloutGroup:
         """As many slots in use as there shall be actors: the first free ones are opened, the last ones drained."""
         used = [slot for slot in self._slots if slot.state not in (State.GONE, State.DRAINING)]
         for slot in used[self._count :]:
-            slot.drain()
+            slot.drain()  # the last ones: cores are shared by those beyond the plan
         free = [slot for slot in self._slots if slot.state is State.GONE]
         for _ in range(self._count - len(used)):
             slot = free.pop(0) if free else self._new_slot()
@@ -316,22 +346,12 @@ class RolloutGroup:
             raise RunFailed(f"{_name(serving[0])} was asked for answers of {version} but is at {serving[0].applied}")
 
     def _refuse_unless_some_serve(self) -> None:
-        now = time.monotonic()
-        if self.serving:
-            self._none_since_s = None
-        elif self._none_since_s is None:
-            self._none_since_s = now
-        elif now > self._none_since_s + self._patience_s:
+        if self._absence.too_long(self.serving):
             states = "; ".join(f"{slot.part}: {slot.failure or slot.state}" for slot in self._slots)
             raise RunFailed(
-                f"no rollout actor has served for {self._patience_s:g} s (run.cluster_timeout_s + "
+                f"no rollout actor has served for {self._absence.limit_s:g} s (run.cluster_timeout_s + "
                 f"run.start_timeout_s): {states}"
             )
-
-    @property
-    def _patience_s(self) -> float:
-        """How long nobody may serve: the time that a new actor may take to find a place and to start."""
-        return self._config.run.cluster_timeout_s + self._config.run.start_timeout_s
 
 
 def _name(slot: Slot) -> str:

@@ -68,8 +68,7 @@ class Call(Generic[Result]):
                 raise ActorFailed(str(error.cause)) from error
             raise ActorFailed(f"{self._name} failed: {error.cause or error}; its log is {self._log}") from error
         except RayActorError as error:
-            reason = " ".join(str(error).split("\n\t")[0].split())
-            raise ActorFailed(f"{self._name} died; its log is {self._log}: {reason}") from error
+            raise ActorFailed(f"{self._name} died; its log is {self._log}: {_reason(error)}") from error
 
 
 class ActorProcess:
@@ -158,3 +157,9 @@ class ActorProcess:
 
     def _call(self, reference: "ray.ObjectRef[Any]") -> Call[Any]:
         return Call(reference, self.name, self.log)
+
+
+def _reason(error: RayActorError) -> str:
+    """Ray's own first line; of an actor that could not be made the last one, which says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if "creation task" in lines[0] else lines[0]

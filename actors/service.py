@@ -1,7 +1,7 @@
 """The loop inside a rollout actor: lease, tokenise, generate, commit.
 
 ```
-queue --lease--> prompt -> tokens --> engine ---> finished --commit (some ms together)--> queue
+queue --lease--> prompt -> tokens --> engine ---> finished --commit (whole units)--> queue
         ^                                 |
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
@@ -27,7 +27,6 @@ from unisd_rl.types import (
     INITIAL_VERSION,
     Generation,
     NumberedPrompt,
-    PolicyVersion,
     Rollout,
     Sampling,
     Source,
@@ -80,9 +79,10 @@ class RolloutService:
         self._draining = False
         self._lineage = 0
         self._rolling: dict[int, asyncio.Task[None]] = {}
-        self._uncommitted: list[int] = []
-        self._some_ended = asyncio.Event()
+        self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
         self._finished: list[Rollout] = []
+        self._committing: list[Rollout] = []
+        self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
 
@@ -104,11 +104,13 @@ class RolloutService:
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
-        return (*self._rolling, *self._uncommitted)
+        rollouts = (*self._finished, *self._committing, *(one for unit in self._partial.values() for one in unit))
+        return (*self._rolling, *(rollout.number for rollout in rollouts))
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
         self._open.clear()
+        self._look_again()
 
     def resume(self) -> None:
         """Lease again."""
@@ -116,19 +118,19 @@ class RolloutService:
 
     def weights_changed(self) -> None:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._look_again()
 
     def drain(self) -> None:
         """Lease nothing from now on; `serve` returns when what is held is committed."""
         self._draining = True
-        self.weights_changed()
+        self._look_again()
 
     async def abandon(self, lineage: int) -> None:
         """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
         tokens of two lineages."""
         self._lineage = lineage
         abandoned = tuple(self._rolling.values())
+        self._partial.clear()
         for task in abandoned:
             task.cancel()
         if abandoned:
@@ -154,13 +156,18 @@ class RolloutService:
         finally:
             await self._queue.release(self._name)
 
+    def _look_again(self) -> None:
+        """A lease call that waits asks anew, as things are now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
+            await self._open.wait()
+            await self._places.wait_for_one()
             if self._engine.version == NOTHING_APPLIED or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
-            await self._open.wait()
-            await self._places.wait_for_one()
             for prompt in await self._lease(self._places.free):
                 if prompt.number not in self.held:  # else our first lease has run out, and we have it again
                     self._begin(prompt, tasks)
@@ -168,8 +175,8 @@ class RolloutService:
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
 
-        When the actor is drained it asks for none, only to end the earlier call; what that one was given, it does.
-        What was leased in an older lineage is not started: the queue has let others have it.
+        A paused or drained actor asks for none, only to end the earlier call; what that one was given, it does. What
+        was leased in an older lineage is not started: the queue has let others have it.
         """
         calls = [self._ask(wanted)]
         try:
@@ -189,7 +196,7 @@ class RolloutService:
 
     def _ask(self, wanted: int) -> _LeaseCall:
         version = self._engine.version
-        wanted, wait_s = (0, 0.0) if self._draining else (wanted, _LEASE_WAIT_S)
+        wanted, wait_s = (wanted, _LEASE_WAIT_S) if self._open.is_set() and not self._draining else (0, 0.0)
         lease = self._queue.lease(self._name, version, wanted, wait_s)
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
@@ -202,6 +209,21 @@ class RolloutService:
         self._places.give_up()
         del self._rolling[number]
         self._some_ended.set()
+        unit = self._unit(number)
+        if not any(self._unit(other) == unit for other in self._rolling) and unit in self._partial:
+            self._finished += self._partial.pop(unit)
+            self._some_finished.set()
+
+    def _give_up(self, number: int) -> None:
+        """A unit is committed whole or not at all: what else there is of it would be for nothing."""
+        unit = self._unit(number)
+        self._partial.pop(unit, None)
+        for other, task in self._rolling.items():
+            if self._unit(other) == unit and other != number:
+                task.cancel()
+
+    def _unit(self, number: int) -> int:
+        return number // self._config.lease_unit
 
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
@@ -214,6 +236,7 @@ class RolloutService:
             completion = await completing
         except PromptFailed as error:
             self.counts.failed += 1
+            self._give_up(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
             return
         finally:
@@ -226,7 +249,8 @@ class RolloutService:
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
         answer = await self._engine.generate(prompt_tokens, self._sampling(numbered))
         if numbered.source is Source.BASE:
-            assert _all_of(answer, INITIAL_VERSION), f"prompt {numbered.number} has tokens of a trained model"
+            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
+            assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)
 
@@ -264,28 +288,21 @@ class RolloutService:
             started_s=started_s,
             finished_s=time.time(),
         )
-        self._finished.append(rollout)
-        self._uncommitted.append(rollout.number)
-        self._some_finished.set()
+        self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
 
     async def _commit_finished(self) -> None:
         while True:
             await self._some_finished.wait()
             await asyncio.sleep(_GROUP_S)
             self._some_finished.clear()
-            batch, self._finished = self._finished, []
-            await self._queue.commit(self._name, encode(batch))
-            self._uncommitted = [rollout.number for rollout in self._finished]
+            self._committing, self._finished = self._finished, []
+            await self._queue.commit(self._name, encode(self._committing))
+            self.counts.rollouts += len(self._committing)
+            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in self._committing)
+            self._committing = []
             self._some_ended.set()
-            self.counts.rollouts += len(batch)
-            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in batch)
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
             await self._queue.renew(self._name, self.held)
-
-
-def _all_of(answer: Generation, version: PolicyVersion) -> bool:
-    """Whether every token was sampled by this version."""
-    return bool((answer.versions == version.number).all() and (answer.lineages == version.lineage).all())

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
 from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.config import Config
+from unisd_rl.control import RunControl
+from unisd_rl.faults import Event, Report
+from unisd_rl.parts import Parts
 from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.preparation.prepare import Preparation
 from unisd_rl.preparation.writing import Writer, writing_engine
@@ -18,10 +22,9 @@ from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.tasks.task import Task
-from unisd_rl.train import Parts
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.spawn import spawn_queue
-from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.transport.weights.store import StoreWatch, spawn_store
 
 
 def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
@@ -34,7 +37,16 @@ def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
 
     with screen.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
-    return Path(shutil.copytree(cached, directory / "base_model", dirs_exist_ok=True))
+    return _copied(cached, directory / "base_model")
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
+    if not place.exists():
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial).rename(place)
+    return place
 
 
 def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
@@ -57,7 +69,7 @@ def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
     plan = plan_cores(
         sorted(os.sched_getaffinity(0)),
-        config.rollout.actors,
+        config.rollout.actors_at_most,
         config.learner.ranks,
         config.rollout.cores,
         config.learner.cores,
@@ -70,7 +82,7 @@ def core_plan(config: Config) -> CorePlan:
 
 def answering_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors, 0, config.rollout.cores)
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 
@@ -82,18 +94,43 @@ def started_parts(
     plan = core_plan(config)
     screen.say(plan.describe())
     with ExitStack() as stack:
+        report = reporter(directory, screen)
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
-        learners = LearnerGroup(config, plan, model, directory.path)
+        demand = ActorDemand(config.rollout, RunControl(directory.path), report)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
+        learners = LearnerGroup(config, plan, model, directory.path, rollouts.check)
         stack.callback(learners.close)
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store)
         stack.callback(rollouts.close)
         with screen.waiting("starting learner and engines"):
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
         retention = retention_scorer(config, plan, model, directory.path, stack)
-        client, meter = QueueClient(queue), BottleneckMeter(config.learner.ranks)
-        yield Parts(config, task, prompts, client, store, rollouts, learners, directory, screen, meter, retention)
+        yield Parts(
+            config,
+            task,
+            prompts,
+            QueueClient(queue, config, report),
+            store,
+            StoreWatch(store, config.faults.patience_s),
+            rollouts,
+            learners,
+            directory,
+            screen,
+            BottleneckMeter(config.learner.ranks),
+            retention,
+            report,
+        )
+
+
+def reporter(directory: RunDirectory, screen: Screen) -> Report:
+    """Who is told of faults and recoveries: the person, and the run's folder."""
+
+    def report(event: Event) -> None:
+        screen.event(event)
+        directory.record(event)
+
+    return report
 
 
 def retention_scorer(

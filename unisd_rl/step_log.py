@@ -39,9 +39,16 @@ class StepTimes:
 
 
 def log_step(
-    directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes, balance: Balance
+    directory: RunDirectory,
+    screen: Screen,
+    report: StepReport,
+    batch: Batch,
+    times: StepTimes,
+    balance: Balance,
+    lineage: int,
 ) -> None:
-    """Write the step's line to metrics.jsonl and show it."""
+    """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    directory.log_step({**asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s})
+    line = {"lineage": lineage, **asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
+    directory.log_step(line)
     screen.step(report, tokens_per_s)

@@ -27,7 +27,7 @@ async def patiently(
         except again as error:
             deadline_s = deadline_s or clock() + faults.patience_s
             if clock() + wait_s > deadline_s:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[-1]  # Ray puts a remote traceback before it
                 raise RunFailed(
                     f"waited faults.patience_s = {faults.patience_s:g} s for {what}; the last time: {reason}"
                 ) from error

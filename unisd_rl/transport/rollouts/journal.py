@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from unisd_rl.transport.rollouts.place import sync_folder
+
 Record = Mapping[str, int | str | None]
 
 
@@ -22,10 +24,26 @@ class Journal:
             self._restore()
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write all records in one go; on the disk before it returns if `fsync`."""
+        """Write all records in one go; on the disk before it returns if `fsync`.
+
+        Raises:
+            OSError: the storage failed, e.g. a full disk. None of the records is there; they may be appended again.
+        """
         text = "".join(json.dumps(record) + "\n" for record in records)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        new = not self._path.exists()
+        with self._path.open("ab") as file:
+            length = file.tell()
+        try:
+            self._write(text.encode())
+        except OSError:
+            os.truncate(self._path, length)
+            raise
+        if new and self._fsync:
+            sync_folder(self._path.parent)
+
+    def _write(self, data: bytes) -> None:
+        with self._path.open("ab") as file:
+            file.write(data)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())
