@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.place import open_place
-from unisd_rl.transport.rollouts.schema import SCHEMA, decode, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
 from unisd_rl.types import Rollout
 
@@ -34,7 +34,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    data: bytes
+    data: Stream
     rows: pa.Table
     numbers: list[int]
     barred: Container[int]
@@ -80,7 +80,7 @@ class Ledger:
         """Completion tokens of all stored rows."""
         return self._tokens
 
-    async def append(self, data: bytes, barred: Container[int] = ()) -> Appended:
+    async def append(self, data: Stream, barred: Container[int] = ()) -> Appended:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
 
         Refused are rows whose number is `barred`, already stored, or came earlier in `data` or in a call that is
