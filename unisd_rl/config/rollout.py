@@ -89,6 +89,9 @@ class RolloutConfig(Section):
     """Largest number of optimiser steps between the version of a token and the step that trains on it."""
     lease_s: Positive = 300.0
     """A prompt whose actor has not renewed its lease for so long is issued again."""
+    lease_unit: Count = 1
+    """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
+    learner.batch_size."""
     max_attempts: Count = 3
     """A prompt that failed so often is quarantined."""
     fsync: bool = False
