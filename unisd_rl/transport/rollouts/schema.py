@@ -94,7 +94,7 @@ def to_batch(rollouts: Sequence[Rollout]) -> pa.RecordBatch:
     columns = [
         pa.array([rollout.number for rollout in rollouts], pa.int64()),
         pa.array([rollout.id for rollout in rollouts], pa.string()),
-        pa.array([rollout.source.value for rollout in rollouts], pa.string()),
+        pa.array([rollout.source for rollout in rollouts], pa.string()),
         _lists([rollout.prompt_tokens for rollout in rollouts], _TOKENS),
         _view_rows([rollout.views for rollout in rollouts]),
         _lists([rollout.completion_tokens for rollout in rollouts], _TOKENS),
@@ -142,7 +142,7 @@ def from_batch(batch: pa.RecordBatch) -> list[Rollout]:
 
 def _view_rows(rows: Sequence[Sequence[TokenView]]) -> pa.ListArray:
     views = [view for row in rows for view in row]
-    kinds = pa.array([view.kind.value for view in views], pa.string())
+    kinds = pa.array([view.kind for view in views], pa.string())
     structs = pa.StructArray.from_arrays([kinds, _lists([view.tokens for view in views], _TOKENS)], fields=list(_VIEW))
     return pa.ListArray.from_arrays(_offsets([len(row) for row in rows]), structs, type=_VIEWS)
 
@@ -171,9 +171,11 @@ def _offsets(lengths: Sequence[int]) -> pa.Array:
 
 def _rows(column: pa.ListArray) -> list[NDArray | None]:
     """One array a row (None for null); `offsets` follow a slice of the column, `values` are its parent's."""
-    values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
+    values, ends = column.values.to_numpy(zero_copy_only=False), pairwise(column.offsets.to_pylist())
+    if not column.null_count:
+        return [values[start:stop] for start, stop in ends]
     nulls = column.is_null().to_pylist()
-    return [None if null else values[offsets[i] : offsets[i + 1]] for i, null in enumerate(nulls)]
+    return [None if null else values[start:stop] for null, (start, stop) in zip(nulls, ends, strict=True)]
 
 
 def _present(row: NDArray | None) -> NDArray:
