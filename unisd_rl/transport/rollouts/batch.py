@@ -1,14 +1,14 @@
 """What comes in with a commit, and what goes out for one step: the batch, cut into a share per learner rank."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from unisd_rl.transport.rollouts.journal import Record
-from unisd_rl.transport.rollouts.schema import SCHEMA, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of, to_ipc
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TakenBatch:
     """
 
     step: int
-    shards: tuple[bytes, ...]
+    shards: tuple[pa.Buffer, ...]
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
@@ -63,17 +63,17 @@ class Consumed:
 
     def record(self) -> Record:
         """The line as a JSON object."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
-def arrivals(data: bytes) -> list[Arrival]:
+def arrivals(data: Stream) -> list[Arrival]:
     """The rows of an IPC stream of rollouts, in order. Raises ValueError when it has another schema."""
     rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
     facts = zip(rows["number"].to_pylist(), _lengths(rows), _spans(rows["versions"]), strict=True)
     return [Arrival(number, tokens, span[0] if span else None) for number, tokens, span in facts]
 
 
-def deal(rows: pa.Table, shards: int) -> tuple[bytes, ...]:
+def deal(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
     """Deal the rows in turn to `shards` IPC streams: row i goes to stream i mod `shards`."""
     picks = [range(shard, rows.num_rows, shards) for shard in range(shards)]
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
@@ -81,22 +81,22 @@ def deal(rows: pa.Table, shards: int) -> tuple[bytes, ...]:
 
 def describe(step: int, chain: int, rows: pa.Table) -> list[Consumed]:
     """What `consumed.jsonl` says of each row when `step` trains on it in the lineage `chain`."""
-    facts = rows.select(["number", "id", "source", "actor"]).to_pylist()
-    lengths, versions, lineages = _lengths(rows), _spans(rows["versions"]), _spans(rows["lineages"])
+    numbers, ids, sources, actors = (rows[name].to_pylist() for name in ("number", "id", "source", "actor"))
+    spans = zip(_spans(rows["versions"]), _spans(rows["lineages"]), strict=True)
     return [
         Consumed(
             step=step,
             chain=chain,
-            prompt=fact["number"],
-            id=fact["id"],
-            source=fact["source"],
+            prompt=number,
+            id=ids[row],
+            source=sources[row],
             lineage=lineage[1] if lineage else None,
             oldest=version[0] if version else None,
             newest=version[1] if version else None,
             tokens=tokens,
-            actor=fact["actor"],
+            actor=actors[row],
         )
-        for fact, tokens, version, lineage in zip(facts, lengths, versions, lineages, strict=True)
+        for row, (number, tokens, (version, lineage)) in enumerate(zip(numbers, _lengths(rows), spans, strict=True))
     ]
 
 
@@ -106,11 +106,13 @@ def _lengths(rows: pa.Table) -> Sequence[int]:
 
 def _spans(column: pa.ChunkedArray) -> list[tuple[int, int] | None]:
     """Lowest and highest value of each list, None for null and empty ones, without a Python object per value."""
-    found: list[tuple[int, int] | None] = []
-    for chunk in column.chunks:
-        values, offsets = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
-        nulls = chunk.is_null().to_pylist()
-        for null, start, stop in zip(nulls, offsets[:-1], offsets[1:], strict=True):
-            part = values[start:stop]
-            found.append(None if null or not len(part) else (int(np.min(part)), int(np.max(part))))
-    return found
+    spans: list[tuple[int, int] | None] = [None] * len(column)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    filled = np.flatnonzero(lengths)
+    if filled.size:
+        values = pc.list_flatten(column).to_numpy()
+        starts = (np.cumsum(lengths) - lengths)[filled]
+        lowest, highest = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+        for row, low, high in zip(filled.tolist(), lowest.tolist(), highest.tolist(), strict=True):
+            spans[row] = (low, high)
+    return spans

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 
 from unisd_rl.transport.rollouts.place import sync_folder
@@ -31,22 +32,22 @@ class Journal:
         """
         text = "".join(json.dumps(record) + "\n" for record in records)
         new = not self._path.exists()
-        with self._path.open("ab") as file:
+        with self._path.open("ab", buffering=0) as file:
             length = file.tell()
-        try:
-            self._write(text.encode())
-        except OSError:
-            os.truncate(self._path, length)
-            raise
+            try:
+                self._write(file, text.encode())
+            except OSError:
+                file.truncate(length)
+                raise
         if new and self._fsync:
             sync_folder(self._path.parent)
 
-    def _write(self, data: bytes) -> None:
-        with self._path.open("ab") as file:
-            file.write(data)
-            file.flush()
-            if self._fsync:
-                os.fsync(file.fileno())
+    def _write(self, file: FileIO, data: bytes) -> None:
+        left = memoryview(data)
+        while left:  # one write takes what fits
+            left = left[file.write(left) :]
+        if self._fsync:
+            os.fsync(file.fileno())
 
     def _restore(self) -> None:
         data = self._path.read_bytes()

@@ -10,6 +10,7 @@ One process appends. Others may read what was there when they opened it.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ import pyarrow.compute as pc
 
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.place import open_place
-from unisd_rl.transport.rollouts.schema import SCHEMA, decode, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
 from unisd_rl.types import Rollout
+
+_RECENT_BYTES = 64 << 20
+_LARGE_CALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    data: bytes
+    data: Stream
     rows: pa.Table
     numbers: list[int]
     barred: Container[int]
@@ -42,6 +46,8 @@ class _Call:
 
 class Ledger:
     """The rollouts of one run at `place`, a folder or an fsspec URL; opening it again restores what was stored.
+
+    What was stored last is read from memory (up to 64 MiB), everything else from `place`, with its checksum.
 
     `fsync` makes every segment of a folder survive a power loss, not only a killed process.
 
@@ -54,6 +60,7 @@ class Ledger:
         self._entries: list[IndexEntry] = []
         self._where: dict[int, tuple[int, int]] = {}
         self._tokens = 0
+        self._recent: OrderedDict[int, pa.Table] = OrderedDict()
         for entry in read_entries(self._place):
             self._enter(entry)
         self._next = 1 + last_segment(self._place, compacted=False)
@@ -80,7 +87,7 @@ class Ledger:
         """Completion tokens of all stored rows."""
         return self._tokens
 
-    async def append(self, data: bytes, barred: Container[int] = ()) -> Appended:
+    async def append(self, data: Stream, barred: Container[int] = ()) -> Appended:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
 
         Refused are rows whose number is `barred`, already stored, or came earlier in `data` or in a call that is
@@ -103,7 +110,7 @@ class Ledger:
             wanted.setdefault(entry, []).append(row)
         tables, rows_in, offset = [], {}, 0
         for entry, rows in wanted.items():
-            table, lies = load(self._place, self._entries[entry], rows)
+            table, lies = (self._recent[entry], rows) if entry in self._recent else self._load(entry, rows)
             rows_in[entry] = iter([offset + row for row in lies])
             tables.append(table)
             offset += table.num_rows
@@ -121,23 +128,40 @@ class Ledger:
         fresh = [[row for row, number in enumerate(call.numbers) if self._is_new(number, seen, call)] for call in calls]
         if any(fresh):
             segment, self._next = self._next, self._next + 1  # never used again, whatever a failure leaves behind
-            self._enter(await asyncio.to_thread(self._write, segment, calls, fresh))
+            entry, rows = await asyncio.to_thread(self._write, segment, calls, fresh)
+            self._enter(entry)
+            self._remember(rows)
         return [
             Appended(tuple(call.numbers[row] for row in rows), len(call.numbers) - len(rows))
             for call, rows in zip(calls, fresh, strict=True)
         ]
 
-    def _write(self, segment: int, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]) -> IndexEntry:
+    def _write(
+        self, segment: int, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]
+    ) -> tuple[IndexEntry, pa.Table]:
         kept = [
             call.rows if len(rows) == call.rows.num_rows else rows_of(call.rows, rows)
             for call, rows in zip(calls, fresh, strict=True)
             if rows
         ]
         table = pa.concat_tables(kept)
-        as_it_came = len(calls) == 1 and table.num_rows == calls[0].rows.num_rows
-        data = calls[0].data if as_it_came else to_ipc(*table.combine_chunks().to_batches())
+        if len(calls) == 1 and table.num_rows == calls[0].rows.num_rows:
+            data = calls[0].data
+        else:
+            if table.nbytes < _LARGE_CALL_BYTES * len(kept):  # few rows a batch are slow to read
+                table = table.combine_chunks()
+            data = to_ipc(*table.to_batches())
         lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
-        return write_segment(self._place, segment, data, table["number"].to_pylist(), lengths)
+        return write_segment(self._place, segment, data, table["number"].to_pylist(), lengths), table
+
+    def _load(self, entry: int, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+        return load(self._place, self._entries[entry], rows)
+
+    def _remember(self, rows: pa.Table) -> None:
+        """Most rows are read soon after they came: the segment just entered, and a bounded number before it."""
+        self._recent[len(self._entries) - 1] = rows
+        while len(self._recent) > 1 and sum(table.nbytes for table in self._recent.values()) > _RECENT_BYTES:
+            self._recent.popitem(last=False)
 
     def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
         new = not (number in self._where or number in seen or number in call.barred)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from unisd_rl.transport.rollouts.place import Place
-from unisd_rl.transport.rollouts.schema import SCHEMA, read_ipc
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc
 
 SEGMENTS, INDEX = "segments", "index"
 
@@ -68,7 +68,7 @@ def last_segment(place: Place, compacted: bool) -> int:
 
 
 def write_segment(
-    place: Place, segment: int, data: bytes, numbers: Sequence[int], lengths: Sequence[int]
+    place: Place, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
 ) -> IndexEntry:
     """Store one IPC stream. Whatever it raises, nothing of it counts and, if the storage lets it, nothing is left."""
     checksum = xxhash.xxh3_64_hexdigest(data)
