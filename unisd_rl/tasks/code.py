@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from unisd_rl.planted_bugs import buggy_programs, parsed
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.planted_bugs import parsed, planted_bugs
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
 from unisd_rl.types import Example, Message
@@ -84,7 +84,7 @@ class Programming:
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
         reference = program_in(example.demonstration, ())
-        yield from map(fenced, planted_bugs(reference, derive_seed(seed, "wrong", example.id)))
+        yield from map(fenced, buggy_programs(reference, derive_seed(seed, "wrong", example.id)))
 
 
 def trial(completion: str, example: Example) -> Trial:
