@@ -56,18 +56,7 @@ class Programming:
     """A task whose completions are programs."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self._train = train
-        self._evaluation = evaluation
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Problems to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out problems."""
-        return self._evaluation
+        self.train, self.evaluation = train, evaluation
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The problem, and the form of the answer."""
