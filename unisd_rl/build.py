@@ -91,7 +91,18 @@ def started_parts(
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
         retention = retention_scorer(config, plan, model, directory.path, stack)
-        yield Parts(config, task, prompts, QueueClient(queue), store, rollouts, learners, directory, screen, retention)
+        yield Parts(
+            config,
+            task,
+            prompts,
+            QueueClient(queue, config, directory.record),
+            store,
+            rollouts,
+            learners,
+            directory,
+            screen,
+            retention,
+        )
 
 
 def retention_scorer(

@@ -24,6 +24,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
 from unisd_rl.settings import load_recipe, parse_fields
+from unisd_rl.transport.rollouts.place import refuse_unreachable
 
 PROGRAM = "python -m unisd_rl.run"
 
@@ -60,6 +61,8 @@ def check_without_imports(config: Config) -> None:
     refuse_relative_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
         _check_model(config.model.path, config)
+    if config.rollout.ledger is not None and "://" in config.rollout.ledger:
+        refuse_unreachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
 

@@ -1,11 +1,15 @@
-"""The rollout queue as a real Ray actor: actors in other processes, one of which dies with its leases."""
+"""The rollout queue as a real Ray actor: actors in other processes, some of which die, and so does the queue."""
 
+import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
@@ -15,7 +19,13 @@ from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source
 
 CALL_S = 60.0
-CONFIG = Config.model_validate({"learner": {"batch_size": 4}, "objective": {"divergence": {}}})
+BATCH = 4
+
+
+def config(**faults):
+    return Config.model_validate(
+        {"learner": {"batch_size": BATCH}, "objective": {"divergence": {}}, "faults": {"backoff_s": 0.2, **faults}}
+    )
 
 
 class Completing:
@@ -63,9 +73,17 @@ def cluster():
 
 @pytest.fixture
 def queue(cluster, tmp_path):
-    handle = spawn_queue(tmp_path, CONFIG)
+    handle = spawn_queue(tmp_path, config())
     yield handle
     ray.kill(handle)
+
+
+def client_of(queue, events=None, **faults):
+    return QueueClient(queue, config(**faults), [].append if events is None else events.append)
+
+
+def kill_process(queue):
+    os.kill(ray.get(queue.__ray_call__.remote(lambda self: os.getpid()), timeout=CALL_S), signal.SIGKILL)
 
 
 def completing(name, queue):
@@ -82,7 +100,7 @@ def prompts(count):
 
 
 def test_a_dead_actors_prompts_are_completed_by_another_and_none_is_lost_or_doubled(queue, tmp_path):
-    client, first, second = QueueClient(queue), completing("first", queue), completing("second", queue)
+    client, first, second = client_of(queue), completing("first", queue), completing("second", queue)
     client.admit(prompts(8))
     assert ray.get(first.lease.remote(0, 3), timeout=CALL_S) == [0, 1, 2]
     assert ray.get(second.lease.remote(0, 99), timeout=CALL_S) == [3, 4, 5, 6, 7]
@@ -102,34 +120,109 @@ def test_a_dead_actors_prompts_are_completed_by_another_and_none_is_lost_or_doub
 
 
 def test_a_waiting_lease_and_a_waiting_take_hold_up_nobody(queue):
-    client, actor = QueueClient(queue), completing("only", queue)
-    taking, leasing = queue.take.remote(0, 1, CALL_S), actor.lease.remote(0, 4)
-    assert client.report().admitted == 0  # answered while both wait
+    client, actor = client_of(queue), completing("only", queue)
     client.admit(prompts(4))
-    assert ray.get(leasing, timeout=CALL_S) == [0, 1, 2, 3]
+    taking = queue.take.remote(0, 1, CALL_S)
+    ahead = completing("too old", queue).lease.remote(-9, 4)
+    assert client.report().admitted == 4  # answered while both wait
+    assert ray.get(actor.lease.remote(0, 4), timeout=CALL_S) == [0, 1, 2, 3]
     ray.get(actor.complete.remote(), timeout=CALL_S)
     assert ray.get(taking, timeout=CALL_S).numbers == (0, 1, 2, 3)
+    assert ray.wait([ahead], timeout=0)[0] == []
 
 
 def test_the_driver_is_told_which_prompts_a_step_waited_for(queue):
-    client = QueueClient(queue)
-    client.admit(prompts(1))
+    client = client_of(queue)
+    client.admit(prompts(4))
     with pytest.raises(RunFailed, match=r"step 0 waited 0.1 s for 4 of 4 prompts: 0 \(waiting for an actor"):
-        client.take(0, 1, 0.1, watch=lambda: None)
+        client.take(0, 1, 0.1, watch=all_is_well)
+
+
+def test_a_step_that_was_never_admitted_is_one_clear_sentence(queue):
+    client = client_of(queue)
+    client.admit(prompts(3))
+    with pytest.raises(RunFailed, match=r"could not hand over step 0: .* not admitted: 3 \(not admitted\)"):
+        client.take(0, 1, CALL_S, watch=all_is_well)
 
 
 def test_what_the_watch_notices_ends_the_wait_for_a_batch(queue):
     def watch():
         raise RunFailed("rollout actor 0 died")
 
+    client = client_of(queue)
+    client.admit(prompts(4))
     with pytest.raises(RunFailed, match="rollout actor 0 died"):
-        QueueClient(queue).take(0, 1, CALL_S, watch)
+        client.take(0, 1, CALL_S, watch)
 
 
-def test_a_dead_queue_is_one_clear_sentence(cluster, tmp_path):
-    handle = spawn_queue(tmp_path, CONFIG)
-    client = QueueClient(handle)
+def test_a_queue_that_does_not_come_back_is_one_clear_sentence(cluster, tmp_path):
+    handle, events = spawn_queue(tmp_path, config()), []
+    client = client_of(handle, events, patience_s=1.0)
     client.report()
     ray.kill(handle)
-    with pytest.raises(RunFailed, match="the rollout queue died"):
+    with pytest.raises(RunFailed, match=r"the rollout queue died .* did not come back within faults.patience_s = 1 s"):
         client.report()
+    assert [(event.part, event.restart) for event in events] == [("queue", 1)]
+
+
+class Serving(Completing):
+    """Serves until it is killed, as a rollout actor does: calls again when the queue is away."""
+
+    def __init__(self, name, queue):
+        super().__init__(name, queue)
+        self.version, self.newer = 0, asyncio.Event()
+
+    async def update(self, version):
+        self.version = version
+        self.newer.set()
+
+    async def serve(self):
+        while True:
+            self.newer.clear()
+            asking = asyncio.ensure_future(self.retried("lease", PolicyVersion(0, self.version), 3, CALL_S))
+            changed = asyncio.ensure_future(self.newer.wait())
+            await asyncio.wait([asking, changed], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                continue  # the next call ends this one
+            changed.cancel()
+            rows = [self.rollout(prompt) for prompt in await asking]
+            if rows:
+                await self.retried("commit", encode(rows))
+
+    async def retried(self, method, *arguments):
+        while True:
+            try:
+                return await getattr(self.queue, method).remote(self.name, *arguments)
+            except RayActorError:
+                await asyncio.sleep(0.1)
+
+
+def test_a_queue_killed_in_mid_run_goes_on_from_its_files_and_every_prompt_is_consumed_once(queue, tmp_path):
+    events, steps = [], 4
+    client = client_of(queue, events)
+    actors = [ray.remote(Serving).options(num_cpus=0).remote(name, queue) for name in ("first", "second")]
+    serving = [actor.serve.remote() for actor in actors]
+    client.admit(prompts(steps * BATCH))
+    first = client.take(0, 2, CALL_S, watch=all_is_well)
+    kill_process(queue)  # both actors' calls wait: version 0 may not start step 2
+    rows = [row.number for shard in first.shards for row in decode(ray.get(shard, timeout=CALL_S))]
+    assert rows == [0, 2, 1, 3]  # a batch that was handed over outlives the process that made it
+    batches = [first, client.take(1, 2, CALL_S, watch=all_is_well)]
+    killed = []
+
+    def kill_once_and_go_on():
+        if not killed:
+            killed.append(kill_process(queue))  # the driver's take waits in it, and so do both actors' calls
+        else:
+            ray.get([actor.update.remote(2) for actor in actors], timeout=CALL_S)
+
+    batches += [client.take(step, 2, CALL_S, watch=kill_once_and_go_on) for step in (2, 3)]
+    assert [batch.numbers for batch in batches] == [tuple(range(4 * k, 4 * k + 4)) for k in range(steps)]
+    lines = [json.loads(line) for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in lines] == [(n // 4, n) for n in range(4 * steps)]
+    report = client.report()
+    assert (report.consumed, report.lost, report.duplicated, report.too_stale) == (16, 0, 0, 0)
+    assert [type(event).__name__ for event in events] == ["Fault", "Recovery"] * 2
+    assert ray.wait(serving, num_returns=2, timeout=0)[0] == []
+    for actor in actors:
+        ray.kill(actor)

@@ -154,6 +154,7 @@ class Config(Section):
             _transport_has_gpus,
             _engine_takes_the_longest,
             _base_actors_keep_the_initial_weights,
+            _units_fill_batches,
         ):
             check(self)
         return self
@@ -284,4 +285,13 @@ def _engine_takes_the_longest(config: Config) -> None:
         raise ValueError(
             f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than max_prompt_tokens + "
             f"max_completion_tokens = {longest}; raise it, lower those, or leave it out"
+        )
+
+
+def _units_fill_batches(config: Config) -> None:
+    unit, batch = config.rollout.lease_unit, config.learner.batch_size
+    if batch % unit:
+        raise ValueError(
+            f"rollout.lease_unit = {unit} does not divide learner.batch_size = {batch}: a unit would be of two steps; "
+            "choose one that does"
         )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
@@ -89,10 +89,26 @@ class RolloutConfig(Section):
     """Largest number of optimiser steps between the version of a token and the step that trains on it."""
     lease_s: Positive = 300.0
     """A prompt whose actor has not renewed its lease for so long is issued again."""
+    lease_unit: Count = 1
+    """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
+    learner.batch_size."""
     max_attempts: Count = 3
     """A prompt that failed so often is quarantined."""
     fsync: bool = False
     """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
+    ledger: str | None = None
+    """Where completed rollouts are kept: an absolute folder or an fsspec URL, e.g. s3://bucket/ledgers, under which
+    this run gets a place of its own. Absent: RUN/rollouts."""
+
+    @field_validator("ledger")
+    @classmethod
+    def _is_found_from_anywhere(cls, place: str | None) -> str | None:
+        if place is not None and not place.startswith("/") and "://" not in place:
+            raise ValueError(
+                f"rollout.ledger = {place!r} means another folder to each process; give an absolute folder or an "
+                "fsspec URL, e.g. s3://bucket/ledgers"
+            )
+        return place
 
     @property
     def truncated(self) -> bool:

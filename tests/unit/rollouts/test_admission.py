@@ -137,13 +137,13 @@ def test_admission_by_written_arithmetic():
 
 
 @pytest.mark.parametrize(
-    "applied", [PolicyVersion(0, 0), PolicyVersion(0, 1), PolicyVersion(0, 9), PolicyVersion(1, 0)]
+    "applied", [PolicyVersion(0, 0), PolicyVersion(0, 1), PolicyVersion(0, 9), PolicyVersion(1, 0), PolicyVersion(1, 9)]
 )
 def test_only_what_the_policy_samples_is_bound_by_staleness(applied):
     """Prompt 11 of batches of 4 is of step 2: at most 1 step stale means version 1 or later."""
-    starts = {source: may_start(numbered(11, source), applied, 4, 1) for source in Source}
+    starts = {source: may_start(numbered(11, source), applied, 0, 4, 1) for source in Source}
     assert starts == {
-        Source.POLICY: applied.number >= 1,
+        Source.POLICY: applied.lineage == 0 and applied.number >= 1,
         Source.GOLD: True,
         Source.BASE: applied == PolicyVersion(0, 0),  # exactly the initial model
     }

@@ -8,7 +8,8 @@ import pytest
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
-from unisd_rl.transport.rollouts.queue import RolloutQueue
+from unisd_rl.config import RolloutConfig
+from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.types import PolicyVersion, Source
 
@@ -26,8 +27,9 @@ def queue(tmp_path, clock):
     return make(tmp_path, clock)
 
 
-def make(directory, clock, batch_size=2, max_staleness=1, max_attempts=2):
-    return RolloutQueue(directory, batch_size, max_staleness, 10.0, max_attempts, False, clock)
+def make(directory, clock, batch_size=2, max_staleness=1, max_attempts=2, lease_unit=1):
+    rollout = RolloutConfig(max_staleness=max_staleness, lease_s=10.0, max_attempts=max_attempts, lease_unit=lease_unit)
+    return RolloutQueue(directory, batch_size, rollout, clock)
 
 
 async def admit(queue, count):
@@ -60,7 +62,8 @@ def test_a_batch_comes_in_prompt_order_and_is_dealt_in_turn(queue):
         report = await queue.report()
         assert (report.admitted, report.issued, report.committed, report.consumed) == (4, 4, 4, 4)
         assert (report.lost, report.duplicated, report.depth, report.max_staleness_seen) == (0, 0, 0, 1)
-        assert (report.tokens, report.mean_tokens_committed, report.mean_tokens_consumed) == (8, 2.0, 2.0)
+        assert (report.tokens, report.mean_tokens_issued, report.mean_tokens_consumed) == (8, 2.0, 2.0)
+        assert report.length_difference == 0.0
 
     run(scenario())
 
@@ -103,12 +106,12 @@ def test_take_wakes_on_the_last_commit_it_waits_for(queue):
 
 def test_take_says_which_prompts_it_waited_for(queue):
     async def scenario():
-        await admit(queue, 3)
+        await admit(queue, 4)
         await lease(queue, wanted=2)
         await commit(queue, 1)
         with pytest.raises(TimeoutError, match=r"step 0 waited 0 s for 1 of 2 prompts: 0 \(leased to a\)"):
             await queue.take(0, 1, 0.0)
-        with pytest.raises(TimeoutError, match=r"2 \(waiting for an actor that may start it\), 3 \(not admitted\)"):
+        with pytest.raises(TimeoutError, match=r"2 \(waiting for an actor that may start it\), 3 \(waiting"):
             await queue.take(1, 1, 0.0)
 
     run(scenario())
@@ -119,7 +122,7 @@ def test_an_expired_lease_is_issued_again_and_the_late_double_refused(queue, clo
         await admit(queue, 2)
         assert await lease(queue, "a") == [0, 1]
         clock.now_s = 9.0
-        await queue.renew("a")
+        await queue.renew("a", [0, 1])
         clock.now_s = 18.0
         assert await lease(queue, "b") == []
         clock.now_s = 19.0
@@ -186,20 +189,33 @@ def test_the_last_batch_may_be_short_once_admission_has_ended(queue):
         await admit(queue, 3)
         await lease(queue)
         await commit(queue, 0, 1, 2)
-        taking = asyncio.create_task(queue.take(1, 1, LONG_S))
-        await asyncio.sleep(0)
-        assert not taking.done()
-        await queue.end_admission()
-        assert (await taking).numbers == (2,)
+        with pytest.raises(NotAdmitted, match=r"step 1 needs prompts that were not admitted: 3 \(not admitted\)"):
+            await queue.take(1, 1, LONG_S)
+        await queue.end_admission(3)
+        assert (await queue.take(1, 1, LONG_S)).numbers == (2,)
+
+    run(scenario())
+
+
+def test_a_row_that_would_be_too_stale_at_its_step_is_refused_and_its_prompt_waits_again(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=1, max_staleness=0)
+        await admit(queue, 2)
+        assert await lease(queue, "a", V1) == [0, 1]
+        await commit(queue, 1, versions=(1, 0))
+        assert await lease(queue, "b", V1) == [1]
+        await commit(queue, 1, actor="b", versions=(1,))
+        report = await queue.report()
+        assert (report.too_stale, report.refused, report.committed) == (1, 0, 1)
 
     run(scenario())
 
 
 def test_staleness_beyond_the_bound_is_an_error_at_consumption(tmp_path, clock):
     async def scenario():
+        lax = make(tmp_path, clock, batch_size=1, max_staleness=1)  # stored what the strict one would have refused
+        await commit(lax, 1, versions=(1, 0))
         queue = make(tmp_path, clock, batch_size=1, max_staleness=0)
-        await admit(queue, 2)
-        await commit(queue, 1, versions=(1, 0))
         with pytest.raises(AssertionError, match="staleness 1 is above max_staleness 0"):
             await queue.take(1, 1, 0.0)
         assert (await queue.report()).consumed == 0
@@ -247,9 +263,9 @@ def test_consumed_lines_say_what_was_trained_on(queue, tmp_path):
     run(scenario())
     lines = [json.loads(line) for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 1, "prompt": 2, "id": "p2", "source": "policy", "lineage": 4}
+        {"step": 1, "chain": 0, "prompt": 2, "id": "p2", "source": "policy", "lineage": 4}
         | {"oldest": 0, "newest": 1, "tokens": 3, "actor": "a"},
-        {"step": 1, "prompt": 3, "id": "p3", "source": "gold", "lineage": None}
+        {"step": 1, "chain": 0, "prompt": 3, "id": "p3", "source": "gold", "lineage": None}
         | {"oldest": None, "newest": None, "tokens": 1, "actor": "a"},
     ]
 
@@ -259,9 +275,14 @@ def test_losses_and_doubles_are_counted_from_what_happened(queue):
         await admit(queue, 4)
         await commit(queue, 2, 3)
         await queue.take(1, 1, 0.0)  # step 0 was passed over: its two prompts are lost
-        await queue.take(1, 1, 0.0)  # and step 1 is trained on twice
         report = await queue.report()
-        assert (report.lost, report.duplicated, report.consumed) == (2, 2, 2)
+        assert (report.lost, report.duplicated, report.consumed) == (2, 0, 2)
+        await lease(queue)
+        await commit(queue, 0, 1)
+        await queue.take(0, 1, 0.0)
+        await queue.take(1, 1, 0.0)  # after another step: it is trained on twice
+        report = await queue.report()
+        assert (report.lost, report.duplicated, report.consumed) == (0, 2, 4)
 
     run(scenario())
 

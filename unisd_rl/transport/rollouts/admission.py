@@ -14,6 +14,12 @@ actors have applied p.
 
 Only what the policy samples is bound by this. A gold completion needs no weights at all, and what the
 initial model samples needs exactly those.
+
+When the learner falls back, versions start again from a checkpoint in a new lineage, and the version of an
+actor falls with it: the proof holds within one lineage. So a policy prompt starts only on weights of the
+learner's lineage, and an actor gives back what it has in flight before it applies weights of another one.
+What was completed before that stays as fresh as it was. `too_stale` is asked when a rollout comes back:
+after these rules it never is.
 """
 
 from unisd_rl.types import INITIAL_VERSION, NumberedPrompt, PolicyVersion, Source
@@ -24,11 +30,13 @@ def step_of(number: int, batch_size: int) -> int:
     return number // batch_size
 
 
-def may_start(prompt: NumberedPrompt, applied: PolicyVersion, batch_size: int, max_staleness: int) -> bool:
-    """Whether `prompt` may start on an actor whose weights are of version `applied`."""
+def may_start(
+    prompt: NumberedPrompt, applied: PolicyVersion, lineage: int, batch_size: int, max_staleness: int
+) -> bool:
+    """Whether `prompt` may start on an actor whose weights are of version `applied`; `lineage` is the learner's."""
     match prompt.source:
         case Source.POLICY:
-            return new_enough(prompt.number, applied.number, batch_size, max_staleness)
+            return applied.lineage == lineage and new_enough(prompt.number, applied.number, batch_size, max_staleness)
         case Source.GOLD:
             return True
         case Source.BASE:
@@ -38,6 +46,11 @@ def may_start(prompt: NumberedPrompt, applied: PolicyVersion, batch_size: int, m
 def new_enough(number: int, applied_version: int, batch_size: int, max_staleness: int) -> bool:
     """Whether tokens of `applied_version` will not be too stale when prompt `number` is trained on."""
     return applied_version >= step_of(number, batch_size) - max_staleness
+
+
+def too_stale(number: int, oldest_version: int, batch_size: int, max_staleness: int) -> bool:
+    """Whether a rollout of prompt `number` with a token of `oldest_version` may not be trained on at its step."""
+    return not new_enough(number, oldest_version, batch_size, max_staleness)
 
 
 def staleness(step: int, oldest_version: int) -> int:

@@ -1,12 +1,26 @@
-"""What the queue hands to the learner for one step: the batch, cut into a share per learner rank."""
+"""What comes in with a commit, and what goes out for one step: the batch, cut into a share per learner rank."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from unisd_rl.transport.rollouts.journal import Record
-from unisd_rl.transport.rollouts.schema import rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of, to_ipc
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One row of a commit: its prompt, its completion tokens, and the oldest version among them.
+
+    `oldest` is None for rows that no policy sampled and for empty completions.
+    """
+
+    number: int
+    tokens: int
+    oldest: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,7 @@ class TakenBatch:
     """
 
     step: int
-    shards: tuple[bytes, ...]
+    shards: tuple[pa.Buffer, ...]
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
@@ -30,12 +44,13 @@ class TakenBatch:
 class Consumed:
     """One line of `consumed.jsonl`: a prompt that a step trained on.
 
-    `lineage` is that of the newest token; `oldest` and `newest` are the lowest and the highest policy
-    version among its tokens; all three are None for rows that no policy sampled and for empty
+    `chain` is the learner's lineage. `lineage` is that of the newest token; `oldest` and `newest` are the lowest and
+    the highest policy version among its tokens; all three are None for rows that no policy sampled and for empty
     completions. `tokens` counts completion tokens.
     """
 
     step: int
+    chain: int
     prompt: int
     id: str
     source: str
@@ -47,32 +62,56 @@ class Consumed:
 
     def record(self) -> Record:
         """The line as a JSON object."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
-def deal(rows: pa.Table, shards: int) -> tuple[bytes, ...]:
+def arrivals(data: Stream) -> list[Arrival]:
+    """The rows of an IPC stream of rollouts, in order. Raises ValueError when it has another schema."""
+    rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
+    facts = zip(rows["number"].to_pylist(), _lengths(rows), _spans(rows["versions"]), strict=True)
+    return [Arrival(number, tokens, span[0] if span else None) for number, tokens, span in facts]
+
+
+def deal(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
     """Deal the rows in turn to `shards` IPC streams: row i goes to stream i mod `shards`."""
     picks = [range(shard, rows.num_rows, shards) for shard in range(shards)]
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
 
 
-def describe(step: int, rows: pa.Table) -> list[Consumed]:
-    """What `consumed.jsonl` says of each row when `step` trains on it."""
-    facts = rows.select(["number", "id", "source", "actor"]).append_column(
-        "tokens", pc.list_value_length(rows["completion_tokens"])
-    )
-    spans = zip(rows["lineages"].to_pylist(), rows["versions"].to_pylist(), strict=True)
+def describe(step: int, chain: int, rows: pa.Table) -> list[Consumed]:
+    """What `consumed.jsonl` says of each row when `step` trains on it in the lineage `chain`."""
+    numbers, ids, sources, actors = (rows[name].to_pylist() for name in ("number", "id", "source", "actor"))
+    spans = zip(_spans(rows["versions"]), _spans(rows["lineages"]), strict=True)
     return [
         Consumed(
             step=step,
-            prompt=fact["number"],
-            id=fact["id"],
-            source=fact["source"],
-            lineage=max(lineages, default=None) if lineages else None,
-            oldest=min(versions) if versions else None,
-            newest=max(versions) if versions else None,
-            tokens=fact["tokens"],
-            actor=fact["actor"],
+            chain=chain,
+            prompt=number,
+            id=ids[row],
+            source=sources[row],
+            lineage=lineage[1] if lineage else None,
+            oldest=version[0] if version else None,
+            newest=version[1] if version else None,
+            tokens=tokens,
+            actor=actors[row],
         )
-        for fact, (lineages, versions) in zip(facts.to_pylist(), spans, strict=True)
+        for row, (number, tokens, (version, lineage)) in enumerate(zip(numbers, _lengths(rows), spans, strict=True))
     ]
+
+
+def _lengths(rows: pa.Table) -> Sequence[int]:
+    return pc.list_value_length(rows["completion_tokens"]).to_pylist()
+
+
+def _spans(column: pa.ChunkedArray) -> list[tuple[int, int] | None]:
+    """Lowest and highest value of each list, None for null and empty ones, without a Python object per value."""
+    spans: list[tuple[int, int] | None] = [None] * len(column)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    filled = np.flatnonzero(lengths)
+    if filled.size:
+        values = pc.list_flatten(column).to_numpy()
+        starts = (np.cumsum(lengths) - lengths)[filled]
+        lowest, highest = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+        for row, low, high in zip(filled.tolist(), lowest.tolist(), highest.tolist(), strict=True):
+            spans[row] = (low, high)
+    return spans

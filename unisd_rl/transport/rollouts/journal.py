@@ -3,7 +3,10 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
+
+from unisd_rl.transport.rollouts.place import sync_folder
 
 Record = Mapping[str, int | str | None]
 
@@ -22,13 +25,29 @@ class Journal:
             self._restore()
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write all records in one go; on the disk before it returns if `fsync`."""
+        """Write all records in one go; on the disk before it returns if `fsync`.
+
+        Raises:
+            OSError: the storage failed, e.g. a full disk. None of the records is there; they may be appended again.
+        """
         text = "".join(json.dumps(record) + "\n" for record in records)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if self._fsync:
-                os.fsync(file.fileno())
+        new = not self._path.exists()
+        with self._path.open("ab", buffering=0) as file:
+            length = file.tell()
+            try:
+                self._write(file, text.encode())
+            except OSError:
+                file.truncate(length)
+                raise
+        if new and self._fsync:
+            sync_folder(self._path.parent)
+
+    def _write(self, file: FileIO, data: bytes) -> None:
+        left = memoryview(data)
+        while left:  # one write takes what fits
+            left = left[file.write(left) :]
+        if self._fsync:
+            os.fsync(file.fileno())
 
     def _restore(self) -> None:
         data = self._path.read_bytes()

@@ -1,109 +1,224 @@
 """Which admitted prompt waits, and which is leased to which actor until when.
 
-Pure bookkeeping without waiting: the queue asks and decides. A lease that is not renewed within
-`lease_s` has expired and its prompt waits again, in its old place in the order.
+    closed --open--> waiting --grant--> leased --hold--> being stored --end--> (forgotten)
+                        ^                 |                    |
+                        +--- give_back ---+--- let_go ---------+
+                             release, expiry
+
+Prompts are leased in units of `unit_size` consecutive numbers: unit u is the numbers u*U .. u*U+U-1, those that are
+settled already left out. A unit has one lease, and its prompts wait, are leased and expire together. Pure
+bookkeeping without waiting: the queue asks and decides. A lease that is not renewed within `lease_s` has
+expired and its unit waits again, in its old place in the order.
+
+What a queue is asked most often (grant, renew, expire, end) costs no more than the logarithm of what is leased.
 """
 
 import heapq
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
 
 from unisd_rl.types import NumberedPrompt
 
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
-    """The right of one actor to complete one prompt until `expires_s` on the book's clock."""
+    """The right of one actor to complete one unit until `expires_s` on the book's clock."""
 
     actor: str
     expires_s: float
 
 
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """`prompts` are not settled yet; `stores` counts the commits that are storing them at this moment."""
+
+    index: int
+    prompts: dict[int, NumberedPrompt] = field(default_factory=dict)
+    opened: bool = False
+    lease: Lease | None = None
+    stores: int = 0
+    queued: bool = False  # it has an entry in the heap of waiting units, perhaps one that no longer holds
+
+    @property
+    def waits(self) -> bool:
+        return self.opened and self.lease is None and not self.stores and bool(self.prompts)
+
+
 class LeaseBook:
     """Prompts that are not completed yet, lowest number first. `clock` returns seconds."""
 
-    def __init__(self, lease_s: float, clock: Clock) -> None:
-        self._lease_s, self._clock = lease_s, clock
-        self._prompts: dict[int, NumberedPrompt] = {}
+    def __init__(self, lease_s: float, clock: Clock, unit_size: int = 1) -> None:
+        self._lease_s, self._clock, self._unit_size = lease_s, clock, unit_size
+        self._units: dict[int, _Unit] = {}
         self._waiting: list[int] = []
-        self._leases: dict[int, Lease] = {}
+        self._held: defaultdict[str, set[int]] = defaultdict(set)
+        self._expiries: list[tuple[float, int, int, Lease]] = []
+        self._entries = count()
 
-    def add(self, prompts: Iterable[NumberedPrompt]) -> None:
-        """Let new prompts wait."""
-        for prompt in prompts:
-            assert prompt.number not in self._prompts, f"prompt {prompt.number} was added twice"
-            self._prompts[prompt.number] = prompt
-            heapq.heappush(self._waiting, prompt.number)
+    def unit_of(self, number: int) -> int:
+        """The unit that prompt `number` is leased in."""
+        return number // self._unit_size
 
-    def first(self) -> NumberedPrompt | None:
-        """The prompt with the lowest number that waits, or None."""
-        return self._prompts[self._waiting[0]] if self._waiting else None
+    def numbers_of(self, unit: int) -> range:
+        """All prompt numbers of a unit, settled or not."""
+        return range(unit * self._unit_size, (unit + 1) * self._unit_size)
+
+    def add(self, prompt: NumberedPrompt) -> None:
+        """Take in a prompt; it waits once its unit is opened."""
+        unit = self._unit(self.unit_of(prompt.number))
+        assert prompt.number not in unit.prompts, f"prompt {prompt.number} was added twice"
+        unit.prompts[prompt.number] = prompt
+
+    def open(self, unit: int) -> None:
+        """All prompts of this unit are there: it may be leased."""
+        self._unit(unit).opened = True
+        self._settle(unit)
+
+    def first(self) -> tuple[NumberedPrompt, ...]:
+        """The prompts of the lowest unit that waits; empty if none does."""
+        unit = self._first()
+        return tuple(unit.prompts.values()) if unit else ()
 
     def grant(self, actor: str, wanted: int, may_start: Callable[[NumberedPrompt], bool]) -> list[NumberedPrompt]:
-        """Lease up to `wanted` prompts, lowest numbers first, as far as they may start."""
+        """Lease the lowest units as far as all their prompts may start, until there are `wanted` prompts.
+
+        Units stay whole, so the last one may go over `wanted`.
+        """
         granted: list[NumberedPrompt] = []
-        while len(granted) < wanted and (prompt := self.first()) is not None and may_start(prompt):
-            heapq.heappop(self._waiting)
-            self._leases[prompt.number] = self._lease(actor)
-            granted.append(prompt)
+        while len(granted) < wanted and (unit := self._first()) and all(map(may_start, unit.prompts.values())):
+            self._lease(unit, actor)
+            granted += unit.prompts.values()
         return granted
 
     def holder(self, number: int) -> str | None:
         """The actor that holds this prompt's lease, or None."""
-        lease = self._leases.get(number)
-        return lease.actor if lease else None
+        unit = self._units.get(self.unit_of(number))
+        return unit.lease.actor if unit and unit.lease and number in unit.prompts else None
 
-    def renew(self, actor: str) -> None:
-        """Start the time of all leases of this actor anew."""
-        for number in self._held(actor):
-            self._leases[number] = self._lease(actor)
+    def unsettled(self, unit: int) -> tuple[int, ...]:
+        """The numbers of a unit that were added and have not ended."""
+        found = self._units.get(unit)
+        return tuple(found.prompts) if found else ()
+
+    def renew(self, actor: str, numbers: Iterable[int]) -> None:
+        """Start the time of these leases anew, and lease what waits of them to this actor again.
+
+        Also those not added yet (the book is of a queue that was started again, the actor went on): they
+        are its own from now on, unless it stops renewing them. Another actor's lease stays.
+        """
+        for index in {self.unit_of(number) for number in numbers}:
+            unit = self._unit(index)
+            if unit.lease is not None and unit.lease.actor == actor:
+                unit.lease.expires_s = self._clock() + self._lease_s
+            elif unit.lease is None and not unit.stores:
+                self._lease(unit, actor)
 
     def end(self, number: int) -> None:
-        """Forget this prompt, leased or waiting: it is completed or given up."""
-        del self._prompts[number]
-        if self._leases.pop(number, None) is None:
-            self._waiting.remove(number)
-            heapq.heapify(self._waiting)
+        """Forget this prompt wherever it is: it is completed or given up."""
+        index = self.unit_of(number)
+        if index in self._units:
+            self._units[index].prompts.pop(number, None)
+            self._settle(index)
 
-    def give_back(self, number: int) -> None:
-        """End this prompt's lease and let it wait again."""
-        del self._leases[number]
-        heapq.heappush(self._waiting, number)
+    def give_back(self, unit: int) -> None:
+        """End this unit's lease and let it wait again."""
+        self._unlease(self._units[unit])
+        self._settle(unit)
+
+    def hold(self, units: Iterable[int]) -> None:
+        """Somebody is storing these units: nobody may be given them, and no lease of them expires."""
+        for index in units:
+            unit = self._unit(index)
+            self._unlease(unit)
+            unit.stores += 1
+
+    def let_go(self, units: Iterable[int], actor: str | None) -> None:
+        """The end of `hold`. What has not ended meanwhile is leased to `actor`, or waits again."""
+        for index in units:
+            unit = self._units[index]
+            unit.stores -= 1
+            if actor is not None and not unit.stores and unit.prompts:
+                self._lease(unit, actor)
+            self._settle(index)
 
     def release(self, actor: str) -> list[int]:
-        """Let everything this actor holds wait again; those numbers."""
-        numbers = self._held(actor)
-        for number in numbers:
-            self.give_back(number)
-        return numbers
+        """Let everything this actor holds wait again; those units."""
+        units = sorted(self._held[actor])
+        for unit in units:
+            self.give_back(unit)
+        del self._held[actor]
+        return units
 
     def expire(self) -> list[int]:
-        """Let the prompts of expired leases wait again; those numbers."""
+        """Let the prompts of expired leases wait again; their numbers."""
         now = self._clock()
-        numbers = [number for number, lease in self._leases.items() if lease.expires_s <= now]
-        for number in numbers:
-            self.give_back(number)
-        return numbers
+        expired: list[int] = []
+        while self._expiries and self._expiries[0][0] <= now:
+            *_, index, lease = heapq.heappop(self._expiries)
+            unit = self._units.get(index)
+            if unit is None or unit.lease is not lease:
+                continue
+            if lease.expires_s > now:  # it was renewed: this entry is of its earlier time
+                self._push_expiry(index, lease)
+                continue
+            expired += unit.prompts
+            self.give_back(index)
+        return sorted(expired)
 
     def until_expiry_s(self) -> float:
-        """Seconds until a lease may expire. With no lease out, a new one lasts `lease_s` from its start."""
-        now = self._clock()
-        return max(0.0, min((lease.expires_s - now for lease in self._leases.values()), default=self._lease_s))
+        """Seconds in which no lease expires. With no lease out, a new one lasts `lease_s` from its start."""
+        first_s = self._expiries[0][0] - self._clock() if self._expiries else self._lease_s
+        return max(0.0, first_s)
 
     @property
     def waiting(self) -> int:
         """Prompts that wait for an actor."""
-        return len(self._waiting)
+        return sum(len(unit.prompts) for unit in self._units.values() if unit.waits)
 
     @property
     def leased(self) -> int:
         """Prompts an actor holds."""
-        return len(self._leases)
+        return sum(len(unit.prompts) for unit in self._leased())
 
-    def _lease(self, actor: str) -> Lease:
-        return Lease(actor, self._clock() + self._lease_s)
+    def _leased(self) -> Iterator[_Unit]:
+        return (unit for unit in self._units.values() if unit.lease is not None)
 
-    def _held(self, actor: str) -> list[int]:
-        return [number for number, lease in self._leases.items() if lease.actor == actor]
+    def _unit(self, index: int) -> _Unit:
+        return self._units.setdefault(index, _Unit(index))
+
+    def _first(self) -> _Unit | None:
+        while self._waiting:
+            unit = self._units.get(self._waiting[0])
+            if unit is not None and unit.waits:
+                return unit
+            heapq.heappop(self._waiting)
+            if unit is not None:
+                unit.queued = False
+        return None
+
+    def _lease(self, unit: _Unit, actor: str) -> None:
+        unit.lease = Lease(actor, self._clock() + self._lease_s)
+        self._held[actor].add(unit.index)
+        self._push_expiry(unit.index, unit.lease)
+
+    def _unlease(self, unit: _Unit) -> None:
+        if unit.lease is not None:
+            self._held[unit.lease.actor].discard(unit.index)
+            unit.lease = None
+
+    def _push_expiry(self, unit: int, lease: Lease) -> None:
+        heapq.heappush(self._expiries, (lease.expires_s, next(self._entries), unit, lease))
+
+    def _settle(self, index: int) -> None:
+        """Put a unit whose state changed where it belongs: among those that wait, or nowhere."""
+        unit = self._units[index]
+        if unit.waits and not unit.queued:
+            unit.queued = True
+            heapq.heappush(self._waiting, index)
+        elif not unit.prompts and not unit.stores and (unit.opened or unit.lease is None):
+            self._unlease(unit)
+            del self._units[index]

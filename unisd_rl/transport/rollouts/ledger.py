@@ -1,156 +1,176 @@
-"""Where completed rollouts rest: immutable numbered Arrow segments, each with an index entry.
+"""Where completed rollouts rest: immutable numbered segments (`segments.py`) in any place (`place.py`).
 
-    segments/00000007.arrows   the rows, an Arrow IPC stream
-    index/00000007.json        which prompt numbers it holds, its size and its xxh3 checksum
+Nothing is ever appended to or changed, so the same layout suits a folder and an object store. A prompt number is
+stored once; a later double is refused by its number. Rows are on storage before `append` returns; calls that
+arrive while others are being written share one segment, and one fsync (`group_commit.py`).
 
-The index entry is written last and makes the segment count: a segment without one was cut short by
-a crash and is ignored. Nothing is ever appended to or changed, so the same layout suits an object
-store. A prompt number is stored once; a later double is refused by its number.
+    append --> group --> refuse doubles --> segment, index entry (in a thread) --> entered, callers return
+
+One process appends. Others may read what was there when they opened it.
 """
 
-import json
-import os
+import asyncio
+from collections import OrderedDict
 from collections.abc import Container, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
-from unisd_rl.transport.rollouts.schema import SCHEMA, decode, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.group_commit import GroupCommit
+from unisd_rl.transport.rollouts.place import open_place
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
 from unisd_rl.types import Rollout
+
+_RECENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """What a segment holds: prompt numbers in row order, completion tokens, bytes, xxh3-64 checksum (hex)."""
+class Appended:
+    """Prompt numbers that were stored, in row order, and how many rows were refused."""
 
-    segment: int
-    numbers: tuple[int, ...]
-    tokens: int
-    nbytes: int
-    checksum: str
+    stored: tuple[int, ...]
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    data: Stream
+    rows: pa.Table
+    numbers: list[int]
+    barred: Container[int]
 
 
 class Ledger:
-    """The rollouts of one run under `directory`; opening a directory again restores what was stored.
+    """The rollouts of one run at `place`, a folder or an fsspec URL; opening it again restores what was stored.
 
-    `fsync` makes every segment survive a power loss, not only a killed process.
+    `fsync` makes every segment of a folder survive a power loss, not only a killed process.
+
+    Raises:
+        UserError: `place` is a URL that cannot be reached.
     """
 
-    def __init__(self, directory: Path, fsync: bool) -> None:
-        self._segments, self._index, self._fsync = directory / "segments", directory / "index", fsync
-        for folder in (self._segments, self._index):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._entries: dict[int, IndexEntry] = {}
-        self._place: dict[int, tuple[int, int]] = {}
-        for path in sorted(self._index.glob("*.json")):
-            self._enter(_read_entry(path))
-        self._next = 1 + max((int(path.stem) for path in self._segments.glob("*.arrows")), default=0)
+    def __init__(self, place: str | Path, fsync: bool) -> None:
+        self._place = open_place(place, fsync)
+        self._entries: list[IndexEntry] = []
+        self._where: dict[int, tuple[int, int]] = {}
+        self._tokens = 0
+        self._recent: OrderedDict[int, pa.Table] = OrderedDict()
+        for entry in read_entries(self._place):
+            self._enter(entry)
+        self._next = 1 + last_segment(self._place, compacted=False)
+        self._commit = GroupCommit(self._store)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._place
+        return number in self._where
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._where)
+
+    @property
+    def numbers(self) -> list[int]:
+        """All stored prompt numbers, lowest first."""
+        return sorted(self._where)
 
     @property
     def entries(self) -> tuple[IndexEntry, ...]:
         """All index entries in the order they were stored."""
-        return tuple(self._entries.values())
+        return tuple(self._entries)
 
     @property
     def tokens(self) -> int:
         """Completion tokens of all stored rows."""
-        return sum(entry.tokens for entry in self._entries.values())
+        return self._tokens
 
-    def append(self, data: bytes, barred: Container[int] = ()) -> tuple[tuple[int, ...], int]:
-        """Store the rows of one IPC stream whose numbers are new; (stored numbers in row order, rows refused).
+    async def append(self, data: Stream, barred: Container[int] = ()) -> Appended:
+        """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
 
-        Refused are rows whose number is `barred`, already stored, or came earlier in `data`. The rows
-        are on storage when this returns. Raises ValueError on a foreign schema.
+        Refused are rows whose number is `barred`, already stored, or came earlier in `data` or in a call that is
+        written together with this one.
+
+        Raises:
+            ValueError: the stream has a foreign schema.
+            OSError: the storage failed, e.g. a full disk. Nothing of this call is stored; it may be made again.
         """
-        table = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
-        numbers = table["number"].to_pylist()
-        seen: set[int] = set()
-        fresh = [row for row, number in enumerate(numbers) if self._is_new(number, seen, barred)]
-        refused = table.num_rows - len(fresh)
-        if not fresh:
-            return (), refused
-        if refused:
-            table = rows_of(table, fresh)
-            data = to_ipc(*table.to_batches())
-        tokens = pc.sum(pc.list_value_length(table["completion_tokens"])).as_py()
-        return self._store(data, tuple(numbers[row] for row in fresh), tokens), refused
+        rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
+        return await self._commit(_Call(data, rows, rows["number"].to_pylist(), barred))
 
     def read(self, numbers: Sequence[int]) -> pa.Table:
         """The rows of these prompt numbers, in this order, as one table.
 
         Raises KeyError for a number that is not stored and OSError for a damaged segment.
         """
-        places = [self._place[number] for number in numbers]
-        tables = {segment: self._load(segment) for segment in sorted({segment for segment, _ in places})}
+        wanted: dict[int, list[int]] = {}
+        for entry, row in (self._where[number] for number in numbers):
+            wanted.setdefault(entry, []).append(row)
+        tables, rows_in, offset = [], {}, 0
+        for entry, rows in wanted.items():
+            table, lies = (self._recent[entry], rows) if entry in self._recent else self._load(entry, rows)
+            rows_in[entry] = iter([offset + row for row in lies])
+            tables.append(table)
+            offset += table.num_rows
         if not tables:
             return SCHEMA.empty_table()
-        starts = dict(zip(tables, np.cumsum([0, *(table.num_rows for table in tables.values())]), strict=False))
-        rows = [int(starts[segment]) + row for segment, row in places]
-        return rows_of(pa.concat_tables(tables.values()), rows)
+        return rows_of(pa.concat_tables(tables), [next(rows_in[self._where[number][0]]) for number in numbers])
 
     def rollouts(self, numbers: Sequence[int]) -> list[Rollout]:
         """The rollouts of these prompt numbers, in this order."""
         return decode(to_ipc(*self.read(numbers).to_batches()))
 
-    def _is_new(self, number: int, seen: set[int], barred: Container[int]) -> bool:
-        new = not (number in self._place or number in seen or number in barred)
-        seen.add(number)
+    async def _store(self, calls: Sequence[_Call]) -> list[Appended]:
+        """One group. Nothing else is being written now, so whether a number is new is certain."""
+        seen: set[int] = set()
+        fresh = [[row for row, number in enumerate(call.numbers) if self._is_new(number, seen, call)] for call in calls]
+        if any(fresh):
+            segment, self._next = self._next, self._next + 1  # never used again, whatever a failure leaves behind
+            entry, rows = await asyncio.to_thread(self._write, segment, calls, fresh)
+            self._enter(entry)
+            self._remember(rows)
+        return [
+            Appended(tuple(call.numbers[row] for row in rows), len(call.numbers) - len(rows))
+            for call, rows in zip(calls, fresh, strict=True)
+        ]
+
+    def _write(
+        self, segment: int, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]
+    ) -> tuple[IndexEntry, pa.Table]:
+        kept = [
+            call.rows if len(rows) == call.rows.num_rows else rows_of(call.rows, rows)
+            for call, rows in zip(calls, fresh, strict=True)
+            if rows
+        ]
+        table = pa.concat_tables(kept)
+        if len(calls) == 1 and table.num_rows == calls[0].rows.num_rows:
+            data = calls[0].data
+        else:
+            table = table.combine_chunks()
+            data = to_ipc(*table.to_batches())
+        lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
+        return write_segment(self._place, segment, data, table["number"].to_pylist(), lengths), table
+
+    def _load(self, entry: int, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+        return load(self._place, self._entries[entry], rows)
+
+    def _remember(self, rows: pa.Table) -> None:
+        """Most rows are read soon after they came: the segment just entered, and a bounded number before it."""
+        self._recent[len(self._entries) - 1] = rows
+        while len(self._recent) > 1 and sum(table.nbytes for table in self._recent.values()) > _RECENT_BYTES:
+            self._recent.popitem(last=False)
+
+    def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
+        new = not (number in self._where or number in seen or number in call.barred)
+        if new:
+            seen.add(number)
         return new
 
-    def _store(self, data: bytes, numbers: tuple[int, ...], tokens: int) -> tuple[int, ...]:
-        entry = IndexEntry(self._next, numbers, tokens, len(data), xxhash.xxh3_64_hexdigest(data))
-        self._next += 1
-        self._write(self._segment_path(entry.segment), data)
-        self._write(self._index / f"{entry.segment:08d}.json", json.dumps(asdict(entry)).encode())
-        self._enter(entry)
-        return numbers
-
     def _enter(self, entry: IndexEntry) -> None:
-        self._entries[entry.segment] = entry
-        self._place.update((number, (entry.segment, row)) for row, number in enumerate(entry.numbers))
-
-    def _load(self, segment: int) -> pa.Table:
-        path, entry = self._segment_path(segment), self._entries[segment]
-        data = path.read_bytes()
-        if xxhash.xxh3_64_hexdigest(data) != entry.checksum:
-            raise OSError(f"{path} is damaged: its checksum is not the one of its index entry")
-        return pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
-
-    def _segment_path(self, segment: int) -> Path:
-        return self._segments / f"{segment:08d}.arrows"
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """All of the file or nothing: under another name first, then renamed."""
-        temporary = path.with_suffix(path.suffix + ".part")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if self._fsync:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if self._fsync:
-            _sync_folder(path.parent)
-
-
-def _read_entry(path: Path) -> IndexEntry:
-    fields = json.loads(path.read_text())
-    return IndexEntry(**{**fields, "numbers": tuple(fields["numbers"])})
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        """A number may be there already, in a segment that is being compacted or whose failure left it behind."""
+        self._entries.append(entry)
+        for row, (number, length) in enumerate(zip(entry.numbers, entry.lengths, strict=True)):
+            if number in self._where:
+                earlier, its_row = self._where[number]
+                self._tokens -= self._entries[earlier].lengths[its_row]
+            self._where[number] = (len(self._entries) - 1, row)
+            self._tokens += length

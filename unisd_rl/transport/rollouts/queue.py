@@ -3,7 +3,7 @@
                 admit                 lease                    commit
     driver ------------->  waiting  ---------->  leased  ------------------>  ledger (on storage)
                               ^                     |                             |
-                              +---- fail, release, expiry                         | take(step)
+                              +-- fail, release, retire, expiry                   | take(step)
                               |                                                   v
                               +---- too many failures: quarantined       learner's batch, in order
 
@@ -11,248 +11,259 @@ Who waits for whom: `lease` waits until the admission rule lets a prompt start, 
 version frees; `take(step)` waits until each of the step's prompts is stored or quarantined. It
 promises that each admitted prompt is trained on exactly once and in order, whatever actors do: a
 rollout is on storage before its lease ends, a second one of the same number is refused, and a prompt
-that keeps failing leaves its place empty. Storing is synchronous, so no other call sees it half done.
+that keeps failing leaves its place empty. After `fall_back` the learner is handed the steps it lost again,
+from the ledger: what is stored is never generated again.
+
+Only `commit` gives way to other calls half done, while rows are written; what it writes is held meanwhile: nobody is
+given it, nobody fails it, and no lease of it expires.
 
 A plain class; `spawn.py` wraps it as a Ray actor. Under `directory` it keeps `rollouts/` (the ledger),
-`consumed.jsonl` and `quarantined.jsonl`; opening the directory again restores what they say.
+`consumed.jsonl`, `quarantined.jsonl` and `lineages.jsonl`; opening the directory again restores what they say. What
+was admitted and leased is forgotten then: the driver admits again, and actors renew what they hold.
 """
 
-import asyncio
-import contextlib
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence, Set
 from pathlib import Path
 
+from unisd_rl.config import RolloutConfig
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.batch import Consumed, TakenBatch, deal, describe
-from unisd_rl.transport.rollouts.journal import Journal
+from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe
+from unisd_rl.transport.rollouts.consumption import Consumption
+from unisd_rl.transport.rollouts.issuing import Issuing
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.report import QueueReport
+from unisd_rl.transport.rollouts.lineages import Lineages
+from unisd_rl.transport.rollouts.place import settle
+from unisd_rl.transport.rollouts.quarantine import Quarantine
+from unisd_rl.transport.rollouts.report import QueueReport, TurnedAway, mean
+from unisd_rl.transport.rollouts.waiting import BatchWaits
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
-_NAMED = 8  # prompt numbers an error message spells out
+
+class NotAdmitted(Exception):
+    """A step was asked for whose prompts were never let in, or before this queue was started again."""
 
 
 class RolloutQueue:
     """Bounded (by the admission rule), durable and in order. All counts are of this directory's run.
 
-    `batch_size` B: step k trains on prompts kB .. kB+B-1. `max_staleness` in steps. A lease lasts
-    `lease_s` seconds of `clock`. The failure number `max_attempts` quarantines a prompt.
+    `batch_size` B: step k trains on prompts kB .. kB+B-1. Of the rollout section it reads `max_staleness`, `lease_s`
+    (of `clock`), `max_attempts`, `lease_unit`, `fsync` and `ledger` (where rollouts are kept instead of in
+    `directory`), which the argument `ledger` overrides.
     """
 
     def __init__(
         self,
         directory: Path,
         batch_size: int,
-        max_staleness: int,
-        lease_s: float,
-        max_attempts: int,
-        fsync: bool,
+        rollout: RolloutConfig,
         clock: Clock = time.monotonic,
+        ledger: Ledger | None = None,
     ) -> None:
-        self._batch_size, self._max_staleness, self._max_attempts = batch_size, max_staleness, max_attempts
-        self._ledger = Ledger(directory / "rollouts", fsync)
-        self._consumed_log = Journal(directory / "consumed.jsonl", fsync)
-        self._quarantine_log = Journal(directory / "quarantined.jsonl", fsync)
-        self._book = LeaseBook(lease_s, clock)
-        self._changed = asyncio.Event()
-        self._calls: dict[str, int] = {}
-        self._ended = False
-        self._admitted: set[int] = set()
-        self._issued: set[int] = set()
-        self._failures: Counter[int] = Counter()
-        self._leases = self._expired = self._refused = 0
-        self._quarantined = {int(str(line["prompt"])) for line in self._quarantine_log.restored}
-        self._consumed: Counter[int] = Counter()
-        self._consumed_tokens = self._straddling = self._max_staleness_seen = self._steps_taken = 0
-        for line in self._consumed_log.restored:
-            self._count(Consumed(**line))  # type: ignore[arg-type]
+        self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
+        self._ledger = _opened(directory, rollout) if ledger is None else ledger
+        self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
+        self._lineages = Lineages(directory / "lineages.jsonl")
+        self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
+        self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
+        known = (*self._ledger.numbers, *self._quarantine)
+        self._issuing = Issuing(self._book, self._may_start, known)
+        self._batches, self._turned_away = BatchWaits(), TurnedAway()
 
     async def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
-        """Let numbered prompts in, each number once; those already stored or quarantined need no actor."""
-        for prompt in prompts:
-            assert prompt.number not in self._admitted, f"prompt {prompt.number} was admitted twice"
-            self._admitted.add(prompt.number)
-        self._book.add(prompt for prompt in prompts if not self._settled(prompt.number))
-        self._notify()
+        """Let numbered prompts in. Those known already, or stored or quarantined by an earlier process, are ignored."""
+        self._issuing.admit(prompts)
 
-    async def end_admission(self) -> None:
-        """No more prompts will come: the last batch may be short."""
-        self._ended = True
-        self._notify()
+    async def end_admission(self, end: int) -> None:
+        """There are no prompts from number `end` on: the last batch may be short."""
+        self._issuing.end_at(end)
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """Up to `wanted` prompts, lowest numbers first, that may start on weights of version `applied`.
 
         Waits until there is at least one; after `timeout_s` seconds the list is empty. A later call of
-        the same actor (it has newer weights by now) ends an earlier one that still waits.
+        the same actor (it has newer weights by now) ends an earlier one that still waits. Whole units are leased
+        (`rollout.lease_unit`): the last one may go over `wanted`. A retired actor gets nothing.
         """
-        call = self._calls[actor] = self._calls.get(actor, 0) + 1
-        self._notify()
+        return await self._issuing.lease(actor, applied, wanted, timeout_s)
 
-        def may_start(prompt: NumberedPrompt) -> bool:
-            return admission.may_start(prompt, applied, self._batch_size, self._max_staleness)
+    async def renew(self, actor: str, numbers: Sequence[int]) -> None:
+        """The actor lives and holds these prompts: start the time of their leases anew.
 
-        def ready() -> bool:
-            first = self._book.first()
-            return self._calls[actor] != call or (first is not None and may_start(first))
-
-        if not await self._wait(ready, timeout_s) or self._calls[actor] != call:
-            return []
-        granted = self._book.grant(actor, wanted, may_start)
-        self._leases += len(granted)
-        self._issued.update(prompt.number for prompt in granted)
-        return granted
-
-    async def renew(self, actor: str) -> None:
-        """The actor lives: start the time of its leases anew."""
-        self._book.renew(actor)
+        Those that no actor holds (their lease expired, or this queue was started again) are leased to it again. A unit
+        is renewed by any of its numbers.
+        """
+        self._issuing.renew(actor, [number for number in numbers if not self._settled(number)])
 
     async def commit(self, actor: str, data: bytes) -> None:
         """Store completed rollouts (an IPC stream of `schema.encode`) and end their leases.
 
         They are on storage when this returns. Rows of a number that is stored or quarantined already
-        are refused and counted; whoever completes a prompt first counts, also after its lease expired.
+        are refused and counted; whoever completes a prompt first counts, also after its lease expired. A row that would
+        be too stale at its step is refused too, with its unit, and the unit waits again.
+
+        Raises:
+            ValueError: rows of a unit are missing that are not settled: a unit is committed whole. Nothing is stored.
+            OSError: nothing could be written. Nothing is stored, and the actor holds the leases: it may commit again.
         """
-        stored, refused = self._ledger.append(data, barred=self._quarantined)
-        self._refused += refused
-        for number in stored:
-            assert number in self._admitted, f"{actor} committed prompt {number}, which was never admitted"
-            self._book.end(number)
-        self._notify()
+        rows = arrivals(data)
+        numbers = {row.number for row in rows}
+        self._check_units(actor, numbers)
+        stale = self._too_stale(rows)
+        stored = await self._store(actor, data, numbers, stale)
+        self._turned_away.count(rows, stored, stale)
+        for number in stale:
+            if self._book.holder(number) == actor:
+                self._book.give_back(self._book.unit_of(number))
+        self._issuing.serve()
 
     async def fail(self, actor: str, number: int, reason: str) -> None:
-        """This attempt failed: issue the prompt again, or quarantine it after `max_attempts` failures.
+        """This attempt failed: issue the prompt again, with its unit, or quarantine it after `max_attempts` failures.
 
-        Does nothing when the actor no longer holds the lease: a new attempt is under way.
+        What is left of the unit of a quarantined prompt is issued again. Does nothing when the actor no longer holds
+        the lease: a new attempt is under way. Raises OSError when the quarantine cannot be written: the actor keeps the
+        lease, and may say it again.
         """
-        if self._book.holder(number) != actor:
-            return
-        self._failures[number] += 1
-        if self._failures[number] < self._max_attempts:
-            self._book.give_back(number)
-        else:
-            self._book.end(number)
-            self._quarantined.add(number)
-            self._quarantine_log.append([{"prompt": number, "actor": actor, "reason": reason}])
-        self._notify()
+        self._issuing.expire()
+        if self._book.holder(number) == actor:
+            given_up = self._quarantine.failed(number, actor, reason)
+            self._book.give_back(self._book.unit_of(number))
+            if given_up:
+                self._settle([number])
+        self._issuing.serve()
 
     async def release(self, actor: str) -> None:
-        """Issue everything this actor holds again: it died, or it stops."""
-        self._book.release(actor)
-        self._notify()
+        """Issue everything this actor holds again, and let it wait for nothing: it died, or it stops."""
+        self._issuing.release(actor)
+
+    async def retire(self, actor: str) -> None:
+        """As `release`, and this name is never given a prompt again. What it still commits counts."""
+        self._issuing.retire(actor)
+
+    async def fall_back(self, lineage: int, step: int) -> None:
+        """The learner goes on from its checkpoint of `step`, in a new lineage; on the disk when this returns.
+
+        Steps from there on are handed over again: what is stored comes from the ledger. Policy prompts are leased only
+        to actors with weights of the new lineage. Saying the same again does nothing.
+
+        Raises ValueError when the lineage does not rise.
+        """
+        if self._lineages.fall_back(lineage, step, max(0, self._consumption.steps - step)):
+            self._consumption.recount()
+        self._issuing.serve()
+
+    async def lineage(self) -> int:
+        """The learner's lineage, 0 before the first fall-back."""
+        return self._lineages.current
 
     async def take(self, step: int, shards: int, timeout_s: float) -> TakenBatch:
         """The rollouts of `step` in prompt order, dealt to `shards` ranks, and written to `consumed.jsonl`.
 
-        Quarantined prompts are left out. Raises TimeoutError after `timeout_s` seconds, naming the
-        prompts it waited for.
+        Quarantined prompts are left out. The step taken last may be asked for again: it is consumed once.
+
+        Raises:
+            NotAdmitted: a prompt of the step is neither admitted nor settled, nor beyond the end of admission.
+            TimeoutError: after `timeout_s` seconds, naming the prompts it waited for.
+            OSError: `consumed.jsonl` could not be written: the step may be asked for again.
         """
         numbers = range(step * self._batch_size, (step + 1) * self._batch_size)
-        if not await self._wait(lambda: not self._missing(numbers), timeout_s):
-            raise TimeoutError(self._waited_for(step, self._missing(numbers), timeout_s))
+        await self._wait_for(step, [number for number in numbers if not self._settled(number)], timeout_s)
         present = tuple(number for number in numbers if number in self._ledger)
         rows = self._ledger.read(present)
-        consumed = describe(step, rows)
-        oldest = self._bounded_staleness(consumed)
-        self._steps_taken = max(self._steps_taken, step + 1)
-        self._consumed_log.append(fact.record() for fact in consumed)
-        for fact in consumed:
-            self._count(fact)
-        return TakenBatch(step, deal(rows, shards), present, oldest, sum(fact.tokens for fact in consumed))
+        facts = describe(step, self._lineages.current, rows)
+        oldest = self._consumption.record(step, facts)
+        return TakenBatch(step, deal(rows, shards), present, oldest, sum(fact.tokens for fact in facts))
 
     async def report(self) -> QueueReport:
         """What happened so far."""
-        committed, tokens, consumed = len(self._ledger), self._ledger.tokens, self._consumed.total()
-        end = self._steps_taken * self._batch_size
-        due = {number for number in self._admitted if number < end}
+        consumption, issuing, away = self._consumption, self._issuing, self._turned_away
+        consumed, end = consumption.numbers, consumption.steps * self._batch_size
+        due = {number for number in issuing.admitted if number < end}
+        issued = away.mean_tokens_issued(end, consumption.rows, consumption.tokens)
+        trained = mean(consumption.tokens, consumption.rows)
         return QueueReport(
-            admitted=len(self._admitted),
-            issued=len(self._issued),
-            leases=self._leases,
-            committed=committed,
-            consumed=len(self._consumed),
-            duplicated=sum(1 for times in self._consumed.values() if times > 1),
-            lost=len(due - self._consumed.keys() - self._quarantined),
-            quarantined=len(self._quarantined),
-            failures=self._failures.total(),
-            expired=self._expired,
-            refused=self._refused,
+            admitted=len(issuing.admitted),
+            issued=len(issuing.issued),
+            leases=issuing.leases,
+            committed=len(self._ledger),
+            consumed=len(consumed),
+            duplicated=consumption.doubled,
+            lost=len(due.difference(consumed, self._quarantine)),
+            quarantined=len(self._quarantine),
+            failures=self._quarantine.failures,
+            expired=issuing.expired,
+            refused=away.refused,
+            too_stale=away.too_stale,
             waiting=self._book.waiting,
             leased=self._book.leased,
-            depth=committed - len(self._consumed),
-            straddling=self._straddling,
-            max_staleness_seen=self._max_staleness_seen,
-            tokens=tokens,
-            mean_tokens_committed=tokens / committed if committed else math.nan,
-            mean_tokens_consumed=self._consumed_tokens / consumed if consumed else math.nan,
+            depth=len(self._ledger) - len(consumed),
+            lineage=self._lineages.current,
+            steps_lost=self._lineages.steps_lost,
+            straddling=consumption.straddling,
+            max_staleness_seen=consumption.max_staleness_seen,
+            tokens=self._ledger.tokens,
+            mean_tokens_issued=issued,
+            mean_tokens_consumed=trained,
+            length_difference=trained - issued,
         )
 
+    def _check_units(self, actor: str, numbers: Set[int]) -> None:
+        missing = {other for number in numbers for other in self._book.unsettled(self._book.unit_of(number))} - numbers
+        if missing:
+            raise ValueError(
+                f"{actor} committed prompts {sorted(numbers)} without {sorted(missing)}, which are leased with them: "
+                "a unit (rollout.lease_unit) is committed whole"
+            )
+
+    def _too_stale(self, rows: Sequence[Arrival]) -> set[int]:
+        """Those that could not be trained on at their step, and what is in one unit with them."""
+        stale = {
+            self._book.unit_of(row.number)
+            for row in rows
+            if row.oldest is not None
+            and not self._settled(row.number)
+            and admission.too_stale(row.number, row.oldest, self._batch_size, self._max_staleness)
+        }
+        return {row.number for row in rows if self._book.unit_of(row.number) in stale}
+
+    async def _store(self, actor: str, data: bytes, numbers: Set[int], stale: Container[int]) -> Set[int]:
+        """Write the rows that are new and fresh, holding their units meanwhile; the numbers stored."""
+        barred = {number for number in numbers if number in stale or number in self._quarantine}
+        units = {self._book.unit_of(number) for number in numbers - barred if not self._settled(number)}
+        self._book.hold(units)
+        try:
+            appended = await self._ledger.append(data, barred)
+        except BaseException:
+            self._book.let_go(units, None if self._issuing.retired(actor) else actor)
+            self._issuing.serve()
+            raise
+        self._settle(appended.stored)
+        self._book.let_go(units, None)
+        return set(appended.stored)
+
+    async def _wait_for(self, step: int, unsettled: Sequence[int], timeout_s: float) -> None:
+        """Return when these prompts of a step are settled; nobody waits for those beyond the end of admission."""
+        if unknown := self._issuing.unknown(unsettled):
+            raise NotAdmitted(f"step {step} needs prompts that were not admitted: {self._issuing.named(unknown)}")
+        missing = await self._batches.settled((n for n in unsettled if n in self._issuing.admitted), timeout_s)
+        if missing:
+            raise TimeoutError(
+                f"step {step} waited {timeout_s:g} s for {len(missing)} of {self._batch_size} prompts: "
+                + self._issuing.named(missing)
+            )
+
+    def _settle(self, numbers: Sequence[int]) -> None:
+        """These are on storage, or given up: no actor needs them, and a batch need not wait for them."""
+        self._issuing.settle(numbers)
+        self._batches.settle(numbers)
+
     def _settled(self, number: int) -> bool:
-        return number in self._ledger or number in self._quarantined
+        return number in self._ledger or number in self._quarantine
 
-    def _missing(self, numbers: Sequence[int]) -> list[int]:
-        """Those that a batch must still wait for; after the end of admission, nobody waits for others."""
-        return [n for n in numbers if not self._settled(n) and (n in self._admitted or not self._ended)]
+    def _may_start(self, prompt: NumberedPrompt, applied: PolicyVersion) -> bool:
+        return admission.may_start(prompt, applied, self._lineages.current, self._batch_size, self._max_staleness)
 
-    def _bounded_staleness(self, consumed: Sequence[Consumed]) -> int:
-        """The largest staleness of a batch; the admission rule promises that it is within the bound."""
-        worst = 0
-        for fact in consumed:
-            if fact.oldest is not None:
-                stale = admission.staleness(fact.step, fact.oldest)
-                assert stale <= self._max_staleness, (
-                    f"prompt {fact.prompt} of step {fact.step} has a token of version {fact.oldest}: "
-                    f"staleness {stale} is above max_staleness {self._max_staleness}"
-                )
-                worst = max(worst, stale)
-        return worst
 
-    def _count(self, fact: Consumed) -> None:
-        self._consumed[fact.prompt] += 1
-        self._consumed_tokens += fact.tokens
-        self._steps_taken = max(self._steps_taken, fact.step + 1)
-        if fact.oldest is not None:
-            stale = admission.staleness(fact.step, fact.oldest)
-            self._max_staleness_seen = max(self._max_staleness_seen, stale)
-            self._straddling += fact.oldest != fact.newest
-
-    def _waited_for(self, step: int, missing: Sequence[int], timeout_s: float) -> str:
-        named = ", ".join(f"{number} ({self._whereabouts(number)})" for number in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        return f"step {step} waited {timeout_s:g} s for {len(missing)} of {self._batch_size} prompts: {named}{more}"
-
-    def _whereabouts(self, number: int) -> str:
-        if number not in self._admitted:
-            return "not admitted"
-        holder = self._book.holder(number)
-        return f"leased to {holder}" if holder else "waiting for an actor that may start it"
-
-    async def _wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `ready()`; False after `timeout_s` seconds. Wakes on changes and when leases expire."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while True:
-            self._expire()
-            if ready():
-                return True
-            left = deadline - loop.time()
-            if left <= 0:
-                return False
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, self._book.until_expiry_s())):
-                    await self._changed.wait()
-
-    def _expire(self) -> None:
-        numbers = self._book.expire()
-        self._expired += len(numbers)
-        if numbers:
-            self._notify()
-
-    def _notify(self) -> None:
-        """Wake all that wait; they look again and wait on a new event."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+def _opened(directory: Path, rollout: RolloutConfig) -> Ledger:
+    return Ledger(settle(directory / "rollouts", elsewhere=rollout.ledger), rollout.fsync)

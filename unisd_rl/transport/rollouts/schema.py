@@ -9,12 +9,16 @@ Always cut through IPC (`to_ipc`): pickling a slice of a batch would ship its wh
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
+
+Stream: TypeAlias = bytes | memoryview | pa.Buffer
+"""An IPC stream in memory."""
 
 _TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _LOGPROBS = pa.list_(pa.field("item", pa.float32(), nullable=False))
@@ -42,12 +46,12 @@ SCHEMA = pa.schema(
 )
 
 
-def encode(rollouts: Sequence[Rollout]) -> bytes:
-    """One IPC stream with one row a rollout, in order."""
+def encode(rollouts: Sequence[Rollout]) -> pa.Buffer:
+    """One IPC stream with one row a rollout, in order. Ray sends and receives a Buffer without copying it."""
     return to_ipc(to_batch(rollouts))
 
 
-def decode(data: bytes) -> list[Rollout]:
+def decode(data: Stream) -> list[Rollout]:
     """The rollouts of an IPC stream, in order. Their arrays are read-only views into `data`.
 
     Raises ValueError when the stream has another schema.
@@ -55,21 +59,23 @@ def decode(data: bytes) -> list[Rollout]:
     return [rollout for batch in read_ipc(data) for rollout in from_batch(batch)]
 
 
-def to_ipc(*batches: pa.RecordBatch) -> bytes:
+def to_ipc(*batches: pa.RecordBatch) -> pa.Buffer:
     """The batches as one IPC stream that holds their rows and nothing else; none gives zero rows."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    size = pa.MockOutputStream()  # counts: a buffer that grows would be copied several times
+    _write(size, batches)
+    buffer = pa.allocate_buffer(size.size())
+    _write(pa.FixedSizeBufferWriter(buffer), batches)
+    return buffer
 
 
 def rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
-    """These rows of a table, in this order, as one chunk."""
+    """These rows of a table, in this order, as one chunk. Neighbours in order are not copied."""
+    if len(rows) and all(after - before == 1 for before, after in pairwise(rows)):
+        return table.slice(rows[0], len(rows)).combine_chunks()
     return table.take(pa.array(rows, pa.int64())).combine_chunks()
 
 
-def read_ipc(data: bytes) -> list[pa.RecordBatch]:
+def read_ipc(data: Stream) -> list[pa.RecordBatch]:
     """The record batches of an IPC stream. Raises ValueError when it has another schema."""
     with pa.ipc.open_stream(data) as reader:
         if not reader.schema.equals(SCHEMA, check_metadata=True):
@@ -77,12 +83,18 @@ def read_ipc(data: bytes) -> list[pa.RecordBatch]:
         return list(reader)
 
 
+def _write(sink: pa.NativeFile, batches: Sequence[pa.RecordBatch]) -> None:
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
 def to_batch(rollouts: Sequence[Rollout]) -> pa.RecordBatch:
     """One record batch with one row a rollout, in order."""
     columns = [
         pa.array([rollout.number for rollout in rollouts], pa.int64()),
         pa.array([rollout.id for rollout in rollouts], pa.string()),
-        pa.array([rollout.source.value for rollout in rollouts], pa.string()),
+        pa.array([rollout.source for rollout in rollouts], pa.string()),
         _lists([rollout.prompt_tokens for rollout in rollouts], _TOKENS),
         _view_rows([rollout.views for rollout in rollouts]),
         _lists([rollout.completion_tokens for rollout in rollouts], _TOKENS),
@@ -102,39 +114,43 @@ def from_batch(batch: pa.RecordBatch) -> list[Rollout]:
     """The rollouts of one record batch, in order. Their arrays are read-only views into it."""
     prompts, completions = _rows(batch["prompt_tokens"]), _rows(batch["completion_tokens"])
     logprobs, lineages, versions = (_rows(batch[name]) for name in ("logprobs", "lineages", "versions"))
-    views = _views(batch["views"])
-    plain = batch.select(["number", "id", "source", "finish_reason", "seed", "actor", "started_s", "finished_s"])
+    views, sources = _views(batch["views"]), {source.value: source for source in Source}
+    numbers, ids, source_names, reasons, seeds, actors, started, finished = (
+        batch[name].to_pylist()
+        for name in ("number", "id", "source", "finish_reason", "seed", "actor", "started_s", "finished_s")
+    )
     return [
         Rollout(
-            number=row["number"],
-            id=row["id"],
-            source=Source(row["source"]),
-            prompt_tokens=_present(prompts[index]),
-            views=views[index],
-            completion_tokens=_present(completions[index]),
-            logprobs=logprobs[index],
-            lineages=lineages[index],
-            versions=versions[index],
-            finish_reason=row["finish_reason"],
-            seed=row["seed"],
-            actor=row["actor"],
-            started_s=row["started_s"],
-            finished_s=row["finished_s"],
+            number=number,
+            id=ids[row],
+            source=sources[source_names[row]],
+            prompt_tokens=_present(prompts[row]),
+            views=views[row],
+            completion_tokens=_present(completions[row]),
+            logprobs=logprobs[row],
+            lineages=lineages[row],
+            versions=versions[row],
+            finish_reason=reasons[row],
+            seed=seeds[row],
+            actor=actors[row],
+            started_s=started[row],
+            finished_s=finished[row],
         )
-        for index, row in enumerate(plain.to_pylist())
+        for row, number in enumerate(numbers)
     ]
 
 
 def _view_rows(rows: Sequence[Sequence[TokenView]]) -> pa.ListArray:
     views = [view for row in rows for view in row]
-    kinds = pa.array([view.kind.value for view in views], pa.string())
+    kinds = pa.array([view.kind for view in views], pa.string())
     structs = pa.StructArray.from_arrays([kinds, _lists([view.tokens for view in views], _TOKENS)], fields=list(_VIEW))
     return pa.ListArray.from_arrays(_offsets([len(row) for row in rows]), structs, type=_VIEWS)
 
 
 def _views(column: pa.ListArray) -> list[tuple[TokenView, ...]]:
     kinds, tokens = column.values.field("kind").to_pylist(), _rows(column.values.field("tokens"))
-    every = [TokenView(ViewKind(kind), _present(row)) for kind, row in zip(kinds, tokens, strict=True)]
+    known = {kind.value: kind for kind in ViewKind}
+    every = [TokenView(known[kind], _present(row)) for kind, row in zip(kinds, tokens, strict=True)]
     offsets = column.offsets.to_pylist()
     return [tuple(every[start:stop]) for start, stop in pairwise(offsets)]
 
@@ -155,9 +171,11 @@ def _offsets(lengths: Sequence[int]) -> pa.Array:
 
 def _rows(column: pa.ListArray) -> list[NDArray | None]:
     """One array a row (None for null); `offsets` follow a slice of the column, `values` are its parent's."""
-    values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
+    values, ends = column.values.to_numpy(zero_copy_only=False), pairwise(column.offsets.to_pylist())
+    if not column.null_count:
+        return [values[start:stop] for start, stop in ends]
     nulls = column.is_null().to_pylist()
-    return [None if null else values[offsets[i] : offsets[i + 1]] for i, null in enumerate(nulls)]
+    return [None if null else values[start:stop] for null, (start, stop) in zip(nulls, ends, strict=True)]
 
 
 def _present(row: NDArray | None) -> NDArray:

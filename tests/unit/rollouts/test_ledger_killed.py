@@ -1,0 +1,45 @@
+"""`kill -9` of the process that appends, again and again: what it said is stored is there, and nothing half."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import appending
+import pytest
+from appending import row
+from rollout_rows import same_rollouts
+
+from unisd_rl.transport.rollouts.ledger import Ledger
+
+ROUNDS = 4
+PATIENCE_S = 120
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+def test_what_was_acknowledged_before_a_kill_is_there_and_every_row_is_whole(tmp_path, fsync):
+    chance, acknowledged = random.Random(f"kill {fsync}"), []
+    for round_ in range(ROUNDS):
+        ledger = Ledger(tmp_path, fsync=False)
+        acknowledged += killed_after(tmp_path, 1000 * round_, fsync, chance.randint(1, 40))
+        again = Ledger(tmp_path, fsync=False)
+        assert set(ledger.numbers) | set(acknowledged) <= set(again.numbers)
+        assert same_rollouts(again.rollouts(again.numbers), [row(number) for number in again.numbers])
+        assert again.tokens == sum(1 + number % 7 for number in again.numbers)
+    assert len(acknowledged) >= ROUNDS
+
+
+def killed_after(place, first, fsync, lines):
+    """Numbers that the process acknowledged until it was killed, which happens when it has said so many."""
+    command = [sys.executable, appending.__file__, str(place), str(first), str(fsync)]
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        said = [process.stdout.readline() for _ in range(lines)]
+        process.send_signal(signal.SIGKILL)
+        said += process.communicate(timeout=PATIENCE_S)[0].splitlines(keepends=True)
+    assert process.returncode == -signal.SIGKILL
+    return [int(line) for line in said if line.endswith("\n")]

@@ -1,0 +1,53 @@
+"""Where a ledger lies: found again by whoever opens the run's folder, and never told with credentials."""
+
+import json
+from uuid import uuid4
+
+import pytest
+from rollout_rows import rollout, same_rollouts
+from test_ledger import append
+
+from unisd_rl.errors import UserError
+from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.place import open_place, settle
+
+
+@pytest.mark.parametrize("url", [f"memory://{uuid4()}", "folder"])
+def test_a_ledger_elsewhere_is_found_from_the_runs_folder(tmp_path, url):
+    folder = tmp_path / "runs" / "one" / "rollouts"
+    elsewhere = str(tmp_path / "shared") if url == "folder" else url
+    append(Ledger(settle(folder, elsewhere), fsync=True), rollout(1))
+    assert [path.name for path in folder.iterdir()] == ["elsewhere.json"]
+    assert json.loads((folder / "elsewhere.json").read_text())["place"].startswith(f"{elsewhere}/one-")
+    assert same_rollouts(Ledger(folder, fsync=False).rollouts([1]), [rollout(1)])
+
+
+def test_two_runs_never_share_a_place_and_a_run_opened_again_keeps_its_own(tmp_path):
+    first, second = tmp_path / "a" / "run" / "rollouts", tmp_path / "b" / "run" / "rollouts"
+    shared = str(tmp_path / "shared")
+    append(Ledger(settle(first, shared), fsync=True), rollout(1))
+    assert len(Ledger(settle(second, shared), fsync=True)) == 0
+    assert Ledger(settle(first, shared), fsync=True).numbers == [1]
+    assert Ledger(settle(first, None), fsync=True).numbers == [1]
+
+
+def test_a_run_that_began_in_its_folder_stays_there(tmp_path):
+    append(Ledger(settle(tmp_path / "rollouts", None), fsync=True), rollout(1))
+    assert Ledger(settle(tmp_path / "rollouts", str(tmp_path / "shared")), fsync=True).numbers == [1]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("memory://key:hidden@host/folder", "'memory://host/folder' was given with credentials"),
+        ("abfs://box/folder?sig=hidden", "'abfs://box/folder' was given with credentials"),
+        ("nosuch://box/folder", "'nosuch://box/folder' cannot be reached: Protocol not known"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_refused_in_one_sentence_without_credentials(url, told):
+    with pytest.raises(UserError) as refused:
+        open_place(url, fsync=False)
+    assert told in str(refused.value)
+    assert "hidden" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert refused.value.__cause__ is None

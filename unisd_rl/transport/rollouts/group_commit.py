@@ -1,0 +1,55 @@
+"""Several callers share one write: what arrives while a group is written forms the next one.
+
+    calls    a | b c d       | e
+    writes     [a..........] [b c d........] [e....]
+
+So no caller waits for more than two writes, and the more callers there are the more of them one write serves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Calls `write(items)` for one group at a time; it returns one result an item, or raises for all of them."""
+
+    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
+        self._write = write
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: Item) -> Result:
+        """Wait until `item` is written. What `write` raises, every caller of that group gets."""
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, place))
+        if self._writing is None:
+            self._writing = loop.create_task(self._write_groups())
+        return await place
+
+    async def _write_groups(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                await self._write_group(group)
+        finally:
+            self._writing = None
+
+    async def _write_group(self, group: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        places = [place for _, place in group]
+        try:
+            results = await self._write([item for item, _ in group])
+        except BaseException as error:
+            for place in places:
+                if not place.done():  # a caller may have been cancelled
+                    place.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for place, result in zip(places, results, strict=True):
+                if not place.done():
+                    place.set_result(result)

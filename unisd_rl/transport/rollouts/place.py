@@ -1,0 +1,202 @@
+"""Where files of a ledger lie: a local folder, or any place that fsspec reaches.
+
+A file appears whole or not at all, and is never changed afterwards. A local folder gets there by writing under
+another name and renaming; an object store puts whole objects. Names are `folder/file`, `/` on every system.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from unisd_rl.errors import UserError
+
+_ELSEWHERE = "elsewhere.json"
+
+
+class Place(Protocol):
+    """Named files. Every method raises OSError as the storage does; `str()` of a place shows no credentials."""
+
+    def names(self, folder: str) -> list[str]:
+        """The files in a folder, sorted; none if there is no such folder."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read, with `seek`."""
+        ...
+
+    def create(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A new file to write: it is there when the context ends, and never if that raises."""
+        ...
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files in this order, those that are there."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine or of a shared disk. `fsync`: what was created also survives a power loss."""
+
+    def __init__(self, folder: Path, fsync: bool) -> None:
+        self._folder, self._fsync = folder, fsync
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def names(self, folder: str) -> list[str]:
+        """See `Place`."""
+        path = self._folder / folder
+        return sorted(os.listdir(path)) if path.is_dir() else []
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Place`."""
+        return (self._folder / name).open("rb")
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """See `Place`. Cut short by a crash, it leaves a file whose name ends in `.part`."""
+        path = self._folder / name
+        temporary = path.with_name(path.name + ".part")
+        self._make(path.parent)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                if self._fsync:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):  # storage that failed may refuse this too
+                temporary.unlink()
+            raise
+        self._sync(path.parent)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """See `Place`."""
+        paths = [self._folder / name for name in names]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths if path.parent.is_dir()}:
+            self._sync(folder)
+
+    def _make(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._make(folder.parent)
+            folder.mkdir(exist_ok=True)
+            self._sync(folder.parent)
+
+    def _sync(self, folder: Path) -> None:
+        """A name is on the disk only once its folder is."""
+        if self._fsync:
+            sync_folder(folder)
+
+
+class ObjectStore:
+    """A place behind an fsspec URL, e.g. `s3://bucket/folder`. It is as durable as the store; nothing is renamed.
+
+    Credentials come from the environment or the store's own configuration files, never from the URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        refuse_unreachable("ledger", url)
+        self._url = url
+        self._system, self._root = url_to_fs(url)
+
+    def __str__(self) -> str:
+        return self._url
+
+    def names(self, folder: str) -> list[str]:
+        """See `Place`."""
+        self._system.invalidate_cache()
+        try:
+            paths = self._system.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Place`."""
+        file: BinaryIO = self._system.open(self._path(name), "rb")
+        return file
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """See `Place`. A store that uploads in parts may leave a part of a file of several writes."""
+        path = self._path(name)
+        try:
+            file = self._system.open(path, "wb")
+        except FileNotFoundError:  # a store with real folders
+            self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            file = self._system.open(path, "wb")
+        yield file
+        file.close()
+
+    def remove(self, names: Sequence[str]) -> None:
+        """See `Place`."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._system.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def open_place(place: str | Path, fsync: bool) -> Place:
+    """The place that a path or an fsspec URL names; a folder that `settle` made leads to where its ledger lies.
+
+    Raises:
+        UserError: no such place can be reached; one sentence, without credentials.
+    """
+    if isinstance(place, str) and "://" in place:
+        return ObjectStore(place)
+    folder = Path(place)
+    pointer = folder / _ELSEWHERE
+    if pointer.is_file():
+        return open_place(json.loads(pointer.read_text(encoding="utf-8"))["place"], fsync)
+    return LocalFolder(folder, fsync)
+
+
+def settle(folder: Path, elsewhere: str | None) -> Path:
+    """Let the ledger of `folder` lie under `elsewhere` (`rollout.ledger`) if that is given; returns `folder`.
+
+    The first call decides, so a run opened again finds its rollouts. Under `elsewhere` each run has a place of its
+    own: two runs count their prompts from 0 and must never share one.
+    """
+    untouched = not folder.exists() or not any(folder.iterdir())
+    if elsewhere is not None and untouched:
+        place = f"{elsewhere.rstrip('/')}/{folder.absolute().parent.name}-{uuid4().hex[:8]}"
+        with LocalFolder(folder, fsync=True).create(_ELSEWHERE) as file:
+            file.write(json.dumps({"place": place}).encode())
+    return folder
+
+
+def refuse_unreachable(setting: str, place: str) -> None:
+    """Raise `UserError` for a place that fsspec does not know, or that holds credentials."""
+    from fsspec import get_filesystem_class
+
+    parts = urlsplit(place)
+    if "@" in parts.netloc or parts.query:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise UserError(
+            f"{setting} = {shown!r} was given with credentials or options in it; "
+            "leave them to environment variables or fsspec's configuration files"
+        )
+    try:
+        get_filesystem_class(parts.scheme)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{setting} = {place!r} cannot be reached: {error}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
