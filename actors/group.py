@@ -1,33 +1,46 @@
-"""All rollout actors of a run, as the driver sees them: started together, served by one queue and one store.
+"""All rollout actors of a run, as the driver sees them: supervised, served by one queue and one store.
 
 ```
-start -> broadcast(version 0) -> run -> { broadcast(version) | answer | check } ... -> close
+start -> broadcast(version 0) -> run -> { broadcast(version) | answers | scale | check } ... -> close
 ```
 
-Broadcasts go out in the background, one call an actor, so a stuck actor does not hold the others;
-`check` notices it. Every wait has a timeout, and a failure is one sentence that names the actor and its log.
+The group owns a slot for each actor (`actors.slot`); `check`, called about once a second in every wait of the driver,
+moves all of them on and never waits itself. What fails is told, replaced after a back-off under a new name, and told
+again when it serves; the others go on meanwhile. Broadcasts go out in the background, one call an actor, so a stuck
+actor does not hold the others up.
+
+Only the first start is strict: what the cluster lacks then is the user's error, and an engine that starts on no actor
+is a failure of the run. Afterwards the run goes on with those that serve, and fails when none has for
+`run.cluster_timeout_s` + `run.start_timeout_s`.
 """
 
+import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import RayActorError
 
-from actors.environment import actor_environment
+from actors.busy import BusyShares
+from actors.demand import ActorDemand
+from actors.process import ActorProcess, Call
 from actors.report import ActorReport
-from actors.rollout_actor import Answered, Chat, RolloutActor
+from actors.rollout_actor import Answered, Chat
+from actors.scaling import Observation
+from actors.shares import Shares
+from actors.slot import Orders, Slot, State
 from unisd_rl.config import Config
+from unisd_rl.control import ActorsStatus
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.faults import Event, Fault, Report
 from unisd_rl.logs import log_path
-from unisd_rl.placement import CorePlan, Cores
-from unisd_rl.requirements import ray_options, rollout_bundle
+from unisd_rl.placement import CorePlan
+from unisd_rl.requirements import rollout_bundle
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
@@ -35,33 +48,15 @@ from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
-_FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
-_CALLS_IN_FLIGHT = 1000  # calls that wait (run, update, wait_for) occupy a place each
 
 
-@dataclass(slots=True)
-class _Update:
-    """One broadcast to one actor, not known to have ended."""
-
-    reference: "ray.ObjectRef[PolicyVersion]"
-    version: PolicyVersion
-    deadline_s: float
-
-
-@dataclass(slots=True)
-class _Member:
-    """One actor, the bundle it lives in, and what it was asked to do."""
-
-    name: str
-    log: Path
-    bundle: PlacementGroup
-    handle: ActorHandle
-    running: "ray.ObjectRef[None] | None" = None
-    updates: list[_Update] = field(default_factory=list)
+def say(event: Event) -> None:
+    """One line on standard error: the report of a group that belongs to no run."""
+    print(f"{event.part}: {event.what if isinstance(event, Fault) else 'works again'}", file=sys.stderr)
 
 
 class RolloutGroup:
-    """`config.rollout.actors` rollout actors; see the module's drawing. For one thread, the driver's."""
+    """As many rollout actors as are wanted; see the module's drawing. For one thread, the driver's."""
 
     def __init__(
         self,
@@ -71,70 +66,128 @@ class RolloutGroup:
         run_dir: Path,
         queue: ActorHandle | None,
         store: StoreClient,
+        report: Report = say,
+        demand: ActorDemand | None = None,
     ) -> None:
-        """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake."""
+        """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake. Without a demand the
+        number of actors changes by `scale` only."""
         self._config, self._plan, self._model_path = config, plan, model_path
-        self._run_dir, self._queue, self._store = run_dir, queue, store
-        self._members: list[_Member] = []
+        self._run_dir, self._queue, self._store, self._report = run_dir, queue, store, report
+        self._orders = Orders()
+        self._slots: list[Slot] = []
+        self._retiring: dict[str, ray.ObjectRef[None]] = {}
+        self._demand = demand
+        self._count = config.rollout.actors_at_start
+        self._started = False
+        self._busy = BusyShares()
+        self._none_since_s: float | None = None
 
     @property
     def handles(self) -> tuple[ActorHandle, ...]:
-        """The Ray actors, in order: whom a `TrainerEnginePublisher` sends to."""
-        return tuple(member.handle for member in self._members)
+        """The Ray actors that serve, in order: whom a `TrainerEnginePublisher` sends to."""
+        return tuple(process.handle for process in self._processes())
+
+    @property
+    def serving(self) -> int:
+        """Actors that serve."""
+        return len(self._serving())
 
     def start(self, timeout_s: float) -> None:
         """Place all actors and start their engines, side by side.
 
         Raises:
             UserError: the cluster does not offer what an actor asks for within `run.cluster_timeout_s`.
-            RunFailed: an engine does not start, or not within `timeout_s` seconds.
+            RunFailed: no engine starts, or not all do within `timeout_s` seconds.
         """
-        bundles = self._place()
-        for index, bundle in enumerate(bundles):
-            cores = self._plan.rollout[index] if index < len(self._plan.rollout) else ()
-            self._members.append(self._spawn(f"rollout-{index}", bundle, cores))
-        started = [member.handle.start.remote() for member in self._members]
-        self._results(started, timeout_s, "to start its engine (run.start_timeout_s)")
+        self._adjust()
+        self._wait_for_places()
+        deadline_s = time.monotonic() + timeout_s
+        while late := [slot for slot in self._slots if slot.state is not State.SERVING]:
+            self._refuse_if_all_fail_alike()
+            if time.monotonic() > deadline_s:
+                log = log_path(self._run_dir, _name(late[0]))
+                raise RunFailed(
+                    f"waited {timeout_s:g} s for {_name(late[0])} to start its engine (run.start_timeout_s); its log "
+                    f"is {log}"
+                )
+            self._wait([call for slot in late for call in slot.awaited], _POLL_S)
+            self.check()
+        self._started = True
 
     def run(self) -> None:
         """Let the actors serve the queue, in the background, until `close`."""
-        for member in self._members:
-            member.running = member.handle.run.remote()
+        self._orders.running = True
+        self.check()
 
     def broadcast(self, version: PolicyVersion) -> None:
         """Ask every actor to apply the weights of `version` when they are in the store; returns at once."""
-        deadline_s = time.monotonic() + self._config.weights.timeout_s
-        for member in self._members:
-            reference = member.handle.update.remote(version)
-            member.updates.append(_Update(reference, version, deadline_s))
+        self._orders.version = version
+        for slot in self._slots:
+            slot.update(version)
 
     def wait_for(self, version: PolicyVersion, timeout_s: float) -> None:
-        """Return when every actor has applied `version` or a later one.
+        """Return when every actor that serves has applied `version` or a later one, and at least one does.
+
+        One that has not after `timeout_s` seconds is replaced, and not waited for.
 
         Raises:
-            RunFailed: an update failed, or `timeout_s` seconds have passed; names the actor.
+            RunFailed: no actor has it after `timeout_s` seconds, or after the longer time that a new one may need.
         """
-        waits = [member.handle.wait_for.remote(version) for member in self._members]
-        self._results(waits, timeout_s, f"to apply {label(version)}")
+        asked_s = dict[str, float]()
+        last_s = time.monotonic() + timeout_s + self._patience_s
+        while True:
+            self.check()
+            late = [slot for slot in self._serving() if not _has(slot, version)]
+            if self.serving and not late:
+                return
+            now = time.monotonic()
+            overdue = [slot for slot in late if now > asked_s.setdefault(_name(slot), now) + timeout_s]
+            if now > last_s or (overdue and len(overdue) == self.serving):
+                slow = _name((overdue or self._slots)[0])
+                log = log_path(self._run_dir, slow)
+                raise RunFailed(f"waited {timeout_s:g} s for {slow} to apply {label(version)}; its log is {log}")
+            for slot in overdue:
+                slot.fail(f"{_name(slot)} did not apply {label(version)} within {timeout_s:g} s")
+            self._wait([call for slot in self._slots for call in slot.awaited], min(_POLL_S, timeout_s))
 
     def answers(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
         """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
 
-        The chats are dealt to the actors in turn, with leases paused on all of them until all have answered. Chat i is
-        sampled with `sampling.seed` + i, whoever answers it.
+        The chats are dealt to the actors in turn, with leases paused on all of them until all have answered; those of
+        one that dies are dealt again. Chat i is sampled with `sampling.seed` + i, whoever answers it.
+
+        Raises:
+            RunFailed: no actor is at `version`, and none will be.
         """
-        count, timeout_s = len(self._members), self._config.run.step_timeout_s
         asked = [(chat, _seeded(sampling, index)) for index, chat in enumerate(prompts)]
-        self._results([m.handle.pause_leases.remote() for m in self._members], _CALL_TIMEOUT_S, "to pause its leases")
+        shares = Shares(asked, version, self._config.run.step_timeout_s)
+        with self.examination():
+            while not shares.complete:
+                self.check()
+                shares.collect()
+                shares.deal([slot for slot in self._serving() if slot.applied == version])
+                if shares.undealt:
+                    self._refuse_unless_some_follow(version)
+                if not shares.complete:
+                    self._wait([*shares.awaited, *(call for slot in self._slots for call in slot.awaited)], _POLL_S)
+        return shares.answers()
+
+    @contextmanager
+    def examination(self) -> Iterator[None]:
+        """Within this block no actor leases prompts, and none is drained: what it answers is one evaluation. Blocks may
+        lie within each other."""
+        if self._orders.examining:
+            yield
+            return
+        self._orders.examining = True
+        for process in self._processes():
+            process.pause_leases()
         try:
-            shares = [
-                member.handle.answer.remote(asked[index::count], version) for index, member in enumerate(self._members)
-            ]
-            answered = self._results(shares, timeout_s, "to answer (run.step_timeout_s)")
+            yield
         finally:
-            for member in self._members:
-                member.handle.resume_leases.remote()
-        return [answered[index % count][index // count] for index in range(len(prompts))]
+            self._orders.examining = False
+            for process in self._processes():
+                process.resume_leases()
 
     def answer(
         self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion
@@ -149,104 +202,171 @@ class RolloutGroup:
         return [(answer.prompt_tokens, answer.generation) for answer in self.answers(prompts, sampling, version)]
 
     def reports(self) -> tuple[ActorReport, ...]:
-        """What each actor counted, in order."""
-        asked = [member.handle.report.remote() for member in self._members]
-        return tuple(self._results(asked, _CALL_TIMEOUT_S, "to report"))
+        """What each actor counted, in order: of those that serve, and of those that were drained.
+
+        What one counted that died went with it.
+        """
+        calls = [process.report() for process in self._processes()]
+        if calls:
+            ray.wait([call.reference for call in calls], num_returns=len(calls), timeout=_CALL_TIMEOUT_S)
+        departed = [report for slot in self._slots for report in slot.departed]
+        return (*departed, *(call.result() for call in calls if call.succeeded()))
+
+    def scale(self, count: int) -> None:
+        """From now on so many actors. Those that are too many, the last ones, lease nothing more, complete what they
+        have in flight (within `rollout.lease_s`; the rest is issued again) and give their places back."""
+        assert count >= 1, f"{count} actors: a run needs at least one"
+        self._count = count
 
     def check(self) -> None:
-        """Look at everything that goes on in the background; never waits.
+        """Move everything on that goes on in the background: failures, restarts, updates, actors that come and go.
+        Nothing, before `start` and after `close`.
 
         Raises:
-            RunFailed: an actor died, its engine did, an update failed, or is overdue.
+            RunFailed: an actor failed more often than `faults.max_restarts`, or none has served for too long.
         """
-        for member in self._members:
-            if member.running is not None and _ended(member.running):
-                _result(member, member.running)
-            for update in tuple(member.updates):
-                if _ended(update.reference):
-                    _result(member, update.reference)
-                    member.updates.remove(update)
-                elif time.monotonic() > update.deadline_s:
-                    raise RunFailed(
-                        f"{member.name} did not apply {label(update.version)} within weights.timeout_s = "
-                        f"{self._config.weights.timeout_s:g} s; its log is {member.log}"
-                    )
+        if not self._slots:
+            return
+        for slot in self._slots:
+            slot.check()
+        if self._started and self._demand is not None:
+            self._count = self._demand.count()
+        if not self._orders.examining:
+            self._adjust()
+        if self._demand is not None:
+            self._demand.tell(self.status())
+        self._confirm_retirements()
+        self._refuse_unless_some_serve()
+
+    def status(self) -> ActorsStatus:
+        """How many actors there shall be, and where each stands."""
+        slots = (f"{_name(slot)}: {slot.state}" for slot in self._slots if slot.state is not State.GONE)
+        return ActorsStatus(self._count, self.serving, tuple(slots))
+
+    def observe(self, wait_share: float, batches_ready: float) -> None:
+        """Take a step of the learner into account, where the number of actors follows it; see `Observation`."""
+        if self._demand is not None:
+            busy_share = self._busy.mean({_name(slot): slot.pulse for slot in self._serving() if slot.pulse})
+            self._demand.observe(Observation(wait_share, batches_ready, busy_share, self.serving))
 
     def close(self) -> None:
         """End all actors and give their places back. Whatever is left of one is killed."""
-        closing = [member.handle.close.remote() for member in self._members]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
-        for member in self._members:
-            ray.kill(member.handle)
-            remove_placement_group(member.bundle)
-        self._members = []
+        closing = [slot.process.close() for slot in self._slots if slot.process is not None]
+        calls = [call.reference for call in closing if call is not None]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=_CLOSE_TIMEOUT_S)
+        for slot in self._slots:
+            slot.close()
+        self._slots = []
 
-    def _place(self) -> list[PlacementGroup]:
-        """One bundle an actor: placement groups cannot grow, and an actor is the unit that comes and goes."""
-        each, count = rollout_bundle(self._config), self._config.rollout.actors
-        bundles = [placement_group([each]) for _ in range(count)]
-        ready, waiting = ray.wait(
-            [bundle.ready() for bundle in bundles], num_returns=count, timeout=self._config.run.cluster_timeout_s
-        )
-        if waiting:
-            for bundle in bundles:
-                remove_placement_group(bundle)
-            raise UserError(_lacking(each, len(ready), count, self._config.run.cluster_timeout_s))
-        return bundles
+    def _serving(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.state is State.SERVING]
 
-    def _spawn(self, name: str, bundle: PlacementGroup, cores: Cores) -> _Member:
-        each = rollout_bundle(self._config)
-        options = {
-            **ray_options(each),
-            "runtime_env": {"env_vars": actor_environment(self._config, cores, self._model_path)},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(bundle),
-            "max_concurrency": _CALLS_IN_FLIGHT,
-        }
-        handle = (
-            ray.remote(RolloutActor)
-            .options(**options)
-            .remote(name, self._config, cores, self._model_path, self._run_dir, self._queue, self._store)
-        )
-        return _Member(name, log_path(self._run_dir, name), bundle, handle)
+    def _processes(self) -> list[ActorProcess]:
+        return [slot.process for slot in self._serving() if slot.process is not None]
 
-    def _results(self, references: "Sequence[ray.ObjectRef[Any]]", timeout_s: float, what: str) -> list[Any]:
-        """One result per member, in order. Whichever fails first is told, also if it is something in the background."""
-        deadline_s = time.monotonic() + timeout_s
-        waiting = dict(zip(references, self._members, strict=True))
-        while waiting:
-            left_s = deadline_s - time.monotonic()
-            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=min(_POLL_S, max(0.0, left_s)))
-            for reference in ended:
-                _result(waiting.pop(reference), reference)
-            if waiting and left_s <= 0.0:
-                slow = next(iter(waiting.values()))
-                raise RunFailed(f"waited {timeout_s:g} s for {slow.name} {what}; its log is {slow.log}")
+    def _adjust(self) -> None:
+        """As many slots in use as there shall be actors: the first free ones are opened, the last ones drained."""
+        used = [slot for slot in self._slots if slot.state not in (State.GONE, State.DRAINING)]
+        for slot in used[self._count :]:
+            slot.drain()  # the last ones: cores are shared by those beyond the plan
+        free = [slot for slot in self._slots if slot.state is State.GONE]
+        for _ in range(self._count - len(used)):
+            slot = free.pop(0) if free else self._new_slot()
+            slot.open()
+
+    def _new_slot(self) -> Slot:
+        index = len(self._slots)
+        cores = self._plan.of_actor(index)
+
+        def begin(name: str) -> ActorProcess:
+            queue, store = self._queue, self._store
+            return ActorProcess(name, self._config, cores, self._model_path, self._run_dir, queue, store)
+
+        self._slots.append(Slot(index, self._config, self._orders, begin, self._retire, self._report))
+        return self._slots[-1]
+
+    def _retire(self, name: str) -> None:
+        if self._queue is not None:
+            self._retiring[name] = self._queue.retire.remote(name)
+
+    def _confirm_retirements(self) -> None:
+        """A queue that was away when it was told is told again."""
+        for name, call in tuple(self._retiring.items()):
+            if not ray.wait([call], timeout=0)[0]:
+                continue
+            try:
+                ray.get(call, timeout=0)
+                del self._retiring[name]
+            except RayActorError:
+                self._retire(name)
+
+    def _wait(self, calls: Sequence[Call], timeout_s: float) -> None:
+        """Return when one of these calls has ended, or after `timeout_s` seconds."""
+        if calls:
+            ray.wait([call.reference for call in calls], num_returns=1, timeout=timeout_s)
+        else:
+            time.sleep(timeout_s)
+
+    def _wait_for_places(self) -> None:
+        deadline_s = time.monotonic() + self._config.run.cluster_timeout_s
+        while True:
             self.check()
-        return [_result(member, reference) for member, reference in zip(self._members, references, strict=True)]
+            waiting = [slot for slot in self._slots if slot.state is State.PLACING]
+            if not waiting:
+                return
+            if time.monotonic() > deadline_s:
+                placed, waited_s = self._count - len(waiting), self._config.run.cluster_timeout_s
+                text = _lacking(rollout_bundle(self._config), placed, self._count, waited_s)
+                self.close()
+                raise UserError(text)
+            left_s = max(0.0, deadline_s - time.monotonic())
+            self._wait([call for slot in waiting for call in slot.awaited], min(_POLL_S, left_s))
+
+    def _refuse_if_all_fail_alike(self) -> None:
+        """An engine that starts nowhere, for one reason, will not start at the second attempt either."""
+        failures = {re.sub(r"rollout-[\d.]*\d", "rollout", slot.failure or "") for slot in self._slots}
+        if len(failures) == 1 and (failure := self._slots[0].failure) is not None:
+            raise RunFailed(failure)
+
+    def _refuse_unless_some_follow(self, version: PolicyVersion) -> None:
+        """Somebody is at `version`, or on the way to it."""
+        for slot in self._slots:
+            if slot.state in (State.WAITING, State.PLACING, State.STARTING) or slot.updating:
+                return
+        serving = self._serving()
+        if serving and not any(slot.applied == version for slot in serving):
+            raise RunFailed(f"{_name(serving[0])} was asked for answers of {version} but is at {serving[0].applied}")
+
+    def _refuse_unless_some_serve(self) -> None:
+        now = time.monotonic()
+        if self.serving:
+            self._none_since_s = None
+        elif self._none_since_s is None:
+            self._none_since_s = now
+        elif now > self._none_since_s + self._patience_s:
+            states = "; ".join(f"{slot.part}: {slot.failure or slot.state}" for slot in self._slots)
+            raise RunFailed(
+                f"no rollout actor has served for {self._patience_s:g} s (run.cluster_timeout_s + "
+                f"run.start_timeout_s): {states}"
+            )
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nobody may serve: the time that a new actor may take to find a place and to start."""
+        return self._config.run.cluster_timeout_s + self._config.run.start_timeout_s
+
+
+def _name(slot: Slot) -> str:
+    return slot.process.name if slot.process else slot.part
+
+
+def _has(slot: Slot, version: PolicyVersion) -> bool:
+    return slot.applied is not None and slot.applied >= version
 
 
 def _seeded(sampling: Sampling, index: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
-
-
-def _ended(reference: "ray.ObjectRef[Any]") -> bool:
-    return bool(ray.wait([reference], timeout=0)[0])
-
-
-def _result(member: _Member, reference: "ray.ObjectRef[Any]") -> Any:
-    """What an ended call of this member returned; its failure as one sentence."""
-    try:
-        return ray.get(reference, timeout=_FETCH_S)
-    except GetTimeoutError as error:
-        raise RunFailed(f"waited {_FETCH_S:g} s for an answer that {member.name} has given: {error}") from error
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, RunFailed):
-            raise cause from error
-        raise RunFailed(f"{member.name} failed: {cause}; its log is {member.log}") from error
-    except RayActorError as error:
-        raise RunFailed(f"{member.name} died; its log is {member.log}: {error}") from error
 
 
 def _lacking(each: Mapping[str, float], placed: int, count: int, waited_s: float) -> str:

@@ -21,11 +21,19 @@ class Places:
         return max(0, self._limit - self._taken)
 
     @property
+    def served_s(self) -> float:
+        """Seconds since `begin`."""
+        return self._clock() - self._began_s
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds since `begin` with at least one prompt in flight."""
+        return self._busy_s + (self._clock() - self._busy_since_s if self._taken else 0.0)
+
+    @property
     def busy_fraction(self) -> float:
         """Share of the time since `begin`, 0 to 1, with at least one prompt in flight."""
-        now = self._clock()
-        busy_s = self._busy_s + (now - self._busy_since_s if self._taken else 0.0)
-        return busy_s / max(now - self._began_s, 1e-9)
+        return self.busy_s / max(self.served_s, 1e-9)
 
     def begin(self) -> None:
         """The time to be measured starts now."""

@@ -1,4 +1,4 @@
-"""What a rollout actor counted since it started."""
+"""What a rollout actor says of itself: what it counted since it started, and that it lives."""
 
 from dataclasses import dataclass
 
@@ -22,3 +22,12 @@ class ActorReport:
     busy_fraction: float
     pauses_ms: tuple[float, ...]
     loads_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The answer to a ping. `served_s`: seconds it has served the queue, `busy_s` of them with a prompt in flight."""
+
+    version: PolicyVersion
+    served_s: float
+    busy_s: float

@@ -13,9 +13,10 @@ from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
+from actors.engines.watch import WatchedEngine
 from actors.lease_queue import RayLeaseQueue
 from actors.pushed_updates import PushedUpdates
-from actors.report import ActorReport
+from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
@@ -60,18 +61,20 @@ class RolloutActor(PushedUpdates):
         redirect_output(self._log)
         bind_to(cores)
         self._tokenizer = ChatTokenizer(model_path)
-        self._engine = build_engine(config, cores, model_path, self._tokenizer)
-        self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, RayLeaseQueue(queue))
-        self._receiver = weight_receiver(config.weights, store)
+        engine = build_engine(config, cores, model_path, self._tokenizer)
+        self._engine = WatchedEngine(engine, config.faults.stall_s)
+        leases = RayLeaseQueue(queue, config.faults)
+        self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
+        self._receiver = weight_receiver(config, store)
         self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation
         self._applied = asyncio.Condition()
         self._pauses: list[PauseReport] = []
         self._answered = 0
         self._running: asyncio.Task[None] | None = None
-        super().__init__(self._engine, self._updating, self._announce)
+        super().__init__(engine, self._updating, self._announce)
 
-    async def start(self) -> None:
-        """Start the engine and apply the newest weights, if any were published.
+    async def start(self) -> PolicyVersion:
+        """Start the engine and apply the newest weights, if any were published; returns the version it is at.
 
         Raises:
             RunFailed: the engine does not start; the sentence names the log.
@@ -82,9 +85,14 @@ class RolloutActor(PushedUpdates):
                 await self._apply(arrived)
         except (EngineDied, UpdateRefused) as error:
             raise self._failed(error) from error
+        return self._engine.version
+
+    def ping(self) -> Pulse:
+        """That this process lives, and what it is at."""
+        return Pulse(self._engine.version, self._service.served_s, self._service.busy_s)
 
     async def run(self) -> None:
-        """Serve the queue until `stop`.
+        """Serve the queue until `stop` or `drain`.
 
         Raises:
             RunFailed: the engine or the queue died.
@@ -103,6 +111,15 @@ class RolloutActor(PushedUpdates):
             self._running.cancel()
             await asyncio.wait([self._running])
 
+    async def drain(self, limit_s: float) -> ActorReport:
+        """Lease nothing more, complete what is in flight, and end `run`; after `limit_s` seconds the rest is given
+        back. Returns what this actor counted."""
+        self._service.drain()
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=limit_s)
+        await self.stop()
+        return self.report()
+
     async def close(self) -> None:
         """End everything."""
         await self.stop()
@@ -112,15 +129,14 @@ class RolloutActor(PushedUpdates):
         """Apply the newest weights, at least `version`, as soon as they are in the store; returns the applied version.
 
         Raises:
-            RunFailed: the weights were refused, or the update failed half way.
-            TimeoutError: they did not come within `weights.timeout_s`.
+            RunFailed: the weights were refused, the update failed half way, or they did not come within
+                `weights.timeout_s`.
         """
-        arrived = await self._receiver.fetch(version)
-        if arrived is not None:
-            try:
+        try:
+            if (arrived := await self._receiver.fetch(version)) is not None:
                 await self._apply(arrived)
-            except (EngineDied, UpdateRefused) as error:
-                raise self._failed(error) from error
+        except (EngineDied, UpdateRefused, TimeoutError) as error:
+            raise self._failed(error) from error
         return await self.wait_for(version)
 
     async def wait_for(self, version: PolicyVersion) -> PolicyVersion:
@@ -175,9 +191,15 @@ class RolloutActor(PushedUpdates):
         )
 
     async def _apply(self, arrived: Arrived) -> None:
-        """Give the engine these weights, unless it has them or newer ones already."""
+        """Give the engine these weights, unless it has them or newer ones already.
+
+        Those of a higher lineage are another policy's: what is in flight is given back first.
+        """
+        version = arrived.manifest.version
         async with self._updating:
-            if arrived.manifest.version > self._engine.version:
+            if version > self._engine.version:
+                if version.lineage > self._engine.version.lineage:
+                    await self._service.abandon(version.lineage)
                 self._pauses.append(await self._engine.receive(arrived.manifest, arrived.buckets))
         await self._announce()
 

@@ -1,10 +1,13 @@
 """The loop inside a rollout actor: lease, tokenise, generate, commit.
 
 ```
-queue --lease--> prompt -> tokens --> engine ---> finished --commit (some ms together)--> queue
+queue --lease--> prompt -> tokens --> engine ---> finished --commit (whole units)--> queue
         ^                                 |
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
+
+It ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed; or
+by a failure of engine or queue.
 
 Text ends here: what is committed is token ids of the prompt, of every view and of the completion. A gold
 completion is not generated but tokenised.
@@ -24,7 +27,6 @@ from unisd_rl.types import (
     INITIAL_VERSION,
     Generation,
     NumberedPrompt,
-    PolicyVersion,
     Rollout,
     Sampling,
     Source,
@@ -54,6 +56,14 @@ class _Completion:
     sampled: Generation | None
 
 
+@dataclass(frozen=True, slots=True)
+class _LeaseCall:
+    """One call for prompts, and the lineage of the weights it was for."""
+
+    lineage: int
+    answer: "asyncio.Task[list[NumberedPrompt]]"
+
+
 class RolloutService:
     """Serves one queue with one engine; `serve` runs until it is cancelled."""
 
@@ -65,8 +75,14 @@ class RolloutService:
         self._places = Places(config.concurrency)
         self._open = asyncio.Event()
         self._open.set()
-        self._version_changed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._lineage = 0
+        self._rolling: dict[int, asyncio.Task[None]] = {}
+        self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
         self._finished: list[Rollout] = []
+        self._committing: list[Rollout] = []
+        self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
 
@@ -75,9 +91,26 @@ class RolloutService:
         """Share of the serving time, 0 to 1, with at least one prompt in flight."""
         return self._places.busy_fraction
 
+    @property
+    def served_s(self) -> float:
+        """Seconds since `serve` was called."""
+        return self._places.served_s
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of those with at least one prompt in flight."""
+        return self._places.busy_s
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Numbers of the prompts that are leased and not committed."""
+        rollouts = (*self._finished, *self._committing, *(one for unit in self._partial.values() for one in unit))
+        return (*self._rolling, *(rollout.number for rollout in rollouts))
+
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
         self._open.clear()
+        self._look_again()
 
     def resume(self) -> None:
         """Lease again."""
@@ -85,11 +118,27 @@ class RolloutService:
 
     def weights_changed(self) -> None:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
-        self._version_changed.set()
-        self._version_changed = asyncio.Event()
+        self._look_again()
+
+    def drain(self) -> None:
+        """Lease nothing from now on; `serve` returns when what is held is committed."""
+        self._draining = True
+        self._look_again()
+
+    async def abandon(self, lineage: int) -> None:
+        """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
+        tokens of two lineages."""
+        self._lineage = lineage
+        abandoned = tuple(self._rolling.values())
+        self._partial.clear()
+        for task in abandoned:
+            task.cancel()
+        if abandoned:
+            await asyncio.wait(abandoned)
+            await self._queue.release(self._name)
 
     async def serve(self) -> None:
-        """Work until cancelled; then leased prompts are given back.
+        """Work until cancelled or drained; what is then still held is given back.
 
         Raises:
             ExceptionGroup: with `EngineDied`, or what the queue's end raised.
@@ -97,48 +146,84 @@ class RolloutService:
         self._places.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renew_leases())
-                tasks.create_task(self._commit_finished())
+                background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
                 await self._lease_prompts(tasks)
+                while self.held:
+                    await self._some_ended.wait()
+                    self._some_ended.clear()
+                for task in background:
+                    task.cancel()
         finally:
             await self._queue.release(self._name)
 
+    def _look_again(self) -> None:
+        """A lease call that waits asks anew, as things are now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
-        while True:
-            if self._engine.version == NOTHING_APPLIED:
-                await self._version_changed.wait()
-                continue
+        while not self._draining:
             await self._open.wait()
             await self._places.wait_for_one()
+            if self._engine.version == NOTHING_APPLIED or self._engine.version.lineage < self._lineage:
+                await self._changed.wait()
+                continue
             for prompt in await self._lease(self._places.free):
-                self._places.take()
-                tasks.create_task(self._roll_out(prompt))
+                if prompt.number not in self.held:  # else our first lease has run out, and we have it again
+                    self._begin(prompt, tasks)
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
-        """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then."""
+        """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
+
+        A paused or drained actor asks for none, only to end the earlier call; what that one was given, it does. What
+        was leased in an older lineage is not started: the queue has let others have it.
+        """
         calls = [self._ask(wanted)]
         try:
-            while not calls[-1].done():
-                changed = asyncio.create_task(self._version_changed.wait())
+            while not calls[-1].answer.done():
+                changed = asyncio.create_task(self._changed.wait())
                 try:
-                    await asyncio.wait({calls[-1], changed}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({calls[-1].answer, changed}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     changed.cancel()
-                if not calls[-1].done():
+                if not calls[-1].answer.done():
                     calls.append(self._ask(wanted))
-            return [prompt for call in calls for prompt in await call]
+            answers = [(call.lineage, await call.answer) for call in calls]
+            return [prompt for lineage, prompts in answers if lineage >= self._lineage for prompt in prompts]
         finally:
             for call in calls:
-                call.cancel()
+                call.answer.cancel()
 
-    def _ask(self, wanted: int) -> "asyncio.Task[list[NumberedPrompt]]":
-        return asyncio.create_task(self._queue.lease(self._name, self._engine.version, wanted, _LEASE_WAIT_S))
+    def _ask(self, wanted: int) -> _LeaseCall:
+        version = self._engine.version
+        wanted, wait_s = (wanted, _LEASE_WAIT_S) if self._open.is_set() and not self._draining else (0, 0.0)
+        lease = self._queue.lease(self._name, version, wanted, wait_s)
+        return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
-    async def _roll_out(self, numbered: NumberedPrompt) -> None:
-        try:
-            await self._answer(numbered)
-        finally:
-            self._places.give_up()
+    def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
+        self._places.take()
+        self._rolling[prompt.number] = task = tasks.create_task(self._answer(prompt))
+        task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
+
+    def _ended(self, number: int) -> None:
+        self._places.give_up()
+        del self._rolling[number]
+        self._some_ended.set()
+        unit = self._unit(number)
+        if not any(self._unit(other) == unit for other in self._rolling) and unit in self._partial:
+            self._finished += self._partial.pop(unit)
+            self._some_finished.set()
+
+    def _give_up(self, number: int) -> None:
+        """A unit is committed whole or not at all: what else there is of it would be for nothing."""
+        unit = self._unit(number)
+        self._partial.pop(unit, None)
+        for other, task in self._rolling.items():
+            if self._unit(other) == unit and other != number:
+                task.cancel()
+
+    def _unit(self, number: int) -> int:
+        return number // self._config.lease_unit
 
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
@@ -151,6 +236,7 @@ class RolloutService:
             completion = await completing
         except PromptFailed as error:
             self.counts.failed += 1
+            self._give_up(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
             return
         finally:
@@ -163,7 +249,8 @@ class RolloutService:
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
         answer = await self._engine.generate(prompt_tokens, self._sampling(numbered.seed))
         if numbered.source is Source.BASE:
-            assert _all_of(answer, INITIAL_VERSION), f"prompt {numbered.number} has tokens of a trained model"
+            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
+            assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)
 
@@ -199,25 +286,21 @@ class RolloutService:
             started_s=started_s,
             finished_s=time.time(),
         )
-        self._finished.append(rollout)
-        self._some_finished.set()
+        self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
 
     async def _commit_finished(self) -> None:
         while True:
             await self._some_finished.wait()
             await asyncio.sleep(_GROUP_S)
             self._some_finished.clear()
-            batch, self._finished = self._finished, []
-            await self._queue.commit(self._name, encode(batch))
-            self.counts.rollouts += len(batch)
-            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in batch)
+            self._committing, self._finished = self._finished, []
+            await self._queue.commit(self._name, encode(self._committing))
+            self.counts.rollouts += len(self._committing)
+            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in self._committing)
+            self._committing = []
+            self._some_ended.set()
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_s / 3)
-            await self._queue.renew(self._name)
-
-
-def _all_of(answer: Generation, version: PolicyVersion) -> bool:
-    """Whether every token was sampled by this version."""
-    return bool((answer.versions == version.number).all() and (answer.lineages == version.lineage).all())
+            await self._queue.renew(self._name, self.held)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
 from unisd_rl.config import Config
+from unisd_rl.control import RunControl
 from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.preparation.prepare import Preparation
 from unisd_rl.preparation.writing import Writer, writing_engine
@@ -56,7 +58,7 @@ def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
     plan = plan_cores(
         sorted(os.sched_getaffinity(0)),
-        config.rollout.actors,
+        config.rollout.actors_at_most,
         config.learner.ranks,
         config.rollout.cores,
         config.learner.cores,
@@ -69,7 +71,7 @@ def core_plan(config: Config) -> CorePlan:
 
 def answering_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors, 0, config.rollout.cores)
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 
@@ -85,7 +87,8 @@ def started_parts(
         store = spawn_store()
         learners = LearnerGroup(config, plan, model, directory.path)
         stack.callback(learners.close)
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store)
+        demand = ActorDemand(config.rollout, RunControl(directory.path), directory.record)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, directory.record, demand)
         stack.callback(rollouts.close)
         with screen.waiting("starting learner and engines"):
             learners.start(config.run.start_timeout_s)

@@ -27,7 +27,7 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
         UserError: the cluster lacks something after `run.cluster_timeout_s`, naming what and how much.
     """
     os.environ.update(QUIET)
-    _connect(phases)
+    _connect(phases, config.rollout.actors_at_most - config.rollout.actors_at_start)
     try:
         for needed in phases:
             _wait_for_resources(config, needed)
@@ -36,7 +36,8 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
         ray.shutdown()
 
 
-def _connect(phases: Sequence[Sequence[Requirement]]) -> None:
+def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
+    """`joining`: processes that may come in mid-run; a cluster of the run's own has places for them."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
@@ -45,7 +46,7 @@ def _connect(phases: Sequence[Sequence[Requirement]]) -> None:
         except OSError as error:  # Ray's ConnectionError is one
             raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
         return
-    processes = max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
+    processes = joining + max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
     ray.init(
         address="local",
         num_cpus=max(processes, os.cpu_count() or 1),

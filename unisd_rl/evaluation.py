@@ -100,11 +100,13 @@ def evaluate(
     """
     started, samples = time.monotonic(), config.evaluation.samples
     asked = [(example, sample) for example in task.evaluation for sample in range(samples)]
-    size, answered = config.evaluation.concurrency * config.rollout.actors, list[Answered]()
-    for start in range(0, len(asked), size):
-        chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
-        answered += group.answers(chats, _sampling(config, start), version)
-        progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
+    answered = list[Answered]()
+    with group.examination():
+        while (start := len(answered)) < len(asked):
+            size = config.evaluation.concurrency * max(1, group.serving)
+            chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
+            answered += group.answers(chats, _sampling(config, start), version)
+            progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
     return Evaluation(version, samples, _graded(task, asked, answered), time.monotonic() - started)
 
 

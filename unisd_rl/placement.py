@@ -4,6 +4,11 @@ On a machine of few cores, spinning threads of one process starve the others: a 
 learner beside vLLM slows it by an order of magnitude. So every rollout actor and every learner
 rank is given cores of its own where there are enough, and shares them evenly where there are not.
 Processes that own a GPU need no plan and get none; one on a node without its cores is left to the system.
+
+Where the number of actors may change (`rollout.actors.max`), cores are dealt for the largest number: an engine fixes
+its threads when it starts and cannot hand cores over later. So an actor alone has no more cores than one of many. Those
+that `python -m unisd_rl.scale` adds beyond the plan share the cores of the first ones, in turn; on a node of their own
+they share with nobody. A replaced actor has the cores of the one before it.
 """
 
 import os
@@ -20,6 +25,10 @@ class CorePlan:
 
     rollout: tuple[Cores, ...]
     learner: tuple[Cores, ...]
+
+    def of_actor(self, index: int) -> Cores:
+        """Cores of the actor in slot `index`, which may lie beyond the plan."""
+        return self.rollout[index % len(self.rollout)] if self.rollout else ()
 
     def describe(self) -> str:
         """One line for the screen, e.g. `rollout 0: core 0 | learner 0: core 1`."""

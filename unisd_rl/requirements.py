@@ -51,9 +51,10 @@ def ray_options(bundle: Mapping[str, float]) -> dict[str, Any]:
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:
-    """All processes of the run. Driver, queue and weight store ask for nothing: they wait most of the time."""
+    """All processes the run begins with: actors that come in mid-run find their place then, or wait for it. Driver,
+    queue and weight store ask for nothing: they wait most of the time."""
     return (
-        Requirement("rollout actor", config.rollout.actors, rollout_bundle(config)),
+        Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),
         Requirement("learner rank", config.learner.ranks, learner_bundle(config)),
         Requirement("rollout queue", 1, {}),
         Requirement("weight store", 1, {}),
@@ -69,7 +70,7 @@ def retention_requirement(config: Config) -> tuple[Requirement, ...]:
 
 def answering_requirements(config: Config) -> tuple[Requirement, ...]:
     """The processes that answer the problems of an evaluation, where nothing is trained."""
-    return (Requirement("rollout actor", config.rollout.actors, rollout_bundle(config)),)
+    return (Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),)
 
 
 def missing(needed: Sequence[Requirement], total: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -11,6 +11,7 @@
 | summary.json | here, at the end |
 | rollouts/, consumed.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
+| control/ | `python -m unisd_rl.scale` and the driver: how many rollout actors there shall be, and are |
 | logs/ | every process its own |
 """
 

@@ -103,6 +103,8 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[Poli
         parts.rollouts.check()
         log_step(parts.directory, parts.screen, report, batch, times)
         waited_s += times.wait_s
+        ready = parts.queue.report().depth / config.learner.batch_size
+        parts.rollouts.observe(times.wait_s / times.total_s, ready)
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:

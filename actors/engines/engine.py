@@ -97,6 +97,16 @@ class RolloutEngine(Protocol):
         """The version that tokens sampled from now on carry."""
         ...
 
+    @property
+    def tokens(self) -> int:
+        """A count that changes with every token made, also of answers that are not finished."""
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """Whether an update holds generation up right now."""
+        ...
+
     async def close(self) -> None:
         """Give up model, memory and processes. May be called twice."""
         ...

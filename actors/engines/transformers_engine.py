@@ -39,6 +39,7 @@ class TransformersRolloutEngine:
         self._arrived = asyncio.Event()
         self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group
         self._weights_replaced = False
+        self._tokens, self._loading = 0, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._model: PreTrainedModel | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -47,6 +48,16 @@ class TransformersRolloutEngine:
     def version(self) -> PolicyVersion:
         """The version that tokens sampled from now on carry."""
         return self._version
+
+    @property
+    def tokens(self) -> int:
+        """See `RolloutEngine.tokens`."""
+        return self._tokens
+
+    @property
+    def paused(self) -> bool:
+        """See `RolloutEngine.paused`."""
+        return self._loading
 
     async def start(self) -> None:
         """Load the model and begin to serve."""
@@ -77,8 +88,11 @@ class TransformersRolloutEngine:
             except CorruptSnapshotError as error:
                 raise UpdateRefused(str(error)) from error
         async with self._between_tokens:
-            started = time.perf_counter()
-            await self._compute(lambda: self._load_weights(manifest, buckets))
+            started, self._loading = time.perf_counter(), True
+            try:
+                await self._compute(lambda: self._load_weights(manifest, buckets))
+            finally:
+                self._loading = False
             self._version, self._weights_replaced = manifest.version, True
             elapsed_ms = (time.perf_counter() - started) * 1e3
         return PauseReport(manifest.version, elapsed_ms, elapsed_ms, manifest.nbytes)
@@ -121,7 +135,9 @@ class TransformersRolloutEngine:
                 if self._weights_replaced:
                     group.forget_cache()
                     self._weights_replaced = False
+                rows = len(group.rows)
                 finished = await self._compute(lambda: group.step(self._version))
+                self._tokens += rows
             for row in finished:
                 if not (answered := waiting_for[id(row)]).done():
                     answered.set_result(row.generation())

@@ -47,11 +47,25 @@ class VllmRolloutEngine:
         self._reaper: Reaper | None = None
         self._version = NOTHING_APPLIED
         self._numbers = itertools.count()
+        self._finished_tokens, self._paused = 0, False
 
     @property
     def version(self) -> PolicyVersion:
         """The version that tokens sampled from now on carry."""
         return self._version
+
+    @property
+    def tokens(self) -> int:
+        """See `RolloutEngine.tokens`. Read from vLLM's own book of requests, so that counting costs nothing."""
+        if self._llm is None:
+            return self._finished_tokens
+        requests = self._llm.output_processor.request_states.values()
+        return self._finished_tokens + sum(one.detokenizer.num_output_tokens() for one in requests if one.detokenizer)
+
+    @property
+    def paused(self) -> bool:
+        """See `RolloutEngine.paused`."""
+        return self._paused
 
     async def start(self) -> None:
         """Start vLLM: 13 s, imports included, on an idle CPU machine, and up to 40 s on a busy one.
@@ -87,6 +101,7 @@ class VllmRolloutEngine:
             raise PromptFailed(f"vLLM refuses a prompt of {len(tokens)} tokens: {error}") from error
         if not answers or answers[-1].finish_reason not in ("stop", "length"):
             raise PromptFailed("vLLM ended a request without an answer")
+        self._finished_tokens += len(answers[-1].token_ids)
         return _generation(answers[-1])
 
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
@@ -124,6 +139,7 @@ class VllmRolloutEngine:
 
     async def pause(self) -> None:
         """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
+        self._paused = True
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
         await self.llm.pause_generation(mode="keep", clear_cache=True)
 
@@ -132,6 +148,7 @@ class VllmRolloutEngine:
         await self.llm.update_weight_version(label(version))
         self._version = version
         await self.llm.resume_generation()
+        self._paused = False
 
     @property
     def llm(self) -> "AsyncLLM":

@@ -7,41 +7,19 @@ import numpy as np
 import pytest
 import ray
 from adapters import LORA, random_factors, with_factors
-from engine_scenarios import changed, gap
-from transformers import AutoModelForCausalLM
+from engine_scenarios import gap
+from rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
 
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
-from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.placement import CorePlan
-from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
-from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Sampling, View, ViewKind
+from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, ViewKind
 
-WAIT_S = 120.0
-BATCH, STEPS = 8, 3
-PLAN = CorePlan(rollout=((0,), (0,)), learner=((1,),))
-
-
-def config(lora: dict | None = None, **rollout) -> Config:
-    settings = {
-        "model": {"lora": lora},
-        "rollout": {"engine": {"type": "transformers"}, "max_completion_tokens": 24, "concurrency": 6, **rollout},
-        "run": {"cluster_timeout_s": 3.0},
-        "learner": {"batch_size": BATCH},
-        "objective": {"divergence": {}},
-    }
-    return Config.model_validate(settings)
-
-
-def numbered(number: int) -> NumberedPrompt:
-    question = (Message("user", f"question {number}"),)
-    primary = View(ViewKind.PRIMARY, (Message("user", f"answer to {number}, then question {number}"),))
-    return NumberedPrompt(number, 1000 + number, Prompt(f"id-{number}", question, (primary,)))
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +27,6 @@ def cluster():
     ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-class Parts:
-    """A started group with its queue and store, and the weights of each version published to it."""
-
-    def __init__(self, settings: Config, model_path, run_dir):
-        self.queue_handle, self.store = spawn_queue(run_dir, settings), spawn_store()
-        self.publisher = ObjectStorePublisher(self.store.handle, bucket_mib=1)
-        self.queue = QueueClient(self.queue_handle)
-        self.base = AutoModelForCausalLM.from_pretrained(model_path).eval()
-        self.models = {}
-        self.group = RolloutGroup(settings, PLAN, model_path, run_dir, self.queue_handle, self.store)
-        self.group.start(WAIT_S)
-
-    def publish(self, number: int) -> PolicyVersion:
-        self.models[number] = changed(self.base, seed=number)
-        version = PolicyVersion(0, number)
-        self.group.broadcast(version)  # before the store has it: actors wait for it
-        self.publisher.publish(version, self.models[number].named_parameters())
-        self.publisher.wait(WAIT_S)
-        return version
 
 
 @pytest.fixture
@@ -182,15 +139,6 @@ def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_
     for prompt, generation in late.sample(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
         assert gap(with_factors(tied_model_path, factors), prompt, generation) < 1e-4
     late.close()
-
-
-def test_a_dead_actor_is_told_with_its_log(parts):
-    parts.publish(0)
-    parts.group.run()
-    (handle,) = parts.group.handles
-    ray.kill(handle)
-    with pytest.raises(RunFailed, match=r"rollout-0 died.*rollout-0\.log"):
-        parts.group.wait_for(PolicyVersion(0, 0), WAIT_S)
 
 
 def test_what_the_cluster_lacks_is_named(cluster, tied_model_path, tmp_path):

@@ -17,6 +17,7 @@ ALLOWED = {
     "ray": {
         "actors/group.py",
         "actors/lease_queue.py",
+        "actors/process.py",
         "actors/rollout_actor.py",
         "learner/group.py",
         "learner/process.py",
@@ -25,6 +26,7 @@ ALLOWED = {
         "unisd_rl/transport/rollouts/client.py",
         "unisd_rl/transport/rollouts/spawn.py",
         "unisd_rl/transport/weights/publisher.py",
+        "unisd_rl/transport/weights/receiver.py",
         "unisd_rl/transport/weights/target.py",
         "unisd_rl/transport/weights/store.py",
     },

@@ -41,6 +41,7 @@ from unisd_rl.config.objective import (
     TokenAgreement,
 )
 from unisd_rl.config.rollout import (
+    AutoActors,
     EngineConfig,
     RolloutConfig,
     SourcesConfig,
@@ -71,6 +72,7 @@ from unisd_rl.config.task import (
 __all__ = [
     "AgreementConfig",
     "ArithmeticTask",
+    "AutoActors",
     "AuxiliaryConfig",
     "Benchmark",
     "BugsNegative",

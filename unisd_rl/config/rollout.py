@@ -1,8 +1,9 @@
 """Who generates, and how the weights reach them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
@@ -58,13 +59,42 @@ class SourcesConfig(Section):
         return self.policy > 0.0
 
 
+class AutoActors(Section):
+    """As many rollout actors as keep the learner busy, between two bounds: `actors.scaling` has the rule."""
+
+    min: Count = 1
+    """Fewest actors; the run starts with so many."""
+    max: Count
+    """Most actors. Cores of this machine are dealt for so many."""
+    wait_share: OpenFraction = 0.1
+    """An actor is added while the learner waits for rollouts for more than this share of a step."""
+    patience: Count = 3
+    """Steps in a row that must ask for the same before an actor comes or goes."""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> "AutoActors":
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}: raise the second or lower the first")
+        return self
+
+
+def _kind_of_actors(given: object) -> str:
+    return "bounds" if isinstance(given, Mapping | AutoActors) else "number"
+
+
+ActorsConfig = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[AutoActors, Tag("bounds")], Discriminator(_kind_of_actors)
+]
+
+
 class RolloutConfig(Section):
     """Who generates, how, and how stale it may get."""
 
     engine: EngineConfig = VllmEngine()
     """The generator inside each rollout actor."""
-    actors: Count = 1
-    """Rollout actors."""
+    actors: ActorsConfig = 1
+    """Rollout actors: a number, or a section with bounds (`actors.max`) between which the run chooses. The command
+    `python -m unisd_rl.scale` changes it in mid-run."""
     gpus_per_actor: NonNegative = 0.0
     """GPUs each rollout actor asks Ray for; 0 runs on the CPU."""
     resources: dict[str, float] = {}
@@ -111,6 +141,16 @@ class RolloutConfig(Section):
         return place
 
     @property
+    def actors_at_start(self) -> int:
+        """Rollout actors the run begins with."""
+        return self.actors.min if isinstance(self.actors, AutoActors) else self.actors
+
+    @property
+    def actors_at_most(self) -> int:
+        """Rollout actors the configuration plans for."""
+        return self.actors.max if isinstance(self.actors, AutoActors) else self.actors
+
+    @property
     def truncated(self) -> bool:
         """Whether completions are sampled from a part of the vocabulary: their log-probs are renormalised over it."""
         return self.top_p < 1.0 or self.top_k is not None
@@ -128,4 +168,4 @@ class WeightsConfig(Section):
     checksum: bool = True
     """Verify an xxh3 checksum after each update."""
     timeout_s: Positive = 300.0
-    """How long one update may take before the run stops."""
+    """How long one update may take; an actor that takes longer is replaced."""

@@ -48,13 +48,20 @@ class HeldEngine:
         self.version, self.poison = version, poison
         self.started: list[str] = []
         self.samplings = []
-        self.cancelled = 0
+        self.cancelled = self.finished = 0
+        self.tokens, self.paused = 0, False
         self.failure: Exception | None = None
         self._released = asyncio.Semaphore(0)
 
     def release(self, count: int) -> None:
         for _ in range(count):
             self._released.release()
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to give up."""
 
     async def generate(self, tokens, sampling) -> Generation:
         text = bytes(tokens.tolist()).decode()
@@ -69,6 +76,7 @@ class HeldEngine:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        self.finished += 1
         same = np.full(len(tokens), self.version.number, np.int32)
         return Generation(tokens, np.zeros(len(tokens), np.float32), np.zeros_like(same), same, "stop")
 
@@ -85,24 +93,37 @@ class ListQueue:
         self.failed: list[tuple[int, str]] = []
         self.released = 0
         self.renewed = 0
+        self.held = ()
+        self.storing = asyncio.Event()
+        self.storing.set()
+        self.gives_on_end: list[NumberedPrompt] = []
         self._newer_call = asyncio.Event()
+        self._given: list[NumberedPrompt] = []
+
+    def answer_now(self, prompts) -> None:
+        """Let the call that waits return these."""
+        self._given = prompts
+        self._newer_call.set()
 
     async def lease(self, actor, applied, wanted, timeout_s):
         self.leases.append((applied, wanted))
         self._newer_call.set()
         self._newer_call = mine = asyncio.Event()
         may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:wanted]
-        if not may:
+        if wanted and not may:
             await mine.wait()
+            may, self._given, self.gives_on_end = self._given + self.gives_on_end, [], []
         self.waiting = [prompt for prompt in self.waiting if prompt not in may]
         return may
 
-    async def renew(self, actor):
+    async def renew(self, actor, numbers):
         self.renewed += 1
+        self.held = tuple(numbers)
 
     async def commit(self, actor, data):
         rollouts = decode(data)
         self.commits.append([rollout.number for rollout in rollouts])
+        await self.storing.wait()
         self.rollouts += rollouts
 
     async def fail(self, actor, number, reason):

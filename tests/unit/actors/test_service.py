@@ -2,7 +2,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from fake_parts import END_OF_TURN, NO_VERSION, VERSION_0, ByteTokenizer, HeldEngine, ListQueue, until
+from fake_parts import END_OF_TURN, NO_VERSION, VERSION_0, ByteTokenizer, HeldEngine, ListQueue, numbered, until
 
 from actors.engines.engine import EngineDied
 from actors.service import RolloutService
@@ -202,3 +202,133 @@ def test_leases_are_renewed_while_answers_take_long():
             await until(lambda: queue.renewed >= 3)
 
     asyncio.run(scenario())
+
+
+def test_heartbeats_carry_what_is_in_flight_and_what_is_not_committed_yet():
+    async def scenario():
+        queue, engine = ListQueue(3), HeldEngine()
+        queue.storing.clear()
+        async with serving(queue, engine, lease_s=0.03):
+            await until(lambda: len(engine.started) == 3)
+            engine.release(1)
+            await until(lambda: queue.commits)  # asked for, and not answered: on no storage yet
+            seen = queue.renewed
+            await until(lambda: queue.renewed > seen + 1)
+            before = sorted(queue.held)
+            queue.storing.set()
+            await until(lambda: len(queue.held) == 2)
+            return before, sorted(queue.held)
+
+    assert asyncio.run(scenario()) == ([0, 1, 2], [1, 2])
+
+
+def test_weights_of_a_higher_lineage_find_nothing_in_flight_and_nothing_of_the_old_one_starts():
+    async def scenario():
+        queue, engine = ListQueue(6), HeldEngine()
+        async with serving(queue, engine, concurrency=3) as service:
+            await until(lambda: len(engine.started) == 3)
+            await service.abandon(1)
+            assert (engine.cancelled, queue.released, service.held) == (3, 1, ())
+            asked = len(queue.leases)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(engine.started) == 3
+            engine.version = PolicyVersion(1, 0)
+            service.weights_changed()
+            await until(lambda: len(engine.started) == 6)
+            assert all(version.lineage == 1 for version, _ in queue.leases[asked + 1 :])
+            engine.release(3)
+            await until(lambda: len(queue.rollouts) == 3)
+            return queue.rollouts
+
+    assert {rollout.number for rollout in asyncio.run(scenario())} == {3, 4, 5}
+
+
+def test_prompts_leased_for_an_older_lineage_that_arrive_late_are_not_started():
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        async with serving(queue, engine) as service:
+            await until(lambda: queue.leases)
+            await service.abandon(1)
+            queue.answer_now([numbered(0)])
+            engine.version = PolicyVersion(1, 0)
+            service.weights_changed()
+            await until(lambda: queue.leases[-1][0].lineage == 1)
+            return engine.started
+
+    assert asyncio.run(scenario()) == []
+
+
+def test_a_drained_service_leases_nothing_more_commits_what_it_holds_and_ends():
+    async def scenario():
+        queue, engine = ListQueue(10), HeldEngine()
+        service = RolloutService("a", RolloutConfig(concurrency=3), engine, ByteTokenizer(), queue)
+        ending = asyncio.create_task(service.serve())
+        await until(lambda: len(engine.started) == 3)
+        service.drain()
+        engine.release(10)
+        await asyncio.wait_for(ending, 10.0)
+        return len(engine.started), sorted(rollout.number for rollout in queue.rollouts), queue.released
+
+    assert asyncio.run(scenario()) == (3, [0, 1, 2], 1)
+
+
+def test_a_drained_service_that_waits_for_prompts_ends_its_lease_call_and_does_what_that_was_given():
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        service = RolloutService("a", RolloutConfig(), engine, ByteTokenizer(), queue)
+        ending = asyncio.create_task(service.serve())
+        await until(lambda: queue.leases)
+        queue.gives_on_end = [numbered(0)]
+        service.drain()
+        engine.release(1)
+        await asyncio.wait_for(ending, 10.0)
+        return [wanted for _, wanted in queue.leases], [rollout.number for rollout in queue.rollouts]
+
+    assert asyncio.run(scenario()) == ([64, 0], [0])
+
+
+def test_a_prompt_that_is_leased_to_its_holder_again_is_not_generated_twice():
+    async def scenario():
+        queue, engine = ListQueue(2), HeldEngine()
+        async with serving(queue, engine, concurrency=3) as service:
+            await until(lambda: len(engine.started) == 2)
+            queue.waiting = [numbered(0)]  # its lease has run out
+            service.weights_changed()
+            await until(lambda: not queue.waiting)
+            engine.release(2)
+            await until(lambda: len(queue.rollouts) == 2)
+            return engine.started
+
+    assert asyncio.run(scenario()) == ["q0", "q1"]
+
+
+def test_a_pause_ends_the_call_that_waits_for_prompts():
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        async with serving(queue, engine) as service:
+            await until(lambda: queue.leases)
+            service.pause()
+            await until(lambda: len(queue.leases) == 2)
+            service.resume()
+            await until(lambda: len(queue.leases) == 3)
+            return [wanted for _, wanted in queue.leases]
+
+    assert asyncio.run(scenario()) == [64, 0, 64]
+
+
+def test_the_prompts_of_a_unit_are_committed_together_or_not_at_all():
+    async def scenario():
+        queue, engine = ListQueue(6), HeldEngine(poison="q4")
+        async with serving(queue, engine, lease_unit=3):
+            await until(lambda: len(engine.started) == 6 and queue.failed)
+            engine.release(2)
+            await until(lambda: engine.finished == 2)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            early = list(queue.commits)
+            engine.release(1)
+            await until(lambda: queue.commits)
+            return early, queue.commits, queue.failed, engine.cancelled
+
+    assert asyncio.run(scenario()) == ([], [[0, 1, 2]], [(4, "q4 is poison")], 2)

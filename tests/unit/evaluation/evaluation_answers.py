@@ -1,5 +1,7 @@
 """Answers and a group of actors by hand, for tests of what is done with them."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from actors.rollout_actor import Answered
@@ -31,10 +33,18 @@ def evaluation(grades, samples: int = 1) -> Evaluation:
 class FakeGroup:
     """Answers each chat with its own words, and remembers how it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, serving: int = 1) -> None:
         self.calls: list[tuple[list[str], object, PolicyVersion]] = []
+        self.serving, self.examining = serving, False
+
+    @contextmanager
+    def examination(self):
+        self.examining = True
+        yield
+        self.examining = False
 
     def answers(self, prompts, sampling, version):
+        assert self.examining, "leases would be taken between two slices"
         texts = [messages[-1].content for messages in prompts]
         self.calls.append((texts, sampling, version))
         return [Answered(np.arange(2, dtype=np.int32), f"said: {text}", generation()) for text in texts]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisd_rl.build import core_plan
-from unisd_rl.placement import bind_to, plan_cores
-from unisd_rl.requirements import Requirement, learner_bundle, missing, ray_options
+from unisd_rl.placement import CorePlan, bind_to, plan_cores
+from unisd_rl.requirements import Requirement, learner_bundle, missing, ray_options, requirements
 from unisd_rl.settings import load_recipe
 
 
@@ -38,6 +38,18 @@ def test_an_explicit_list_overrides_the_deal_of_its_side():
     plan = plan_cores(range(8), actors=2, ranks=1, rollout_cores=[0, 1, 2, 3, 4, 5])
     assert plan.rollout == ((0, 1, 2), (3, 4, 5))
     assert plan.learner == ((4, 5, 6, 7),)
+
+
+def test_actors_beyond_the_plan_share_the_cores_of_the_first_ones_in_turn():
+    plan = plan_cores(range(8), actors=2, ranks=1)
+    assert [plan.of_actor(index) for index in range(5)] == [(0, 1), (2, 3), (0, 1), (2, 3), (0, 1)]
+    assert CorePlan((), ((0,),)).of_actor(3) == ()
+
+
+def test_where_the_number_of_actors_may_change_cores_are_dealt_for_the_most_and_places_asked_for_the_first():
+    config = load_recipe("unisd_star", {"rollout": {"actors": {"min": 2, "max": 5}}})
+    assert len(core_plan(config).rollout) == 5
+    assert requirements(config)[0] == Requirement("rollout actor", 2, {"CPU": 1.0})
 
 
 @given(cores=st.integers(2, 64), actors=st.integers(1, 8), ranks=st.integers(1, 8))

@@ -8,10 +8,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from unisd_rl.config import WeightsConfig
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
+from ray.exceptions import ObjectLostError, RayActorError
+
+from unisd_rl.config import Config, FaultsConfig
+from unisd_rl.transport.patience import patiently
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
 from unisd_rl.transport.weights.store import Snapshot, StoreClient
 from unisd_rl.types import PolicyVersion
+
+_AWAY = (RayActorError, ObjectLostError)  # the store died, or died between naming its buckets and handing them over
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +44,30 @@ class WeightReceiver(Protocol):
 
 
 class ObjectStoreReceiver:
-    """Fetches from the `WeightStore`."""
+    """Fetches from the `WeightStore`, which may die and be started again: calls wait for it, with back-off.
 
-    def __init__(self, store: StoreClient, timeout_s: float) -> None:
-        self._store, self._timeout_s = store.handle, timeout_s
+    Raises RunFailed when it is away for `faults.patience_s`.
+    """
+
+    def __init__(self, store: StoreClient, timeout_s: float, faults: FaultsConfig) -> None:
+        self._store, self._timeout_s, self._faults = store.handle, timeout_s, faults
 
     async def newest(self) -> Arrived | None:
         """See `WeightReceiver.newest`."""
-        snapshot: Snapshot | None = await self._store.newest.remote()
-        return None if snapshot is None else await _buckets_of(snapshot)
+
+        async def newest() -> Arrived | None:
+            snapshot: Snapshot | None = await self._store.newest.remote()
+            return None if snapshot is None else await _buckets_of(snapshot)
+
+        return await patiently(newest, _AWAY, self._faults, "the weight store to show its newest weights")
 
     async def fetch(self, version: PolicyVersion) -> Arrived | None:
         """See `WeightReceiver.fetch`."""
-        return await _buckets_of(await self._store.at_least.remote(version, self._timeout_s))
+
+        async def fetch() -> Arrived:
+            return await _buckets_of(await self._store.at_least.remote(version, self._timeout_s))
+
+        return await patiently(fetch, _AWAY, self._faults, f"the weight store to hand over {label(version)}")
 
 
 class PushedWeights:
@@ -66,10 +82,10 @@ class PushedWeights:
         return None
 
 
-def weight_receiver(config: WeightsConfig, store: StoreClient) -> WeightReceiver:
+def weight_receiver(config: Config, store: StoreClient) -> WeightReceiver:
     """The receiver that goes with the configured transport."""
-    if config.transport == "object_store":
-        return ObjectStoreReceiver(store, config.timeout_s)
+    if config.weights.transport == "object_store":
+        return ObjectStoreReceiver(store, config.weights.timeout_s, config.faults)
     return PushedWeights()
 
 

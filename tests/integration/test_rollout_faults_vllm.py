@@ -1,0 +1,52 @@
+"""vLLM's own process is killed, or stuck, under a rollout actor: the actor is replaced, and serves."""
+
+import signal
+
+import psutil
+import pytest
+import ray
+from rollout_rig import BATCH, Parts, config, numbered
+
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+START_S = 400.0
+
+
+@pytest.fixture
+def parts(tied_model_path, tmp_path):
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
+    engine = {"type": "vllm", "kv_cache_gib": 0.1}
+    settings = config(engine=engine, faults={"stall_s": 10.0}, max_prompt_tokens=64, max_completion_tokens=192)
+    made = Parts(settings, tied_model_path, tmp_path, START_S)
+    yield made
+    made.group.close()
+    ray.shutdown()
+
+
+def engine_core(parts):
+    """vLLM's process below the one actor: the descendant that is neither the reaper nor a helper of multiprocessing."""
+    (pid,) = parts.pids()
+    children = psutil.Process(pid).children(recursive=True)
+    cores = [child for child in children if "EngineCore" in " ".join(child.cmdline())]
+    assert len(cores) == 1, [child.cmdline() for child in children]
+    return cores[0]
+
+
+def test_an_actor_whose_engine_is_killed_and_one_whose_engine_is_stuck_are_replaced(parts):
+    parts.serve(2 * BATCH)
+    parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
+    engine_core(parts).send_signal(signal.SIGKILL)
+    parts.until(lambda: parts.recoveries, "the actor with the dead engine was replaced", START_S)
+    (killed,) = parts.faults
+    assert "rollout-0 stopped: vLLM's process died" in killed.what
+    first = parts.take(0)
+
+    stuck = engine_core(parts)
+    parts.queue.admit(tuple(map(numbered, range(2 * BATCH, 3 * BATCH))))
+    parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
+    stuck.suspend()
+    parts.until(lambda: len(parts.recoveries) == 2, "the actor with the stuck engine was replaced", START_S)
+    assert "rollout-0.1 stopped: the engine made no token for faults.stall_s = 10 s with" in parts.faults[1].what
+    parts.until(lambda: not stuck.is_running(), "the stuck process has gone")
+    rest = [rollout for step in (1, 2) for rollout in parts.take(step)]
+    assert [rollout.number for rollout in (*first, *rest)] == list(range(3 * BATCH))
+    assert rest[-1].actor == "rollout-0.2"

@@ -1,0 +1,140 @@
+"""Hand-made ends for slots and shares: a clock that is set, calls that end when told, processes that remember."""
+
+from pathlib import Path
+
+from actors.process import ActorFailed
+from actors.report import ActorReport, Pulse
+from actors.slot import Orders, Slot
+from unisd_rl.config import Config
+from unisd_rl.types import PolicyVersion
+
+VERSION_0 = PolicyVersion(0, 0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class HandCall:
+    """A call that ends by `end(value)` or `break_(what)`."""
+
+    def __init__(self, method, *arguments):
+        self.method, self.arguments = method, arguments
+        self._ended, self._value, self._failure = False, None, None
+
+    def end(self, value=None):
+        self._ended, self._value = True, value
+
+    def break_(self, what):
+        self._ended, self._failure = True, ActorFailed(what)
+
+    def ended(self):
+        return self._ended
+
+    def result(self):
+        assert self._ended, f"{self.method} would have been waited for"
+        if self._failure:
+            raise self._failure
+        return self._value
+
+
+class HandProcess:
+    """Stands for `ActorProcess`; `calls[method]` are the calls made, oldest first."""
+
+    def __init__(self, name):
+        self.name, self.log = name, Path(f"{name}.log")
+        self.calls = {}
+        self.placed = HandCall("placed")
+        self.leasing = True
+        self.killed = False
+
+    def last(self, method):
+        return self.calls[method][-1]
+
+    def _call(self, method, *arguments):
+        assert not self.killed, f"{method} of {self.name}, which was ended"
+        self.calls.setdefault(method, []).append(HandCall(method, *arguments))
+        return self.calls[method][-1]
+
+    def start(self):
+        return self._call("start")
+
+    def run(self):
+        return self._call("run")
+
+    def update(self, version):
+        return self._call("update", version)
+
+    def ping(self):
+        return self._call("ping")
+
+    def answer(self, asked, version):
+        return self._call("answer", asked, version)
+
+    def drain(self, limit_s):
+        return self._call("drain", limit_s)
+
+    def pause_leases(self):
+        self.leasing = False
+
+    def resume_leases(self):
+        self.leasing = True
+
+    def end(self):
+        self.killed = True
+
+
+class Rig:
+    """One slot, and everything it does to others."""
+
+    def __init__(self, index=2, **faults):
+        self.config = Config.model_validate(
+            {
+                "faults": {"backoff_s": 1.0, "ping_s": 5.0, "silent_s": 60.0, **faults},
+                "run": {"start_timeout_s": 100.0},
+                "weights": {"timeout_s": 30.0},
+                "rollout": {"lease_s": 40.0},
+                "objective": {"divergence": {}},
+            }
+        )
+        self.clock, self.orders = Clock(), Orders()
+        self.processes, self.retired, self.events = [], [], []
+        self.slot = Slot(
+            index, self.config, self.orders, self._begin, self.retired.append, self.events.append, self.clock
+        )
+
+    def _begin(self, name):
+        self.processes.append(HandProcess(name))
+        return self.processes[-1]
+
+    @property
+    def process(self):
+        return self.processes[-1]
+
+    def check(self, now=None):
+        if now is not None:
+            self.clock.now = now
+        self.slot.check()
+
+    def serve(self, version=VERSION_0):
+        """From wherever it stands to serving."""
+        self.process.placed.end()
+        self.check()
+        self.process.last("start").end(version)
+        self.check()
+
+    def started(self, version=VERSION_0):
+        self.slot.open()
+        self.serve(version)
+        return self
+
+
+def pulse(version=VERSION_0):
+    return Pulse(version, served_s=1.0, busy_s=0.5)
+
+
+def counted(name="rollout-2"):
+    return ActorReport(name, VERSION_0, 10, 2, 0, 0, 0.5, (), ())

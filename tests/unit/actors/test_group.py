@@ -1,0 +1,22 @@
+"""What a group does without any process: the rest is in tests/integration."""
+
+from pathlib import Path
+
+from actors.group import RolloutGroup, say
+from unisd_rl.config import Config
+from unisd_rl.faults import Fault, Recovery
+from unisd_rl.placement import CorePlan
+from unisd_rl.transport.weights.store import StoreClient
+
+
+def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
+    config = Config.model_validate({"objective": {"divergence": {}}})
+    group = RolloutGroup(config, CorePlan((), ()), Path("model"), Path("run"), None, StoreClient(handle=None))
+    group.check()  # the learner, which starts first, calls it while it waits
+    assert (group.serving, group.handles, group.status().slots) == (0, (), ())
+
+
+def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
+    say(Fault("rollout-1", "rollout-1 died", 1, 1.0))
+    say(Recovery("rollout-1", 3.0))
+    assert capsys.readouterr().err == "rollout-1: rollout-1 died\nrollout-1: works again\n"

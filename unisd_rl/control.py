@@ -1,0 +1,91 @@
+"""What a person says to a run that is going on, and what it answers: two small files in the run's folder.
+
+| file | written by | says |
+|---|---|---|
+| control/actors.json | `python -m unisd_rl.scale` | how many rollout actors there shall be |
+| control/status.json | the driver, when it changes | how many there shall be, how many serve, where each stands |
+
+Each is replaced as a whole: who reads never finds half of one. They work wherever the folder is seen.
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+class Unreadable(Exception):
+    """A control file that says nothing; the message is a sentence with its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorsStatus:
+    """`wanted` rollout actors, `serving` of them; `slots` says where each stands, e.g. `rollout-2: starting`."""
+
+    wanted: int
+    serving: int
+    slots: tuple[str, ...]
+
+
+class RunControl:
+    """Both ends of the control files of one run folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder, self._lock = run_dir / "control", run_dir / "lock"
+        self._said: ActorsStatus | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a driver has this run's folder now."""
+        if not self._lock.exists():
+            return False
+        with self._lock.open("r") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def request_actors(self, count: int) -> None:
+        """Say how many rollout actors there shall be."""
+        self._replace("actors.json", {"actors": count})
+
+    def requested_actors(self) -> int | None:
+        """What was last said; None if nothing was.
+
+        Raises:
+            Unreadable: somebody wrote something else there.
+        """
+        said = self._read("actors.json")
+        if said is None:
+            return None
+        if not isinstance(said, dict) or not isinstance(count := said.get("actors"), int) or count < 1:
+            raise Unreadable(f'{self._folder / "actors.json"} is not {{"actors": N}} with N >= 1: it is ignored')
+        return count
+
+    def tell(self, status: ActorsStatus) -> None:
+        """Write the driver's answer, if it is another than before."""
+        if status != self._said:
+            self._replace("status.json", asdict(status))
+            self._said = status
+
+    def status(self) -> ActorsStatus | None:
+        """The driver's newest answer; None before the first."""
+        said = self._read("status.json")
+        return None if said is None else ActorsStatus(said["wanted"], said["serving"], tuple(said["slots"]))
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self._folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise Unreadable(f"{self._folder / name} is not JSON ({error}): it is ignored") from None
+
+    def _replace(self, name: str, said: dict[str, Any]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        fresh = self._folder / f".{name}.{os.getpid()}"
+        fresh.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        fresh.replace(self._folder / name)
