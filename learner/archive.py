@@ -1,63 +1,52 @@
-"""Named tensors on storage, in safetensors files of bounded size, with a manifest that is written last.
+"""Named tensors on storage, in safetensors files of bounded size, with an index that is written last.
 
-A folder without its manifest was cut short and is not an archive. Nothing is unpickled.
+A folder without its index was cut short and is not an archive. Whether its bytes are those that were written is for the
+manifest of the whole checkpoint (unisd_rl/checkpoints.py). Nothing is unpickled.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from unisd_rl.errors import RunFailed
 
-_MANIFEST, _FILE_BYTES, _READ_BYTES = "manifest.json", 1 << 30, 1 << 24
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveFile:
-    """One file: its tensors' names, and the xxh3 checksum of its bytes."""
-
-    name: str
-    checksum: str
-    tensors: tuple[str, ...]
+_INDEX, _FILE_BYTES = "index.json", 1 << 30
 
 
 def write_archive(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write copies of `tensors`, about 1 GiB of them in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for index, group in enumerate(_groups(tensors)):
-        path = folder / f"tensors-{index:05d}.safetensors"
+    tensors_of: dict[str, list[str]] = {}
+    for number, group in enumerate(_groups(tensors)):
+        path = folder / f"tensors-{number:05d}.safetensors"
         save_file(group, path)
-        files.append(ArchiveFile(path.name, _checksum(path), tuple(group)))
-    partial = folder / f"{_MANIFEST}.partial"
-    partial.write_text(json.dumps([asdict(file) for file in files]), encoding="utf-8")
-    partial.rename(folder / _MANIFEST)
+        tensors_of[path.name] = list(group)
+    partial = folder / f"{_INDEX}.partial"
+    partial.write_text(json.dumps(tensors_of), encoding="utf-8")
+    partial.rename(folder / _INDEX)
 
 
 class Archive:
-    """An archive that is whole: every checksum is compared when it is opened."""
+    """An archive with all its files."""
 
     def __init__(self, folder: Path) -> None:
-        """Open and verify.
+        """Open it.
 
         Raises:
-            RunFailed: the folder is cut short or damaged, naming the file.
+            RunFailed: the folder is cut short, or lacks a file, naming it.
         """
-        manifest = folder / _MANIFEST
-        if not manifest.is_file():
-            raise RunFailed(f"{folder} has no {_MANIFEST}: it was cut short while it was written")
+        index = folder / _INDEX
+        if not index.is_file():
+            raise RunFailed(f"{folder} has no {_INDEX}: it was cut short while it was written")
         self._folder, self._file_of = folder, dict[str, str]()
-        for raw in json.loads(manifest.read_text(encoding="utf-8")):
-            file = ArchiveFile(**raw)
-            if not (folder / file.name).is_file() or _checksum(folder / file.name) != file.checksum:
-                raise RunFailed(f"{folder / file.name} is not what was written: its checksum differs")
-            self._file_of |= dict.fromkeys(file.tensors, file.name)
+        for name, tensors in json.loads(index.read_text(encoding="utf-8")).items():
+            if not (folder / name).is_file():
+                raise RunFailed(f"{folder / name} is missing")
+            self._file_of |= dict.fromkeys(tensors, name)
 
     @property
     def names(self) -> frozenset[str]:
@@ -85,11 +74,3 @@ def _groups(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
         group[name] = tensor.to("cpu", copy=True).contiguous()
     if group:
         yield group
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

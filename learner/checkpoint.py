@@ -1,7 +1,8 @@
 """The student as a folder any transformers program loads: config.json, model.safetensors, and the tokenizer's files.
 
 Under LoRA the model in it is the merged one, and `adapter/` holds the factors, for peft and for engines that load them.
-`training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher.
+`training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher; `run_state.json` says
+where the run stood, and the manifest, written last, has the checksum of every file (unisd_rl/checkpoints.py).
 
 It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
 """
@@ -13,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.archive import write_archive
+from learner.lost import CheckpointNotWritten
+from unisd_rl.checkpoints import RUN_STATE, RunState, put_in_place, seal
 from unisd_rl.config import ModelConfig
 from unisd_rl.transport.weights.adapter import peft_config
 
@@ -33,28 +37,57 @@ def save_checkpoint(
     model_path: Path,
     model: ModelConfig,
     path: Path | None,
+    run_state: RunState | None,
 ) -> None:
     """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
     `model_path` is the model training started from: its configuration, generation configuration and tokenizer go
-    along. Tied weights are stored once. The whole model is in this process's memory for a moment.
+    along. Tied weights are stored once. The whole model is in this process's memory for a moment. Without `run_state`
+    it is a model that nobody goes on from.
+
+    Raises:
+        CheckpointNotWritten: the disk did not take it; whatever was at `path` is still there.
     """
+    weights, adapter, state = iter(weights), iter(adapter), iter(state)
     if path is None:
-        for _ in itertools.chain(weights, adapter, state):
-            pass
+        _drain(weights, adapter, state)
         return
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(_kept(weights), partial / _WEIGHTS, metadata={"format": "pt"})
-    _save_companions(model_path, model.dtype, partial)
+    try:
+        _write(partial, weights, adapter, state, model_path, model, run_state)
+        put_in_place(partial, path)
+    except (OSError, SafetensorError) as error:
+        _drain(weights, adapter, state)  # the other ranks are in the same collectives, and would wait in them
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointNotWritten(f"{path} could not be written: {error}") from error
+
+
+def _write(
+    folder: Path,
+    weights: NamedTensors,
+    adapter: NamedTensors,
+    state: NamedTensors,
+    model_path: Path,
+    model: ModelConfig,
+    run_state: RunState | None,
+) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file(_kept(weights), folder / _WEIGHTS, metadata={"format": "pt"})
+    _save_companions(model_path, model.dtype, folder)
     factors = _kept(adapter)
     if model.lora is not None:
-        peft_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
-        save_file(factors, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    write_archive(partial / STATE, state)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+        peft_config(model.lora, str(model_path)).save_pretrained(str(folder / _ADAPTER))
+        save_file(factors, folder / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    if run_state is not None:
+        write_archive(folder / STATE, state)
+        (folder / RUN_STATE).write_text(run_state.to_json(), encoding="utf-8")
+        seal(folder)
+
+
+def _drain(*tensors: NamedTensors) -> None:
+    for _ in itertools.chain(*tensors):
+        pass
 
 
 def _kept(tensors: NamedTensors) -> dict[str, Tensor]:

@@ -6,21 +6,24 @@
  driver <-- StepReport ---- rank 0          (every rank has the same numbers)
 ```
 
-Every wait has a timeout and says what it waited for; a dead rank ends the run with one sentence.
+Every wait has a timeout, says what it waited for, and looks after the others meanwhile (`watch`). A rank that is gone
+is `LearnerLost`: close, start, load a checkpoint.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from learner.lost import CheckpointNotWritten, LearnerLost, NoRoom
 from learner.process import RankProcess, rank_environment
+from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.placement import CorePlan
@@ -29,25 +32,47 @@ from unisd_rl.requirements import learner_bundle, ray_options
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
+__all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
+
+_WATCH_S = 1.0
+_FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
+
+
+def _look_nowhere() -> None:
+    """Nobody else is looked after."""
+
 
 class LearnerGroup:
-    """`learner.ranks` processes that train one student."""
+    """`learner.ranks` processes that train one student; they may be closed and started again.
 
-    def __init__(self, config: Config, plan: CorePlan, model_path: Path, run_dir: Path) -> None:
+    `watch` is called about once a second while the driver waits for the ranks; what it raises ends the wait.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plan: CorePlan,
+        model_path: Path,
+        run_dir: Path,
+        watch: Callable[[], None] = _look_nowhere,
+    ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
+        self._watch = watch
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
+        self._stepped = False
 
     @property
     def ranks(self) -> tuple[ActorHandle, ...]:
         """The ranks' processes, in order; none before the start."""
         return tuple(self._ranks)
 
-    def start(self, timeout_s: float) -> None:
-        """Place and start all ranks; returns when each has its model.
+    def start(self, timeout_s: float, checkpoint: Path | None = None, version: int = 0) -> None:
+        """Place and start all ranks; returns when each has its model: the initial one, or `checkpoint`'s.
 
         Raises:
-            UserError: the cluster has no room for the ranks, naming what each needs.
+            NoRoom: the cluster has no room for the ranks, naming what each needs.
+            LearnerLost: a rank died.
             RunFailed: a rank failed to start, or took longer than `timeout_s`.
         """
         self._placement = self._place()
@@ -55,16 +80,34 @@ class LearnerGroup:
         deadline = time.monotonic() + timeout_s
         (address,) = self._wait([self._ranks[0].address.remote()], timeout_s, "name an address")
         self._call("start", *address, timeout_s=deadline - time.monotonic(), what="load the model and meet")
+        if checkpoint is not None:
+            self.load(checkpoint, version)
 
-    def step(self, shards: Sequence["ray.ObjectRef | bytes"], version: int, timeout_s: float) -> StepReport:
-        """Train version `version` on one shard a rank (IPC bytes or references to them).
+    def load(self, checkpoint: Path, version: int) -> None:
+        """Go on from a whole checkpoint, left after `version` steps by any number of ranks.
 
         Raises:
-            RunFailed: a rank died, a check fired, or the step took longer than `timeout_s`.
+            LearnerLost: a rank died.
+            RunFailed: it is of another model.
+        """
+        timeout_s = self._config.run.start_timeout_s
+        self._call("load", checkpoint.absolute(), version, timeout_s=timeout_s, what=f"load {checkpoint}")
+
+    def step(
+        self, shards: Sequence["ray.ObjectRef | bytes"], version: int, timeout_s: float, lineage: int = 0
+    ) -> StepReport:
+        """Train version `version` of `lineage` on one shard a rank (IPC bytes or references to them).
+
+        Raises:
+            LearnerLost: a rank died, or the step took longer than `timeout_s` although one before did not: they hang.
+            RunFailed: a check fired, or the first step took longer than `timeout_s`.
         """
         assert len(shards) == len(self._ranks), f"{len(shards)} shards for {len(self._ranks)} learner ranks"
-        calls = [rank.step.remote(shard, version) for rank, shard in zip(self._ranks, shards, strict=True)]
-        return self._wait(calls, timeout_s, f"train step {version}")[0]
+        calls = [rank.step.remote(shard, version, lineage) for rank, shard in zip(self._ranks, shards, strict=True)]
+        late = LearnerLost if self._stepped else RunFailed
+        report = self._wait(calls, timeout_s, f"train step {version}", late)[0]
+        self._stepped = True
+        return report
 
     def publish(self, version: PolicyVersion, target: PublishTarget) -> PublishReport:
         """Take the student's weights and send them on in the background; training may go on when this returns."""
@@ -77,19 +120,22 @@ class LearnerGroup:
         timeout_s = self._config.run.step_timeout_s
         return self._call("logprobs", prompt_tokens, completion_tokens, timeout_s=timeout_s, what="score a completion")
 
-    def save(self, path: Path, resumable: bool = True) -> None:
+    def save(self, path: Path, run_state: RunState | None = None) -> None:
         """Write the student as a folder that `AutoModelForCausalLM.from_pretrained` loads, tokenizer included.
 
-        Only a `resumable` one holds what training goes on from.
+        Only one with a `run_state` is a checkpoint, and holds what training goes on from.
+
+        Raises:
+            CheckpointNotWritten: the disk did not take it.
         """
         timeout_s = self._config.run.step_timeout_s
-        self._call("save", path.absolute(), resumable, timeout_s=timeout_s, what=f"save {path}")
+        self._call("save", path.absolute(), run_state, timeout_s=timeout_s, what=f"save {path}")
 
     def close(self) -> None:
         """End the processes and give their place back; also after a start that failed."""
         for rank in self._ranks:
             ray.kill(rank)
-        self._ranks = []
+        self._ranks, self._stepped = [], False
         if self._placement is not None:
             remove_placement_group(self._placement)
             self._placement = None
@@ -102,7 +148,7 @@ class LearnerGroup:
             remove_placement_group(placement)
             wants = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
             free = ", ".join(f"{amount:g} {name}" for name, amount in sorted(_free(bundle).items()))
-            raise UserError(
+            raise NoRoom(
                 f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
                 f"ranks of {wants} each; free now: {free}; add nodes or lower learner.ranks"
             )
@@ -128,27 +174,37 @@ class LearnerGroup:
         assert self._ranks, "the learner was not started"
         return self._wait([getattr(rank, method).remote(*arguments) for rank in self._ranks], timeout_s, what)[0]
 
-    def _wait(self, calls: list[ray.ObjectRef], timeout_s: float, what: str) -> list[Any]:
-        """All answers. The first rank that fails ends the wait: the others hang in a collective without it."""
+    def _wait(
+        self, calls: list[ray.ObjectRef], timeout_s: float, what: str, late: type[RunFailed] = RunFailed
+    ) -> list[Any]:
+        """All answers; `late` is raised after `timeout_s`.
+
+        The first rank that fails ends the wait: the others hang in a collective without it.
+        """
         deadline, pending = time.monotonic() + timeout_s, list(calls)
         while pending:
-            done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0.0))
-            if not done:
-                raise RunFailed(f"the learner did not {what} within {timeout_s:g} s; {self._logs()}")
-            self._answer(done[0], what)
+            left_s = deadline - time.monotonic()
+            done, pending = ray.wait(pending, timeout=min(_WATCH_S, max(left_s, 0.0)))
+            if done:
+                self._answer(done[0], what)
+            elif left_s <= 0.0:
+                raise late(f"the learner did not {what} within {timeout_s:g} s; {self._logs()}")
+            self._watch()
         return [self._answer(call, what) for call in calls]
 
     def _answer(self, call: ray.ObjectRef, what: str) -> Any:
         try:
-            return ray.get(call, timeout=self._config.run.step_timeout_s)
+            return ray.get(call, timeout=_FETCH_S)
         except RayTaskError as error:
             if isinstance(error.cause, RunFailed | UserError):
                 raise type(error.cause)(str(error.cause)) from None
+            if isinstance(error.cause, ObjectLostError):  # one rank has its share and waits for the others
+                raise LearnerLost(f"a learner rank could not {what}: its share of the batch is gone") from error
             raise RunFailed(f"a learner rank failed to {what}: {_sentence(error)}; {self._logs()}") from error
         except ActorDiedError as error:
-            raise RunFailed(f"a learner rank died and could not {what}; {self._logs()}") from error
+            raise LearnerLost(f"a learner rank died and could not {what}; {self._logs()}") from error
         except (RayActorError, GetTimeoutError) as error:
-            raise RunFailed(f"a learner rank cannot be reached to {what}; {self._logs()}") from error
+            raise LearnerLost(f"a learner rank cannot be reached to {what}; {self._logs()}") from error
 
     def _logs(self) -> str:
         return f"see {self._run_dir / 'logs'}/learner-*.log"

@@ -38,6 +38,7 @@ from learner.state import restore, training_state
 from learner.stopwatch import Stopwatch
 from learner.teacher import STILL, student_and_teacher
 from learner.weights import travelling, whole_model
+from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
 from unisd_rl.objective.chunked import realised_logprobs
 from unisd_rl.objective.diagnostics import MicroReport, objective_report
@@ -46,7 +47,7 @@ from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, st
 from unisd_rl.reports import StepReport
 from unisd_rl.seeds import derive_seed
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.types import Logprobs, Rollout, Source, Tokens
+from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +71,15 @@ class Learner:
         self._vocabulary = reader.model.config.get_text_config().vocab_size
         self._scorer = Scorer(self.teacher, plan, self._settings)
 
-    def step(self, data: bytes, version: int) -> StepReport:
-        """Train version `version` on this rank's share (an IPC stream of rollouts) into version `version + 1`.
+    def step(self, data: bytes, version: int, lineage: int = 0) -> StepReport:
+        """Train version `version` of `lineage` on this rank's share (an IPC stream of rollouts) into the one after it.
 
         Raises:
             RunFailed: one of the checks of `checks.py` fired.
         """
-        return self.advance(self.accumulate(decode(data), version))
+        return self.advance(self.accumulate(decode(data), version, lineage))
 
-    def accumulate(self, rollouts: list[Rollout], version: int) -> StepFindings:
+    def accumulate(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepFindings:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, ranks.own()))
         share, watch = Share(rollouts, self._device, self._layout), Stopwatch()
@@ -94,7 +95,7 @@ class Learner:
                 found = self._gradient(share, scores, teacher_head, terms, watch)
         objective = objective_report([one.report for one in found], ranks.gather, self._device)
         check_finite("loss", objective.loss)
-        gap = self._behaviour_gap(share, found, version)
+        gap = self._behaviour_gap(share, found, PolicyVersion(lineage, version))
         staleness = ranks.gather(token_staleness(share.rollouts, version, self._device))
         return StepFindings(version, terms.diagnostics, objective, staleness, gap, watch)
 
@@ -119,20 +120,24 @@ class Learner:
         found = self.student.read(inputs, lambda hidden_NH, head: self._sampled(hidden_NH, head, inputs.targets_N))
         return found.cpu().numpy()
 
-    def save(self, path: Path, write: bool, resumable: bool = True) -> None:
-        """A folder that `AutoModelForCausalLM.from_pretrained` loads and, if it is `resumable`, training goes on
-        from, for any number of ranks and any ZeRO stage, written by the rank that says `write`."""
+    def save(self, path: Path, write: bool, run_state: RunState | None) -> None:
+        """A folder that `AutoModelForCausalLM.from_pretrained` loads and, with a `run_state`, training goes on from,
+        for any number of ranks and any ZeRO stage, written by the rank that says `write`.
+
+        Raises:
+            CheckpointNotWritten: the disk did not take it.
+        """
         model = self._config.model
         weights = whole_model(self.student, model.lora)
         adapter = iter(()) if model.lora is None else self.weights()
-        state = training_state(self.student, self.teacher) if resumable else iter(())
-        save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None)
+        state = training_state(self.student, self.teacher) if run_state else iter(())
+        save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None, run_state)
 
     def load(self, path: Path, version: int) -> None:
-        """Go on from what `save` left after step `version - 1`.
+        """Go on from what `save` left after step `version - 1`, and whoever asks for it found to be whole.
 
         Raises:
-            RunFailed: it is cut short, damaged, or of another model.
+            RunFailed: it is of another model.
         """
         nothing = Share([], self._device, self._layout).lay([])
         restore(self.student, self.teacher, Archive(path / STATE).tensor, version, nothing)
@@ -188,7 +193,7 @@ class Learner:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
-    def _behaviour_gap(self, share: Share, found: list[_Found], version: int) -> float:
+    def _behaviour_gap(self, share: Share, found: list[_Found], version: PolicyVersion) -> float:
         """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from learner.lost import telling_broken_collectives
+from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
 from unisd_rl.logs import log_path, redirect_output
 from unisd_rl.placement import Cores, bind_to
@@ -65,39 +67,52 @@ class RankProcess:
         }
         from learner.distributed import join
 
-        device = join(gpus, len(self._cores), self._config.run.step_timeout_s)
-        from learner.learner import Learner
+        with telling_broken_collectives(self._rank):
+            device = join(gpus, len(self._cores), self._config.run.step_timeout_s)
+            from learner.learner import Learner
 
-        self._learner = Learner(self._config, self._model, device)
+            self._learner = Learner(self._config, self._model, device)
 
-    def step(self, data: bytes, version: int) -> StepReport:
+    def load(self, checkpoint: Path, version: int) -> None:
+        """`Learner.load`."""
+        with telling_broken_collectives(self._rank):
+            self._ready().load(checkpoint, version)
+
+    def step(self, data: bytes, version: int, lineage: int) -> StepReport:
         """`Learner.step`."""
-        return self._ready().step(data, version)
+        with telling_broken_collectives(self._rank):
+            return self._ready().step(data, version, lineage)
 
     def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport | None:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
-        from unisd_rl.transport.weights.publisher import weight_publisher
 
-        learner = self._ready()
-        started = time.monotonic()
-        if self._rank != 0:
-            for _ in learner.weights():
+        with telling_broken_collectives(self._rank):
+            if self._rank == 0:
+                return self._send(version, target, timeout_s)
+            for _ in self._ready().weights():
                 pass
             return None
+
+    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
+        """`Learner.logprobs`."""
+        with telling_broken_collectives(self._rank):
+            return self._ready().logprobs(prompt, completion)
+
+    def save(self, path: Path, run_state: RunState | None) -> None:
+        """`Learner.save`; rank 0 writes."""
+        with telling_broken_collectives(self._rank):
+            self._ready().save(path, write=self._rank == 0, run_state=run_state)
+
+    def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport:
+        from unisd_rl.transport.weights.publisher import weight_publisher
+
+        started = time.monotonic()
         if self._publisher is None:
             self._publisher = weight_publisher(self._config, target)
         self._publisher.wait(timeout_s)
         gathering = time.monotonic()
-        nbytes = self._publisher.publish(version, learner.weights())
+        nbytes = self._publisher.publish(version, self._ready().weights())
         return PublishReport(version.number, time.monotonic() - gathering, gathering - started, nbytes)
-
-    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
-        """`Learner.logprobs`."""
-        return self._ready().logprobs(prompt, completion)
-
-    def save(self, path: Path, resumable: bool) -> None:
-        """`Learner.save`; rank 0 writes."""
-        self._ready().save(path, write=self._rank == 0, resumable=resumable)
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"

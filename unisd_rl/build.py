@@ -11,6 +11,8 @@ from actors.group import RolloutGroup
 from learner.group import LearnerGroup
 from unisd_rl.config import Config
 from unisd_rl.control import RunControl
+from unisd_rl.faults import Event, Report
+from unisd_rl.parts import Parts
 from unisd_rl.placement import CorePlan, plan_cores
 from unisd_rl.preparation.prepare import Preparation
 from unisd_rl.preparation.writing import Writer, writing_engine
@@ -19,10 +21,9 @@ from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
 from unisd_rl.tasks.task import Task
-from unisd_rl.train import Parts
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.spawn import spawn_queue
-from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.transport.weights.store import StoreWatch, spawn_store
 
 
 def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
@@ -35,7 +36,16 @@ def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
 
     with screen.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
-    return Path(shutil.copytree(cached, directory / "base_model", dirs_exist_ok=True))
+    return _copied(cached, directory / "base_model")
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
+    if not place.exists():
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial).rename(place)
+    return place
 
 
 def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
@@ -83,12 +93,13 @@ def started_parts(
     plan = core_plan(config)
     screen.say(plan.describe())
     with ExitStack() as stack:
+        report = reporter(directory, screen)
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
-        learners = LearnerGroup(config, plan, model, directory.path)
+        demand = ActorDemand(config.rollout, RunControl(directory.path), report)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
+        learners = LearnerGroup(config, plan, model, directory.path, rollouts.check)
         stack.callback(learners.close)
-        demand = ActorDemand(config.rollout, RunControl(directory.path), directory.record)
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, directory.record, demand)
         stack.callback(rollouts.close)
         with screen.waiting("starting learner and engines"):
             learners.start(config.run.start_timeout_s)
@@ -98,14 +109,26 @@ def started_parts(
             config,
             task,
             prompts,
-            QueueClient(queue, config, directory.record),
+            QueueClient(queue, config, report),
             store,
+            StoreWatch(store, config.faults.patience_s),
             rollouts,
             learners,
             directory,
             screen,
             retention,
+            report,
         )
+
+
+def reporter(directory: RunDirectory, screen: Screen) -> Report:
+    """Who is told of faults and recoveries: the person, and the run's folder."""
+
+    def report(event: Event) -> None:
+        screen.event(event)
+        directory.record(event)
+
+    return report
 
 
 def retention_scorer(

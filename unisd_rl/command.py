@@ -35,6 +35,19 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
 
 
+def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """(the folder after `--resume`, if that is there; the other arguments)."""
+    others = list(arguments)
+    for place, word in enumerate(others):
+        if word == "--resume" or word.startswith("--resume="):
+            given = others[place + 1 : place + 2] if word == "--resume" else [word.partition("=")[2]]
+            if not given or not given[0] or given[0].startswith("-"):
+                raise UserError("--resume needs the folder of the run to go on with, e.g. --resume runs/arithmetic")
+            del others[place : place + (2 if word == "--resume" else 1)]
+            return Path(given[0]).expanduser(), others
+    return None, others
+
+
 def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
     """Raise `UserError` for a relative folder where what is written there would be lost."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():

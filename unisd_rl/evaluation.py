@@ -8,6 +8,7 @@ from typing import Any
 from actors.group import RolloutGroup
 from actors.rollout_actor import Answered
 from unisd_rl.config import Config
+from unisd_rl.examined import Examined
 from unisd_rl.retention.numbers import Retention
 from unisd_rl.seeds import derive_seed
 from unisd_rl.statistics import Interval, pass_at_k, wilson_interval
@@ -74,6 +75,12 @@ class Evaluation:
         """pass@k over all problems; `k` is at most `samples`."""
         scores = self.scores(k)
         return PassRate(k, sum(scores) / len(scores), wilson_interval(sum(scores), len(scores)))
+
+    def examined(self) -> Examined:
+        """The numbers a run is summed up with."""
+        retention = self.retention.to_json() if self.retention else None
+        rate, version = self.pass_rate(), self.version
+        return Examined(version.lineage, version.number, self.problems, self.accuracy, rate.interval, retention)
 
     def to_json(self, ks: Sequence[int]) -> dict[str, Any]:
         """Its numbers, without the answers."""

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from unisd_rl.answers import json_lines, table
 from unisd_rl.config import Config
 from unisd_rl.evaluation import Evaluation
+from unisd_rl.line_file import plain
 from unisd_rl.retention.table import retention_table
-from unisd_rl.run_directory import plain
 from unisd_rl.statistics import Comparison, compare
 
 

@@ -1,6 +1,7 @@
 """One run from a checked configuration to its summary."""
 
 import time
+from contextlib import suppress
 
 from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
 from unisd_rl.cluster import connected
@@ -15,8 +16,8 @@ from unisd_rl.tasks.task import Task
 from unisd_rl.train import Outcome, train
 
 
-def run_job(config: Config) -> Summary:
-    """Prepare, connect, train, report.
+def run_job(config: Config, resumed: bool = False) -> Summary:
+    """Prepare, connect, train, report; `resumed`: go on in the folder that a run of this configuration left.
 
     Raises:
         UserError: the data, the model or the cluster is not what the configuration says.
@@ -24,30 +25,38 @@ def run_job(config: Config) -> Summary:
     """
     task = load_task(config.task)
     directory = RunDirectory(config.run_dir)
-    directory.create(config)
+    (directory.reopen if resumed else directory.create)(config)
     try:
-        return _run_in(directory, task, config)
+        return _run_in(directory, task, config, resumed)
     except (RunFailed, UserError) as error:
-        directory.write_summary({"status": "failed", "error": str(error)})
+        _sum_up(directory, {"status": "failed", "error": str(error)})
         raise
     except KeyboardInterrupt:
-        directory.write_summary({"status": "interrupted"})
+        _sum_up(directory, {"status": "interrupted"})
         raise
     finally:
         directory.close()
 
 
-def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
+def _sum_up(directory: RunDirectory, summary: dict[str, str]) -> None:
+    """What ended the run is on its way to the screen: a disk that does not take it as well says nothing new."""
+    with suppress(RunFailed):
+        directory.write_summary(summary)
+
+
+def _run_in(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:
     started = time.monotonic()
     with Screen(config.run.steps) as screen, connected(config, requirements(config)):
         model = model_folder(config, directory.path, screen)
         prompts = prompt_stream(config, task, model, directory, screen)
+        directory.refuse_other_prompts(prompts.checksum)
         with started_parts(config, task, prompts, model, directory, screen) as parts:
-            outcome = train(parts)
+            outcome = train(parts, resumed)
             summary = summarise(
                 config,
                 outcome,
                 prompts.preparation,
+                directory.fall_backs(),
                 parts.queue.report(),
                 parts.rollouts.reports(),
                 core_plan(config).describe(),
@@ -61,6 +70,6 @@ def _run_in(directory: RunDirectory, task: Task, config: Config) -> Summary:
 def _say_goodbye(screen: Screen, directory: RunDirectory, outcome: Outcome) -> None:
     checkpoint = directory.checkpoint(outcome.version.number)
     if outcome.after is None:
-        screen.interrupted(directory.path, checkpoint)
+        screen.interrupted(directory.path)
     else:
         screen.finished(outcome.before, outcome.after, directory.path, checkpoint)

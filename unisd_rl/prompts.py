@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from unisd_rl.config import Config, SourcesConfig
@@ -79,6 +80,14 @@ class PromptStream:
     def preparation(self) -> PreparationReport:
         """What became of the training problems."""
         return self._prepared.report
+
+    @property
+    def checksum(self) -> str:
+        """xxh3-64 of every problem that is trained on and its contexts, in order: equal ones are the same prompts."""
+        digest = xxhash.xxh3_64()
+        for example in self._prepared.kept:
+            digest.update(repr((example, self._prepared.contexts[example.id])).encode())
+        return digest.hexdigest()
 
     def prompt(self, number: int) -> NumberedPrompt:
         """Prompt `number` >= 0, with the seed of its sampling and the source of its completion."""

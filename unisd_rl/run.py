@@ -1,4 +1,5 @@
-"""`python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`: the main job.
+"""The main job: `python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`, and to go on with one
+that ended before its end: `python -m unisd_rl.run --resume RUN_FOLDER [--section.field VALUE ...] [--dry-run]`.
 
 What can be refused is refused here, before anything heavy is imported; the rest is `build` and `train`.
 Exit codes: see `command.exit_code`.
@@ -6,8 +7,9 @@ Exit codes: see `command.exit_code`.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from learner.settings import idle_settings, objective_settings
 from unisd_rl.command import (
@@ -18,11 +20,13 @@ from unisd_rl.command import (
     refuse_missing_folder,
     refuse_relative_under_a_job,
     split_arguments,
+    split_resume,
 )
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.requirements import requirements
+from unisd_rl.resuming import resumed_config
 from unisd_rl.settings import load_recipe, parse_fields
 from unisd_rl.transport.rollouts.place import refuse_unreachable
 
@@ -35,9 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    recipes, dry_run, fields = split_arguments(arguments)
-    config = load_recipe(recipes, parse_fields(fields, PROGRAM))
-    check_without_imports(config)
+    folder, others = split_resume(arguments)
+    recipes, dry_run, fields = split_arguments(others)
+    overrides = parse_fields(fields, PROGRAM)
+    if folder is None:
+        config = load_recipe(recipes, overrides)
+        check_without_imports(config)
+    else:
+        config = _resumed(folder, others, overrides)
     notes = (*inert_settings(objective_settings(config)), *config.unread_contexts, *idle_settings(config))
     for sentence in notes:
         print(f"note: {sentence}", file=sys.stderr)
@@ -49,7 +58,16 @@ def _run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from unisd_rl.job import run_job  # heavy: torch, Ray
 
-    return STOPPED if run_job(config).status == "interrupted" else 0
+    return STOPPED if run_job(config, resumed=folder is not None).status == "interrupted" else 0
+
+
+def _resumed(folder: Path, others: Sequence[str], overrides: Mapping[str, Any]) -> Config:
+    if others and not others[0].startswith("-"):
+        raise UserError(f"--resume {folder} has its own recipe, config.toml in it; leave out {others[0]!r}")
+    refuse_relative_under_a_job("resume", folder)
+    config = resumed_config(folder, overrides)
+    check_data(config)
+    return config
 
 
 def check_without_imports(config: Config) -> None:
@@ -60,15 +78,25 @@ def check_without_imports(config: Config) -> None:
     """
     refuse_relative_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
-        _check_model(config.model.path, config)
+        _refuse_a_model_that_would_move(config.model.path, config)
+    check_data(config)
+
+
+def check_data(config: Config) -> None:
+    """Refuse a model, a task or contexts that a look at the files can refuse.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
+    if config.model.path is not None:
+        refuse_missing_folder("model.path", config.model.path)
     if config.rollout.ledger is not None and "://" in config.rollout.ledger:
         refuse_unreachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
 
 
-def _check_model(path: str, config: Config) -> None:
-    refuse_missing_folder("model.path", path)
+def _refuse_a_model_that_would_move(path: str, config: Config) -> None:
     folder = Path(path).expanduser()
     if folder.absolute().is_relative_to(config.run_dir.absolute()):
         raise UserError(

@@ -8,30 +8,38 @@
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
+| prompts.json | here, at the start: a checksum of everything that is trained on |
 | summary.json | here, at the end |
-| rollouts/, consumed.jsonl | the rollout queue |
+| rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
 | control/ | `python -m unisd_rl.scale` and the driver: how many rollout actors there shall be, and are |
 | logs/ | every process its own |
+
+A line of metrics.jsonl is of a step that was lost if a later lineage began at its step or before it (lineages.jsonl;
+unisd_rl/lineages.py tells).
 """
 
-import fcntl
 import json
-import math
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
 from unisd_rl.answers import json_lines
+from unisd_rl.checkpoints import newest_first
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.examined import Examined
 from unisd_rl.faults import Event
+from unisd_rl.folder_lock import FolderLock
+from unisd_rl.line_file import LineFile, plain
+from unisd_rl.lineages import FallBack, read_fall_backs, version_survives
 from unisd_rl.types import Answer
 
 
@@ -40,8 +48,9 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._metrics: IO[str] | None = None
-        self._lock: IO[str] | None = None
+        self._metrics: LineFile | None = None
+        self._events: LineFile | None = None
+        self._lock: FolderLock | None = None
 
     @property
     def config(self) -> Path:
@@ -58,9 +67,22 @@ class RunDirectory:
         """One log file per process."""
         return self.path / "logs"
 
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
     def checkpoint(self, step: int) -> Path:
         """Folder of the student after `step` optimiser steps."""
-        return self.path / "checkpoints" / f"step-{step}"
+        return self.checkpoints_folder / f"step-{step}"
+
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The folders of checkpoints, newest first, whole or not (unisd_rl/checkpoints.py tells)."""
+        return newest_first(self.checkpoints_folder)
+
+    def fall_backs(self) -> tuple[FallBack, ...]:
+        """How often, and where to, the learner fell back."""
+        return read_fall_backs(self.path / "lineages.jsonl")
 
     def create(self, config: Config) -> None:
         """Make the folder and write the resolved configuration.
@@ -69,45 +91,99 @@ class RunDirectory:
             UserError: another run is writing there, or the folder cannot be made.
         """
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if (self.path / "lock").exists():
+                self._claim()
+                self.path.rename(_free_name(self.path))
+                self.close()
+            self.path.mkdir(exist_ok=True)
             self._claim()
-            self.logs.mkdir(exist_ok=True)
-            self.config.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+            self._open(config)
         except OSError as error:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
-        self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
+
+    def reopen(self, config: Config) -> None:
+        """Go on in a folder that a run left: what is in it stays and is appended to.
+
+        Raises:
+            UserError: that run is alive, or the folder cannot be written.
+        """
+        try:
+            self._claim()
+            self.summary.unlink(missing_ok=True)
+            recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
+            if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):
+                (self.path / "control" / "actors.json").unlink(missing_ok=True)  # what was said in mid-run is overruled
+            self._open(config)
+        except OSError as error:
+            raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
 
     def log_step(self, row: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl, on the file at once."""
-        assert self._metrics is not None, "create() comes first"
-        self._metrics.write(json.dumps(plain(row)) + "\n")
-        self._metrics.flush()
+        """Append one line to metrics.jsonl."""
+        assert self._metrics is not None, "create() or reopen() comes first"
+        self._metrics.append(row)
 
     def record(self, event: Event) -> None:
         """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""
-        line = {"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)}
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._events is None:
+            self._events = LineFile(self.path / "events.jsonl")
+        self._events.append({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
+
+    def refuse_other_prompts(self, checksum: str) -> None:
+        """What this run trains on has this checksum; the first time it is noted.
+
+        Raises:
+            UserError: it was another one when the run began.
+        """
+        path = self.path / "prompts.json"
+        if not path.exists():
+            _write_whole(path, json.dumps({"checksum": checksum}) + "\n")
+        elif json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
+            raise UserError(
+                f"the problems and contexts are not those that {self.path} began with: its data, the model's tokenizer "
+                "or the code that makes contexts changed since; bring them back, or start a new run"
+            )
 
     def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
-        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them."""
+        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
         path = self._evaluation(step, "jsonl")
-        path.write_text(json_lines(answers), encoding="utf-8")
-        self._evaluation(step, "json").write_text(json.dumps(plain(numbers), indent=2) + "\n", encoding="utf-8")
+        _must_write(path, json_lines(answers))
+        _must_write(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
         return path
+
+    def examined(self, step: int) -> Examined | None:
+        """The numbers of the evaluation after `step` steps; None where there is none of the surviving chain."""
+        path = self._evaluation(step, "json")
+        if not path.exists():
+            return None
+        found = Examined.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return found if version_survives(found.lineage, found.version, self.fall_backs()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
         """What the retention numbers of that evaluation are made of."""
         pq.write_table(rows, self._evaluation(step, "retention.parquet"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json; its presence says that the run ended."""
-        self.summary.write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")
+        """Write summary.json; its presence says that the run ended.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        _must_write(self.summary, json.dumps(plain(summary), indent=2) + "\n")
 
     def close(self) -> None:
-        """Close the files and let go of the folder."""
-        for file in (self._metrics, self._lock):
-            if file is not None:
-                file.close()
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _open(self, config: Config) -> None:
+        self.logs.mkdir(exist_ok=True)
+        _write_whole(self.config, tomli_w.dumps(_recorded(config)))
+        self._metrics = LineFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:
         path = self.path / "evaluations" / f"step-{step}.{suffix}"
@@ -115,20 +191,9 @@ class RunDirectory:
         return path
 
     def _claim(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if (self.path / "lock").exists():
-            self._refuse_if_alive()
-            self.path.rename(_free_name(self.path))
-        self.path.mkdir(exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _refuse_if_alive(self) -> None:
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is writing to {self.path}; give this one another run.name") from None
+        self._lock = FolderLock(self.path)
+        if not self._lock.take():
+            raise UserError(f"another run is writing to {self.path}; give this one another run.name")
 
 
 def _free_name(path: Path) -> Path:
@@ -138,10 +203,19 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def plain(value: Any) -> Any:
-    """JSON has no nan: null stands for a number that does not exist, however deep it lies."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _recorded(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _must_write(path: Path, text: str) -> None:
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise RunFailed(f"{path} cannot be written: {error.strerror}; make room, then go on with --resume") from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of the file or what was there before: a killed run leaves none that is cut short."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

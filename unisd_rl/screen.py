@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from unisd_rl.evaluation import Evaluation
+from unisd_rl.examined import Examined
+from unisd_rl.faults import Event, Recovery
 from unisd_rl.reports import StepReport
 
 _WIDE = 1000  # columns
@@ -99,20 +101,25 @@ class Screen:
                 f"JSD {retention.jsd:.4f} nats"
             )
 
+    def event(self, event: Event) -> None:
+        """Something broke, or works again."""
+        if isinstance(event, Recovery):
+            self.say(f"recovered: {event.part} after {event.seconds:.1f} s")
+            return
+        again = f"; try {event.restart} in {event.wait_s:g} s" if event.restart else ""
+        self.say(f"fault: {event.part}: {event.what}{again}")
+
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""
         self.say("stopping after this step, with a checkpoint; once more stops at once")
 
-    def finished(self, before: Evaluation, after: Evaluation, directory: Path, checkpoint: Path) -> None:
+    def finished(self, before: Examined, after: Examined, directory: Path, checkpoint: Path) -> None:
         """The last lines of a run that went to its end."""
         gain = 100 * (after.accuracy - before.accuracy)
         self.say(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
         self.say(f"model  {checkpoint}\nfiles  {directory}")
 
-    def interrupted(self, directory: Path, checkpoint: Path) -> None:
+    def interrupted(self, directory: Path) -> None:
         """The last lines of a run that was stopped."""
         self.say(f"stopped; files  {directory}")
-        # Under its own name the new run would move this folder aside, and the weights with it.
-        name = f"{directory.name}-from-{checkpoint.name}"
-        options = [str(directory / "config.toml"), "--model.path", str(checkpoint), "--run.name", name]
-        self.say(f"go on from its weights with: python -m unisd_rl.run {shlex.join(options)}")
+        self.say(f"go on with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}")

@@ -100,6 +100,8 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
     usage = f"{program} [RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    if program.endswith(".run"):
+        usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
     parser = _OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
     source: CliSettingsSource[Fields] = CliSettingsSource(

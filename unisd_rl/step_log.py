@@ -37,8 +37,10 @@ class StepTimes:
         return self.wait_s + self.learn_s + self.publish_s
 
 
-def log_step(directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes) -> None:
-    """Write the step's line to metrics.jsonl and show it."""
+def log_step(
+    directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes, lineage: int
+) -> None:
+    """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    directory.log_step({**asdict(report), **asdict(times), "tokens_per_s": tokens_per_s})
+    directory.log_step({"lineage": lineage, **asdict(report), **asdict(times), "tokens_per_s": tokens_per_s})
     screen.step(report, tokens_per_s)

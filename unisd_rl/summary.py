@@ -1,11 +1,13 @@
 """`summary.json`: the run in numbers, each counted from what happened."""
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from actors.report import ActorReport
 from unisd_rl.config import Config
-from unisd_rl.evaluation import Evaluation
+from unisd_rl.examined import Examined
+from unisd_rl.lineages import FallBack
 from unisd_rl.prompts import PreparationReport
 from unisd_rl.statistics import Interval
 from unisd_rl.train import Outcome
@@ -14,20 +16,25 @@ from unisd_rl.transport.rollouts.report import QueueReport
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %."""
+    """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %.
+
+    Rollouts and prompts are counted over the surviving chain of the whole run; times, speed and pauses are those of the
+    process that ended it. `steps_lost` were trained and then fallen back past.
+    """
 
     status: str
     steps: int
     policy_version: int
     lineage: int
     engine: str
+    steps_lost: int
     accuracy_before: float
     accuracy_before_interval: Interval
     accuracy_after: float | None
     accuracy_after_interval: Interval | None
     eval_examples: int
-    retention_before: dict[str, float] | None
-    retention_after: dict[str, float] | None
+    retention_before: Mapping[str, float] | None
+    retention_after: Mapping[str, float] | None
     prompts_issued: int
     prompts_dropped: int
     rollouts_consumed: int
@@ -52,6 +59,7 @@ def summarise(
     config: Config,
     outcome: Outcome,
     preparation: PreparationReport,
+    fall_backs: Sequence[FallBack],
     queue: QueueReport,
     actors: tuple[ActorReport, ...],
     cores: str,
@@ -65,10 +73,11 @@ def summarise(
         policy_version=outcome.version.number,
         lineage=outcome.version.lineage,
         engine=config.rollout.engine.type,
+        steps_lost=sum(fall.steps_lost for fall in fall_backs),
         accuracy_before=outcome.before.accuracy,
-        accuracy_before_interval=outcome.before.pass_rate().interval,
+        accuracy_before_interval=outcome.before.interval,
         accuracy_after=outcome.after.accuracy if outcome.after else None,
-        accuracy_after_interval=outcome.after.pass_rate().interval if outcome.after else None,
+        accuracy_after_interval=outcome.after.interval if outcome.after else None,
         eval_examples=outcome.before.problems,
         retention_before=_retention(outcome.before),
         retention_after=_retention(outcome.after),
@@ -81,13 +90,13 @@ def summarise(
         rollouts_straddling=queue.straddling,
         max_staleness_seen=queue.max_staleness_seen,
         tokens_generated=queue.tokens,
-        tokens_per_s=queue.tokens / outcome.loop_s,
-        learner_wait_fraction=outcome.waited_s / outcome.loop_s,
+        tokens_per_s=outcome.tokens / max(outcome.loop_s, 1e-9),
+        learner_wait_fraction=outcome.waited_s / max(outcome.loop_s, 1e-9),
         weight_pause_ms_median=statistics.median(pauses) if pauses else None,
         cores=cores,
         wall_s=wall_s,
     )
 
 
-def _retention(evaluation: Evaluation | None) -> dict[str, float] | None:
-    return evaluation.retention.to_json() if evaluation and evaluation.retention else None
+def _retention(examined: Examined | None) -> Mapping[str, float] | None:
+    return examined.retention if examined else None

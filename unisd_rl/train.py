@@ -11,106 +11,109 @@
     broadcast ---------------------------> update in mid-generation
 
 Rollouts for the next steps are generated while the learner works on this one, at most
-`max_staleness` versions ahead; nothing is dropped, nothing is trained on twice.
+`max_staleness` versions ahead; nothing is dropped, nothing is trained on twice. What breaks is mended beside the loop:
+actors by their group (`rollouts.check`), the learner by `recovery.py`, which enters the loop again at a checkpoint.
 """
 
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
-from actors.group import RolloutGroup
-from learner.group import LearnerGroup
-from unisd_rl.config import Config
+from unisd_rl.errors import UserError
 from unisd_rl.evaluation import Evaluation, evaluate
+from unisd_rl.examined import Examined
 from unisd_rl.interrupt import StopRequest, stop_request
-from unisd_rl.prompts import PromptStream
+from unisd_rl.parts import Parts
+from unisd_rl.publication import publish, publish_checked, watch
+from unisd_rl.recovery import LearnerRecovery
 from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.retention.table import retention_table
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.screen import Screen
+from unisd_rl.saving import save, save_last
 from unisd_rl.step_log import StepTimes, log_step
-from unisd_rl.tasks.task import Task
-from unisd_rl.transport.rollouts.client import QueueClient
-from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 from unisd_rl.weight_check import check_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything a run is made of, started and ready."""
-
-    config: Config
-    task: Task
-    prompts: PromptStream
-    queue: QueueClient
-    store: StoreClient
-    rollouts: RolloutGroup
-    learners: LearnerGroup
-    directory: RunDirectory
-    screen: Screen
-    retention: RetentionScorer | None
-    """Absent where retention is not measured."""
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the loop achieved: for the summary and the last lines on the screen."""
+    """What the loop achieved: for the summary and the last lines on the screen. Times and tokens are this process's."""
 
     interrupted: bool
     version: PolicyVersion
-    before: Evaluation
-    after: Evaluation | None
+    before: Examined
+    after: Examined | None
     waited_s: float
     loop_s: float
+    tokens: int
 
 
-def train(parts: Parts) -> Outcome:
-    """Run the algorithm from version 0 to the last step, or to the step at which a stop was asked for.
+@dataclass(slots=True)
+class LoopTimes:
+    """Seconds in the loop, steps that were lost included, and those of them spent waiting for rollouts."""
+
+    loop_s: float = 0.0
+    waited_s: float = 0.0
+
+
+def train(parts: Parts, resumed: bool) -> Outcome:
+    """Run the algorithm to the last step, or to the step at which a stop was asked for.
 
     Raises:
-        RunFailed: a part failed, or a check on the run itself did; the sentence says which.
+        RunFailed: a part failed more often than it may, or a check on the run itself did; the sentence says which.
     """
-    version = PolicyVersion(lineage=0, number=0)
-    publish(parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
-    before = examine(parts, version)
+    learner, times = LearnerRecovery(parts), LoopTimes()
+    version = learner.begin(resumed)
+    version, before = learner.through(version, lambda version: (version, examined_before(parts, version)))
+    tokens = parts.queue.report().tokens
     parts.rollouts.run()
     with stop_request(parts.screen.stopping) as stop:
-        started = time.monotonic()
-        version, waited_s = learn(parts, version, stop)
-        loop_s = time.monotonic() - started
-        parts.learners.save(parts.directory.checkpoint(version.number))
-        after = None if stop.requested else examined_at_the_end(parts, version)
-    return Outcome(after is None, version, before, after, waited_s, loop_s)
+        version, after = learner.through(version, lambda version: to_the_end(parts, version, stop, times))
+    tokens = parts.queue.report().tokens - tokens
+    return Outcome(after is None, version, before, after, times.waited_s, times.loop_s, tokens)
 
 
-def learn(parts: Parts, version: PolicyVersion, stop: StopRequest) -> tuple[PolicyVersion, float]:
-    """Step after step; returns the version reached and the seconds the learner waited for rollouts."""
-    config, waited_s = parts.config, 0.0
-    for step in range(config.run.steps):
-        times = StepTimes()
+def to_the_end(
+    parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTimes
+) -> tuple[PolicyVersion, Examined | None]:
+    """The loop, the last checkpoint, and what came of it: None where a stop was asked for."""
+    begun, started = version, time.monotonic()
+    try:
+        version = learn(parts, version, stop, times)
+    finally:
+        times.loop_s += time.monotonic() - started
+    if version != begun:
+        save_last(parts, version)
+    return version, None if stop.requested else examined_at_the_end(parts, version)
+
+
+def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTimes) -> PolicyVersion:
+    """Step after step from `version` on; returns the version reached."""
+    config = parts.config
+    examine_if_due(parts, version)
+    for step in range(version.number, config.run.steps):
+        spent = StepTimes()
         admit(parts, step)
-        with times.measure("wait_s"):
-            batch = parts.queue.take(step, config.learner.ranks, config.run.step_timeout_s, parts.rollouts.check)
-        with times.measure("learn_s"):
-            report = parts.learners.step(batch.shards, version.number, config.run.step_timeout_s)
-        version = PolicyVersion(version.lineage, version.number + 1)
-        with times.measure("publish_s"):
+        with spent.measure("wait_s"):
+            waiting = partial(watch, parts, version)
+            batch = parts.queue.take(step, config.learner.ranks, config.run.step_timeout_s, waiting)
+        with spent.measure("learn_s"):
+            report = parts.learners.step(batch.shards, step, config.run.step_timeout_s, version.lineage)
+        version = PolicyVersion(version.lineage, step + 1)
+        with spent.measure("publish_s"):
             if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
-        parts.rollouts.check()
-        log_step(parts.directory, parts.screen, report, batch, times)
-        waited_s += times.wait_s
+        watch(parts, version)
+        log_step(parts.directory, parts.screen, report, batch, spent, version.lineage)
+        times.waited_s += spent.wait_s
         ready = parts.queue.report().depth / config.learner.batch_size
-        parts.rollouts.observe(times.wait_s / times.total_s, ready)
+        parts.rollouts.observe(spent.wait_s / spent.total_s, ready)
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:
             break
         between_steps(parts, version)
-    return version, waited_s
+    return version
 
 
 def admit(parts: Parts, step: int) -> None:
@@ -120,53 +123,60 @@ def admit(parts: Parts, step: int) -> None:
     parts.queue.admit(tuple(parts.prompts.prompt(number) for number in range(parts.queue.admitted, end)))
 
 
-def publish(parts: Parts, version: PolicyVersion) -> None:
-    """Snapshot of the student into the store (timed, synchronous); sending it on happens in the background."""
-    if parts.store.version == version:
+def between_steps(parts: Parts, version: PolicyVersion) -> None:
+    """Checkpoints and evaluations that fall due between two steps."""
+    every = parts.config.run.checkpoint_every
+    if version.number == parts.config.run.steps:
         return
-    parts.learners.publish(version, PublishTarget(parts.store.handle, parts.rollouts.handles))
-    parts.store.version = version
-    parts.rollouts.broadcast(version)
+    if every and version.number % every == 0:
+        save(parts, version)
+    examine_if_due(parts, version)
 
 
-def examine(parts: Parts, version: PolicyVersion) -> Evaluation:
+def examine_if_due(parts: Parts, version: PolicyVersion) -> None:
+    """The evaluation of this version between two steps, unless it was made before the learner fell back to here."""
+    every = parts.config.evaluation.every
+    due = every and 0 < version.number < parts.config.run.steps and version.number % every == 0
+    if due and parts.directory.examined(version.number) is None:
+        publish(parts, version)
+        examine(parts, version)
+
+
+def examine(parts: Parts, version: PolicyVersion) -> Examined:
     """Evaluate one version, all actors having applied it, and keep every answer."""
     with parts.screen.progress(f"evaluating version {version.number}") as progress:
         parts.rollouts.wait_for(version, parts.config.weights.timeout_s)
         evaluation = evaluate(parts.rollouts, parts.task, parts.config, version, progress)
     if parts.retention is not None:
         evaluation = with_retention(parts, parts.retention, evaluation)
-    numbers = {"version": version.number, **evaluation.to_json(parts.config.evaluation.k)}
+    examined = evaluation.examined()
+    numbers = {**examined.to_json(), **evaluation.to_json(parts.config.evaluation.k)}
     parts.directory.write_evaluation(version.number, evaluation.answers, numbers)
     parts.screen.evaluated(evaluation)
-    return evaluation
+    return examined
 
 
 def with_retention(parts: Parts, scorer: RetentionScorer, evaluation: Evaluation) -> Evaluation:
     """Read what was answered with the student, lent as a folder, and with the initial model."""
     lent, step = parts.directory.path / "retention", evaluation.version.number
     with parts.screen.waiting("reading answers beside the initial model"):
-        parts.learners.save(lent, resumable=False)
-        retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers)
+        parts.learners.save(lent)
+        retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers, parts.rollouts.check)
         shutil.rmtree(lent)
     parts.directory.write_retention(step, retention_table(f"step-{step}", parts.config.task.type, retention))
     return replace(evaluation, retention=retention)
 
 
-def examined_at_the_end(parts: Parts, version: PolicyVersion) -> Evaluation:
+def examined_before(parts: Parts, version: PolicyVersion) -> Examined:
+    """How good the initial model is: examined now, or read from the folder of the run that is taken up again."""
+    found = parts.directory.examined(0)
+    if found is None and version.number > 0:
+        raise UserError(f"{parts.directory.path}/evaluations/step-0.json is missing: what the run is measured against")
+    assert parts.store.version is not None, "the initial weights are published by now"
+    return found or examine(parts, parts.store.version)
+
+
+def examined_at_the_end(parts: Parts, version: PolicyVersion) -> Examined:
     """The last version, published whether or not its turn has come, checked and examined."""
-    publish(parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
+    publish_checked(parts, version)
     return examine(parts, version)
-
-
-def between_steps(parts: Parts, version: PolicyVersion) -> None:
-    """Checkpoints and evaluations that fall due between two steps."""
-    run, every = parts.config.run, parts.config.evaluation.every
-    if version.number == run.steps:
-        return
-    if run.checkpoint_every and version.number % run.checkpoint_every == 0:
-        parts.learners.save(parts.directory.checkpoint(version.number))
-    if every and version.number % every == 0:
-        publish(parts, version)
-        examine(parts, version)

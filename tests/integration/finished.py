@@ -1,5 +1,6 @@
 """Reading what a run left behind, for the tests that recompute its claims."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -30,6 +31,31 @@ class FinishedRun:
     def consumed(self) -> list[dict]:
         return lines(self.path / "consumed.jsonl")
 
+    @property
+    def fall_backs(self) -> list[dict]:
+        path = self.path / "lineages.jsonl"
+        return lines(path) if path.exists() else []
+
+    @property
+    def events(self) -> list[dict]:
+        path = self.path / "events.jsonl"
+        return lines(path) if path.exists() else []
+
+    @property
+    def chain(self) -> list[dict]:
+        """The consumed lines that count: of each step those of the lineage that trained it last, in order."""
+        owner: dict[int, int] = {}
+        for lineage, start in [(0, 0), *((fall["lineage"], fall["step"]) for fall in self.fall_backs)]:
+            owner = {step: before for step, before in owner.items() if step < start}
+            owner |= {row["step"]: lineage for row in self.consumed if row["chain"] == lineage}
+        return [row for row in self.consumed if owner.get(row["step"]) == row["chain"]]
+
+    @property
+    def stored(self) -> list[int]:
+        """Prompt numbers of all rows in the ledger, doubles included."""
+        entries = sorted((self.path / "rollouts" / "index").glob("*.json"))
+        return [number for entry in entries for number in json.loads(entry.read_text())["numbers"]]
+
     def answers(self, step: int) -> list[dict]:
         return lines(self.path / "evaluations" / f"step-{step}.jsonl")
 
@@ -43,8 +69,12 @@ def lines(path: Path) -> list[dict]:
 
 def start_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe."""
+    return _start(*arguments, "--run.dir", str(folder), "--run.name", "run")
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "unisd_rl.run", *arguments, "--run.dir", str(folder), "--run.name", "run"],
+        [sys.executable, "-m", "unisd_rl.run", *arguments],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -53,12 +83,30 @@ def start_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def resume_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`--resume` of the run that `start_job` began in `folder`."""
+    return _start("--resume", str(folder / "run"), *arguments)
+
+
 def run_job(folder: Path, *arguments: str) -> FinishedRun:
     """The job to its end; fails with what it printed."""
-    running = start_job(folder, *arguments)
-    output = running.communicate(timeout=TIMEOUT_S)[0]
+    return finished(folder, start_job(folder, *arguments))
+
+
+def finished(folder: Path, running: subprocess.Popen[str], seen: str = "") -> FinishedRun:
+    """The run once its job has ended well; `seen` is what was read of its output before."""
+    output = seen + running.communicate(timeout=TIMEOUT_S)[0]
     assert running.returncode == 0, f"exit code {running.returncode}\n{output[-4000:]}"
     return FinishedRun(folder / "run", output)
+
+
+def process_of(log: Path) -> int:
+    """The id of the process whose standard output goes to this log of a run."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and (process / "fd" / "1").readlink() == log:
+                return int(process.name)
+    raise AssertionError(f"no process writes to {log}")
 
 
 def read_until(running: subprocess.Popen[str], start: str) -> str:
@@ -73,17 +121,21 @@ def read_until(running: subprocess.Popen[str], start: str) -> str:
 
 
 def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, batch_size: int) -> None:
-    numbers = [row["prompt"] for row in run.consumed]
+    """In the surviving chain of steps, and nothing was generated twice."""
+    numbers = [row["prompt"] for row in run.chain]
     assert numbers == list(range(steps * batch_size))
-    assert [row["step"] for row in run.consumed] == [number // batch_size for number in numbers]
+    assert [row["step"] for row in run.chain] == [number // batch_size for number in numbers]
+    stored = run.stored
+    assert len(set(stored)) == len(stored)
+    assert set(numbers) <= set(stored)
     assert run.summary["rollouts_consumed"] == len(numbers)
     assert run.summary["rollouts_lost"] == 0
     assert run.summary["rollouts_duplicated"] == 0
 
 
 def assert_staleness_within(run: FinishedRun, bound: int) -> None:
-    staleness = [row["step"] - row["oldest"] for row in run.consumed]
-    assert min(staleness) >= 0
+    staleness = [row["step"] - row["oldest"] for row in run.chain]
+    assert min(staleness) >= 0 or run.fall_backs  # rows of a lineage that had gone further are fed again
     assert max(staleness) <= bound
     assert max(staleness) == run.summary["max_staleness_seen"]
 

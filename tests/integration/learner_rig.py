@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 
@@ -178,7 +179,7 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     first = case.shards[0][0]
     found["logprobs"] = torch.from_numpy(learner.logprobs(first.prompt_tokens, first.completion_tokens))
     if case.save is not None:
-        learner.save(case.save, write=rank == 0)
+        learner.save(case.save, write=rank == 0, run_state=RunState(0, case.first + case.steps, 0, ()))
     if rank == 0:
         torch.save(found, folder / f"{case.name}.pt")
     learner.close()

@@ -6,7 +6,8 @@ import ray
 import torch
 from learner_rig import learner_config, make_model, make_rollouts
 
-from learner.group import LearnerGroup
+from learner.group import CheckpointNotWritten, LearnerGroup, LearnerLost
+from unisd_rl.checkpoints import RunState, opened
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.placement import CorePlan
 from unisd_rl.transport.rollouts.schema import encode
@@ -39,8 +40,9 @@ def model(folder):
 
 def group_of(model, folder, **sections):
     learner = {"ranks": 2, "zero_stage": 3, **sections.pop("learner", {})}
-    core = (0,)
-    return LearnerGroup(learner_config(learner=learner, **sections), CorePlan((core,), (core, core)), model, folder)
+    core, watch = (0,), sections.pop("watch", lambda: None)
+    plan = CorePlan((core,), (core, core))
+    return LearnerGroup(learner_config(learner=learner, **sections), plan, model, folder, watch)
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +112,51 @@ def rollout_with_versions(rollout, version):
     return replace(rollout, versions=np.full(len(rollout.completion_tokens), version, np.int32))
 
 
-def test_a_dead_rank_ends_the_run_with_one_sentence(cluster, model, tmp_path):
+def test_after_a_rank_died_in_mid_run_all_start_again_from_a_checkpoint(cluster, model, tmp_path):
     group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0})
     group.start(TIMEOUT_S)
+    whole = [encode(ROLLOUTS)]
+    group.step(whole, 0, TIMEOUT_S)
+    checkpoint = tmp_path / "checkpoints" / "step-1"
+    group.save(checkpoint, RunState(0, 1, 11, ()))
+    assert opened(checkpoint).state.version == 1
+    before = group.step(whole, 1, TIMEOUT_S)
     (rank,) = group.ranks
     ray.kill(rank)
     with pytest.raises(
-        RunFailed, match=r"^a learner rank died and could not train step 0; see .*logs/learner-\*\.log$"
+        LearnerLost, match=r"^a learner rank died and could not train step 2; see .*logs/learner-\*\.log$"
     ):
-        group.step(SHARDS[:1], 0, TIMEOUT_S)
+        group.step(whole, 2, TIMEOUT_S)
+    group.close()
+    group.start(TIMEOUT_S, checkpoint, version=1)
+    assert group.step(whole, 1, TIMEOUT_S, lineage=1).loss == before.loss
+    group.close()
+
+
+def test_a_rank_whose_peer_died_says_that_the_learner_is_lost(cluster, model, tmp_path):
+    group = group_of(model, tmp_path)
+    group.start(TIMEOUT_S)
+    first, second = group.ranks
+    ray.kill(second)
+    alone = first.step.remote(SHARDS[0], 0, 0)  # in its first collective, alone
+    with pytest.raises(LearnerLost, match="learner rank 0 lost the others"):
+        ray.get(alone, timeout=TIMEOUT_S)
+    group.close()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_checkpoint_and_not_the_ranks(group, reports, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointNotWritten, match="step-2 could not be written"):
+        group.save(tmp_path / "file" / "step-2", RunState(0, 2, 0, ()))
+    first = ROLLOUTS[0]
+    assert np.isfinite(group.logprobs(first.prompt_tokens, first.completion_tokens)).all()
+
+
+def test_others_are_looked_after_while_the_ranks_work(cluster, model, tmp_path):
+    looks = []
+    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0}, watch=lambda: looks.append(1))
+    group.start(TIMEOUT_S)
+    assert len(looks) >= 2
     group.close()
 
 

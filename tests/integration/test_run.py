@@ -19,6 +19,7 @@ from finished import (
     start_job,
 )
 
+from unisd_rl.checkpoints import opened
 from unisd_rl.config import Config
 
 STEPS, BATCH = 6, 32
@@ -127,8 +128,8 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(tmp
     assert run.summary["status"] == "interrupted"
     steps = run.summary["steps"]
     assert 2 <= steps < 500
-    assert f"--model.path {run.checkpoint(steps)} --run.name run-from-step-{steps}" in output
-    assert (run.checkpoint(steps) / "model.safetensors").is_file()
+    assert f"--resume {run.path}" in output
+    assert opened(run.checkpoint(steps)).state.version == steps
     assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
 
 

@@ -19,8 +19,10 @@ class RunConfig(Section):
     """Optimiser steps."""
     seed: int = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
-    checkpoint_every: Count | None = None
-    """Steps between checkpoints; the last step always leaves one."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 20
+    """Steps between checkpoints: at most so many are lost with a learner. 0: none; the last step always leaves one."""
+    keep_checkpoints: Count = 2
+    """Checkpoints that are kept, the newest ones; the last step's is kept besides. With one, damage costs all."""
     step_timeout_s: Positive = 900.0
     """How long the loop waits for one batch or one optimiser step before it gives up."""
     start_timeout_s: Positive = 600.0

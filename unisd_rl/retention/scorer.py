@@ -8,7 +8,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from unisd_rl.requirements import ray_options, retention_bundle
 from unisd_rl.retention.numbers import Completion, Retention
 from unisd_rl.retention.process import NAME, RetentionProcess
 from unisd_rl.types import Answer, Example
+
+_WATCH_S = 1.0
+
+
+def _look_nowhere() -> None:
+    """Nobody else is looked after."""
 
 
 class RetentionScorer:
@@ -49,8 +55,16 @@ class RetentionScorer:
         """
         self._result(self._process.start.remote(), timeout_s, "load the base model")
 
-    def measure(self, adapted: Path, examples: Sequence[Example], answers: Sequence[Answer]) -> Retention:
+    def measure(
+        self,
+        adapted: Path,
+        examples: Sequence[Example],
+        answers: Sequence[Answer],
+        watch: Callable[[], None] = _look_nowhere,
+    ) -> Retention:
         """Retention of the model at `adapted`, whose `answers` these are, on the first `examples` of the settings.
+
+        Meanwhile `watch` is called about once a second; what it raises ends the wait.
 
         Raises:
             UserError: the two models do not belong together.
@@ -63,7 +77,11 @@ class RetentionScorer:
         gold = [Completion(one.id, 0, prompts[one.id], self._gold_tokens(one)) for one in chosen]
         own = [Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked]
         call = self._process.measure.remote(adapted, gold, own)
-        return self._result(call, self._config.run.step_timeout_s, "read the answers (run.step_timeout_s)")
+        deadline_s = time.monotonic() + self._config.run.step_timeout_s
+        while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
+            watch()
+        left_s = max(deadline_s - time.monotonic(), 1.0)
+        return self._result(call, left_s, "read the answers (run.step_timeout_s)")
 
     def close(self) -> None:
         """End the process."""

@@ -1,4 +1,4 @@
-"""An archive is whole or refused: what a killed process left, or a disk changed, is never trained on."""
+"""An archive is whole or refused: what a killed process left is never trained on."""
 
 import pytest
 import torch
@@ -38,16 +38,6 @@ def test_an_archive_cut_short_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_archive(tmp_path, cut())
     with pytest.raises(RunFailed, match="cut short"):
-        Archive(tmp_path)
-
-
-def test_a_changed_byte_is_refused(tmp_path):
-    write_archive(tmp_path, TENSORS.items())
-    path = next(tmp_path.glob("*.safetensors"))
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(RunFailed, match="checksum"):
         Archive(tmp_path)
 
 

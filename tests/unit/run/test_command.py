@@ -128,8 +128,31 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
     assert f"RAY_ADDRESS = {address}" in said(result)
 
 
+def test_going_on_with_a_folder_is_refused_before_anything_heavy(tmp_path):
+    for arguments, named in (
+        (["--resume", str(tmp_path)], "no run began there"),
+        (["--resume", str(tmp_path), "ema"], "leave out 'ema'"),
+        (["--resume"], "--resume needs the folder"),
+    ):
+        result = command(*arguments)
+        assert result.returncode == 2
+        assert named in said(result)
+        assert len(said(result).splitlines()) == 1
+        assert not imported(result) & HEAVY
+
+
+def test_a_run_is_gone_on_with_in_its_own_folder_on_other_resources(tmp_path):
+    (tmp_path / "config.toml").write_text("[run]\nsteps = 7\n[objective.divergence]\n")
+    result = command("--resume", str(tmp_path), "--learner.ranks", "3", "--dry-run")
+    assert result.returncode == 0, said(result)
+    assert f"run {tmp_path}: 7 steps" in result.stdout
+    assert "3 x learner rank" in result.stdout
+    assert not imported(result) & HEAVY
+
+
 def test_a_relative_run_folder_is_refused_under_a_ray_job():
-    result = command(RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
-    assert result.returncode == 2
-    assert "run.dir" in said(result)
-    assert "absolute" in said(result)
+    for arguments, named in (([], "run.dir"), (["--resume", "runs/arithmetic"], "resume")):
+        result = command(*arguments, RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+        assert result.returncode == 2
+        assert named in said(result)
+        assert "absolute" in said(result)

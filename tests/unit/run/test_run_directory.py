@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.control import RunControl
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.examined import Examined
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.settings import load_recipe
+from unisd_rl.statistics import Interval
 from unisd_rl.types import Answer, Generation
 
 CONFIG = load_recipe("unisd_star")
@@ -64,3 +67,54 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.dir"):
         created(tmp_path / "file" / "run")
+
+
+def test_a_reopened_run_appends_and_has_not_ended(tmp_path):
+    first = created(tmp_path / "run")
+    first.log_step({"step": 0, "lineage": 0})
+    first.write_summary({"status": "interrupted"})
+    first.close()
+    again = RunDirectory(tmp_path / "run")
+    again.reopen(CONFIG)
+    again.log_step({"step": 0, "lineage": 1})
+    rows = [json.loads(line) for line in (again.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lineage"] for row in rows] == [0, 1]
+    assert not again.summary.exists()
+    with pytest.raises(UserError, match="another run is writing"):
+        RunDirectory(tmp_path / "run").reopen(CONFIG)
+
+
+def test_other_prompts_than_those_a_run_began_with_are_refused(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.refuse_other_prompts("abc")
+    directory.refuse_other_prompts("abc")
+    with pytest.raises(UserError, match="not those that"):
+        directory.refuse_other_prompts("abd")
+
+
+def test_an_evaluation_counts_while_its_version_survives(tmp_path):
+    directory = created(tmp_path / "run")
+    found = Examined(lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None)
+    directory.write_evaluation(6, [], {**found.to_json(), "cut": 1})
+    assert directory.examined(5) is None
+    (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 6, "steps_lost": 1}\n')
+    assert directory.examined(6) == found
+    (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 4, "steps_lost": 3}\n')
+    assert directory.examined(6) is None
+
+
+def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.summary.mkdir()  # nothing can be renamed to it
+    with pytest.raises(RunFailed, match=r"summary\.json cannot be written: .*--resume"):
+        directory.write_summary({"status": "completed"})
+
+
+@pytest.mark.parametrize(("actors", "said"), [(1, 4), (2, None)])
+def test_a_number_of_actors_said_in_mid_run_holds_until_another_is_given(tmp_path, actors, said):
+    directory = created(tmp_path / "run")
+    RunControl(directory.path).request_actors(4)
+    directory.close()
+    again = RunDirectory(directory.path)
+    again.reopen(CONFIG.model_copy(update={"rollout": CONFIG.rollout.model_copy(update={"actors": actors})}))
+    assert RunControl(directory.path).requested_actors() == said

@@ -6,11 +6,10 @@ from unisd_rl.run import PROGRAM, main
 from unisd_rl.screen import Screen
 
 
-def test_the_command_to_go_on_from_a_stopped_run_is_accepted(tmp_path, capsys):
+def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
     run = tmp_path / "my runs" / "first"
-    checkpoint = run / "checkpoints" / "step-7"
-    checkpoint.mkdir(parents=True)
+    run.mkdir(parents=True)
     (run / "config.toml").write_text(f'[run]\nname = "first"\ndir = "{run.parent}"\n[objective.divergence]\n')
-    Screen(steps=9).interrupted(run, checkpoint)
+    Screen(steps=9).interrupted(run)
     typed = capsys.readouterr().out.partition(PROGRAM)[2]
     assert main([*shlex.split(typed), "--dry-run"]) == 0

@@ -12,19 +12,11 @@ The surviving chain has every step once. `lineages.jsonl` holds one line a fall-
 counts.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from unisd_rl.lineages import FallBack, step_survives
 from unisd_rl.transport.rollouts.journal import Journal
-
-
-@dataclass(frozen=True, slots=True)
-class FallBack:
-    """`lineage` goes on from `step`; `steps_lost` had been handed to the learner beyond it."""
-
-    lineage: int
-    step: int
-    steps_lost: int
 
 
 class Lineages:
@@ -60,4 +52,4 @@ class Lineages:
 
     def survives(self, lineage: int, step: int) -> bool:
         """Whether what `lineage` did in `step` has not been undone by a later one."""
-        return all(one.step > step for one in self._fall_backs if one.lineage > lineage)
+        return step_survives(lineage, step, self._fall_backs)

@@ -10,12 +10,13 @@ Taking the tensors is synchronous: when `publish` returns, the caller may change
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from unisd_rl.config import Config, VllmEngine
 from unisd_rl.errors import RunFailed
@@ -60,9 +61,10 @@ class ObjectStorePublisher:
         return manifest.nbytes
 
     def wait(self, timeout_s: float) -> None:
-        """See `WeightPublisher.wait`."""
+        """See `WeightPublisher.wait`. Where the store died with them, the driver notices and publishes anew."""
         if self._sending is not None:
-            _wait_for(self._sending, timeout_s, "the weight store has the weights published before")
+            with suppress(RayActorError):
+                _wait_for(self._sending, timeout_s, "the weight store has the weights published before")
 
 
 class TrainerEnginePublisher:

@@ -6,9 +6,14 @@ learner rank 0 --hold(manifest, *buckets)--> WeightStore --at_least(version)--> 
 
 The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
+
+Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices (`StoreWatch`)
+and publishes anew.
 """
 
 import asyncio
+import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +21,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
+from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import PolicyVersion
 
@@ -46,7 +53,7 @@ class WeightStore:
     """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
 
     def __init__(self, put: Callable[[Bytes], Any] = ray.put) -> None:
-        self._put = put
+        self._put, self._life = put, uuid.uuid4().hex
         self._newest: Snapshot | None = None
         self._changed = asyncio.Event()
 
@@ -66,6 +73,10 @@ class WeightStore:
         self._changed.set()
         self._changed = asyncio.Event()
         return manifest.version
+
+    async def life(self) -> str:
+        """A name of this object: another one is another store, and empty."""
+        return self._life
 
     async def newest(self) -> Snapshot | None:
         """The last snapshot held, or None before the first."""
@@ -89,4 +100,35 @@ class WeightStore:
 
 def spawn_store() -> StoreClient:
     """Start the store as a Ray actor; it asks for no core because it sleeps between snapshots."""
-    return StoreClient(ray.remote(WeightStore).options(num_cpus=0).remote())
+    return StoreClient(ray.remote(WeightStore).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote())
+
+
+class StoreWatch:
+    """Notices that a store was started again. For the driver; `patience_s`: how long the store may not answer."""
+
+    def __init__(self, store: StoreClient, patience_s: float) -> None:
+        self._store, self._patience_s = store.handle, patience_s
+        self._life = ray.get(self._ask(), timeout=patience_s)
+        self._asking: ray.ObjectRef[str] | None = None
+
+    def emptied(self) -> bool:
+        """Whether the store lost what it held since the last call. Never waits: an answer may be a call late.
+
+        Raises:
+            RunFailed: it has not answered for `patience_s`.
+        """
+        if self._asking is None:
+            self._asking = self._ask()
+        if not ray.wait([self._asking], timeout=0)[0]:
+            if time.monotonic() - self._asked_s > self._patience_s:
+                raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
+            return False
+        before = self._life
+        with suppress(RayActorError):  # it died as it answered: the next call asks again
+            self._life = ray.get(self._asking, timeout=self._patience_s)
+        self._asking = None
+        return self._life != before
+
+    def _ask(self) -> "ray.ObjectRef[str]":
+        self._asked_s = time.monotonic()
+        return self._store.life.remote()

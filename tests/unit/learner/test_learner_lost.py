@@ -1,0 +1,31 @@
+"""What a rank takes for the loss of the others, and what for an error of its own."""
+
+import pytest
+from torch.distributed import DistNetworkError
+
+from learner.lost import LearnerLost, telling_broken_collectives
+from unisd_rl.errors import RunFailed
+
+BROKEN = (
+    RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer. x"),
+    RuntimeError("[/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 900000ms for recv"),
+    DistNetworkError("The client socket has failed to connect"),
+)
+OWN = (
+    RuntimeError("mat1 and mat2 do not fit"),
+    RunFailed("the loss of this step is nan"),
+    KeyError("x"),
+)
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=str)
+def test_a_broken_collective_is_a_lost_learner(error):
+    with pytest.raises(LearnerLost, match="learner rank 1 lost the others"), telling_broken_collectives(1):
+        raise error
+
+
+@pytest.mark.parametrize("error", OWN, ids=str)
+def test_whatever_else_goes_wrong_stays_what_it_is(error):
+    with pytest.raises(type(error)) as raised, telling_broken_collectives(1):
+        raise error
+    assert raised.value is error

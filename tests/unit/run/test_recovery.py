@@ -1,0 +1,260 @@
+"""What the driver does when the learner is lost or a checkpoint cannot be written, with hand-made parts around it."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from learner.lost import CheckpointNotWritten, LearnerLost, NoRoom
+from unisd_rl.checkpoints import RunState, newest_first, opened, seal
+from unisd_rl.errors import RunFailed
+from unisd_rl.faults import Fault, Recovery
+from unisd_rl.parts import Parts
+from unisd_rl.publication import watch
+from unisd_rl.recovery import LearnerRecovery
+from unisd_rl.run_directory import RunDirectory
+from unisd_rl.saving import save, save_last
+from unisd_rl.settings import load_recipe
+from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.types import PolicyVersion
+
+BATCH = 8
+PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}
+
+
+class Learners:
+    """Stands for the learner's group: says what was asked of it, and fails as often as it is told to."""
+
+    def __init__(self, said):
+        self.said, self.starting, self.saving = said, [], []
+
+    def close(self):
+        self.said.append("close")
+
+    def start(self, timeout_s):
+        self.said.append("start")
+        if self.starting:
+            raise self.starting.pop(0)
+
+    def load(self, checkpoint, version):
+        self.said.append(f"load {checkpoint.name}")
+
+    def publish(self, version, target):
+        self.said.append(f"publish {version.lineage}:{version.number}")
+
+    def save(self, path, state):
+        if self.saving:
+            raise self.saving.pop(0)
+        path.mkdir(parents=True)
+        (path / "run_state.json").write_text(state.to_json())
+        seal(path)
+
+
+class Queue:
+    def __init__(self, said, directory):
+        self.said, self.directory, self.now = said, directory, 0
+
+    def lineage(self):
+        return self.now
+
+    def fall_back(self, lineage, step):
+        assert lineage == self.now + 1
+        self.now = lineage
+        self.said.append(f"queue {lineage}:{step}")
+        with (self.directory / "lineages.jsonl").open("a") as file:
+            file.write(f'{{"lineage": {lineage}, "step": {step}, "steps_lost": 0}}\n')
+
+
+class Rollouts:
+    """Actors that are well, and apply at once what is published."""
+
+    handles = ()
+
+    def check(self): ...
+
+    def broadcast(self, version): ...
+
+    def wait_for(self, version, timeout_s): ...
+
+    def sample(self, prompts, sampling, version):
+        return []
+
+
+class Prompts:
+    def prompt(self, number):
+        raise AssertionError("nothing is sampled here")
+
+
+class Told:
+    """Stands for the screen."""
+
+    def say(self, line): ...
+
+
+@dataclass
+class Emptied:
+    """Says once that the store lost what it held."""
+
+    left: int = 1
+
+    def emptied(self):
+        self.left -= 1
+        return self.left >= 0
+
+
+@dataclass
+class Rig:
+    parts: Parts
+    said: list[str]
+    events: list = field(default_factory=list)
+
+    @property
+    def checkpoints(self):
+        return self.parts.directory.checkpoints_folder
+
+
+@pytest.fixture
+def rig(tmp_path, request, monkeypatch):
+    monkeypatch.setattr("unisd_rl.weight_check.PROBES", 0)
+    recipe, run = getattr(request, "param", ("unisd_star", {}))
+    config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": run})
+    said, events = [], []
+    directory = RunDirectory(tmp_path)
+    directory.checkpoints_folder.mkdir()
+    learners, queue = Learners(said), Queue(said, tmp_path)
+    parts = Parts(
+        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Told(), None,
+        events.append,
+    )  # fmt: skip
+    return Rig(parts, said, events)
+
+
+def test_the_learner_starts_again_at_the_newest_checkpoint_and_the_work_goes_on_there(rig):
+    for number in (2, 4):
+        save(rig.parts, PolicyVersion(0, number))
+    seen = []
+
+    def work(version):
+        seen.append(version)
+        if len(seen) == 1:
+            raise LearnerLost("a rank died")
+        return "done"
+
+    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 5), work) == "done"
+    assert seen == [PolicyVersion(0, 5), PolicyVersion(1, 4)]
+    assert rig.said == ["close", "start", "load step-4", "queue 1:4", "publish 1:4"]
+    fault, recovery = rig.events
+    assert (fault.part, fault.what, fault.restart) == ("learner", "a rank died", 1)
+    assert (recovery.part, recovery.seconds > 0.0) == ("learner", True)
+
+
+def test_without_a_checkpoint_it_begins_again(rig):
+    def work(version):
+        if version.lineage == 0:
+            raise LearnerLost("a rank died")
+        return version
+
+    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert rig.said == ["close", "start", "queue 1:0", "publish 1:0"]
+
+
+@pytest.mark.parametrize("rig", [("ssd", {})], indirect=True)
+def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has_others(rig):
+    save(rig.parts, PolicyVersion(0, 4))
+    assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
+    assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
+    rig.said.clear()
+    LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
+    assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
+
+
+def lost_once():
+    seen = []
+
+    def work(version):
+        seen.append(version)
+        if len(seen) == 1:
+            raise LearnerLost("a rank died")
+        return version
+
+    return work
+
+
+def test_a_new_lineage_needs_a_learner_that_started(rig):
+    rig.parts.learners.starting = [LearnerLost("it died again"), NoRoom("the machine is not back yet")]
+
+    def work(version):
+        if version.lineage == 0:
+            raise LearnerLost("a machine was lost")
+        return version
+
+    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert rig.said.count("start") == 3
+    assert [event.what for event in rig.events if isinstance(event, Fault)] == [
+        "a machine was lost",
+        "it died again",
+        "the machine is not back yet",
+    ]
+
+
+def test_a_learner_that_keeps_dying_ends_the_run(rig):
+    def work(version):
+        raise LearnerLost("a rank died")
+
+    with pytest.raises(RunFailed, match=r"learner failed 4 times .*max_restarts = 3.*a rank died"):
+        LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+
+
+def test_a_check_that_fires_is_not_recovered_from(rig):
+    def work(version):
+        raise RunFailed("the loss of this step is nan")
+
+    with pytest.raises(RunFailed, match="nan"):
+        LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+    assert rig.said == []
+
+
+def test_a_checkpoint_names_the_next_prompt_and_the_lineages_so_far(rig):
+    rig.parts.queue.fall_back(1, 2)
+    save(rig.parts, PolicyVersion(1, 4))
+    state = opened(rig.parts.directory.checkpoint(4)).state
+    assert state == RunState(1, 4, 4 * BATCH, rig.parts.directory.fall_backs())
+    assert state.fall_backs[0].step == 2
+
+
+def test_a_disk_that_is_full_keeps_the_old_ones_and_the_run(rig):
+    for number in (2, 4):
+        save(rig.parts, PolicyVersion(0, number))
+    rig.parts.learners.saving = [CheckpointNotWritten("step-6 could not be written: No space left on device")]
+    save(rig.parts, PolicyVersion(0, 6))
+    assert [path.name for path in newest_first(rig.checkpoints)] == ["step-4", "step-2"]
+    (fault,) = rig.events
+    assert "No space left" in fault.what
+    save(rig.parts, PolicyVersion(0, 8))
+    assert [path.name for path in newest_first(rig.checkpoints)] == ["step-8", "step-4"]
+
+
+def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):
+    for number in (2, 4):
+        save(rig.parts, PolicyVersion(0, number))
+    rig.parts.learners.saving = [CheckpointNotWritten("full"), CheckpointNotWritten("still full")]
+    save_last(rig.parts, PolicyVersion(0, 5))
+    assert [path.name for path in newest_first(rig.checkpoints)] == ["step-5", "step-4", "step-2"]
+    assert isinstance(rig.events[-1], Recovery)
+    rig.parts.learners.saving = [CheckpointNotWritten("full")] * 4
+    with pytest.raises(RunFailed, match=r"checkpoint failed 4 times.*full"):
+        save_last(rig.parts, PolicyVersion(0, 6))
+
+
+def test_an_emptied_store_gets_the_learners_version(rig):
+    rig.parts.store.version = PolicyVersion(0, 3)
+    watch(rig.parts, PolicyVersion(0, 3))
+    assert rig.said == ["publish 0:3"]
+    assert [event.part for event in rig.events] == ["store", "store"]
+    watch(rig.parts, PolicyVersion(0, 3))
+    assert len(rig.said) == 1
+
+
+@pytest.mark.parametrize("rig", [("ssd", {})], indirect=True)
+def test_initial_weights_that_the_store_lost_are_had_by_starting_the_learner_again(rig):
+    with pytest.raises(LearnerLost, match="initial weights"):
+        watch(rig.parts, PolicyVersion(0, 3))

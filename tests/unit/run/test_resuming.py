@@ -1,0 +1,110 @@
+"""A resumed run trains what it trained, or is refused in one sentence."""
+
+import pytest
+
+from unisd_rl.command import split_resume
+from unisd_rl.errors import UserError
+from unisd_rl.folder_lock import FolderLock
+from unisd_rl.resuming import CHANGEABLE, resumed_config
+from unisd_rl.run_directory import RunDirectory
+from unisd_rl.settings import load_recipe
+
+CONFIG = load_recipe("unisd_star", {"run": {"steps": 7}})
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The folder of a run that ended before its end."""
+    directory = RunDirectory(tmp_path / "elsewhere" / "mine")
+    directory.create(CONFIG)
+    directory.close()
+    return directory
+
+
+def test_the_configuration_is_the_folders_own_wherever_it_lies(ended):
+    config = resumed_config(ended.path, {})
+    assert config.run_dir == ended.path
+    assert config.model_copy(update={"run": CONFIG.run}) == CONFIG
+
+
+def test_where_it_runs_may_change(ended):
+    config = resumed_config(
+        ended.path,
+        {
+            "rollout": {"actors": 3, "engine": {"kv_cache_gib": 2.0}},
+            "learner": {"ranks": 2, "cores": [0, 1]},
+            "faults": {"max_restarts": 0},
+            "run": {"checkpoint_every": 1},
+        },
+    )
+    assert (config.rollout.actors, config.learner.ranks, config.learner.cores) == (3, 2, (0, 1))
+    assert (config.faults.max_restarts, config.run.checkpoint_every, config.run.steps) == (0, 1, 7)
+
+
+def test_every_field_that_may_change_exists():
+    for name in CHANGEABLE:
+        section = CONFIG
+        for word in name.split("."):
+            assert word in type(section).model_fields or name.startswith("rollout.engine"), name
+            section = getattr(section, word)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        ({"run": {"steps": 9}}, ["run.steps = 9", "has 7", "learning rate's schedule"]),
+        ({"run": {"name": "other"}}, ["run.name", "'mine'"]),
+        ({"learner": {"batch_size": 3}}, ["learner.batch_size = 3", "has 64"]),
+        ({"rollout": {"max_staleness": 2}}, ["rollout.max_staleness = 2"]),
+        ({"rollout": {"engine": {"type": "transformers"}}}, ["rollout.engine.type = 'transformers'", "'vllm'"]),
+        ({"objective": {"ema": None}}, ["objective.ema"]),
+        ({"model": {"lora": {"rank": 4}}}, ["model.lora"]),
+        ({"task": {"type": "multiples"}, "model": {"path": "a/b"}}, ["model.path"]),
+    ],
+)
+def test_what_would_train_something_else_is_refused_with_both_values(ended, overrides, names):
+    with pytest.raises(UserError) as refused:
+        resumed_config(ended.path, overrides)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert all(name in message for name in names), message
+
+
+def test_a_value_that_is_the_same_is_no_change(ended):
+    assert resumed_config(ended.path, {"run": {"steps": 7}}).run.steps == 7
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no run began there"):
+        resumed_config(tmp_path, {})
+
+
+def test_a_run_that_is_alive_is_refused(ended):
+    lock = FolderLock(ended.path)
+    assert lock.take()
+    with pytest.raises(UserError, match="is alive"):
+        resumed_config(ended.path, {})
+    lock.close()
+    resumed_config(ended.path, {})
+
+
+@pytest.mark.parametrize(("status", "resumes"), [("completed", False), ("interrupted", True), ("failed", True)])
+def test_only_a_run_that_came_to_its_end_has_finished(ended, status, resumes):
+    ended.write_summary({"status": status})
+    if resumes:
+        resumed_config(ended.path, {})
+    else:
+        with pytest.raises(UserError, match="has finished"):
+            resumed_config(ended.path, {})
+
+
+@pytest.mark.parametrize("words", [["--resume", "a b", "--x", "1"], ["--x", "1", "--resume=a b"]])
+def test_the_folder_may_stand_anywhere(words):
+    folder, others = split_resume(words)
+    assert (str(folder), others) == ("a b", ["--x", "1"])
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--resume", "--dry-run"], ["--resume="]])
+def test_resume_without_a_folder_is_refused(words):
+    with pytest.raises(UserError, match="needs the folder"):
+        split_resume(words)

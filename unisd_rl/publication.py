@@ -1,0 +1,44 @@
+"""A version from the learner to the rollout actors, and once more where the store lost it."""
+
+import time
+
+from learner.group import LearnerLost
+from unisd_rl.faults import Fault, Recovery
+from unisd_rl.parts import Parts
+from unisd_rl.transport.weights.target import PublishTarget
+from unisd_rl.types import PolicyVersion
+from unisd_rl.weight_check import check_weights
+
+
+def publish(parts: Parts, version: PolicyVersion) -> None:
+    """Snapshot of the student into the store (timed, synchronous); sending it on happens in the background."""
+    if parts.store.version == version:
+        return
+    parts.learners.publish(version, PublishTarget(parts.store.handle, parts.rollouts.handles))
+    parts.store.version = version
+    parts.rollouts.broadcast(version)
+
+
+def publish_checked(parts: Parts, version: PolicyVersion) -> None:
+    """As `publish`; then every actor has it, and its log-probs are the learner's."""
+    publish(parts, version)
+    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
+
+
+def watch(parts: Parts, version: PolicyVersion) -> None:
+    """Look after the others while the learner, at `version`, has nothing to do: each second that a batch is waited for,
+    and once a step.
+
+    Raises:
+        LearnerLost: the store lost the initial weights, which the learner has only when it starts.
+    """
+    parts.rollouts.check()
+    if not parts.store_watch.emptied():
+        return
+    started = time.monotonic()
+    parts.report(Fault("store", "it died and was started again without weights", 1, 0.0))
+    parts.store.version = None
+    if parts.config.rollout.sources.base:
+        raise LearnerLost("the weight store died, and the actors that sample with the initial weights start from it")
+    publish(parts, version)
+    parts.report(Recovery("store", time.monotonic() - started))

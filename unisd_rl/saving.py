@@ -1,0 +1,59 @@
+"""Checkpoints of a run: written by the learner while the actors go on, verified here; only then are old ones removed.
+
+A disk that is full costs a checkpoint, not the run: the old ones stay. Only the last one must be written.
+"""
+
+import time
+
+from learner.group import CheckpointNotWritten
+from unisd_rl.checkpoints import DamagedCheckpoint, RunState, keep_newest, opened
+from unisd_rl.faults import Fault, Recovery, RestartBudget
+from unisd_rl.parts import Parts
+from unisd_rl.types import PolicyVersion
+
+
+def save(parts: Parts, version: PolicyVersion) -> None:
+    """Leave a checkpoint of `version`, or a fault that says why there is none."""
+    try:
+        _save(parts, version)
+    except (CheckpointNotWritten, DamagedCheckpoint) as error:
+        parts.report(Fault("checkpoint", f"{error}; those before it are kept", 0, 0.0))
+    else:
+        keep_newest(parts.directory.checkpoints_folder, parts.config.run.keep_checkpoints)
+
+
+def save_last(parts: Parts, version: PolicyVersion) -> None:
+    """Leave the last checkpoint, beside those that are kept; what the run is for is in it, so it is tried again.
+
+    Raises:
+        RunFailed: it was not written after as many tries as `faults` allows.
+    """
+    budget, started, failed = RestartBudget("checkpoint", parts.config.faults), time.monotonic(), False
+    while True:
+        try:
+            _save(parts, version)
+        except (CheckpointNotWritten, DamagedCheckpoint) as error:
+            failed, fault = True, budget.failed(str(error))
+            parts.report(fault)
+            pause(parts, fault.wait_s)
+        else:
+            break
+    if failed:
+        parts.report(Recovery("checkpoint", time.monotonic() - started))
+    keep_newest(parts.directory.checkpoints_folder, parts.config.run.keep_checkpoints + 1)
+
+
+def pause(parts: Parts, wait_s: float) -> None:
+    """Wait before a further try, looking after the rollout actors meanwhile."""
+    end_s = time.monotonic() + wait_s
+    while (left_s := end_s - time.monotonic()) > 0.0:
+        time.sleep(min(1.0, left_s))
+        parts.rollouts.check()
+
+
+def _save(parts: Parts, version: PolicyVersion) -> None:
+    next_prompt = version.number * parts.config.learner.batch_size
+    state = RunState(version.lineage, version.number, next_prompt, parts.directory.fall_backs())
+    path = parts.directory.checkpoint(version.number)
+    parts.learners.save(path, state)
+    opened(path)
