@@ -29,7 +29,7 @@ from ray.exceptions import RayActorError
 from actors.busy import BusyShares
 from actors.demand import ActorDemand
 from actors.process import ActorProcess, Call
-from actors.report import ActorReport
+from actors.report import ActorReport, Pulse
 from actors.rollout_actor import Answered, Chat
 from actors.scaling import Observation
 from actors.shares import Shares
@@ -200,6 +200,11 @@ class RolloutGroup:
     ) -> list[tuple[Tokens, Generation]]:
         """As `answers`, the tokens of prompt and answer only."""
         return [(answer.prompt_tokens, answer.generation) for answer in self.answers(prompts, sampling, version)]
+
+    @property
+    def pulses(self) -> dict[str, Pulse]:
+        """What each serving actor answered last when it was pinged, by its name. Asks nobody."""
+        return {_name(slot): slot.pulse for slot in self._serving() if slot.pulse is not None}
 
     def reports(self) -> tuple[ActorReport, ...]:
         """What each actor counted, in order: of those that serve, and of those that were drained.

@@ -247,7 +247,7 @@ class RolloutService:
         if numbered.source is Source.GOLD:
             assert numbered.prompt.gold is not None, f"prompt {numbered.number} has no gold completion"
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
-        answer = await self._engine.generate(prompt_tokens, self._sampling(numbered.seed))
+        answer = await self._engine.generate(prompt_tokens, self._sampling(numbered))
         if numbered.source is Source.BASE:
             initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
             assert initial, f"prompt {numbered.number} has tokens of a trained model"
@@ -257,9 +257,11 @@ class RolloutService:
     def _views(self, numbered: NumberedPrompt) -> tuple[TokenView, ...]:
         return tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
 
-    def _sampling(self, seed: int) -> Sampling:
-        config = self._config
-        return Sampling(config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k)
+    def _sampling(self, numbered: NumberedPrompt) -> Sampling:
+        config, seed = self._config, numbered.seed
+        return Sampling(
+            config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k, numbered.number
+        )
 
     def _finish(
         self,

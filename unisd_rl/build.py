@@ -9,6 +9,7 @@ from pathlib import Path
 from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
+from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.config import Config
 from unisd_rl.control import RunControl
 from unisd_rl.faults import Event, Report
@@ -116,6 +117,7 @@ def started_parts(
             learners,
             directory,
             screen,
+            BottleneckMeter(config.learner.ranks),
             retention,
             report,
         )

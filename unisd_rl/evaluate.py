@@ -10,12 +10,12 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NoReturn
 
 from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
 from unisd_rl.requirements import answering_requirements, retention_requirement
+from unisd_rl.settings import OneSentenceParser
 
 PROGRAM = "python -m unisd_rl.evaluate"
 _DESCRIPTION = f"""Let models answer held-out problems through the rollout actors, and compare them with the first.
@@ -84,15 +84,8 @@ def _check_model(word: str, model: str) -> None:
         raise UserError(f"{word} = {model!r} holds no model (no config.json); {instead}")
 
 
-class _OneSentenceParser(ArgumentParser):
-    """Refuses in one sentence, not with a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists all options")
-
-
 def _parser() -> ArgumentParser:
-    parser = _OneSentenceParser(
+    parser = OneSentenceParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} MODEL [MODEL ...] [--task TASK ...] [OPTION ...]",
         description=_DESCRIPTION,

@@ -59,10 +59,13 @@ def _run_in(directory: RunDirectory, task: Task, config: Config, resumed: bool) 
                 directory.fall_backs(),
                 parts.queue.report(),
                 parts.rollouts.reports(),
+                parts.meter.total(),
                 core_plan(config).describe(),
                 time.monotonic() - started,
             )
         directory.write_summary(summary.to_json())
+        if summary.bottleneck is not None:
+            screen.say(summary.bottleneck.describe())
         _say_goodbye(screen, directory, outcome)
     return summary
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
+from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.config import Config
 from unisd_rl.faults import Report
 from unisd_rl.prompts import PromptStream
@@ -29,6 +30,7 @@ class Parts:
     learners: LearnerGroup
     directory: RunDirectory
     screen: Screen
+    meter: BottleneckMeter
     retention: RetentionScorer | None
     """Absent where retention is not measured."""
     report: Report

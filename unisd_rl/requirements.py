@@ -55,11 +55,16 @@ def requirements(config: Config) -> tuple[Requirement, ...]:
     queue and weight store ask for nothing: they wait most of the time."""
     return (
         Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),
-        Requirement("learner rank", config.learner.ranks, learner_bundle(config)),
+        learner_requirement(config),
         Requirement("rollout queue", 1, {}),
         Requirement("weight store", 1, {}),
         *retention_requirement(config),
     )
+
+
+def learner_requirement(config: Config) -> Requirement:
+    """The processes that train."""
+    return Requirement("learner rank", config.learner.ranks, learner_bundle(config))
 
 
 def retention_requirement(config: Config) -> tuple[Requirement, ...]:

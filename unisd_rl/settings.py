@@ -102,7 +102,7 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     usage = f"{program} [RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
     if program.endswith(".run"):
         usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
-    parser = _OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
+    parser = OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
     source: CliSettingsSource[Fields] = CliSettingsSource(
         Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
@@ -111,10 +111,11 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key != "dry_run"}
 
 
-class _OneSentenceParser(ArgumentParser):
+class OneSentenceParser(ArgumentParser):
     """Refuses in one sentence, not with a page of usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
         raise UserError(f"{message}; `{self.prog} --help` lists all options")
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from unisd_rl.bottleneck import Balance
 from unisd_rl.reports import StepReport
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.screen import Screen
@@ -38,9 +39,16 @@ class StepTimes:
 
 
 def log_step(
-    directory: RunDirectory, screen: Screen, report: StepReport, batch: Batch, times: StepTimes, lineage: int
+    directory: RunDirectory,
+    screen: Screen,
+    report: StepReport,
+    batch: Batch,
+    times: StepTimes,
+    balance: Balance,
+    lineage: int,
 ) -> None:
     """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    directory.log_step({"lineage": lineage, **asdict(report), **asdict(times), "tokens_per_s": tokens_per_s})
+    row = {"lineage": lineage, **asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
+    directory.log_step(row)
     screen.step(report, tokens_per_s)

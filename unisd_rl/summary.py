@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from actors.report import ActorReport
+from unisd_rl.bottleneck import Bottleneck
 from unisd_rl.config import Config
 from unisd_rl.examined import Examined
 from unisd_rl.lineages import FallBack
@@ -47,6 +48,7 @@ class Summary:
     tokens_per_s: float
     learner_wait_fraction: float
     weight_pause_ms_median: float | None
+    bottleneck: Bottleneck | None
     cores: str
     wall_s: float
 
@@ -62,6 +64,7 @@ def summarise(
     fall_backs: Sequence[FallBack],
     queue: QueueReport,
     actors: tuple[ActorReport, ...],
+    bottleneck: Bottleneck | None,
     cores: str,
     wall_s: float,
 ) -> Summary:
@@ -93,6 +96,7 @@ def summarise(
         tokens_per_s=outcome.tokens / max(outcome.loop_s, 1e-9),
         learner_wait_fraction=outcome.waited_s / max(outcome.loop_s, 1e-9),
         weight_pause_ms_median=statistics.median(pauses) if pauses else None,
+        bottleneck=bottleneck,
         cores=cores,
         wall_s=wall_s,
     )

@@ -104,10 +104,10 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
             if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
         watch(parts, version)
-        log_step(parts.directory, parts.screen, report, batch, spent, version.lineage)
+        balance = parts.meter.add(report, spent, parts.rollouts.pulses, batch.depth)
+        log_step(parts.directory, parts.screen, report, batch, spent, balance, version.lineage)
         times.waited_s += spent.wait_s
-        ready = parts.queue.report().depth / config.learner.batch_size
-        parts.rollouts.observe(spent.wait_s / spent.total_s, ready)
+        parts.rollouts.observe(balance.learner_wait, batch.depth / config.learner.batch_size)
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:

@@ -139,7 +139,8 @@ class Rollout:
 class Sampling:
     """How a completion is drawn. Temperature 0 is greedy. `seed` None leaves it to the engine.
 
-    `top_k` keeps the likeliest tokens (None: all), then `top_p` the nucleus of what is left.
+    `top_k` keeps the likeliest tokens (None: all), then `top_p` the nucleus of what is left. `number` is the prompt's
+    place in the training order, None for one that is not trained on.
     """
 
     temperature: float
@@ -147,6 +148,7 @@ class Sampling:
     max_tokens: int
     seed: int | None = None
     top_k: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actors.engines.engine import EngineSpec, RolloutEngine
+from actors.engines.engine import EngineSpec, GroupShape, RolloutEngine
 from actors.engines.transformers_engine import TransformersRolloutEngine
 from actors.engines.vllm_engine import VllmRolloutEngine
 from unisd_rl.chat import ChatTokenizer
@@ -24,7 +24,16 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         verify=config.weights.checksum,
         seed=config.run.seed,
         adapter=config.model.lora,
+        group=_group_shape(config),
     )
     if isinstance(engine, TransformersEngine):
         return TransformersRolloutEngine(spec)
     return VllmRolloutEngine(spec, engine, config.weights.transport, on_gpu=rollout.gpus_per_actor > 0)
+
+
+def _group_shape(config: Config) -> GroupShape | None:
+    """Prompts that are leased in units are generated in them, where the engine computes in groups at all."""
+    rollout = config.rollout
+    if rollout.lease_unit == 1 or not isinstance(rollout.engine, TransformersEngine):
+        return None
+    return GroupShape(rollout.lease_unit, rollout.max_prompt_tokens)

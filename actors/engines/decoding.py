@@ -1,9 +1,10 @@
 """Decoding a group of prompts together with a transformers model: padding, cache, sampling.
 
-Legend: R rows still being generated, V vocabulary. Prompts are padded on the left, so every row's
+Legend: R rows computed, L columns so far, V vocabulary. Prompts are padded on the left, so every row's
 newest token is in the last column and one forward pass serves all rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
+
+    from actors.engines.engine import GroupShape
+
+_GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=1)
+_NO_DRAW = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(slots=True)
@@ -61,13 +67,37 @@ class Row:
 
 
 class DecodingGroup:
-    """Rows generated in step. `step` gives every row one token and returns those that are finished."""
+    """Rows generated in step. `step` gives every row one token and returns those that are finished.
 
-    def __init__(self, model: "PreTrainedModel", rows: list[Row], stop_tokens: frozenset[int]) -> None:
-        self._model, self.rows, self._stop_tokens = model, rows, stop_tokens
-        width = max(len(row.prompt) for row in rows)
-        self._pads = [width - len(row.prompt) for row in rows]
+    Without a shape the group is as wide as its longest prompt, and finished rows leave it. With one, every group
+    computes `shape.rows` rows of one width to its end, empty and finished ones too: row r of one forward pass is then
+    the same function of its own tokens whatever the others are, and its bits follow from weights, prompt and place.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        rows: Mapping[int, Row],
+        stop_tokens: frozenset[int],
+        shape: "GroupShape | None" = None,
+    ) -> None:
+        """`rows` by the place each is computed in: 0 to len(rows) - 1, or below `shape.rows`."""
+        self._model, self._stop_tokens, self._fixed = model, stop_tokens, shape is not None
+        self._places = [rows.get(place) for place in range(shape.rows if shape else len(rows))]
+        # One column is always padding: transformers computes in another way where a whole group has none.
+        width = shape.prompt_tokens + 1 if shape else max(len(row.prompt) for row in rows.values())
+        self._ids_RL = torch.zeros(len(self._places), width, dtype=torch.long)
+        self._mask_RL = torch.zeros_like(self._ids_RL)
+        self._mask_RL[:, -1] = 1  # an empty place reads one token
+        for place, row in rows.items():
+            self._ids_RL[place, width - len(row.prompt) :] = torch.from_numpy(row.prompt)
+            self._mask_RL[place, width - len(row.prompt) :] = 1
         self._cache: DynamicCache | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those still being generated."""
+        return [row for row in self._places if row is not None]
 
     def forget_cache(self) -> None:
         """Keys and values were computed under weights that are gone: the next step computes them again."""
@@ -75,29 +105,36 @@ class DecodingGroup:
 
     @torch.inference_mode()
     def step(self, version: PolicyVersion) -> list[Row]:
-        """Sample one token of `version` for each row; finished rows leave the group and are returned."""
-        logits_RV = self._forward()
-        tokens, logprobs = sample(logits_RV, [row.sampling for row in self.rows], self._uniforms())
-        for row, token, logprob in zip(self.rows, tokens.tolist(), logprobs.tolist(), strict=True):
+        """Sample one token of `version` for each row; finished rows are returned, once."""
+        samplings, uniforms_R = self._draws()
+        tokens_R, logprobs_R = sample(self._forward(), samplings, uniforms_R)
+        finished = []
+        for place, (token, logprob) in enumerate(zip(tokens_R.tolist(), logprobs_R.tolist(), strict=True)):
+            if (row := self._places[place]) is None:
+                continue
             row.append(token, logprob, version, self._stop_tokens)
-        finished = [row for row in self.rows if row.finish_reason is not None]
-        if finished:
-            self._keep([index for index, row in enumerate(self.rows) if row.finish_reason is None])
+            if row.finish_reason is not None:
+                self._places[place] = None
+                finished.append(row)
+        self._ids_RL = torch.cat([self._ids_RL, tokens_R[:, None]], -1)
+        self._mask_RL = torch.cat([self._mask_RL, torch.ones_like(tokens_R)[:, None]], -1)
+        if finished and not self._fixed:
+            self._keep_those_left()
         return finished
+
+    def _draws(self) -> tuple[list[Sampling], torch.Tensor]:
+        """How each place's token is drawn, and its random number."""
+        uniforms = [row.uniforms[len(row.tokens)] if row else _NO_DRAW for row in self._places]
+        return [row.sampling if row else _GREEDY for row in self._places], torch.stack(uniforms)
 
     def _forward(self) -> torch.Tensor:
         """Logits [R, V] of the next token, float32; only new tokens are computed while a cache is there."""
-        mask = torch.stack([self._mask(row, pad) for row, pad in zip(self.rows, self._pads, strict=True)])
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        if self._cache is None:
-            ids = torch.stack([self._ids(row, pad) for row, pad in zip(self.rows, self._pads, strict=True)])
-        else:
-            ids = torch.tensor([[row.tokens[-1]] for row in self.rows])
-            positions = positions[:, -1:]
+        positions_RL = (self._mask_RL.cumsum(-1) - 1).clamp(min=0)
+        new = slice(None) if self._cache is None else slice(-1, None)
         output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
+            input_ids=self._ids_RL[:, new],
+            attention_mask=self._mask_RL,
+            position_ids=positions_RL[:, new],
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
@@ -105,22 +142,12 @@ class DecodingGroup:
         self._cache = output.past_key_values
         return output.logits[:, -1].float()
 
-    def _keep(self, survivors: list[int]) -> None:
-        self.rows = [self.rows[index] for index in survivors]
-        self._pads = [self._pads[index] for index in survivors]
-        if self._cache is not None and survivors:
-            self._cache.batch_select_indices(torch.tensor(survivors))
-
-    def _uniforms(self) -> torch.Tensor:
-        return torch.stack([row.uniforms[len(row.tokens)] for row in self.rows])
-
-    @staticmethod
-    def _mask(row: Row, pad: int) -> torch.Tensor:
-        return torch.cat([torch.zeros(pad, dtype=torch.long), torch.ones(len(row.prompt) + len(row.tokens)).long()])
-
-    @staticmethod
-    def _ids(row: Row, pad: int) -> torch.Tensor:
-        return torch.tensor([0] * pad + row.prompt.tolist() + row.tokens)
+    def _keep_those_left(self) -> None:
+        left = torch.tensor([place for place, row in enumerate(self._places) if row is not None], dtype=torch.long)
+        self._places = list(self.rows)
+        self._ids_RL, self._mask_RL = self._ids_RL[left], self._mask_RL[left]
+        if self._cache is not None and self._places:
+            self._cache.batch_select_indices(left)
 
 
 def sample(
@@ -129,15 +156,20 @@ def sample(
     """One token per row by inversion of the cumulative distribution, and its log-prob.
 
     The log-prob is of the distribution sampled from: softmax(logits / temperature), renormalised over
-    the top_k likeliest tokens and then over their nucleus where top_p < 1; of softmax(logits) for greedy rows.
+    the top_k likeliest tokens and then over their nucleus where top_p < 1; of softmax(logits) for greedy rows. No row
+    depends on how others are cut.
     """
     temperatures_R = torch.tensor([row.temperature or 1.0 for row in samplings])
     logprobs_RV = (logits_RV / temperatures_R[:, None]).log_softmax(-1)
-    if any(row.top_k is not None for row in samplings):
-        vocabulary = logits_RV.shape[-1]
-        logprobs_RV = _likeliest(logprobs_RV, torch.tensor([row.top_k or vocabulary for row in samplings]))
-    if any(row.top_p < 1.0 for row in samplings):
-        logprobs_RV = _nucleus(logprobs_RV, torch.tensor([row.top_p for row in samplings]))
+    top_k_R, top_p_R = (
+        torch.tensor([row.top_k or 0 for row in samplings]),
+        torch.tensor([row.top_p for row in samplings]),
+    )
+    if top_k_R.any():
+        cut_RV = _likeliest(logprobs_RV, top_k_R.where(top_k_R > 0, logits_RV.shape[-1]))
+        logprobs_RV = torch.where((top_k_R > 0)[:, None], cut_RV, logprobs_RV)
+    if (top_p_R < 1.0).any():
+        logprobs_RV = torch.where((top_p_R < 1.0)[:, None], _nucleus(logprobs_RV, top_p_R), logprobs_RV)
     cumulative_RV = logprobs_RV.double().exp().cumsum(-1)
     drawn_R = torch.searchsorted(cumulative_RV, (uniforms_R * cumulative_RV[:, -1])[:, None], right=True)[:, 0]
     greedy_R = torch.tensor([row.temperature == 0.0 for row in samplings])

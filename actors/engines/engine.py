@@ -33,13 +33,27 @@ class UpdateRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupShape:
+    """Every group is computed as `rows` rows of prompts padded to `prompt_tokens`, whatever arrived.
+
+    A numbered prompt (`Sampling.number`) has row `number` mod `rows`. So the bits of a completion follow from the
+    weights and the prompt, and not from when others arrive, if no update falls into it, as with
+    `rollout.max_staleness` 0: after an update what was generated so far is computed again, in another shape.
+    """
+
+    rows: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What any engine must know.
 
     `max_model_len`: longest prompt plus completion, in tokens. `concurrency`: most requests computed at
     a time. `stop_tokens` end a completion and are part of it. `verify`: compare checksums of weights.
     `adapter`: snapshots are the factors of such an adapter, and the model stays as it is; None where they are the
-    whole model. `cores` empty leaves threads to the system.
+    whole model. `cores` empty leaves threads to the system. `group`: only for engines that compute prompts in
+    groups; None lets them be as large and as long as what there is to do.
     """
 
     model_path: Path
@@ -51,6 +65,7 @@ class EngineSpec:
     verify: bool
     seed: int
     adapter: LoraConfig | None
+    group: GroupShape | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ generate --> waiting --(up to `concurrency`)--> group: one token for every row -
                                                   ^ between two tokens: receive(weights)
 ```
 
-A group runs to its end; prompts that arrive meanwhile form the next one. The model computes in one
-thread of its own, so the actor goes on answering calls.
+A group runs to its end; prompts that arrive meanwhile form the next one. With `EngineSpec.group` every group has the
+same shape, each numbered prompt its own row of it, and all rows of a group are answered at its end, together: what is
+leased as a unit is generated as one. The model computes in one thread of its own, so the actor goes on answering calls.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from actors.engines.decoding import Row
 
+    Asked = tuple[Row, asyncio.Future[Generation]]
+
 _GATHER_S = 0.005  # prompts that are leased together arrive within this time and share a group
 Result = TypeVar("Result")
 
@@ -35,7 +38,7 @@ class TransformersRolloutEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._version = NOTHING_APPLIED
-        self._waiting: deque[tuple[Row, asyncio.Future[Generation]]] = deque()
+        self._waiting: deque[Asked] = deque()
         self._arrived = asyncio.Event()
         self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group
         self._weights_replaced = False
@@ -65,9 +68,13 @@ class TransformersRolloutEngine:
         self._serving = asyncio.create_task(self._serve())
 
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
-        """See `RolloutEngine.generate`. Answers do not depend on the group but for float rounding."""
+        """See `RolloutEngine.generate`. Answers do not depend on the group but for float rounding, and not even for
+        that where groups have a shape."""
         from actors.engines.decoding import Row
 
+        shape = self._spec.group
+        if shape is not None and len(tokens) > shape.prompt_tokens:
+            raise PromptFailed(f"a prompt of {len(tokens)} tokens is longer than rows of {shape.prompt_tokens}")
         if len(tokens) + sampling.max_tokens > self._spec.max_model_len or not len(tokens):
             raise PromptFailed(
                 f"a prompt of {len(tokens)} tokens and {sampling.max_tokens} more do not fit between 1 and "
@@ -106,7 +113,7 @@ class TransformersRolloutEngine:
         self._model = None
 
     async def _serve(self) -> None:
-        taken: list[tuple[Row, asyncio.Future[Generation]]] = []
+        taken: dict[int, Asked] = {}
         reason = "the engine was closed"
         try:
             while True:
@@ -114,33 +121,56 @@ class TransformersRolloutEngine:
                 await asyncio.sleep(_GATHER_S)
                 self._arrived.clear()
                 while self._waiting:
-                    count = min(len(self._waiting), self._spec.concurrency)
-                    taken = [self._waiting.popleft() for _ in range(count)]
+                    taken = self._next_group()
                     await self._run_group(taken)
         except (RuntimeError, EngineDied) as error:  # torch raises RuntimeError for whatever goes wrong inside
             reason = str(error)
             raise
         finally:
-            for _, answered in (*taken, *self._waiting):
+            for _, answered in (*taken.values(), *self._waiting):
                 if not answered.done():
                     answered.set_exception(EngineDied(f"the model is no longer served: {reason}"))
 
-    async def _run_group(self, taken: list[tuple["Row", asyncio.Future[Generation]]]) -> None:
+    def _next_group(self) -> "dict[int, Asked]":
+        """Those that are computed next, by their place in the group; the others go on waiting, in their order."""
+        taken: dict[int, Asked] = {}
+        left: deque[Asked] = deque()
+        for row, answered in self._waiting:
+            place = next((place for place in self._places_for(row) if place not in taken), None)
+            if place is None:
+                left.append((row, answered))
+            else:
+                taken[place] = row, answered
+        self._waiting = left
+        return taken
+
+    def _places_for(self, row: "Row") -> range:
+        shape, number = self._spec.group, row.sampling.number
+        if shape is None:
+            return range(self._spec.concurrency)
+        return range(shape.rows) if number is None else range(number % shape.rows, number % shape.rows + 1)
+
+    async def _run_group(self, taken: "dict[int, Asked]") -> None:
         from actors.engines.decoding import DecodingGroup
 
-        waiting_for = {id(row): answered for row, answered in taken}
-        group = DecodingGroup(self._loaded(), [row for row, _ in taken], frozenset(self._spec.stop_tokens))
+        shape, waiting_for = self._spec.group, {id(row): answered for row, answered in taken.values()}
+        rows = {place: row for place, (row, _) in taken.items()}
+        group = DecodingGroup(self._loaded(), rows, frozenset(self._spec.stop_tokens), shape)
+        done: list[Row] = []
         while group.rows:
             async with self._between_tokens:
                 if self._weights_replaced:
                     group.forget_cache()
                     self._weights_replaced = False
-                rows = len(group.rows)
+                generating = len(group.rows)
                 finished = await self._compute(lambda: group.step(self._version))
-                self._tokens += rows
-            for row in finished:
-                if not (answered := waiting_for[id(row)]).done():
-                    answered.set_result(row.generation())
+                self._tokens += generating
+            done += finished
+            if shape is None or not group.rows:
+                for row in done:
+                    if not (answered := waiting_for[id(row)]).done():
+                        answered.set_result(row.generation())
+                done = []
 
     async def _compute(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from actors.engines.engine import EngineDied, UpdateRefused
-from actors.engines.vllm_updates import Load, ask
+from actors.engines.vllm_updates import Load, ask, refuse_unless_whole
 from unisd_rl.config import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, checksum, label
 
@@ -70,6 +70,8 @@ class AdapterUpdates:
 
         folder, lora = self._folder, self._lora
         assert folder is not None, "begin() comes first"
+        if self._verify:
+            refuse_unless_whole(manifest, list(map(checksum, buckets)))
         with folder.holding(unpack(manifest.buckets, buckets)) as written:
             sent = checksum(written) if self._verify else None
             objections = await ask(llm, "adapter_objection", folder.tensors_path, sent, list(lora.targets), lora.rank)

@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
+from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed
 from actors.engines.reaper import Reaper
 from actors.engines.vllm_adapter import AdapterUpdates
 from actors.engines.vllm_updates import VllmUpdates, WholeModelUpdates
 from unisd_rl.config import VllmEngine
-from unisd_rl.transport.weights.manifest import (
-    Bytes,
-    CorruptSnapshotError,
-    SnapshotManifest,
-    label,
-    parse_label,
-)
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -107,7 +101,6 @@ class VllmRolloutEngine:
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         """See `RolloutEngine.receive`. `pause_ms` ends with the scheduler's resumption: requests in flight then
         prefill again, which is not in it."""
-        self._refuse_unless_whole(manifest, buckets)
         async with self._updates.prepared(self.llm, manifest, buckets) as load:
             started = time.perf_counter()
             try:
@@ -129,19 +122,12 @@ class VllmRolloutEngine:
             self._reaper.close()
         self._updates.close()
 
-    def _refuse_unless_whole(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
-        if not self._spec.verify:
-            return
-        try:
-            manifest.verify(buckets)
-        except CorruptSnapshotError as error:
-            raise UpdateRefused(str(error)) from error
-
     async def pause(self) -> None:
         """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
         self._paused = True
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
-        await self.llm.pause_generation(mode="keep", clear_cache=True)
+        # vLLM's own `pause_generation` also sleeps 20 ms, so that answers that ended just before come first.
+        await self.llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
 
     async def resume(self, version: PolicyVersion) -> None:
         """Go on; tokens from now on are of `version`."""

@@ -2,18 +2,19 @@
 
 ```
                  before the pause                                       in the pause
-whole model:     shared memory, checksums in both processes             weight transfer, layer by layer
+whole model:     shared memory, checksum of what lies there             weight transfer, layer by layer
 adapter:         peft's files in memory, checksum, names and shapes     loaded in place, compared
 ```
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.engines.engine import EngineDied, UpdateRefused
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
-from unisd_rl.transport.weights.shared_memory import shared
+from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
+from unisd_rl.transport.weights.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -63,6 +64,7 @@ class WholeModelUpdates:
 
     def __init__(self, transport: str, verify: bool) -> None:
         self._transport, self._verify = transport, verify
+        self._memory = SharedMemory()
 
     adapter = None
 
@@ -82,26 +84,26 @@ class WholeModelUpdates:
         self, llm: "AsyncLLM", manifest: SnapshotManifest, buckets: Sequence[Bytes]
     ) -> AsyncIterator[Load]:
         """See `VllmUpdates.prepared`."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+        written, described = await asyncio.to_thread(self._memory.write, buckets), manifest.to_json()
+        if self._verify:
+            refuse_unless_whole(manifest, written.checksums)
 
-        with shared(buckets) as paths:
-            if self._verify:
-                for wrong in await ask(llm, "mismatched_buckets", paths, list(manifest.checksums)):
-                    if wrong:
-                        version = label(manifest.version)
-                        raise UpdateRefused(f"vLLM's process reads bucket {wrong[0]} of {version} wrongly")
+        async def load() -> None:
+            await ask(llm, "load_snapshot", described, written.paths)
 
-            async def load() -> None:
-                await llm.start_weight_update()
-                await llm.update_weights(
-                    WeightTransferUpdateRequest(update_info={"manifest": manifest.to_json(), "paths": paths})
-                )
-                await llm.finish_weight_update()
-
-            yield load
+        yield load
 
     def close(self) -> None:
-        """Nothing is held between updates."""
+        """See `VllmUpdates.close`."""
+        self._memory.close()
+
+
+def refuse_unless_whole(manifest: SnapshotManifest, checksums: Sequence[str]) -> None:
+    """Raise `UpdateRefused` if buckets of these checksums are not those that were sent."""
+    try:
+        manifest.compare(checksums)
+    except CorruptSnapshotError as error:
+        raise UpdateRefused(str(error)) from error
 
 
 async def ask(llm: "AsyncLLM", method: str, *arguments: Any) -> list[Any]:

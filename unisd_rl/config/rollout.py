@@ -121,7 +121,8 @@ class RolloutConfig(Section):
     """A prompt whose actor has not renewed its lease for so long is issued again."""
     lease_unit: Count = 1
     """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
-    learner.batch_size."""
+    learner.batch_size. Above 1 the transformers engine generates them in groups of so many rows, padded to
+    max_prompt_tokens: with max_staleness 0 the bits of a rollout then follow from its prompt and its seed."""
     max_attempts: Count = 3
     """A prompt that failed so often is quarantined."""
     fsync: bool = False

@@ -30,7 +30,7 @@ class TakenBatch:
     `shards[r]` is an Arrow IPC stream with rows r, r + len(shards), ...; it has zero rows when there
     are fewer rollouts than ranks. `numbers` are the prompt numbers of all rows, quarantined ones left
     out. `max_staleness` is that of the oldest token (0 without policy rows), `tokens` counts
-    completion tokens.
+    completion tokens. `depth` rollouts more are complete, for later steps.
     """
 
     step: int
@@ -38,6 +38,7 @@ class TakenBatch:
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)

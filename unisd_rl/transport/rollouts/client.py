@@ -44,6 +44,7 @@ class Batch:
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int
+    depth: int
 
 
 class ServedQueue(RolloutQueue):
@@ -103,7 +104,7 @@ class QueueClient:
                 watch()
             left_s = max(0.0, deadline_s - time.monotonic()) + _CALL_TIMEOUT_S
             taken = self._ask(f"hand over step {step}", objects[0], left_s)
-            return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens)
+            return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
 
         batch = self._call(lambda: self._admitting(step, take), watch)
         end = (step + 1) * self._config.learner.batch_size

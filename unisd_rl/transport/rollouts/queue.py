@@ -173,7 +173,8 @@ class RolloutQueue:
         rows = self._ledger.read(present)
         facts = describe(step, self._lineages.current, rows)
         oldest = self._consumption.record(step, facts)
-        return TakenBatch(step, deal(rows, shards), present, oldest, sum(fact.tokens for fact in facts))
+        tokens, depth = sum(fact.tokens for fact in facts), len(self._ledger) - len(self._consumption.numbers)
+        return TakenBatch(step, deal(rows, shards), present, oldest, tokens, depth)
 
     async def report(self) -> QueueReport:
         """What happened so far."""

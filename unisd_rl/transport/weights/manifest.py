@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unisd_rl.types import PolicyVersion
 
 Bytes = NDArray[np.uint8]
+_PIECE = 1 << 18  # bytes; well below a core's second cache
 
 
 class CorruptSnapshotError(Exception):
@@ -51,9 +52,14 @@ class SnapshotManifest:
 
     def verify(self, buckets: Sequence[Bytes]) -> None:
         """Raise `CorruptSnapshotError`, naming the bucket, unless every checksum is right."""
-        if len(buckets) != len(self.checksums):
-            raise CorruptSnapshotError(f"{len(self.checksums)} buckets were sent and {len(buckets)} arrived")
-        if wrong := mismatched(buckets, self.checksums):
+        self.compare([checksum(bucket) for bucket in buckets])
+
+    def compare(self, checksums: Sequence[str]) -> None:
+        """As `verify`, of buckets that have these checksums."""
+        if len(checksums) != len(self.checksums):
+            raise CorruptSnapshotError(f"{len(self.checksums)} buckets were sent and {len(checksums)} arrived")
+        pairs = zip(checksums, self.checksums, strict=True)
+        if wrong := [index for index, (found, sent) in enumerate(pairs) if found != sent]:
             raise CorruptSnapshotError(
                 f"checksum of bucket {wrong[0]} of {label(self.version)} is wrong: weights refused"
             )
@@ -78,9 +84,12 @@ def checksum(bucket: Bytes) -> str:
     return xxhash.xxh3_64_hexdigest(bucket.data)
 
 
-def mismatched(buckets: Sequence[Bytes], checksums: Sequence[str]) -> list[int]:
-    """Indices of the buckets whose checksum differs from the one that was sent along."""
-    return [index for index, pair in enumerate(zip(buckets, checksums, strict=True)) if checksum(pair[0]) != pair[1]]
+def copy_hashed(target: Bytes, source: Bytes, state: "xxhash.xxh3_64") -> None:
+    """Copy bytes and add what was written to a checksum, piece by piece: each is hashed while it is in the cache."""
+    for start in range(0, len(source), _PIECE):
+        piece = target[start : start + _PIECE]
+        np.copyto(piece, source[start : start + _PIECE])
+        state.update(piece.data)
 
 
 def label(version: PolicyVersion) -> str:

@@ -7,12 +7,13 @@ rollout actor: buckets from Ray's object store --> shared memory --paths--> this
 vLLM's process learns of the backend because its worker extension is named in this module
 (`EXTENSION`): importing the module registers the engine.
 
-Promises: a bucket that does not match its checksum is reported before anything is touched; every
-parameter of the model is renewed or the update fails loudly; tied heads are renewed too.
+Promises: every parameter of the model is renewed or the update fails loudly; tied heads are renewed too. The rollout
+actor has checked what lies in the shared memory before.
 """
 
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
@@ -20,8 +21,8 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, Weight
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, mismatched
-from unisd_rl.transport.weights.shared_memory import map_shared
+from unisd_rl.transport.weights.manifest import SnapshotManifest
+from unisd_rl.transport.weights.shared_memory import Mappings
 from unisd_rl.transport.weights.snapshot import unpack
 
 BACKEND = "object_store"
@@ -29,11 +30,16 @@ EXTENSION = f"{__name__}.ObjectStoreExtension"
 
 
 class ObjectStoreExtension:
-    """What the rollout actor may call in vLLM's process besides vLLM's own methods."""
+    """What the rollout actor may call in vLLM's process besides vLLM's own methods, which vLLM mixes it into."""
 
-    def mismatched_buckets(self, paths: list[str], checksums: list[str]) -> list[int]:
-        """Indices of the buckets that this process reads differently from what the learner packed."""
-        return mismatched([map_shared(path) for path in paths], checksums)
+    def load_snapshot(self, manifest: str, paths: list[str]) -> float:
+        """A whole update in one call, since each takes a millisecond of the pause; the seconds it took here."""
+        worker: Any = self
+        started = time.perf_counter()
+        worker.start_weight_update()
+        worker.update_weights({"manifest": manifest, "paths": paths})
+        worker.finish_weight_update()
+        return time.perf_counter() - started
 
 
 @dataclass
@@ -54,7 +60,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
 
     init_info_cls = ObjectStoreInitInfo
     update_info_cls = ObjectStoreUpdateInfo
-    _mapped: Sequence[Bytes] = ()
+    _mappings: Mappings | None = None
 
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """No rendezvous is needed."""
@@ -75,23 +81,23 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
             RuntimeError: naming a parameter of the model that the snapshot does not renew.
         """
         manifest = SnapshotManifest.from_json(update_info.manifest)
-        self._mapped = [map_shared(path) for path in update_info.paths]
-        loaded = self.model.load_weights(unpack(manifest.buckets, self._mapped))
+        self._mappings = self._mappings or Mappings()
+        loaded = self.model.load_weights(unpack(manifest.buckets, self._mappings.of(update_info.paths)))
         missing = sorted(self._expected - loaded) if loaded is not None else []
         if missing:
             raise RuntimeError(f"the snapshot leaves {len(missing)} parameters as they were, {missing[0]} first")
 
     def finish_weight_update(self) -> None:
-        """Put the new weights in their places. The mapped memory may go after this."""
+        """Put the new weights in their places. The mapped memory may change after this."""
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
             renew_tied_heads(self.model)
         else:
             torch.accelerator.synchronize()
-        self._mapped = ()
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        """Let go of the mapped memory."""
+        self._mappings = None
 
 
 def renew_tied_heads(model: torch.nn.Module) -> None:

@@ -21,7 +21,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from unisd_rl.config import Config, VllmEngine
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import label
-from unisd_rl.transport.weights.snapshot import take_snapshot
+from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 
@@ -52,12 +52,17 @@ class ObjectStorePublisher:
 
     def __init__(self, store: ActorHandle, bucket_mib: int) -> None:
         self._store, self._bucket_bytes = store, bucket_mib << 20
+        self._memory = BucketMemory()
         self._sending: ray.ObjectRef[PolicyVersion] | None = None
 
     def publish(self, version: PolicyVersion, tensors: NamedTensors) -> int:
-        """See `WeightPublisher.publish`."""
-        manifest, buckets = take_snapshot(version, tensors, self._bucket_bytes)
-        self._sending = self._store.hold.remote(manifest, *buckets)
+        """See `WeightPublisher.publish`. Ray's object store gets bucket after bucket; one lies beside it at a time."""
+        packed, references = [], []
+        for bucket in pack(tensors, self._bucket_bytes, self._memory):
+            packed.append(bucket)
+            references.append(ray.put(bucket.array))
+        manifest = manifest_of(version, packed)
+        self._sending = self._store.hold.remote(manifest, references)
         return manifest.nbytes
 
     def wait(self, timeout_s: float) -> None:

@@ -8,18 +8,61 @@ folder, do not count against a container's small /dev/shm, and vanish with their
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
-from unisd_rl.transport.weights.manifest import Bytes
+from unisd_rl.transport.weights.manifest import Bytes, copy_hashed
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One path a bucket for `map_shared`, and the xxh3 checksum of what lies there."""
+
+    paths: list[str]
+    checksums: list[str]
+
+
+class SharedMemory:
+    """Files in memory, one a bucket, that are written anew for every snapshot.
+
+    They are kept between snapshots, as large as one of them: their pages, and those of whoever has them mapped, cost
+    more to make than the bytes cost to copy.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[_File] = []
+
+    def write(self, buckets: Sequence[Bytes]) -> "Written":
+        """Copy the buckets here. What was written before is gone."""
+        sizes = [len(bucket) for bucket in buckets]
+        if sizes != [len(file.mapped) for file in self._files]:
+            self.close()
+            self._files = [_File(size) for size in sizes]
+        checksums = []
+        for file, bucket in zip(self._files, buckets, strict=True):
+            state = xxhash.xxh3_64()
+            copy_hashed(file.mapped, bucket, state)
+            checksums.append(state.hexdigest())
+        return Written([file.path for file in self._files], checksums)
+
+    def close(self) -> None:
+        """Let go of the memory; who has it mapped keeps it. May be called twice."""
+        for file in self._files:
+            os.close(file.descriptor)
+        self._files = []
 
 
 @contextmanager
 def shared(buckets: Sequence[Bytes]) -> Iterator[list[str]]:
     """Copy buckets into shared memory; yields one path each, valid in this block, for `map_shared`."""
-    with ExitStack() as files:
-        yield [_write(bucket, files) for bucket in buckets]
+    memory = SharedMemory()
+    try:
+        yield memory.write(buckets).paths
+    finally:
+        memory.close()
 
 
 def map_shared(path: str) -> Bytes:
@@ -30,11 +73,26 @@ def map_shared(path: str) -> Bytes:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
 
 
-def _write(bucket: Bytes, files: ExitStack) -> str:
-    descriptor = os.memfd_create("unisd-rl-weights")
-    files.callback(os.close, descriptor)
-    with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
-        remaining = bucket.data
-        while remaining:  # one write takes at most 2 GiB
-            remaining = remaining[file.write(remaining) :]
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
+class Mappings:
+    """`map_shared` that maps a file once: pages of a mapping that was read before are there."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[tuple[str, int], Bytes] = {}
+
+    def of(self, paths: Sequence[str]) -> list[Bytes]:
+        """The buckets; mappings of other paths are let go of."""
+        keys = [(path, os.stat(path).st_ino) for path in paths]  # a path may have become another file's
+        self._mapped = {key: self._mapped[key] if key in self._mapped else map_shared(key[0]) for key in keys}
+        return [self._mapped[key] for key in keys]
+
+
+class _File:
+    """Anonymous memory of `size` bytes, mapped here for writing."""
+
+    def __init__(self, size: int) -> None:
+        self.descriptor = os.memfd_create("unisd-rl-weights")
+        os.ftruncate(self.descriptor, size)
+        self.mapped: Bytes = (
+            np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8) if size else np.empty(0, np.uint8)
+        )
+        self.path = f"/proc/{os.getpid()}/fd/{self.descriptor}"

@@ -1,8 +1,12 @@
 """Keeps the newest weights alive: an object in Ray belongs to the process that put it there.
 
 ```
-learner rank 0 --hold(manifest, *buckets)--> WeightStore --at_least(version)--> rollout actors
+learner rank 0 --hold(manifest, buckets)--> WeightStore --at_least(version)--> rollout actors
 ```
+
+A snapshot is handed out as soon as it is there, in the learner's objects, and the store makes copies of its own beside:
+no actor waits for them. If the learner dies before they are made, the snapshot before is the newest again, and who was
+reading the lost one asks again.
 
 The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
@@ -12,20 +16,23 @@ and publishes anew.
 """
 
 import asyncio
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
+from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import PolicyVersion
+
+_COPY_TIMEOUT_S = 600.0  # bytes that lie on another machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +59,37 @@ class StoreClient:
 class WeightStore:
     """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
 
-    def __init__(self, put: Callable[[Bytes], Any] = ray.put) -> None:
-        self._put, self._life = put, uuid.uuid4().hex
+    def __init__(self, copy: "Callable[[Snapshot], Snapshot] | None" = None) -> None:
+        self._copy, self._life = copy or own_copy, uuid.uuid4().hex
+        # The thread, not the process, gets out of the way of learner and actors.
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="copy", initializer=lambda: os.nice(19))
         self._newest: Snapshot | None = None
+        self._owned: Snapshot | None = None
         self._changed = asyncio.Event()
 
-    async def hold(self, manifest: SnapshotManifest, *buckets: Bytes) -> PolicyVersion:
-        """Own a copy of these buckets and let go of the snapshot before; returns the version held.
+    async def hold(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
+        """Hand these buckets out, and return when the store owns a copy, with the version it then holds.
 
         Calls of one sender may overtake each other, and a learner that fell back may have left one behind: what is
         older than the snapshot held is let go of.
 
         Raises:
             CorruptSnapshotError: the bytes are not those of the manifest.
+            ray.exceptions.ObjectLostError: the sender died before they were copied. The snapshot before is back.
         """
-        manifest.verify(buckets)
         if self._newest is not None and manifest.version < self._newest.version:
             return self._newest.version
-        self._newest = Snapshot(manifest, tuple(map(self._put, buckets)))
+        lent = self._newest = Snapshot(manifest, tuple(buckets))
         self._changed.set()
         self._changed = asyncio.Event()
+        try:
+            owned = await asyncio.get_running_loop().run_in_executor(self._behind, self._copy, lent)
+        except (CorruptSnapshotError, ObjectLostError):
+            if self._newest is lent:
+                self._newest = self._owned
+            raise
+        if self._newest is lent:
+            self._newest = self._owned = owned
         return manifest.version
 
     async def life(self) -> str:
@@ -96,6 +114,17 @@ class WeightStore:
             held = self._newest.version if self._newest else None
             raise TimeoutError(f"waited {timeout_s:g} s for weights of {version}; the store holds {held}")
         return self._newest
+
+
+def own_copy(lent: Snapshot) -> Snapshot:
+    """The same bytes as objects of this process.
+
+    Raises:
+        CorruptSnapshotError: they are not those of the manifest.
+    """
+    arrays = ray.get(list(lent.buckets), timeout=_COPY_TIMEOUT_S)
+    lent.manifest.verify(arrays)
+    return Snapshot(lent.manifest, tuple(map(ray.put, arrays)))
 
 
 def spawn_store() -> StoreClient:

@@ -1,0 +1,320 @@
+"""Weights from the learner into a serving engine, whole and in parts: what our path adds to what must be done.
+
+`python -m benchmarks.weights --json FILE` makes random Qwen2 models of 10, 100 and 500 M parameters (tiny vocabulary
+and context) and, in processes of a local Ray as a run has them (a learner on the last core, an actor with a real vLLM
+engine on the first, the weight store), repeats in turn
+
+- the whole transfer: the learner publishes, the actor receives, until the engine serves the new version;
+- its parts called by hand, each alone: `ray.put` of the packed bytes by the learner, `ray.get` by the actor, and vLLM's
+  layerwise load of the same bytes, mapped already, in the engine's process;
+- one copy of the bytes from memory to memory, and writing and reading them as a safetensors file.
+
+Medians of `--repeats`. `transfer_vs_parts.SIZE` is the first over the sum of the second, `pause_vs_load.SIZE` what the
+engine did not serve for over the load alone. `load_average` says what else the machine did.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+
+from actors.engines.engine import EngineSpec, PauseReport
+from actors.engines.vllm_engine import VllmRolloutEngine
+from actors.environment import actor_environment
+from learner.process import rank_environment
+from unisd_rl.config import Config
+from unisd_rl.logs import redirect_output
+from unisd_rl.placement import Cores, bind_to
+from unisd_rl.transport.weights.publisher import ObjectStorePublisher
+from unisd_rl.transport.weights.receiver import weight_receiver
+from unisd_rl.transport.weights.shared_memory import SharedMemory
+from unisd_rl.transport.weights.snapshot import take_snapshot
+from unisd_rl.transport.weights.store import StoreClient, spawn_store
+from unisd_rl.types import PolicyVersion
+
+CORES = sorted(os.sched_getaffinity(0))
+TIMEOUT_S = 600.0
+START_S = 300.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Qwen2 of so many layers of width `hidden`, four times that in its feed-forward part, heads of 64."""
+
+    name: str
+    hidden: int
+    layers: int
+
+
+SIZES = (Size("10m", 256, 10), Size("100m", 768, 11), Size("500m", 1536, 13))
+PARTS = ("put", "get", "load")
+MEASURED = ("transfer", "publish", "pause", *PARTS, "copy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One size. Seconds by what was measured: medians, and all of them."""
+
+    size: str
+    parameters: int
+    dtype: str
+    mib: float
+    medians_s: dict[str, float]
+    all_s: dict[str, list[float]]
+    load_average: tuple[float, float]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        one = self.medians_s
+        parts = sum(one[part] for part in PARTS)
+        return {
+            f"transfer_vs_parts.{self.size}": one["transfer"] / parts,
+            f"pause_vs_load.{self.size}": one["pause"] / one["load"],
+            f"transfer_vs_copy.{self.size}": one["transfer"] / one["copy"],
+            f"transfer_vs_safetensors.{self.size}": one["transfer"] / one["safetensors"],
+        }
+
+
+class Learner:
+    """The process that trains, reduced to its weights."""
+
+    def __init__(self, folder: Path, config: Config, cores: Cores, store: StoreClient) -> None:
+        bind_to(cores)
+        torch.set_num_threads(len(cores))
+        self._weights = load_file(folder / "model.safetensors")
+        self._bucket_bytes = config.weights.bucket_mib << 20
+        self._publisher = ObjectStorePublisher(store.handle, config.weights.bucket_mib)
+        self._kept: Any = None
+
+    def publish(self, number: int) -> float:
+        """As `RankProcess.publish`: seconds until training may go on."""
+        started = time.perf_counter()
+        self._publisher.publish(PolicyVersion(0, number), self._weights.items())
+        return time.perf_counter() - started
+
+    def settle(self) -> None:
+        """Return when nothing of a publication is under way."""
+        self._publisher.wait(TIMEOUT_S)
+
+    def put(self) -> "tuple[float, str, list[ray.ObjectRef]]":
+        """By hand: the bytes are packed, then put, which alone is timed. Also the manifest, for the load."""
+        manifest, arrays = take_snapshot(PolicyVersion(0, 0), self._weights.items(), self._bucket_bytes)
+        started = time.perf_counter()
+        self._kept = [ray.put(array) for array in arrays]
+        return time.perf_counter() - started, manifest.to_json(), self._kept
+
+    def forget(self) -> None:
+        """Let go of what `put` left."""
+        self._kept = None
+
+    def copy(self) -> float:
+        """The same bytes from memory to memory, pages of the target there already."""
+        source = np.concatenate([tensor.view(torch.uint8).numpy().ravel() for tensor in self._weights.values()])
+        target = np.ones_like(source)
+        started = time.perf_counter()
+        np.copyto(target, source)
+        return time.perf_counter() - started
+
+    def safetensors(self, folder: Path) -> float:
+        """Write and read a file; the page cache holds it."""
+        path = folder / "copy.safetensors"
+        started = time.perf_counter()
+        save_file(self._weights, path)
+        for tensor in load_file(path).values():
+            tensor.clone()  # what is read is only mapped until it is touched
+        elapsed = time.perf_counter() - started
+        path.unlink()
+        return elapsed
+
+
+class Rollout:
+    """A rollout actor reduced to its engine and the way weights get there."""
+
+    def __init__(self, folder: Path, config: Config, cores: Cores, store: StoreClient, log: Path) -> None:
+        redirect_output(log)
+        bind_to(cores)
+        spec = EngineSpec(
+            model_path=folder,
+            dtype=config.model.dtype,
+            cores=cores,
+            max_model_len=64,
+            concurrency=2,
+            stop_tokens=(1,),
+            verify=True,
+            seed=0,
+            adapter=None,
+        )
+        self._engine = VllmRolloutEngine(spec, config.rollout.engine, "object_store", on_gpu=False)
+        self._receiver = weight_receiver(config, store)
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def receive(self, number: int) -> PauseReport:
+        """As `RolloutActor.update`."""
+        arrived = await self._receiver.fetch(PolicyVersion(0, number))
+        return await self._engine.receive(arrived.manifest, arrived.buckets)
+
+    async def get(self, references: "list[ray.ObjectRef]") -> float:
+        """By hand."""
+        started = time.perf_counter()
+        await asyncio.gather(*references)
+        return time.perf_counter() - started
+
+    async def load(self, manifest: str, references: "list[ray.ObjectRef]") -> float:
+        """By hand: seconds that the load takes in the engine's process, of bytes in memory that it has mapped."""
+        memory: SharedMemory = self._engine._updates._memory
+        written = memory.write(await asyncio.gather(*references))
+        return (await self._engine.llm.collective_rpc("load_snapshot", args=(manifest, written.paths)))[0]
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+def make_model(size: Size, dtype: torch.dtype, folder: Path) -> int:
+    """Write a random model; returns its number of parameters."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=512,
+        hidden_size=size.hidden,
+        intermediate_size=4 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden // 64,
+        num_key_value_heads=size.hidden // 64,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        dtype=dtype,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config).to(dtype)
+    model.save_pretrained(folder, max_shard_size="100GB")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def processes(folder: Path, config: Config, nbytes: int) -> Iterator[tuple[Any, Any, StoreClient]]:
+    """Learner, actor and store, started."""
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=max(5 * nbytes, 200 << 20),
+    )
+    try:
+        store, learner_cores, rollout_cores = spawn_store(), (CORES[-1],), (CORES[0],)
+        learning = {"env_vars": rank_environment(config, learner_cores)}
+        learner = ray.remote(Learner).options(runtime_env=learning).remote(folder, config, learner_cores, store)
+        rolling = {"env_vars": actor_environment(config, rollout_cores, folder)}
+        rollout = ray.remote(Rollout).options(runtime_env=rolling, max_concurrency=100)
+        rollout = rollout.remote(folder, config, rollout_cores, store, Path(f"{folder}.log"))
+        ray.get(rollout.start.remote(), timeout=START_S)
+        yield learner, rollout, store
+        ray.get(rollout.close.remote(), timeout=TIMEOUT_S)
+    finally:
+        ray.shutdown()
+
+
+def measure(size: Size, dtype: str, repeats: int, advance: Callable[[], None]) -> Row:
+    """All that is measured at one size, in turn, after one round that warms up."""
+    with tempfile.TemporaryDirectory(prefix="unisd-rl-weights-") as temporary:
+        folder, before = Path(temporary) / "model", os.getloadavg()[0]
+        parameters = make_model(size, getattr(torch, dtype), folder)
+        nbytes = parameters * getattr(torch, dtype).itemsize
+        config = Config.model_validate(
+            {
+                "model": {"dtype": dtype, "path": str(folder)},
+                "rollout": {"engine": {"type": "vllm", "kv_cache_gib": 0.1}},
+                "objective": {"divergence": {}},
+            }
+        )
+        times: dict[str, list[float]] = {name: [] for name in MEASURED}
+        with processes(folder, config, nbytes) as (learner, rollout, _):
+            for number in range(repeats + 1):
+                for name, seconds in round_of(learner, rollout, number, Path(temporary)).items():
+                    times[name].append(seconds)
+                advance()
+    times = {name: seconds[1:] for name, seconds in times.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    load = (before, os.getloadavg()[0])
+    return Row(size.name, parameters, dtype, nbytes / 2**20, medians, times, load)
+
+
+def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str, float]:
+    """Each thing once, with nothing else under way."""
+
+    def answer(call: "ray.ObjectRef") -> Any:
+        return ray.get(call, timeout=TIMEOUT_S)
+
+    started = time.perf_counter()
+    published, received = learner.publish.remote(number), rollout.receive.remote(number)
+    pause = answer(received)
+    transfer = time.perf_counter() - started
+    publish = answer(published)
+    answer(learner.settle.remote())
+    put, manifest, references = answer(learner.put.remote())
+    get, load = answer(rollout.get.remote(references)), answer(rollout.load.remote(manifest, references))
+    del references
+    answer(learner.forget.remote())
+    copy, file = answer(learner.copy.remote()), answer(learner.safetensors.remote(folder))
+    seconds = (transfer, publish, pause.pause_ms / 1e3, put, get, load, copy, file)
+    return dict(zip(MEASURED, seconds, strict=True))
+
+
+def show(rows: list[Row]) -> None:
+    table = Table("size", "dtype", "MiB", *(f"{name} (s)" for name in MEASURED), title="weights into an engine")
+    for row in rows:
+        table.add_row(row.size, row.dtype, f"{row.mib:.0f}", *(f"{row.medians_s[name]:.3f}" for name in MEASURED))
+    console = Console(width=160)
+    console.print(table)
+    for row in rows:
+        console.print(f"load average {row.load_average[0]:.1f} to {row.load_average[1]:.1f}")
+        for name, value in row.ratios.items():
+            console.print(f"{name} = {value:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=[size.name for size in SIZES], help="10m 100m 500m")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="10m alone, 3 repetitions")
+    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    options = parser.parse_args()
+    names, repeats = (["10m"], 3) if options.quick else (options.sizes, options.repeats)
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("weights", total=len(names) * (repeats + 1))
+        sizes = [size for size in SIZES if size.name in names]
+        rows = [measure(size, options.dtype, repeats, lambda: progress.advance(bar)) for size in sizes]
+    show(rows)
+    if options.json:
+        machine = {"platform": platform.platform(), "cores": len(CORES), "python": platform.python_version()}
+        ratios = {name: value for row in rows for name, value in row.ratios.items()}
+        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios}
+        options.json.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A run's training again from its ledger, as a person types it; two learner ranks, the transformers engine."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from finished import REPOSITORY, TIMEOUT_S, FinishedRun, run_job
+
+STEPS, BATCH = 4, 16
+TINY = (
+    "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--learner.ranks", "2",
+    "--task.train_examples", "100", "--task.eval_examples", "8", "--run.steps", str(STEPS),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_job(tmp_path_factory.mktemp("recorded"), *TINY)
+
+
+def replayed(run, *arguments):
+    """The command's exit code, and what it left behind."""
+    command = [sys.executable, "-m", "unisd_rl.replay", str(run.path), *arguments]
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_S
+    )
+    return ended.returncode, FinishedRun(run.path.with_name(f"{run.path.name}-replay"), ended.stdout)
+
+
+def test_a_replay_has_every_number_and_every_weight_of_its_run_bit_for_bit(run):
+    code, replay = replayed(run, "--check")
+    assert code == 0, replay.output
+    assert f"all {STEPS} losses compared equal" in replay.output
+    for again, once in zip(replay.metrics, run.metrics, strict=True):
+        same = [name for name in once if name in again and not name.endswith("_s")]
+        assert {"loss", "grad_norm", "teacher_gap", "tokens", "staleness_max"} <= set(same)
+        assert {name: again[name] for name in same} == {name: once[name] for name in same}
+    files = [folder / "model.safetensors" for folder in (run.checkpoint(STEPS), replay.checkpoint(STEPS))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert replay.summary["compared"] == {"steps": STEPS, "first": None}
+    assert replay.summary["rollouts"] == STEPS * BATCH
+    assert not (replay.path / "rollouts").exists()
+
+
+@pytest.mark.slow
+def test_another_objective_on_the_same_rollouts_is_not_compared(run):
+    code, replay = replayed(run, "--objective.contrastive", "null", "--learner.learning_rate", "3e-3")
+    assert code == 0, replay.output
+    assert "losses are not compared" in replay.output
+    assert replay.summary["compared"] is None
+    assert {"learner.learning_rate", "objective.contrastive.weight"} <= set(replay.summary["changed"])
+    assert replay.metrics[0]["loss"] < run.metrics[0]["loss"]  # the contrastive part is gone
+
+
+def test_a_loss_that_differs_and_a_ledger_that_ends_early_are_told(run, tmp_path):
+    cut = FinishedRun(tmp_path / "cut", "")
+    shutil.copytree(run.path, cut.path)
+    lines = cut.metrics
+    lines[1]["loss"] += 1e-9
+    (cut.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for entry in (cut.path / "rollouts" / "index").glob("*.json"):
+        if max(json.loads(entry.read_text())["numbers"]) >= 3 * BATCH:
+            entry.unlink()
+    code, replay = replayed(cut, "--check")
+    assert code == 1
+    whole = replay.summary["steps"]
+    assert 2 <= whole < STEPS
+    assert f"the ledger ends early: {whole} of {STEPS} steps are whole" in replay.output
+    assert f"failed: step 1 is the first of {whole} whose loss is not that of {cut.path}" in replay.output
+    assert replay.summary["compared"]["first"] == {
+        "step": 1, "run": lines[1]["loss"], "replay": run.metrics[1]["loss"],
+    }  # fmt: skip

@@ -1,0 +1,110 @@
+"""`python -m unisd_rl.replay RUN [--check] [--section.field VALUE ...]`: a run's training again, from its ledger alone.
+
+No prompt is generated: the rollouts that RUN stored are trained on in their order, from the model RUN began with. With
+nothing changed, on the CPU in float32 with as many ranks and threads, every loss is the same bit for bit; with other
+settings (`--objective...`, `--learner...`) it is an experiment on the same rollouts.
+
+What can be refused is refused here, before anything heavy is imported; the rest is `replay_job`.
+Exit codes: see `command.exit_code`.
+"""
+
+import os
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+from unisd_rl.recorded_run import RecordedRun
+from unisd_rl.replay_request import ReplayRequest, changed_settings
+from unisd_rl.requirements import learner_requirement
+from unisd_rl.settings import OneSentenceParser, overlay, parse_fields
+
+PROGRAM = "python -m unisd_rl.replay"
+_ANY_GAP = 1e9  # nats
+_DESCRIPTION = """Train again from the rollouts a run stored, in the same order, with no actors and no queue, and say
+whether the losses are the run's.
+
+RUN: the folder of a run that ended."""
+_FIELDS = """Every field may be set as for `python -m unisd_rl.run`, over what RUN says. Where one is changed that
+losses depend on, they are not compared. Without --run.name the files go to RUN-replay."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Replay; returns the exit code."""
+    return exit_code(lambda: _replay(sys.argv[1:] if arguments is None else arguments))
+
+
+def _replay(arguments: Sequence[str]) -> int:
+    options, fields = _parser().parse_known_args(arguments)
+    request = replay_request(options.run, options.check, parse_fields(fields, PROGRAM))
+    if options.dry_run:
+        print(describe(request))
+        return 0
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    from unisd_rl.replay_job import run_replay  # heavy: torch, Ray
+
+    run_replay(request)
+    return 0
+
+
+def replay_request(folder: Path, check: bool, fields: dict[str, Any]) -> ReplayRequest:
+    """From the words of the command line to a checked request.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
+    run = RecordedRun.at(folder)
+    place = {"run": {"dir": str(run.path.parent), "name": f"{run.path.name}-replay"}}
+    config = run.config(overlay(place, fields))
+    changed = changed_settings(run.original, config)
+    if changed:
+        # Its students are others than those that sampled the tokens: how far they are apart is told, and ends nothing.
+        config = run.config(overlay({"learner": {"logprob_tolerance": _ANY_GAP}}, overlay(place, fields)))
+    _refuse(run, config, changed, check)
+    return ReplayRequest(run, config, changed, check)
+
+
+def describe(request: ReplayRequest) -> str:
+    """What would be replayed, and which process needs which resources."""
+    run, config = request.config.run, request.config
+    what = f"{request.run.path} -> {config.run_dir}: up to {run.steps} steps of {config.learner.batch_size} prompts"
+    return f"{what}\n{learner_requirement(config).describe()}"
+
+
+def _refuse(run: RecordedRun, config: Config, changed: tuple[str, ...], check: bool) -> None:
+    refuse_relative_under_a_job("run.dir", config.run.dir)
+    if config.model.path is not None:
+        refuse_missing_folder("model.path", config.model.path)
+    if config.run_dir.absolute() == run.path:
+        raise UserError(
+            f"--run.name {config.run.name} is the run itself, which would be moved aside; take another name"
+        )
+    if check and changed:
+        raise UserError(
+            f"--check compares losses, which depend on what was changed ({', '.join(changed)}): leave one out"
+        )
+    if check and not run.losses():
+        raise UserError(f"--check: {run.path / 'metrics.jsonl'} holds no losses to compare with; leave it out")
+
+
+def _parser() -> OneSentenceParser:
+    parser = OneSentenceParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]",
+        description=_DESCRIPTION,
+        epilog=_FIELDS,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a loss is not the run's, bit for bit")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
