@@ -8,6 +8,8 @@ from pathlib import Path
 
 from unisd_rl.config import ContextsConfig, RetrievalAuxiliary, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.fit import on_cluster, on_this_machine
+from unisd_rl.requirements import Requirement
 
 STOPPED = 130
 DEFAULT_RECIPE = "unisd_star"
@@ -33,6 +35,23 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     words = [word for word in arguments if word != "--dry-run"]
     recipes = list(takewhile(lambda word: not word.startswith("-"), words))
     return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
+
+
+def describe_places(needed: Sequence[Requirement]) -> str:
+    """One line for each kind of process and what it asks for; then whether there is a place for each of them.
+
+    Only where there is a cluster to look at is Ray imported.
+
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS.
+    """
+    lines = [requirement.describe() for requirement in needed]
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "\n".join([*lines, on_this_machine(needed)])
+    from unisd_rl.cluster import look  # Ray
+
+    return "\n".join([*lines, on_cluster(needed, look(address))])
 
 
 def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
