@@ -58,7 +58,7 @@ def on_cluster(needed: Sequence[Requirement], seen: Seen) -> str:
     """What this cluster means for a run."""
     found = fits(needed, seen.nodes)
     verdict = "not a place for every process" if any(fit.lacking for fit in found) else "a place for each process"
-    lines = [f"the cluster has {len(seen.nodes)} nodes and {verdict}:", *(fit.describe() for fit in found)]
+    lines = [f"the cluster (nodes: {len(seen.nodes)}) has {verdict}:", *(fit.describe() for fit in found)]
     taken = missing(needed, seen.free)
     if taken and not any(fit.lacking for fit in found):
         what = ", ".join(f"{there:g} of {need:g} {name}" for name, (need, there) in taken.items())

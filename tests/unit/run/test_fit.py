@@ -31,7 +31,7 @@ def test_a_resource_is_given_once():
 def test_what_others_use_is_said():
     node = Node("a", {"CPU": 4.0, "rollout": 3.0})
     text = on_cluster([ACTORS], Seen((node,), {"CPU": 4.0, "rollout": 1.0}))
-    assert "the cluster has 1 nodes and a place for each process:" in text
+    assert "the cluster (nodes: 1) has a place for each process:" in text
     assert "rollout actor: on a (3)" in text
     assert text.endswith("others use some of it now; free: 1 of 3 rollout")
 
