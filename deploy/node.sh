@@ -33,6 +33,9 @@ export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0}
 # `ray job stop` asks the job to stop and kills it after so many seconds (Ray: 3). A step and a checkpoint take longer.
 export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-900}
 
+# Ray opens a file for each connection: the usual limit of 1,024 is soon reached.
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+
 # Workers take any free port, so that several nodes can share a machine.
 options=(--min-worker-port=0 --max-worker-port=0 --disable-usage-stats "--dashboard-agent-listen-port=$agent")
 option() { [[ -z $2 ]] || options+=("$1=$2"); } # option NAME VALUE: left to Ray where the value is empty

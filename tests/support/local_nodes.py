@@ -73,7 +73,7 @@ class LocalNodes:
         command = service_command(name, {})
         node = self.start(command, UNISD_AGENT_PORT=str(free_port()))
         check = health_command(name, {})
-        wait_until(lambda: self._run(Command(check.argv, node.environment)).returncode == 0, f"{name} is healthy", node)
+        wait_until(lambda: self.call(Command(check.argv, node.environment)).returncode == 0, f"{name} is healthy", node)
         return node
 
     def start(self, command: Command, **more: str) -> LocalNode:
@@ -115,9 +115,10 @@ class LocalNodes:
 
     def run(self, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
         """A command of a person who has the token, to its end."""
-        return self._run(Command(argv, self.merged({"RAY_AUTH_MODE": "token"}) | more))
+        return self.call(Command(argv, self.merged({"RAY_AUTH_MODE": "token"}) | more))
 
-    def _run(self, command: Command) -> subprocess.CompletedProcess[str]:
+    def call(self, command: Command) -> subprocess.CompletedProcess[str]:
+        """A command in exactly the environment it names, to its end."""
         return subprocess.run(
             command.argv, cwd=ROOT, env=dict(command.environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=JOB_TIMEOUT_S,
