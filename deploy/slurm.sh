@@ -27,19 +27,16 @@ export UNISD_TEMP=${UNISD_TEMP:-/tmp/ray-$SLURM_JOB_ID}
 address=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # of the head, which is where this script runs
 submission=slurm-$SLURM_JOB_ID
 
-on() { # on NODE COMMAND ...
-    srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"
-}
-
-on "$head" deploy/node.sh head --block &
+on=(srun --overlap --nodes=1 --ntasks=1)
+"${on[@]}" --nodelist="$head" deploy/node.sh head --block &
 for _ in {1..60}; do
-    on "$head" deploy/node.sh healthy 2>/dev/null && break
+    "${on[@]}" --nodelist="$head" deploy/node.sh healthy 2>/dev/null && break
     sleep 2
 done
 # More than one node on a machine: each agent then takes any free port.
-UNISD_AGENT_PORT=0 on "$head" deploy/node.sh learner --block &
+UNISD_AGENT_PORT=0 "${on[@]}" --nodelist="$head" deploy/node.sh learner --block &
 for node in "${rollouts[@]}"; do
-    UNISD_AGENT_PORT=0 on "$node" deploy/node.sh rollout --block &
+    UNISD_AGENT_PORT=0 "${on[@]}" --nodelist="$node" deploy/node.sh rollout --block &
 done
 
 trap 'ray job stop --address "$address" "$submission" &' TERM

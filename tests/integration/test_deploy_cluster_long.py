@@ -20,6 +20,7 @@ import yaml
 from deployment import ROOT, Command, console_blocks, kuberay_start, launcher, manifest
 from finished import FinishedRun, lines
 from local_nodes import JOB_TIMEOUT_S, LocalNodes, end, free_port, wait_until
+from ray.autoscaler._private.util import fillout_defaults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -211,7 +212,7 @@ def test_the_launchers_commands_start_a_cluster_whose_rollout_nodes_come_when_th
     cluster, home, tmp_path
 ):
     """The cloud is Ray's stand-in for one: its nodes are processes of this machine. All else is the file's."""
-    config = launcher()
+    config = fillout_defaults(launcher())  # as `ray up` does before it starts the head
     config["provider"] = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{cluster.port}"}
     kinds = config["available_node_types"]
     kinds["ray.head.default"] = kinds.pop(config["head_node_type"])

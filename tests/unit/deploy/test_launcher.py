@@ -6,11 +6,13 @@ from pathlib import Path
 import ray
 from deployment import DEPLOY, launcher
 from jsonschema import Draft7Validator
+from ray.autoscaler._private.util import fillout_defaults, validate_config
 
 
 def test_rays_launcher_accepts_the_file():
     schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
     assert [error.message for error in Draft7Validator(schema).iter_errors(launcher())] == []
+    validate_config(fillout_defaults(launcher()))
 
 
 def test_rollout_nodes_come_and_go_and_the_learner_stays():
