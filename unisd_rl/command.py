@@ -37,23 +37,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
 
 
-def describe_places(needed: Sequence[Requirement]) -> str:
-    """One line for each kind of process and what it asks for; then whether there is a place for each of them.
-
-    Only where there is a cluster to look at is Ray imported.
-
-    Raises:
-        UserError: no cluster answers at RAY_ADDRESS.
-    """
-    lines = [requirement.describe() for requirement in needed]
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        return "\n".join([*lines, on_this_machine(needed)])
-    from unisd_rl.cluster import look  # Ray
-
-    return "\n".join([*lines, on_cluster(needed, look(address))])
-
-
 def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
     """Raise `UserError` for a relative folder where what is written there would be lost."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
@@ -91,3 +74,20 @@ def check_contexts(contexts: ContextsConfig) -> None:
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
     if isinstance(contexts.auxiliary, RetrievalAuxiliary) and contexts.auxiliary.model is not None:
         refuse_missing_folder("contexts.auxiliary.model", contexts.auxiliary.model)
+
+
+def describe_places(needed: Sequence[Requirement]) -> str:
+    """One line for each kind of process and what it asks for; then whether there is a place for each of them.
+
+    Only where there is a cluster to look at is Ray imported.
+
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS.
+    """
+    lines = [requirement.describe() for requirement in needed]
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "\n".join([*lines, on_this_machine(needed)])
+    from unisd_rl.cluster import look  # Ray
+
+    return "\n".join([*lines, on_cluster(needed, look(address))])
