@@ -1,7 +1,11 @@
 """deploy/Dockerfile: checked by hadolint, built from what `make` installs, without rights and without the world."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 from deployment import DEPLOY, ROOT, checker
 
@@ -51,3 +55,24 @@ def test_all_that_is_copied_is_let_in_and_nothing_else():
     assert copied == {path for path in let_in if path != "locks"} | {
         path for path in copied if path.startswith("locks/")
     }
+
+
+def test_what_is_copied_is_enough_to_start_a_run(tmp_path):
+    for line in stages()["code"]:
+        *sources, place = line.removeprefix("COPY ").split()
+        for source in sources:
+            target = tmp_path / place.lstrip("/")
+            (shutil.copytree if (ROOT / source).is_dir() else _copied)(ROOT / source, target)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "cluster", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "run /shared/runs/arithmetic: 40 steps of 64 prompts" in done.stdout
+    assert (tmp_path / "deploy/node.sh").stat().st_mode & 0o111
+
+
+def _copied(source: Path, target: Path) -> None:
+    """As COPY does: a target that is a folder takes the file under its own name."""
+    target = target / source.name if target.is_dir() else target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
