@@ -15,6 +15,7 @@
 #SBATCH --signal=B:TERM@600
 set -euo pipefail
 
+[[ $# -gt 0 ]] || set -- unisd_star cluster
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}"
 PATH=$PWD/.venv/bin:$PATH
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -28,19 +29,25 @@ address=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # of the head, which is w
 submission=slurm-$SLURM_JOB_ID
 
 on=(srun --overlap --nodes=1 --ntasks=1)
-"${on[@]}" --nodelist="$head" deploy/node.sh head --block &
+start() { # start NODE ROLE: again if it fails, as Ray does where a node takes more than 30 s to come up
+    for _ in 1 2 3; do
+        "${on[@]}" --nodelist="$1" deploy/node.sh "$2" --block && break
+    done
+}
+set -m # each node's processes are a group, so that they can be ended together
+start "$head" head &
 for _ in {1..60}; do
     "${on[@]}" --nodelist="$head" deploy/node.sh healthy 2>/dev/null && break
     sleep 2
 done
-# More than one node on a machine: each agent then takes any free port.
-UNISD_AGENT_PORT=0 "${on[@]}" --nodelist="$head" deploy/node.sh learner --block &
+export UNISD_AGENT_PORT=0 # where nodes share a machine, each agent takes a free port
+start "$head" learner &
 for node in "${rollouts[@]}"; do
-    UNISD_AGENT_PORT=0 "${on[@]}" --nodelist="$node" deploy/node.sh rollout --block &
+    start "$node" rollout &
 done
 
 trap 'ray job stop --address "$address" "$submission" &' TERM
-ray job submit --address "$address" --submission-id "$submission" -- python -m unisd_rl.run "${@:-unisd_star}" &
+ray job submit --address "$address" --submission-id "$submission" -- python -m unisd_rl.run "$@" &
 follower=$!
 status=0
 wait "$follower" || status=$?
@@ -49,6 +56,7 @@ while kill -0 "$follower" 2>/dev/null; do
     status=0
     wait "$follower" || status=$?
 done
-# shellcheck disable=SC2046
-kill $(jobs -p) 2>/dev/null || true
+for job in $(jobs -p); do
+    kill -- "-$job" 2>/dev/null || true
+done
 exit "$status"
