@@ -12,6 +12,7 @@ from full_disk import files_of_at_most, full_device
 from rollout_rows import rollout, same_rollouts
 from stopping import stops_after
 
+from unisd_rl.transport.rollouts import ledger as ledger_module
 from unisd_rl.transport.rollouts.ledger import Appended, Ledger
 from unisd_rl.transport.rollouts.schema import encode
 
@@ -39,11 +40,12 @@ def append_together(ledger, *calls):
     return asyncio.run(together())
 
 
-def test_rows_come_back_in_the_order_asked_for_across_segments(ledger):
+def test_rows_come_back_in_the_order_asked_for_across_segments(ledger, place):
     append(ledger, rollout(4), rollout(1))
     append(ledger, rollout(0), rollout(9))
-    assert same_rollouts(ledger.rollouts([9, 1, 0, 4]), [rollout(9), rollout(1), rollout(0), rollout(4)])
-    assert ledger.rollouts([]) == []
+    for one in (ledger, Ledger(place, fsync=False)):  # from memory, and from storage
+        assert same_rollouts(one.rollouts([9, 1, 0, 4]), [rollout(9), rollout(1), rollout(0), rollout(4)])
+        assert one.rollouts([]) == []
 
 
 def test_a_number_is_stored_once_and_the_first_row_stays(ledger):
@@ -120,7 +122,27 @@ def test_a_damaged_segment_is_noticed(tmp_path):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(OSError, match="damaged"):
+        Ledger(tmp_path, fsync=True).rollouts([1])
+
+
+def test_what_was_stored_last_is_read_from_memory_within_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "_RECENT_BYTES", 1)
+    ledger = Ledger(tmp_path, fsync=False)
+    for number in range(3):
+        append(ledger, rollout(number))
+    for path in (tmp_path / "segments").iterdir():
+        path.unlink()
+    assert same_rollouts(ledger.rollouts([2]), [rollout(2)])
+    with pytest.raises(FileNotFoundError):
         ledger.rollouts([1])
+
+
+def test_large_calls_written_together_come_back_as_they_were(ledger, place, monkeypatch):
+    monkeypatch.setattr(ledger_module, "_LARGE_CALL_BYTES", 1)
+    append_together(ledger, [rollout(1), rollout(2)], [rollout(3)], [rollout(1), rollout(4)])
+    assert len(ledger.entries) == 1
+    for one in (ledger, Ledger(place, fsync=False)):
+        assert same_rollouts(one.rollouts([4, 2, 3, 1]), [rollout(number) for number in (4, 2, 3, 1)])
 
 
 @pytest.mark.parametrize("full", ["segment", "index", "half way"])

@@ -25,6 +25,7 @@ from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load,
 from unisd_rl.types import Rollout
 
 _RECENT_BYTES = 64 << 20
+_LARGE_CALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class _Call:
 
 class Ledger:
     """The rollouts of one run at `place`, a folder or an fsspec URL; opening it again restores what was stored.
+
+    What was stored last is read from memory (up to 64 MiB), everything else from `place`, with its checksum.
 
     `fsync` makes every segment of a folder survive a power loss, not only a killed process.
 
@@ -145,7 +148,8 @@ class Ledger:
         if len(calls) == 1 and table.num_rows == calls[0].rows.num_rows:
             data = calls[0].data
         else:
-            table = table.combine_chunks()
+            if table.nbytes < _LARGE_CALL_BYTES * len(kept):  # few rows a batch are slow to read
+                table = table.combine_chunks()
             data = to_ipc(*table.to_batches())
         lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
         return write_segment(self._place, segment, data, table["number"].to_pylist(), lengths), table
