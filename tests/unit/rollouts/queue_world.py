@@ -68,9 +68,8 @@ class GatedLedger(Ledger):
 
 
 class World:
-    def __init__(self, setting: Setting, abandons: bool = True) -> None:
-        """`abandons`: actors give back what is in flight before they apply weights of another lineage."""
-        self.setting, self.abandons = setting, abandons
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
         self.directory, self.runner, self.clock = Path(tempfile.mkdtemp()), asyncio.Runner(), HandClock()
         self.lineage = self.step = self.admitted = self.joined = 0
         self.holding = False  # the learner was handed the batch of `step` and has not trained on it yet
@@ -261,14 +260,18 @@ class World:
 
     def update(self, actor: Actor) -> None:
         """Apply what was published, in mid-generation."""
-        if self.abandons and actor.applied.lineage < self.published.lineage:
-            actor.flying.clear()
-            self.do(self.queue.release(actor.name))
+        if actor.applied.lineage < self.published.lineage:
+            self.abandon(actor)
         if actor.applied != self.published:
             actor.applied = self.published
             for unit in actor.flying.values():
                 for tokens in unit.values():
                     tokens.append(actor.applied)
+
+    def abandon(self, actor: Actor) -> None:
+        """Give back everything in flight."""
+        actor.flying.clear()
+        self.do(self.queue.release(actor.name))
 
     def retire(self, actor: Actor) -> None:
         """The driver gives it up, and it may not have noticed."""

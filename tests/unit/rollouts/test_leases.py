@@ -66,3 +66,27 @@ def test_an_ended_prompt_is_forgotten_whether_leased_or_waiting():
     book.end(1)
     assert leased(book, "a", 9) == [2]
     assert book.release("a") == [2]
+
+
+def test_what_is_being_stored_is_nobodys_until_it_is_let_go():
+    book, clock = book_of(2)
+    assert leased(book, "a", 2) == [0, 1]
+    book.hold([0])
+    book.hold([0])  # a second commit of the same prompt
+    clock.now_s = 10.0
+    assert book.expire() == [1]
+    assert (book.holder(0), leased(book, "b", 9)) == (None, [1])
+    book.let_go([0], "a")
+    assert book.holder(0) is None
+    book.let_go([0], "c")
+    assert book.holder(0) == "c"
+
+
+def test_a_lease_that_is_renewed_for_ever_leaves_one_entry_behind():
+    book, clock = book_of(1)
+    leased(book, "a", 1)
+    for _ in range(1000):
+        clock.now_s += 6.0
+        book.renew("a", [0])
+        assert book.expire() == []
+    assert len(book._expiries) == 1

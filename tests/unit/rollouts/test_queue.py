@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from full_disk import files_of_at_most
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
@@ -304,3 +305,235 @@ def test_a_queue_opened_again_feeds_what_was_stored_and_leases_only_the_rest(que
 
     run(before())
     run(after())
+
+
+def test_admitting_again_changes_nothing(queue):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, wanted=1) == [0]
+        await admit(queue, 3)
+        assert await lease(queue, "b") == [1, 2]
+        await commit(queue, 0)
+        await admit(queue, 3)
+        assert await lease(queue, "b") == []
+        assert (await queue.report()).admitted == 3
+
+    run(scenario())
+
+
+def test_a_retired_actor_gets_nothing_and_what_it_held_is_issued_again(queue):
+    async def scenario():
+        await admit(queue, 3)
+        assert await lease(queue, "a", wanted=2) == [0, 1]
+        await queue.retire("a")
+        assert await lease(queue, "a") == []
+        await queue.renew("a", [0, 1])
+        assert await lease(queue, "b") == [0, 1, 2]
+        await commit(queue, 0, actor="a")  # it had completed this one: whoever comes first counts
+        assert (await queue.report()).committed == 1
+
+    run(scenario())
+
+
+def test_a_released_actor_waits_for_nothing(queue):
+    async def scenario():
+        waiting = asyncio.create_task(lease(queue, "a", timeout_s=LONG_S))
+        await asyncio.sleep(0)
+        await queue.release("a")
+        assert await waiting == []
+
+    run(scenario())
+
+
+def test_what_an_actor_holds_is_its_own_again_when_the_queue_was_opened_again(queue, tmp_path, clock):
+    async def scenario():
+        await admit(queue, 4)
+        assert await lease(queue, "a", wanted=3) == [0, 1, 2]
+        again = make(tmp_path, clock)
+        await again.renew("a", [0, 1])  # before the driver has admitted anything again
+        await admit(again, 4)
+        assert await lease(again, "b") == [2, 3]
+        clock.now_s = 9.0
+        await again.renew("a", [0])
+        clock.now_s = 10.0
+        assert await lease(again, "c") == [1, 2, 3]
+
+    run(scenario())
+
+
+def test_an_expired_lease_is_renewed_if_nobody_else_has_it_by_then(queue, clock):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        clock.now_s = 11.0
+        assert await lease(queue, "b", wanted=1) == [0]
+        await queue.renew("a", [0, 1])
+        assert await lease(queue, "b") == []  # 1 is a's again, 0 stays with b
+        await queue.fail("a", 0, "not its own")
+        assert (await queue.report()).failures == 0
+
+    run(scenario())
+
+
+def test_a_fall_back_feeds_the_lost_steps_again_and_leases_only_to_the_new_lineage(queue, tmp_path):
+    async def scenario():
+        await admit(queue, 8)
+        await lease(queue)
+        await commit(queue, 0, 1, 2, 3)
+        for step in (0, 1):
+            await queue.take(step, 1, 0.0)
+        await queue.fall_back(1, 1)
+        await queue.fall_back(1, 1)  # the answer to the first call may have been lost
+        assert await queue.lineage() == 1
+        report = await queue.report()
+        assert (report.consumed, report.lineage, report.steps_lost, report.depth) == (2, 1, 1, 2)
+        assert await lease(queue, applied=PolicyVersion(0, 9)) == []
+        assert await lease(queue, applied=PolicyVersion(1, 1)) == [4, 5]
+        assert (await queue.take(1, 1, 0.0)).numbers == (2, 3)  # from the ledger: nobody leased them again
+        report = await queue.report()
+        assert (report.consumed, report.duplicated, report.lost) == (4, 0, 0)
+        with pytest.raises(ValueError, match="lineage 1 from step 0 does not follow lineage 1"):
+            await queue.fall_back(1, 0)
+
+    run(scenario())
+    assert [json.loads(line) for line in (tmp_path / "lineages.jsonl").read_text().splitlines()] == [
+        {"lineage": 1, "step": 1, "steps_lost": 1}
+    ]
+    chains = [json.loads(line)["chain"] for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
+    assert chains == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_queue_opened_again_knows_its_lineage_and_what_survives(queue, tmp_path, clock):
+    async def before():
+        await admit(queue, 4)
+        await commit(queue, 0, 1, 2, 3)
+        for step in (0, 1):
+            await queue.take(step, 1, 0.0)
+        await queue.fall_back(2, 1)
+
+    async def after():
+        again = make(tmp_path, clock)
+        report = await again.report()
+        assert (await again.lineage(), report.consumed, report.steps_lost) == (2, 2, 1)
+
+    run(before())
+    run(after())
+
+
+def test_the_step_taken_last_may_be_asked_for_again_also_after_the_queue_was_opened_again(queue, tmp_path, clock):
+    async def scenario():
+        await admit(queue, 2)
+        await commit(queue, 0, 1)
+        first = await queue.take(0, 2, 0.0)
+        assert await queue.take(0, 2, 0.0) == first
+        again = make(tmp_path, clock)
+        assert await again.take(0, 2, 0.0) == first
+        assert ((await again.report()).consumed, (await again.report()).duplicated) == (2, 0)
+
+    run(scenario())
+    assert len((tmp_path / "consumed.jsonl").read_text().splitlines()) == 2
+
+
+def test_units_are_leased_whole_and_as_soon_as_they_are_whole(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=4, lease_unit=2)
+        await admit(queue, 3)
+        assert await lease(queue, wanted=1) == [0, 1]
+        assert await lease(queue, "b") == []
+        await admit(queue, 5)
+        assert await lease(queue, "b") == [2, 3]
+        assert await lease(queue, "c") == []
+        await queue.end_admission(5)
+        assert await lease(queue, "c") == [4]
+
+    run(scenario())
+
+
+def test_a_unit_is_committed_whole_or_not_at_all(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=4, lease_unit=2)
+        await admit(queue, 4)
+        assert await lease(queue) == [0, 1, 2, 3]
+        with pytest.raises(ValueError, match=r"a committed prompts \[0, 2, 3\] without \[1\]"):
+            await commit(queue, 0, 2, 3)
+        assert (await queue.report()).committed == 0
+        await commit(queue, 0, 1)
+        assert (await queue.report()).committed == 2
+
+    run(scenario())
+
+
+def test_a_unit_with_one_row_too_stale_is_refused_whole(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=2, lease_unit=2, max_staleness=0)
+        await admit(queue, 4)
+        assert await lease(queue, applied=V1) == [0, 1, 2, 3]
+        await queue.commit("a", encode([rollout(2, (1,)), rollout(3, (1, 0))]))
+        report = await queue.report()
+        assert (report.committed, report.too_stale) == (0, 2)
+        assert await lease(queue, "b", applied=V1) == [2, 3]
+
+    run(scenario())
+
+
+def test_a_quarantined_prompt_leaves_the_rest_of_its_unit_to_be_issued_again(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=2, lease_unit=2, max_attempts=1)
+        await admit(queue, 2)
+        assert await lease(queue) == [0, 1]
+        await queue.fail("a", 0, "no")
+        assert await lease(queue, "b") == [1]
+        await commit(queue, 1, actor="b")
+        assert (await queue.take(0, 1, 0.0)).numbers == (1,)
+
+    run(scenario())
+
+
+def test_lengths_issued_and_consumed_differ_by_what_was_turned_away(queue, clock):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        clock.now_s = 11.0
+        assert await lease(queue, "b") == [0, 1]
+        await commit(queue, 0, 1, actor="b", versions=(0,))  # 1 token each
+        await commit(queue, 0, actor="a", versions=(0,) * 7)  # the longer answer came too late
+        await queue.take(0, 1, 0.0)
+        report = await queue.report()
+        assert (report.mean_tokens_issued, report.mean_tokens_consumed) == ((1 + 1 + 7) / 3, 1.0)
+        assert report.length_difference == 1.0 - 3.0
+
+    run(scenario())
+
+
+def test_a_full_disk_leaves_the_leases_with_the_actor_and_nothing_half_stored(queue):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        with files_of_at_most(0), pytest.raises(OSError):
+            await commit(queue, 0, 1)
+        assert await lease(queue, "b") == []
+        await commit(queue, 0, 1)
+        with files_of_at_most(0), pytest.raises(OSError):
+            await queue.take(0, 1, 0.0)
+        assert (await queue.report()).consumed == 0
+        assert (await queue.take(0, 1, 0.0)).numbers == (0, 1)
+
+    run(scenario())
+
+
+def test_a_commit_wakes_nobody_whom_it_does_not_free(queue):
+    async def scenario():
+        await admit(queue, 6)
+        assert await lease(queue, "a", wanted=4) == [0, 1, 2, 3]
+        waiting = [asyncio.create_task(lease(queue, name, timeout_s=LONG_S)) for name in "bcd"]
+        await asyncio.sleep(0)
+        await commit(queue, 0, 1, 2, 3)
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        assert await lease(queue, "c", applied=V1) == [4, 5]  # ends c's earlier call, and frees neither b nor d
+        assert await waiting[1] == []
+        assert not waiting[0].done()
+        for name in "bd":
+            await queue.release(name)
+
+    run(scenario())

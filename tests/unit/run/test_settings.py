@@ -63,6 +63,7 @@ def test_a_section_of_the_same_kind_is_merged():
         ({"contexts": {"auxiliary": {"views": 1}}}, ["contexts.auxiliary.views = 1", "at least 2"]),
         ({"contexts": {"auxiliary": None}}, ["contexts.auxiliary.views = 0", "at least 2"]),
         ({"contexts": {"negative": None}}, ["contexts.negative"]),
+        ({"rollout": {"lease_unit": 3}}, ["rollout.lease_unit = 3", "learner.batch_size"]),
         ({"weights": {"publish_every": 3}}, ["weights.publish_every = 3", "rollout.max_staleness", "1"]),
         ({"objective": {"clipping": {"threshold": 1.0}}}, ["threshold", "quantile"]),
         ({"task": {"type": "jsonl", "train": "x.jsonl"}}, ["jsonl", "model.path"]),
