@@ -19,6 +19,7 @@ class ActorDemand:
 
     def __init__(self, config: RolloutConfig, control: RunControl, report: Report) -> None:
         self._control, self._report = control, report
+        control.begin()
         self._rule = ScalingRule(config.actors) if isinstance(config.actors, AutoActors) else None
         self._count = config.actors_at_start
         self._said: int | None = None

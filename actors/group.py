@@ -26,6 +26,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from actors.absence import Absence
 from actors.busy import BusyShares
 from actors.demand import ActorDemand
 from actors.process import ActorProcess, Call
@@ -80,7 +81,8 @@ class RolloutGroup:
         self._count = config.rollout.actors_at_start
         self._started = False
         self._busy = BusyShares()
-        self._none_since_s: float | None = None
+        # Nobody may serve for as long as a new actor may take to find a place and to start.
+        self._absence = Absence(config.run.cluster_timeout_s + config.run.start_timeout_s)
 
     @property
     def handles(self) -> tuple[ActorHandle, ...]:
@@ -134,7 +136,7 @@ class RolloutGroup:
             RunFailed: no actor has it after `timeout_s` seconds, or after the longer time that a new one may need.
         """
         asked_s = dict[str, float]()
-        last_s = time.monotonic() + timeout_s + self._patience_s
+        last_s = time.monotonic() + timeout_s + self._absence.limit_s
         while True:
             self.check()
             late = [slot for slot in self._serving() if not _has(slot, version)]
@@ -346,22 +348,12 @@ class RolloutGroup:
             raise RunFailed(f"{_name(serving[0])} was asked for answers of {version} but is at {serving[0].applied}")
 
     def _refuse_unless_some_serve(self) -> None:
-        now = time.monotonic()
-        if self.serving:
-            self._none_since_s = None
-        elif self._none_since_s is None:
-            self._none_since_s = now
-        elif now > self._none_since_s + self._patience_s:
+        if self._absence.too_long(self.serving):
             states = "; ".join(f"{slot.part}: {slot.failure or slot.state}" for slot in self._slots)
             raise RunFailed(
-                f"no rollout actor has served for {self._patience_s:g} s (run.cluster_timeout_s + "
+                f"no rollout actor has served for {self._absence.limit_s:g} s (run.cluster_timeout_s + "
                 f"run.start_timeout_s): {states}"
             )
-
-    @property
-    def _patience_s(self) -> float:
-        """How long nobody may serve: the time that a new actor may take to find a place and to start."""
-        return self._config.run.cluster_timeout_s + self._config.run.start_timeout_s
 
 
 def _name(slot: Slot) -> str:

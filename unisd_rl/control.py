@@ -65,6 +65,10 @@ class RunControl:
             raise Unreadable(f'{self._folder / "actors.json"} is not {{"actors": N}} with N >= 1: it is ignored')
         return count
 
+    def begin(self) -> None:
+        """A driver starts: what an earlier one answered holds no more. What was asked of it does."""
+        (self._folder / "status.json").unlink(missing_ok=True)
+
     def tell(self, status: ActorsStatus) -> None:
         """Write the driver's answer, if it is another than before."""
         if status != self._said:

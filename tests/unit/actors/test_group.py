@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from hand_moved import Clock
+
+from actors.absence import Absence
 from actors.group import RolloutGroup, say
 from unisd_rl.config import Config
 from unisd_rl.faults import Fault, Recovery
@@ -20,3 +23,11 @@ def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
     say(Fault("rollout-1", "rollout-1 died", 1, 1.0))
     say(Recovery("rollout-1", 3.0))
     assert capsys.readouterr().err == "rollout-1: rollout-1 died\nrollout-1: works again\n"
+
+
+def test_nobody_serves_for_too_long_only_if_nobody_is_found_all_the_time():
+    clock = Clock()
+    absence, found = Absence(10.0, clock), []
+    for clock.now, serving in ((0, 1), (500, 0), (509, 0), (510, 1), (511, 0), (521, 0), (521.5, 0)):
+        found.append(absence.too_long(serving))
+    assert found == [False] * 6 + [True]

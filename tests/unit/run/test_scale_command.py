@@ -151,3 +151,12 @@ def test_the_rule_goes_on_from_what_was_said_last(run):
     assert wanted.count() == 4
     wanted.observe(Observation(wait_share=0.0, batches_ready=2.0, busy_share=0.1, serving=4))
     assert wanted.count() == 3
+
+
+def test_a_run_that_goes_on_keeps_what_was_asked_and_forgets_what_was_answered(run):
+    earlier = RunControl(run.path)
+    earlier.request_actors(3)
+    earlier.tell(THREE_SERVE)
+    wanted = demand(run, [], actors=1)
+    assert wanted.count() == 3
+    assert RunControl(run.path).status() is None
