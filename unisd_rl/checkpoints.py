@@ -95,8 +95,8 @@ def opened(path: Path) -> Checkpoint:
         return Checkpoint(path, RunState.from_json((path / RUN_STATE).read_text(encoding="utf-8")))
     except OSError as error:
         raise DamagedCheckpoint(f"{path} is cut short or cannot be read: {error}") from error
-    except ValueError as error:
-        raise DamagedCheckpoint(f"{path / MANIFEST} is damaged: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedCheckpoint(f"{path} does not say what a checkpoint says: {error}") from error
 
 
 def newest_first(folder: Path) -> tuple[Path, ...]:

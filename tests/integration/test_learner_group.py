@@ -23,7 +23,7 @@ SHARDS = [encode(ROLLOUTS[:9]), encode(ROLLOUTS[9:])]
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
     yield
     ray.shutdown()
 
