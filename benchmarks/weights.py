@@ -5,12 +5,15 @@ and context) and, in processes of a local Ray as a run has them (a learner on th
 engine on the first, the weight store), repeats in turn
 
 - the whole transfer: the learner publishes, the actor receives, until the engine serves the new version;
-- its parts called by hand, each alone: `ray.put` of the packed bytes by the learner, `ray.get` by the actor, and vLLM's
-  layerwise load of the same bytes, mapped already, in the engine's process;
+- its parts called by hand, each alone: the snapshot (tensors copied into memory, without a checksum) and its `ray.put`
+  by the learner, `ray.get` by the actor, and vLLM's layerwise load of the same bytes, mapped already, in the engine's
+  process;
 - one copy of the bytes from memory to memory, and writing and reading them as a safetensors file.
 
-Medians of `--repeats`. `transfer_vs_parts.SIZE` is the first over the sum of the second, `pause_vs_load.SIZE` what the
-engine did not serve for over the load alone. `load_average` says what else the machine did.
+Medians of `--repeats`. `transfer_vs_parts.SIZE` is the first over the sum of the second,
+`transfer_vs_put_get_load.SIZE` leaves the snapshot out of that sum, `pause_vs_load.SIZE` is what the idle engine was
+paused for over the load alone.
+`load_average` says what else the machine did; where that is much, `least_s`, the smallest times, say more.
 """
 
 import argparse
@@ -45,7 +48,7 @@ from unisd_rl.placement import Cores, bind_to
 from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.receiver import weight_receiver
 from unisd_rl.transport.weights.shared_memory import SharedMemory
-from unisd_rl.transport.weights.snapshot import take_snapshot
+from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack
 from unisd_rl.transport.weights.store import StoreClient, spawn_store
 from unisd_rl.types import PolicyVersion
 
@@ -64,32 +67,38 @@ class Size:
 
 
 SIZES = (Size("10m", 256, 10), Size("100m", 768, 11), Size("500m", 1536, 13))
-PARTS = ("put", "get", "load")
+PARTS = ("snapshot", "put", "get", "load")
 MEASURED = ("transfer", "publish", "pause", *PARTS, "copy", "safetensors")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One size. Seconds by what was measured: medians, and all of them."""
+    """One size. Seconds by what was measured: medians, the smallest, and all of them."""
 
     size: str
     parameters: int
     dtype: str
     mib: float
     medians_s: dict[str, float]
+    least_s: dict[str, float]
     all_s: dict[str, list[float]]
     load_average: tuple[float, float]
 
     @property
     def ratios(self) -> dict[str, float]:
-        one = self.medians_s
-        parts = sum(one[part] for part in PARTS)
-        return {
-            f"transfer_vs_parts.{self.size}": one["transfer"] / parts,
-            f"pause_vs_load.{self.size}": one["pause"] / one["load"],
-            f"transfer_vs_copy.{self.size}": one["transfer"] / one["copy"],
-            f"transfer_vs_safetensors.{self.size}": one["transfer"] / one["safetensors"],
-        }
+        return {f"{name}.{self.size}": value for name, value in ratios(self.medians_s).items()}
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """What is compared with what."""
+    transfer, parts = seconds["transfer"], sum(seconds[part] for part in PARTS)
+    return {
+        "transfer_vs_parts": transfer / parts,
+        "pause_vs_load": seconds["pause"] / seconds["load"],
+        "transfer_vs_put_get_load": transfer / (parts - seconds["snapshot"]),
+        "transfer_vs_copy": transfer / seconds["copy"],
+        "transfer_vs_safetensors": transfer / seconds["safetensors"],
+    }
 
 
 class Learner:
@@ -101,7 +110,8 @@ class Learner:
         self._weights = load_file(folder / "model.safetensors")
         self._bucket_bytes = config.weights.bucket_mib << 20
         self._publisher = ObjectStorePublisher(store.handle, config.weights.bucket_mib)
-        self._kept: Any = None
+        self._memory, self._kept = BucketMemory(), None
+        self._buffer: np.ndarray | None = None
 
     def publish(self, number: int) -> float:
         """As `RankProcess.publish`: seconds until training may go on."""
@@ -113,12 +123,27 @@ class Learner:
         """Return when nothing of a publication is under way."""
         self._publisher.wait(TIMEOUT_S)
 
+    def snapshot(self) -> float:
+        """By hand: every tensor copied into memory that is there already, a bucket's worth of it."""
+        tensors = [tensor.view(torch.uint8).numpy().ravel() for tensor in self._weights.values()]
+        if self._buffer is None:
+            self._buffer = np.ones(self._bucket_bytes, np.uint8)
+        used, started = 0, time.perf_counter()
+        for tensor in tensors:
+            used = 0 if used + len(tensor) > len(self._buffer) else used
+            np.copyto(self._buffer[used : used + len(tensor)], tensor)
+            used += len(tensor)
+        return time.perf_counter() - started
+
     def put(self) -> "tuple[float, str, list[ray.ObjectRef]]":
-        """By hand: the bytes are packed, then put, which alone is timed. Also the manifest, for the load."""
-        manifest, arrays = take_snapshot(PolicyVersion(0, 0), self._weights.items(), self._bucket_bytes)
-        started = time.perf_counter()
-        self._kept = [ray.put(array) for array in arrays]
-        return time.perf_counter() - started, manifest.to_json(), self._kept
+        """By hand: the buckets are put, which alone is timed. Also the manifest, for the load."""
+        packed, seconds, self._kept = [], 0.0, []
+        for bucket in pack(self._weights.items(), self._bucket_bytes, self._memory):
+            packed.append(bucket)
+            started = time.perf_counter()
+            self._kept.append(ray.put(bucket.array))
+            seconds += time.perf_counter() - started
+        return seconds, manifest_of(PolicyVersion(0, 0), packed).to_json(), self._kept
 
     def forget(self) -> None:
         """Let go of what `put` left."""
@@ -126,10 +151,11 @@ class Learner:
 
     def copy(self) -> float:
         """The same bytes from memory to memory, pages of the target there already."""
-        source = np.concatenate([tensor.view(torch.uint8).numpy().ravel() for tensor in self._weights.values()])
-        target = np.ones_like(source)
+        sources = [tensor.view(torch.uint8).numpy().ravel() for tensor in self._weights.values()]
+        targets = [np.ones_like(source) for source in sources]
         started = time.perf_counter()
-        np.copyto(target, source)
+        for source, target in zip(sources, targets, strict=True):
+            np.copyto(target, source)
         return time.perf_counter() - started
 
     def safetensors(self, folder: Path) -> float:
@@ -258,8 +284,8 @@ def measure(size: Size, dtype: str, repeats: int, advance: Callable[[], None]) -
                 advance()
     times = {name: seconds[1:] for name, seconds in times.items()}
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    load = (before, os.getloadavg()[0])
-    return Row(size.name, parameters, dtype, nbytes / 2**20, medians, times, load)
+    least = {name: min(seconds) for name, seconds in times.items()}
+    return Row(size.name, parameters, dtype, nbytes / 2**20, medians, least, times, (before, os.getloadavg()[0]))
 
 
 def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str, float]:
@@ -274,12 +300,12 @@ def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str,
     transfer = time.perf_counter() - started
     publish = answer(published)
     answer(learner.settle.remote())
-    put, manifest, references = answer(learner.put.remote())
+    snapshot, (put, manifest, references) = answer(learner.snapshot.remote()), answer(learner.put.remote())
     get, load = answer(rollout.get.remote(references)), answer(rollout.load.remote(manifest, references))
     del references
     answer(learner.forget.remote())
     copy, file = answer(learner.copy.remote()), answer(learner.safetensors.remote(folder))
-    seconds = (transfer, publish, pause.pause_ms / 1e3, put, get, load, copy, file)
+    seconds = (transfer, publish, pause.pause_ms / 1e3, snapshot, put, get, load, copy, file)
     return dict(zip(MEASURED, seconds, strict=True))
 
 
@@ -287,12 +313,12 @@ def show(rows: list[Row]) -> None:
     table = Table("size", "dtype", "MiB", *(f"{name} (s)" for name in MEASURED), title="weights into an engine")
     for row in rows:
         table.add_row(row.size, row.dtype, f"{row.mib:.0f}", *(f"{row.medians_s[name]:.3f}" for name in MEASURED))
-    console = Console(width=160)
+    console = Console(width=170)
     console.print(table)
     for row in rows:
         console.print(f"load average {row.load_average[0]:.1f} to {row.load_average[1]:.1f}")
-        for name, value in row.ratios.items():
-            console.print(f"{name} = {value:.2f}")
+        for (name, value), least in zip(row.ratios.items(), ratios(row.least_s).values(), strict=True):
+            console.print(f"{name} = {value:.2f} (of the smallest times: {least:.2f})")
 
 
 def main() -> None:
@@ -311,8 +337,8 @@ def main() -> None:
     show(rows)
     if options.json:
         machine = {"platform": platform.platform(), "cores": len(CORES), "python": platform.python_version()}
-        ratios = {name: value for row in rows for name, value in row.ratios.items()}
-        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios}
+        named = {name: value for row in rows for name, value in row.ratios.items()}
+        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": named}
         options.json.write_text(json.dumps(found))
 
 
