@@ -212,7 +212,10 @@ def test_the_launchers_commands_start_a_cluster_whose_rollout_nodes_come_when_th
     cluster, home, tmp_path
 ):
     """The cloud is Ray's stand-in for one: its nodes are processes of this machine. All else is the file's."""
-    config = fillout_defaults(launcher())  # as `ray up` does before it starts the head
+    config = fillout_defaults(launcher())  # as `ray up` does before it starts the head, as what follows:
+    config["file_mounts"] = {place: place for place in config["file_mounts"]}
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text(cluster.token.read_text())
     config["provider"] = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{cluster.port}"}
     kinds = config["available_node_types"]
     kinds["ray.head.default"] = kinds.pop(config["head_node_type"])
