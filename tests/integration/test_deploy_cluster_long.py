@@ -216,7 +216,12 @@ def test_the_launchers_commands_start_a_cluster_whose_rollout_nodes_come_when_th
     config["file_mounts"] = {place: place for place in config["file_mounts"]}
     (home / ".ray").mkdir()
     (home / ".ray/auth_token").write_text(cluster.token.read_text())
-    config["provider"] = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{cluster.port}"}
+    config["provider"] = {
+        "type": "fake_multinode",
+        "gcs_address": f"127.0.0.1:{cluster.port}",
+        "use_node_id_as_ip": True,  # they all have this machine's address
+        "disable_node_updaters": True,  # there is nothing to log in to
+    }
     kinds = config["available_node_types"]
     kinds["ray.head.default"] = kinds.pop(config["head_node_type"])
     config["head_node_type"] = "ray.head.default"
