@@ -107,10 +107,8 @@ def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
 
 def stop(cluster: LocalNodes) -> None:
     """`ray job stop`, as deploy/README.md says, of the one job that runs."""
-    listed = cluster.run("ray", "job", "list").stdout
-    running = [found[1] for found in re.finditer(r"submission_id='(\w+)'[^\n]*?status=<JobStatus\.RUNNING", listed)]
-    running = running or re.findall(r"raysubmit_\w+", listed)
-    done = cluster.run("ray", "job", "stop", running[0])
+    (submission,) = set(re.findall(r"raysubmit_\w+", cluster.run("ray", "job", "list").stdout))
+    done = cluster.run("ray", "job", "stop", submission)
     assert done.returncode == 0, done.stdout
     assert "was stopped" in done.stdout
 
