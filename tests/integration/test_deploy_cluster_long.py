@@ -107,10 +107,8 @@ def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
 
 def stop(cluster: LocalNodes) -> None:
     """`ray job stop`, as deploy/README.md says, of the one job that runs."""
-    listed = cluster.run("ray", "job", "list").stdout
-    running = [found[1] for found in re.finditer(r"submission_id='(\w+)'[^\n]*?status=<JobStatus\.RUNNING", listed)]
-    running = running or re.findall(r"raysubmit_\w+", listed)
-    done = cluster.run("ray", "job", "stop", running[0])
+    (submission,) = set(re.findall(r"raysubmit_\w+", cluster.run("ray", "job", "list").stdout))
+    done = cluster.run("ray", "job", "stop", submission)
     assert done.returncode == 0, done.stdout
     assert "was stopped" in done.stdout
 
@@ -212,8 +210,16 @@ def test_the_launchers_commands_start_a_cluster_whose_rollout_nodes_come_when_th
     cluster, home, tmp_path
 ):
     """The cloud is Ray's stand-in for one: its nodes are processes of this machine. All else is the file's."""
-    config = fillout_defaults(launcher())  # as `ray up` does before it starts the head
-    config["provider"] = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{cluster.port}"}
+    config = fillout_defaults(launcher())  # as `ray up` does before it starts the head, as what follows:
+    config["file_mounts"] = {place: place for place in config["file_mounts"]}
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text(cluster.token.read_text())
+    config["provider"] = {
+        "type": "fake_multinode",
+        "gcs_address": f"127.0.0.1:{cluster.port}",
+        "use_node_id_as_ip": True,  # they all have this machine's address
+        "disable_node_updaters": True,  # there is nothing to log in to
+    }
     kinds = config["available_node_types"]
     kinds["ray.head.default"] = kinds.pop(config["head_node_type"])
     config["head_node_type"] = "ray.head.default"

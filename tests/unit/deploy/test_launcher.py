@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import ray
-from deployment import DEPLOY, launcher
+from deployment import DEPLOY, ROOT, launcher
 from jsonschema import Draft7Validator
 from ray.autoscaler._private.util import fillout_defaults, validate_config
 
@@ -24,5 +24,12 @@ def test_rollout_nodes_come_and_go_and_the_learner_stays():
 
 
 def test_the_token_comes_from_outside_of_the_repository():
-    assert launcher()["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    assert launcher()["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}" in (DEPLOY / "node.sh").read_text()
+
+
+def test_nodes_get_what_the_set_up_needs_and_not_the_whole_folder():
+    sources = {source for source in launcher()["file_mounts"].values() if not source.startswith("~")}
+    assert all((ROOT / source).exists() for source in sources)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert sources == packages | {"Makefile", "LICENSE", "README.md", "pyproject.toml", "locks", "deploy"}
