@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from unisd_rl.transport.weights.shared_memory import map_shared, shared
+from unisd_rl.transport.weights.manifest import checksum
+from unisd_rl.transport.weights.shared_memory import Mappings, SharedMemory, map_shared, shared
 
 READ = (
     "import sys; from unisd_rl.transport.weights.shared_memory import map_shared; print(map_shared(sys.argv[1]).sum())"
@@ -38,3 +39,35 @@ def test_what_was_mapped_outlives_the_block_and_nothing_can_be_mapped_after_it()
     assert mapped.tolist() == [5] * 8
     with pytest.raises(FileNotFoundError):
         map_shared(path)
+
+
+def test_memory_is_written_anew_for_every_snapshot_and_a_mapping_of_it_sees_that():
+    memory, mappings = SharedMemory(), Mappings()
+    first = memory.write([np.full(300_000, 1, np.uint8), np.empty(0, np.uint8)])
+    before = mappings.of(first.paths)
+    assert before[0].sum() == 300_000
+    second = memory.write([np.full(300_000, 2, np.uint8), np.empty(0, np.uint8)])
+    after = mappings.of(second.paths)
+    assert second.paths == first.paths
+    assert after[0] is before[0]
+    assert after[0].sum() == 600_000
+    memory.close()
+
+
+def test_buckets_of_other_sizes_get_other_memory():
+    memory, mappings = SharedMemory(), Mappings()
+    small = mappings.of(memory.write([np.full(8, 1, np.uint8)]).paths)
+    (large,) = mappings.of(memory.write([np.full(5000, 7, np.uint8)]).paths)
+    assert large.sum() == 35_000
+    assert small[0].tolist() == [1] * 8  # who has it mapped keeps it
+    memory.close()
+    memory.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 18, (1 << 18) + 1, 700_001])
+def test_what_is_written_is_checked_as_it_lies_there(size):
+    bucket = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+    memory = SharedMemory()
+    written = memory.write([bucket])
+    assert written.checksums == [checksum(map_shared(written.paths[0]))] == [checksum(bucket)]
+    memory.close()

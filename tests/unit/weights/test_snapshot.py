@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisd_rl.transport.weights.manifest import CorruptSnapshotError, SnapshotManifest, label, parse_label
-from unisd_rl.transport.weights.snapshot import take_snapshot, unpack
+from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack, take_snapshot, unpack
 from unisd_rl.types import PolicyVersion
 
 VERSION = PolicyVersion(lineage=2, number=7)
@@ -91,3 +91,16 @@ def test_an_empty_model_is_an_empty_snapshot():
     manifest, arrays = take_snapshot(VERSION, [], 64)
     assert (manifest.buckets, arrays) == ((), [])
     assert isinstance(np.concatenate([np.empty(0, np.uint8), *arrays]), np.ndarray)
+
+
+def test_buckets_in_memory_that_is_used_again_are_those_of_fresh_memory():
+    memory = BucketMemory()
+    memory(5000)[:] = 255  # whatever lay there before is in no gap
+    tensors = [(str(index), torch.randn(7 + index)) for index in range(40)]
+    expected, arrays = take_snapshot(VERSION, tensors, 256)
+    packed = []
+    for bucket, array in zip(pack(tensors, 256, memory), arrays, strict=True):
+        assert bucket.array.tobytes() == array.tobytes()
+        packed.append(bucket)
+    assert manifest_of(VERSION, packed) == expected
+    expected.verify(arrays)

@@ -1,8 +1,10 @@
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import ObjectLostError
 
 from unisd_rl.transport.weights.manifest import CorruptSnapshotError
 from unisd_rl.transport.weights.snapshot import take_snapshot
@@ -89,3 +91,37 @@ def test_waiting_ends_with_a_sentence_about_what_is_there():
 
     with pytest.raises(TimeoutError, match=r"waited 0.01 s for weights of .*number=1.*holds None"):
         asyncio.run(scenario())
+
+
+def test_actors_have_a_snapshot_before_the_store_has_copied_it_and_the_copy_takes_its_place():
+    async def scenario():
+        may_copy, lent = threading.Event(), snapshot(1)
+        held = WeightStore(copy=lambda one: copied(one) if may_copy.wait(30.0) else None)
+        holding = asyncio.create_task(held.hold(*lent))
+        early = await held.at_least(PolicyVersion(0, 1), 30.0)
+        assert early.buckets[0] is lent[1][0]
+        assert not holding.done()
+        may_copy.set()
+        await holding
+        own = await held.newest()
+        return own.buckets[0] is not lent[1][0], own.buckets[0].tobytes() == lent[1][0].tobytes()
+
+    assert asyncio.run(scenario()) == (True, True)
+
+
+def test_a_snapshot_whose_sender_died_before_it_was_copied_gives_way_to_the_one_before():
+    def lost(one):
+        if one.version.number == 1:
+            raise ObjectLostError("", None, "")
+        return copied(one)
+
+    async def scenario():
+        held = WeightStore(copy=lost)
+        await held.hold(*snapshot(0))
+        with pytest.raises(ObjectLostError):
+            await held.hold(*snapshot(1))
+        first = (await held.newest()).version
+        await held.hold(*snapshot(0, lineage=1))
+        return first, (await held.newest()).version
+
+    assert asyncio.run(scenario()) == (PolicyVersion(0, 0), PolicyVersion(1, 0))
