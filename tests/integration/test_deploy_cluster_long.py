@@ -259,7 +259,8 @@ def test_the_steps_by_hand_of_the_readme_word_for_word(cluster, home, tmp_path):
     (block,) = console_blocks("2. ")
     # This test's ports and folder of runs; and a home without a token, so that the one made here is its own.
     script = block.replace(":8265", f":{cluster.dashboard}").replace("$PWD/runs", str(tmp_path / "runs"))
-    environment = cluster.merged({}) | {"HOME": str(home), "XDG_CACHE_HOME": CACHE}
+    agent = str(free_port())  # other tests' clusters may have taken the usual one
+    environment = cluster.merged({}) | {"HOME": str(home), "XDG_CACHE_HOME": CACHE, "UNISD_AGENT_PORT": agent}
     del environment["RAY_AUTH_TOKEN_PATH"], environment["RAY_API_SERVER_ADDRESS"]
     try:
         done = subprocess.run(
