@@ -229,8 +229,6 @@ class RolloutGroup:
         """Move everything on that goes on in the background: failures, restarts, updates, actors that come and go.
         Nothing, before `start` and after `close`.
 
-        Before `start` there is nothing to look after.
-
         Raises:
             RunFailed: an actor failed more often than `faults.max_restarts`, or none has served for too long.
         """
