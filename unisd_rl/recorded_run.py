@@ -12,6 +12,7 @@ from typing import Any
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
+from unisd_rl.lineages import read_fall_backs, step_survives
 from unisd_rl.settings import load_recipe, overlay
 
 Tree = Mapping[str, Any]
@@ -63,11 +64,11 @@ class RecordedRun:
 
     def losses(self) -> dict[int, float]:
         """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no fall-back threw away."""
-        fallbacks = [(line["lineage"], line["step"]) for line in self._lines("lineages.jsonl")]
+        fall_backs = read_fall_backs(self.path / "lineages.jsonl")
         return {
             line["step"]: line["loss"]
             for line in self._lines("metrics.jsonl")
-            if not any(line.get("lineage", 0) < lineage and line["step"] >= step for lineage, step in fallbacks)
+            if step_survives(line.get("lineage", 0), line["step"], fall_backs)
         }
 
     def quarantined(self) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """`python -m unisd_rl.replay` before anything is trained: what it reads, what it compares, what it refuses."""
 
+import asyncio
 import fcntl
 import json
 import subprocess
@@ -39,7 +40,7 @@ def folder(tmp_path):
 def store(path, numbers):
     ledger = Ledger(path / "rollouts", fsync=False)
     for number in numbers:
-        ledger.append(encode([rollout(number)]))
+        asyncio.run(ledger.append(encode([rollout(number)])))
 
 
 def write_lines(path, lines):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from learner.lost import CheckpointNotWritten, LearnerLost, NoRoom
+from unisd_rl.bottleneck import BottleneckMeter
 from unisd_rl.checkpoints import RunState, newest_first, opened, seal
 from unisd_rl.errors import RunFailed
 from unisd_rl.faults import Fault, Recovery
@@ -122,8 +123,8 @@ def rig(tmp_path, request, monkeypatch):
     directory.checkpoints_folder.mkdir()
     learners, queue = Learners(said), Queue(said, tmp_path)
     parts = Parts(
-        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Told(), None,
-        events.append,
+        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Told(),
+        BottleneckMeter(1), None, events.append,
     )  # fmt: skip
     return Rig(parts, said, events)
 
