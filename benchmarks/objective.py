@@ -152,7 +152,8 @@ def main() -> None:
     ratios = ratios_of(rows)
     step, step_ratios = step_rows(arguments.quick)
     show(rows, step, size)
-    finish(found_on, [*rows, *step], ratios | step_ratios, arguments.json)
+    steps = [{"measure": "step", **row} for row in step]
+    finish(found_on, [*rows, *steps], ratios | step_ratios, arguments.json)
 
 
 if __name__ == "__main__":
