@@ -3,16 +3,17 @@
 Only files that `RunDirectory` and the rollout queue wrote are read, and nothing is written. Imports nothing heavy.
 """
 
-import fcntl
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
-from unisd_rl.lineages import read_fall_backs, step_survives
+from unisd_rl.folder_lock import FolderLock
+from unisd_rl.lineages import FallBack, read_fall_backs, step_survives
 from unisd_rl.settings import load_recipe, overlay
 
 Tree = Mapping[str, Any]
@@ -37,7 +38,7 @@ class RecordedRun:
             raise UserError(
                 f"{path} is no run: it has no {' and no '.join(missing)}; give a run's folder, as runs/arithmetic"
             )
-        if _locked(path / "lock"):
+        if _locked(path):
             raise UserError(f"{path} is still being written by its run: wait for its end, or copy the folder")
         return cls(path.absolute())
 
@@ -64,12 +65,16 @@ class RecordedRun:
 
     def losses(self) -> dict[int, float]:
         """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no fall-back threw away."""
-        fall_backs = read_fall_backs(self.path / "lineages.jsonl")
+        fall_backs = self._fall_backs()
         return {
             line["step"]: line["loss"]
             for line in self._lines("metrics.jsonl")
-            if step_survives(line.get("lineage", 0), line["step"], fall_backs)
+            if step_survives(line["lineage"], line["step"], fall_backs)
         }
+
+    def lineage_of(self, step: int) -> int:
+        """The lineage that took this step of the surviving chain."""
+        return max((one.lineage for one in self._fall_backs() if one.step <= step), default=0)
 
     def quarantined(self) -> frozenset[int]:
         """Numbers of the prompts that were given up: their places in the batches are empty."""
@@ -78,6 +83,9 @@ class RecordedRun:
     @property
     def _recipe(self) -> str:
         return str(self.path / "config.toml")
+
+    def _fall_backs(self) -> tuple[FallBack, ...]:
+        return read_fall_backs(self.path / "lineages.jsonl")
 
     def _embedded_model(self) -> Tree:
         model = self.path / _BASE_MODEL
@@ -92,12 +100,8 @@ class RecordedRun:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _locked(lock: Path) -> bool:
-    if not lock.exists():
+def _locked(folder: Path) -> bool:
+    if not (folder / "lock").exists():
         return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with closing(FolderLock(folder)) as lock:
+        return not lock.take()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 from learner.group import LearnerGroup
 from unisd_rl.build import core_plan, model_folder
+from unisd_rl.checkpoints import RunState
 from unisd_rl.cluster import connected
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
@@ -95,8 +96,8 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
         try:
             with screen.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
-            losses = {report.step: report.loss for report in steps(config, recording, learners, directory, screen)}
-            learners.save(directory.checkpoint(recording.steps))
+            losses = {report.step: report.loss for report in steps(request, recording, learners, directory, screen)}
+            learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
         finally:
             learners.close()
         summary = ReplaySummary(
@@ -116,17 +117,25 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
 
 
 def steps(
-    config: Config, recording: Recording, learners: LearnerGroup, directory: RunDirectory, screen: Screen
+    request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, screen: Screen
 ) -> Iterator[StepReport]:
     """Train step after step; each one's line goes to metrics.jsonl and to the screen."""
+    config = request.config
     for step in range(recording.steps):
         started = time.monotonic()
         shards, _ = recording.shards(step, config.learner.ranks)
-        report = learners.step(shards, step, config.run.step_timeout_s)
+        report = learners.step(shards, step, config.run.step_timeout_s, request.run.lineage_of(step))
         learn_s = time.monotonic() - started
-        directory.log_step({**asdict(report), "learn_s": learn_s, "tokens_per_s": report.tokens / learn_s})
+        directory.log_step(
+            {"lineage": 0, **asdict(report), "learn_s": learn_s, "tokens_per_s": report.tokens / learn_s}
+        )
         screen.step(report, report.tokens / learn_s)
         yield report
+
+
+def state_after(step: int, config: Config) -> RunState:
+    """What a checkpoint says of a replay: it has no lineages of its own."""
+    return RunState(0, step, step * config.learner.batch_size, ())
 
 
 def compare(run: dict[int, float], replay: dict[int, float]) -> Comparison | None:

@@ -49,6 +49,6 @@ def log_step(
 ) -> None:
     """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    row = {"lineage": lineage, **asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
-    directory.log_step(row)
+    line = {"lineage": lineage, **asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
+    directory.log_step(line)
     screen.step(report, tokens_per_s)

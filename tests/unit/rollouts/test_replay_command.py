@@ -32,7 +32,7 @@ def folder(tmp_path):
     (path / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     (path / "base_model").mkdir()
     write_lines(path / "quarantined.jsonl", [{"prompt": 5, "actor": "a", "reason": "too long"}])
-    write_lines(path / "metrics.jsonl", [{"step": step, "loss": float(step)} for step in range(STEPS)])
+    write_lines(path / "metrics.jsonl", [{"step": step, "loss": float(step), "lineage": 0} for step in range(STEPS)])
     store(path, [number for number in range(BATCH * STEPS) if number != 5])
     return path
 
@@ -133,7 +133,9 @@ def test_losses_are_of_the_surviving_chain_and_a_line_cut_short_does_not_count(f
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
     write_lines(folder / "lineages.jsonl", [{"lineage": 1, "step": 1, "steps_lost": 2}])
-    assert RecordedRun.at(folder).losses() == {0: 0.0, 1: 7.0}
+    run = RecordedRun.at(folder)
+    assert run.losses() == {0: 0.0, 1: 7.0}
+    assert [run.lineage_of(step) for step in range(3)] == [0, 1, 1]
 
 
 def test_a_setting_that_losses_depend_on_is_named_and_no_other(folder):

@@ -16,11 +16,9 @@ and publishes anew.
 """
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -62,8 +60,6 @@ class WeightStore:
 
     def __init__(self, copy: "Callable[[Snapshot], Snapshot] | None" = None) -> None:
         self._copy, self._life = copy or own_copy, uuid.uuid4().hex
-        # The thread, not the process, gets out of the way of learner and actors.
-        self._behind = ThreadPoolExecutor(1, thread_name_prefix="copy", initializer=lambda: os.nice(19))
         self._newest: Snapshot | None = None
         self._owned: Snapshot | None = None
         self._changed = asyncio.Event()
@@ -84,7 +80,7 @@ class WeightStore:
         self._changed.set()
         self._changed = asyncio.Event()
         try:
-            owned = await asyncio.get_running_loop().run_in_executor(self._behind, self._copy, lent)
+            owned = await asyncio.to_thread(self._copy, lent)
         except (CorruptSnapshotError, ObjectLostError):
             if self._newest is lent:
                 self._newest = self._owned
