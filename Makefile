@@ -41,7 +41,7 @@ lint: $(READY)  ## ruff, types, import directions
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## the benchmarks, one after the other
-	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
+	@set -e; for file in $(filter-out benchmarks/output.py,$(sort $(wildcard benchmarks/*.py))); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
 
 lock: $(READY)  ## resolve locks/*.txt anew (needs uv)
 	locks/compile.sh

@@ -8,8 +8,6 @@ from consumed.jsonl, what each mechanism did from metrics.jsonl. `ratios` holds 
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,8 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks.output import finish, machine, show_table
 
 RUN_TIMEOUT_S = 1200
 
@@ -84,11 +81,9 @@ def mean(steps: list[dict[str, Any]], name: str) -> float:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("", *(f"seed {row.seed}" for row in rows), title="the default job")
-    for name in (field.name for field in fields(Row) if field.name != "seed"):
-        values = (asdict(row)[name] for row in rows)
-        table.add_row(name, *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
-    Console().print(table)
+    names = [field.name for field in fields(Row) if field.name != "seed"]
+    lines = [(name, *(asdict(row)[name] for row in rows)) for name in names]
+    show_table("the default job", ("", *(f"seed {row.seed}" for row in rows)), lines)
 
 
 def main() -> None:
@@ -98,18 +93,15 @@ def main() -> None:
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
+    found_on = machine()
     for seed in [] if options.read_only else options.seeds:
         name = ("--run.dir", str(options.runs), "--run.name", f"arithmetic-{seed}")
         command = [sys.executable, "-m", "unisd_rl.run", *name, "--run.seed", str(seed), "--model.base_seed", str(seed)]
         subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
     rows = [read(options.runs / f"arithmetic-{seed}", seed) for seed in options.seeds]
     show(rows)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-        gains = {f"accuracy_gain.{row.seed}": row.accuracy_after - row.accuracy_before for row in rows}
-        options.json.write_text(
-            json.dumps({"machine": machine, "rows": [asdict(row) for row in rows], "ratios": gains})
-        )
+    gains = {f"accuracy_gain.{row.seed}": row.accuracy_after - row.accuracy_before for row in rows}
+    finish(found_on, [asdict(row) for row in rows], gains, options.json)
 
 
 if __name__ == "__main__":

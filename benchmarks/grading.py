@@ -8,9 +8,7 @@ what all cores gain over one. With `--data mbpp.jsonl` the programs are MBPP's o
 """
 
 import argparse
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,8 +21,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
+from benchmarks.output import finish, machine, show_table
 from unisd_rl.tasks import mbpp
 from unisd_rl.tasks.code import trial
 from unisd_rl.tasks.raw import from_file
@@ -132,16 +130,9 @@ def ratios(rows: list[Row]) -> dict[str, float]:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("way", "programs", "at a time", "passed", "seconds (median)", "cores busy", title="grading programs")
-    for row in rows:
-        busy = row.median_cpu_s / row.median_s
-        table.add_row(
-            row.way, *map(str, (row.programs, row.parallel, row.passed)), f"{row.median_s:.2f}", f"{busy:.2f}"
-        )
-    console = Console()
-    console.print(table)
-    for name, value in ratios(rows).items():
-        console.print(f"{name} = {value:.2f}")
+    columns = ("way", "programs", "at a time", "passed", "seconds (median)", "cores busy")
+    lines = [(r.way, r.programs, r.parallel, r.passed, r.median_s, r.median_cpu_s / r.median_s) for r in rows]
+    show_table("grading programs", columns, lines)
 
 
 def main() -> None:
@@ -157,12 +148,10 @@ def main() -> None:
     if options.data:
         examples = [mbpp.to_example(record, "full") for record in from_file(options.data)][:count]
         trials = [trial(example.demonstration, example) for example in examples]
+    found_on = machine()
     rows = measure(trials, repeats)
     show(rows)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": CORES, "python": platform.python_version()}
-        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios(rows)}
-        options.json.write_text(json.dumps(found))
+    finish(found_on, [asdict(row) for row in rows], ratios(rows), options.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ find the same losses in every step (1e-4), so that they do the same work.
 import argparse
 import json
 import os
-import platform
 import resource
 import socket
 import statistics
@@ -27,11 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.output import finish, machine, show_table
 from learner.schedule import learning_rate
 from unisd_rl.config import Config
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
@@ -295,21 +293,11 @@ def measure_in_fresh_process(kind: str, size: Size, model: Path) -> Row:
     return Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def show(rows: list[dict], ratios: dict[str, float]) -> None:
-    table = Table(
-        "kind",
-        "tokens/s",
-        "processor s",
-        "peak MiB of the steps",
-        "last loss",
-        title="one learner step of UniSD*, K = 3",
-    )
-    for row in rows:
-        figures = (f"{row['tokens_per_s']:,.1f}", f"{row['processor_s']:.2f}", f"{row['peak_mib']:,.0f}")
-        table.add_row(row["kind"], *figures, f"{row['losses'][-1]:.6f}")
-    Console().print(table)
-    for name, ratio in ratios.items():
-        Console().print(f"{name} {ratio:.3f}")
+def show_step(rows: list[dict]) -> None:
+    columns = ("kind", "tokens/s", "processor s", "peak MiB of the steps", "last loss")
+    names = ("kind", "tokens_per_s", "processor_s", "peak_mib")
+    lines = [(*(row[name] for name in names), f"{row['losses'][-1]:.6f}") for row in rows]
+    show_table("one learner step of UniSD*, K = 3", columns, lines)
 
 
 def main() -> None:
@@ -323,11 +311,10 @@ def main() -> None:
         kind, model, size = arguments.one
         print(json.dumps(asdict(measure(kind, Size(**json.loads(size)), Path(model)))))
         return
+    found_on = machine()
     rows, ratios = step_rows(arguments.quick, arguments.threads)
-    show(rows, ratios)
-    if arguments.json:
-        machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows, "ratios": ratios}, indent=2) + "\n")
+    show_step(rows)
+    finish(found_on, rows, ratios, arguments.json)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class StandInActor:
 
     def __init__(self, name: str, queue: ActorHandle, store: StoreClient, config: Config, times: Times) -> None:
         self._name, self._queue, self._times = name, queue, times
-        self._receiver = weight_receiver(config.weights, store)
+        self._receiver = weight_receiver(config, store)
         self._applied: PolicyVersion | None = None
         self._changed = asyncio.Event()
         self._free = PLACES
@@ -200,14 +200,20 @@ def timed(
         background.append(actor.update.remote(PolicyVersion(0, version)))
         return time.perf_counter() - started_s
 
-    publish(0)
+    def alive() -> None:
+        """Raise what ended the actor, instead of waiting for its rollouts."""
+        if ended := ray.wait([serving, *background], num_returns=1, timeout=0)[0]:
+            ray.get(ended, timeout=CALL_S)
+            background[:] = [update for update in background if update not in ended]
+
     serving = actor.serve.remote()
+    publish(0)
     for step in range(steps):
         if step == 1:
             began_s, waited_s, published_s = time.perf_counter(), 0.0, 0.0
         client.admit(prompts(client.admitted, min(step + staleness + 2, steps) * BATCH))
         started_s = time.perf_counter()
-        batch = client.take(step, 1, STEP_S, watch=lambda: None)
+        batch = client.take(step, 1, STEP_S, watch=alive)
         waited_s += time.perf_counter() - started_s
         ray.get(learner.step.remote(step, batch.shards[0]), timeout=STEP_S)
         published_s += publish(step + 1)

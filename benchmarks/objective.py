@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks.divergences.contenders import ALPHAS, Size
 from benchmarks.divergences.measure import Request
-from benchmarks.learner_step import step_rows
+from benchmarks.learner_step import show_step, step_rows
+from benchmarks.output import finish, machine, screen, show_table
 
 PROCESS_TIMEOUT_S = 3600
 Row = dict[str, Any]
@@ -42,13 +42,13 @@ def default_size(quick: bool) -> Size:
     return Size(1024, 1024, 151_936, 128, os.cpu_count() or 1, "cpu", "float32")
 
 
-def contenders(size: Size, console: Console) -> list[str]:
+def contenders(size: Size) -> list[str]:
     names = ["dense", "ours"]
     for name, library, needs_gpu in (("trl", "trl", False), ("liger", "liger_kernel", True)):
         if needs_gpu and size.device != "cuda":
-            console.print(f"{name} is left out: its kernels need a GPU")
+            screen().print(f"{name} is left out: its kernels need a GPU")
         elif importlib.util.find_spec(library) is None:
-            console.print(f"{name} is left out: {library} is not installed")
+            screen().print(f"{name} is left out: {library} is not installed")
         else:
             names.append(name)
     return names
@@ -84,7 +84,7 @@ def measure_all(size: Size, names: list[str], repeats: int, quick: bool) -> list
     wanted = requests(size, names, repeats, quick)
     groups = [wanted] if quick else [[one] for one in wanted]
     rows = []
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(groups))
         for group in groups:
             found = measured([request for _, request in group])
@@ -112,36 +112,27 @@ def ratios_of(rows: list[Row]) -> dict[str, float]:
     return ratios
 
 
-def show(rows: list[Row], ratios: dict[str, float], size: Size, console: Console) -> None:
+def show(rows: list[Row], step: list[Row], size: Size) -> None:
+    """One line a contender and divergence, then how ours grows with the tokens, then the whole learner step."""
+    cells = {(row["measure"], row["contender"], row["divergence"]): row for row in rows if row["measure"] != "growth"}
+    kinds = ("divergence_error", "hidden_error", "weight_error")
+    lines = []
+    for (measure, contender, divergence), row in cells.items():
+        if measure == "time":
+            peak = cells.get(("memory", contender, divergence), {}).get("peak_mib")
+            errors = cells.get(("error", contender, divergence), {})
+            lines.append((divergence, contender, row["seconds"], peak, *(errors.get(kind) for kind in kinds)))
     title = f"{size.tokens} tokens x {size.hidden} hidden x {size.vocabulary} vocabulary, {size.dtype}, {size.device}"
-    columns = ("measure", "contender", "divergence", "tokens", "seconds", "peak_mib")
-    errors = ("divergence_error", "hidden_error", "weight_error")
-    table = Table(*columns, *errors, title=title)
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in (*columns, *errors)))
-    console.print(table)
-    for name, ratio in ratios.items():
-        console.print(f"{name} {ratio:.3f}")
+    show_table(title, ("divergence", "contender", "seconds", "peak MiB", *(k.replace("_", " ") for k in kinds)), lines)
+    growth = [(row["tokens"], row["seconds"], row["peak_mib"]) for row in rows if row["measure"] == "growth"]
+    show_table("ours, JSD, more tokens", ("tokens", "seconds", "peak MiB"), growth)
+    show_step(step)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-    return "" if value is None else str(value)
-
-
-def machine(size: Size) -> dict[str, Any]:
+def machine_of(size: Size) -> dict[str, Any]:
+    """The machine, the device that computes, and the size."""
     name = torch.cuda.get_device_name() if size.device == "cuda" else platform.processor() or platform.machine()
-    load = os.getloadavg()[0]
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {
-        "platform": platform.platform(),
-        "device_name": name,
-        "cores": os.cpu_count(),
-        "load_before": load,
-        **versions,
-        **asdict(size),
-    }
+    return machine(device_name=name, torch=torch.__version__, **asdict(size))
 
 
 def main() -> None:
@@ -154,16 +145,15 @@ def main() -> None:
     arguments = parser.parse_args()
     size = default_size(arguments.quick)
     given = {name: getattr(arguments, name) for name in asdict(size) if getattr(arguments, name, None) is not None}
-    size, console = replace(size, **given), Console()
-    found_machine = machine(size)
+    size = replace(size, **given)
+    found_on = machine_of(size)
     repeats = arguments.repeats or (1 if arguments.quick else 3)
-    rows = measure_all(size, contenders(size, console), repeats, arguments.quick)
+    rows = measure_all(size, contenders(size), repeats, arguments.quick)
     ratios = ratios_of(rows)
     step, step_ratios = step_rows(arguments.quick)
-    show(rows, ratios | step_ratios, size, console)
-    if arguments.json:
-        found = {"machine": found_machine, "rows": [*rows, *step], "ratios": ratios | step_ratios}
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    show(rows, step, size)
+    steps = [{"measure": "step", **row} for row in step]
+    finish(found_on, [*rows, *steps], ratios | step_ratios, arguments.json)
 
 
 if __name__ == "__main__":

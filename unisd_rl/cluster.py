@@ -3,18 +3,22 @@
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
+from unisd_rl.fit import Node, Seen
 from unisd_rl.requirements import CPU, GPU, Requirement, missing
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 POLL_S = 1.0
 KNOCK_S = 10.0
+_SILENT = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @contextmanager
@@ -36,15 +40,30 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
         ray.shutdown()
 
 
+def look(address: str) -> Seen:
+    """The cluster at this address, without asking it for anything.
+
+    Raises:
+        UserError: no cluster answers.
+    """
+    os.environ.update(QUIET)
+    try:
+        _join(address)
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        return Seen(tuple(Node(_name(node), node["Resources"]) for node in alive), ray.available_resources())
+    finally:
+        ray.shutdown()
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Several nodes may share a machine: then only the identifier tells them apart."""
+    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
+
+
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
     """`joining`: processes that may come in mid-run; a cluster of the run's own has places for them."""
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address := os.environ.get("RAY_ADDRESS"):
-        try:
-            _knock(address)
-            ray.init(address="auto" if _under_job() else address, **quiet)
-        except OSError as error:  # Ray's ConnectionError is one
-            raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
+        _join(address)
         return
     processes = joining + max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
     ray.init(
@@ -52,8 +71,16 @@ def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
         num_cpus=max(processes, os.cpu_count() or 1),
         resources={name: float(processes) for name in _custom(phases)},
         include_dashboard=False,
-        **quiet,
+        **_SILENT,
     )
+
+
+def _join(address: str) -> None:
+    try:
+        _knock(address)
+        ray.init(address="auto" if _under_job() else address, **_SILENT)
+    except OSError as error:  # Ray's ConnectionError is one
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
 
 
 def _knock(address: str) -> None:
@@ -64,6 +91,17 @@ def _knock(address: str) -> None:
 
 
 def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
+    """Wait for what is lacking, and ask the autoscaler for it where the cluster has one."""
+    if not missing(needed, ray.cluster_resources()):
+        return
+    request_resources(bundles=[dict(one.each) for one in needed for _ in range(one.count) if one.each])
+    try:
+        _wait(config, needed)
+    finally:
+        request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
+
+
+def _wait(config: Config, needed: Sequence[Requirement]) -> None:
     deadline = time.monotonic() + config.run.cluster_timeout_s
     while lacking := missing(needed, ray.cluster_resources()):
         if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from unisd_rl.config import ContextsConfig, RetrievalAuxiliary, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.fit import on_cluster, on_this_machine
+from unisd_rl.requirements import Requirement
 
 STOPPED = 130
 DEFAULT_RECIPE = "unisd_star"
@@ -85,3 +87,20 @@ def check_contexts(contexts: ContextsConfig) -> None:
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
     if isinstance(contexts.auxiliary, RetrievalAuxiliary) and contexts.auxiliary.model is not None:
         refuse_missing_folder("contexts.auxiliary.model", contexts.auxiliary.model)
+
+
+def describe_places(needed: Sequence[Requirement]) -> str:
+    """One line for each kind of process and what it asks for; then whether there is a place for each of them.
+
+    Only where there is a cluster to look at is Ray imported.
+
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS.
+    """
+    lines = [requirement.describe() for requirement in needed]
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "\n".join([*lines, on_this_machine(needed)])
+    from unisd_rl.cluster import look  # Ray
+
+    return "\n".join([*lines, on_cluster(needed, look(address))])

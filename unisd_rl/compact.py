@@ -4,16 +4,14 @@ RUN is the run's folder. Everything reads and resumes from a compacted run as be
 (RUN/rollouts/segments/*.parquet, or where `rollout.ledger` put it). Exit codes: see `command.exit_code`.
 """
 
-import fcntl
 import sys
-from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from unisd_rl.command import exit_code
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.folder_lock import FolderLock
+from unisd_rl.settings import OneSentenceParser
 
 PROGRAM = "python -m unisd_rl.compact"
 
@@ -24,39 +22,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compact(arguments: Sequence[str]) -> int:
-    parser = _OneSentenceParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
+    parser = OneSentenceParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     run: Path = parser.parse_args(arguments).run
     if not (run / "rollouts").is_dir():
         raise UserError(f"RUN = {str(run)!r} holds no rollouts; give the folder of a run, DIR/NAME")
     from unisd_rl.transport.rollouts.compaction import compact  # heavy: pyarrow
 
-    with _claimed(run):
-        try:
-            done = compact(run / "rollouts")
-        except OSError as error:
-            raise RunFailed(f"{run} was not compacted, its rollouts are all there: {error}") from error
+    lock = FolderLock(run)
+    try:
+        if not lock.take():
+            raise UserError(f"a run is writing to {run}; compact it when it has stopped")
+        done = compact(run / "rollouts")
+    except OSError as error:
+        raise RunFailed(f"{run} was not compacted, its rollouts are all there: {error}") from error
+    finally:
+        lock.close()
     mib = f"{done.bytes_before / 2**20:.1f} MiB to {done.bytes_after / 2**20:.1f} MiB"
     print(f"{run}: {done.rows} rollouts of {done.segments} segments compacted, {mib}")
     return 0
-
-
-@contextmanager
-def _claimed(run: Path) -> Iterator[None]:
-    """Hold the run's lock: no run goes on here meanwhile."""
-    with (run / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a run is writing to {run}; compact it when it has stopped") from None
-        yield
-
-
-class _OneSentenceParser(ArgumentParser):
-    """Refuses in one sentence, not with a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists all options")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.command import describe_places, exit_code, refuse_missing_folder, refuse_relative_under_a_job
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
 from unisd_rl.requirements import answering_requirements, retention_requirement
@@ -67,10 +67,10 @@ def check_without_imports(request: EvaluationRequest) -> None:
 
 
 def describe(request: EvaluationRequest) -> str:
-    """What would be evaluated, and which process needs which resources."""
-    lines = [f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"]
+    """What would be evaluated, which process needs which resources, and whether there is a place for each."""
+    what = f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
     needed = (*answering_requirements(request.config), *retention_requirement(request.config))
-    return "\n".join([*lines, *(requirement.describe() for requirement in needed)])
+    return f"{what}\n{describe_places(needed)}"
 
 
 def _check_model(word: str, model: str) -> None:

@@ -16,6 +16,7 @@ from unisd_rl.command import (
     STOPPED,
     check_contexts,
     check_training_task,
+    describe_places,
     exit_code,
     refuse_missing_folder,
     refuse_relative_under_a_job,
@@ -106,10 +107,9 @@ def _refuse_a_model_that_would_move(path: str, config: Config) -> None:
 
 
 def describe(config: Config) -> str:
-    """What would run, and which process needs which resources."""
-    lines = [f"run {config.run_dir}: {config.run.steps} steps of {config.learner.batch_size} prompts"]
-    lines += [requirement.describe() for requirement in requirements(config)]
-    return "\n".join(lines)
+    """What would run, which process needs which resources, and whether there is a place for each."""
+    what = f"run {config.run_dir}: {config.run.steps} steps of {config.learner.batch_size} prompts"
+    return f"{what}\n{describe_places(requirements(config))}"
 
 
 if __name__ == "__main__":

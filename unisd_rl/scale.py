@@ -9,10 +9,8 @@ Exit codes: 0 so many serve, 1 not yet or no more, 2 the request is refused, 130
 
 import sys
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -20,7 +18,7 @@ from unisd_rl.command import exit_code
 from unisd_rl.config import AutoActors
 from unisd_rl.control import ActorsStatus, RunControl
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.settings import recipe_tree
+from unisd_rl.settings import OneSentenceParser, recipe_tree
 
 PROGRAM = "python -m unisd_rl.scale"
 POLL_S = 0.5
@@ -31,15 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _scale(sys.argv[1:] if arguments is None else arguments))
 
 
-class _Parser(ArgumentParser):
-    """Refuses in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{PROGRAM} --help` says what there is")
-
-
 def _scale(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog=PROGRAM, description="Change the number of rollout actors of a run that is going on.")
+    parser = OneSentenceParser(
+        prog=PROGRAM, description="Change the number of rollout actors of a run that is going on."
+    )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--actors", type=int, required=True, metavar="N", help="how many there shall be")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="longest wait (default: 900 s)")

@@ -107,7 +107,7 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
         balance = parts.meter.add(report, spent, parts.rollouts.pulses, batch.depth)
         log_step(parts.directory, parts.screen, report, batch, spent, balance, version.lineage)
         times.waited_s += spent.wait_s
-        parts.rollouts.observe(spent.wait_s / spent.total_s, batch.depth / config.learner.batch_size)
+        parts.rollouts.observe(balance.learner_wait, batch.depth / config.learner.batch_size)
         if version.number == 1 and parts.store.version == version:
             check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
         if stop.requested:

@@ -9,10 +9,7 @@ from unisd_rl.objective.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.terms import TokenTerms
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 CONTRAST = DivergenceContrast(weight=1.0, margin=0.05, alpha=0.5)
 
 

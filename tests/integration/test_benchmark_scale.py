@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 PROMISED = {
     "scale": {"scale_linearity.1", "scale_linearity.8"},
     "loop": {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)},

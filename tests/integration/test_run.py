@@ -48,12 +48,12 @@ def test_accuracy_is_recomputable_from_the_items(short_run):
 
 
 @pytest.mark.engine
-def test_versions_rise_by_one_and_updates_land_while_answers_are_generated(short_run):
+def test_versions_rise_by_one_and_rollouts_of_two_versions_are_counted(short_run):
+    """Whether an update lands in mid-answer is a matter of speed here; `test_engine.py` makes one land."""
     assert [row["step"] for row in short_run.metrics] == list(range(STEPS))
     assert short_run.summary["policy_version"] == STEPS
     assert {row["newest"] for row in short_run.consumed} >= set(range(STEPS - 1))
     assert short_run.summary["rollouts_straddling"] == sum(row["oldest"] < row["newest"] for row in short_run.consumed)
-    assert short_run.summary["rollouts_straddling"] > 0
 
 
 @pytest.mark.engine

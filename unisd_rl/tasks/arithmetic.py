@@ -30,21 +30,13 @@ class Arithmetic:
         self, train_examples: int, eval_examples: int, seed: int, out_of_domain: bool = False, wrong_share: float = 0.0
     ) -> None:
         train = _draw(training_pool(), train_examples, "train_examples", seed)
-        self._train = with_wrong_demonstrations(train, wrong_share, seed, self.wrong_demonstrations, self.grade)
+        self.train: Sequence[Example] = with_wrong_demonstrations(
+            train, wrong_share, seed, self.wrong_demonstrations, self.grade
+        )
         if out_of_domain:
-            self._evaluation = long_problems(eval_examples, derive_seed(seed, "out of domain"))
+            self.evaluation: Sequence[Example] = long_problems(eval_examples, derive_seed(seed, "out of domain"))
         else:
-            self._evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Problems to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out problems."""
-        return self._evaluation
+            self.evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The bare question."""

@@ -84,18 +84,7 @@ class MultipleChoice:
     """A task of multiple-choice questions."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self._train = train
-        self._evaluation = evaluation
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Questions to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out questions."""
-        return self._evaluation
+        self.train, self.evaluation = train, evaluation
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """Question, options, and the form of the answer."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from unisd_rl.planted_bugs import buggy_programs, parsed
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.planted_bugs import parsed, planted_bugs
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
 from unisd_rl.types import Example, Message
@@ -56,18 +56,7 @@ class Programming:
     """A task whose completions are programs."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self._train = train
-        self._evaluation = evaluation
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Problems to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out problems."""
-        return self._evaluation
+        self.train, self.evaluation = train, evaluation
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The problem, and the form of the answer."""
@@ -84,7 +73,7 @@ class Programming:
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
         reference = program_in(example.demonstration, ())
-        yield from map(fenced, planted_bugs(reference, derive_seed(seed, "wrong", example.id)))
+        yield from map(fenced, buggy_programs(reference, derive_seed(seed, "wrong", example.id)))
 
 
 def trial(completion: str, example: Example) -> Trial:

@@ -17,18 +17,7 @@ class Records:
     """Problems read from records. One user turn a problem; answers are compared as text."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self._train = train
-        self._evaluation = evaluation
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Records to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out records."""
-        return self._evaluation
+        self.train, self.evaluation = train, evaluation
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The prompt field as one user turn."""
@@ -44,8 +33,8 @@ class Records:
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """Solutions of other training problems whose reference answer differs, drawn by the seed."""
         draw = random.Random(derive_seed(seed, "wrong", example.id))
-        for _ in self._train:
-            other = draw.choice(self._train)
+        for _ in self.train:
+            other = draw.choice(self.train)
             if _normal(other.answer) != _normal(example.answer):
                 yield other.demonstration
 

@@ -15,19 +15,7 @@ class ToolCalling:
     """A task of requests with documented tools; `written` is the form in which demonstrations give calls."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], written: Written) -> None:
-        self._train = train
-        self._evaluation = evaluation
-        self._written = written
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """Requests to train on."""
-        return self._train
-
-    @property
-    def evaluation(self) -> Sequence[Example]:
-        """Held-out requests."""
-        return self._evaluation
+        self.train, self.evaluation, self._written = train, evaluation, written
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """Documentation, request, and the form of the answer."""

@@ -124,7 +124,7 @@ def rig(tmp_path, request, monkeypatch):
     learners, queue = Learners(said), Queue(said, tmp_path)
     parts = Parts(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Told(),
-        BottleneckMeter(ranks=1), None, events.append,
+        BottleneckMeter(1), None, events.append,
     )  # fmt: skip
     return Rig(parts, said, events)
 

@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
+from unisd_rl.planted_bugs import buggy_programs
 from unisd_rl.tasks.code import Programming, Reference, fenced, program_in, trial
 from unisd_rl.tasks.grading import grade_all
-from unisd_rl.tasks.planted_bugs import planted_bugs
 from unisd_rl.types import Example
 
 CODE = "def f(x):\n    return x\n"
@@ -88,18 +88,18 @@ REFERENCE = '''def f(items, k):
 
 
 def test_a_planted_bug_is_one_small_change_and_still_python():
-    bugs = list(planted_bugs(REFERENCE, 0))
+    bugs = list(buggy_programs(REFERENCE, 0))
     assert len(bugs) >= 8
     assert len(set(bugs)) == len(bugs)
     for bug in bugs:
         ast.parse(bug)
         changed = [(a, b) for a, b in zip(REFERENCE.splitlines(), bug.splitlines(), strict=True) if a != b]
         assert len(changed) == 1
-    assert bugs[-1].endswith("return None\n")
-    assert bugs == list(planted_bugs(REFERENCE, 0))
-    assert bugs != list(planted_bugs(REFERENCE, 1))
+    assert REFERENCE.replace("return total", "return None") in bugs
+    assert bugs == list(buggy_programs(REFERENCE, 0))
+    assert bugs != list(buggy_programs(REFERENCE, 1))
 
 
 @pytest.mark.parametrize("text", ["def f(x: return", "\x00", "\ud800", "", "prose"])
 def test_what_is_no_program_has_no_bugs(text):
-    assert list(planted_bugs(text, 0)) == []
+    assert list(buggy_programs(text, 0)) == []

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from unisd_rl.config import Config, RolloutConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.folder_lock import FolderLock
+from unisd_rl.transport.placement import beside_the_driver
 from unisd_rl.transport.rollouts.client import ServedQueue
 
 _CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
@@ -35,9 +36,14 @@ class OwningQueue(ServedQueue):
 def spawn_queue(directory: Path, config: Config) -> ActorHandle:
     """A handle on a new `OwningQueue` actor that keeps its files in the run's folder.
 
-    `directory` must be reachable from the node that Ray puts the actor on.
+    It lives beside the driver while that node lives, since rollout nodes come and go. `directory` must be reachable
+    from any node that Ray may put it on afterwards.
     """
     spawned = ray.remote(OwningQueue).options(
-        num_cpus=0, max_concurrency=_CALLS_IN_FLIGHT, max_restarts=_FOR_EVER, max_task_retries=0
+        num_cpus=0,
+        max_concurrency=_CALLS_IN_FLIGHT,
+        max_restarts=_FOR_EVER,
+        max_task_retries=0,
+        scheduling_strategy=beside_the_driver(),
     )
     return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)

@@ -27,6 +27,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError
 
 from unisd_rl.errors import RunFailed
+from unisd_rl.transport.placement import beside_the_driver
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import PolicyVersion
 
@@ -125,7 +126,10 @@ def own_copy(lent: Snapshot) -> Snapshot:
 
 def spawn_store() -> StoreClient:
     """Start the store as a Ray actor; it asks for no core because it sleeps between snapshots."""
-    return StoreClient(ray.remote(WeightStore).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote())
+    spawned = ray.remote(WeightStore).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside_the_driver()
+    )
+    return StoreClient(spawned.remote())
 
 
 class StoreWatch:

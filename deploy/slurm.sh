@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# One run as a Slurm job: the first node has the head and the learner, all others are rollout nodes.
+#
+#   sbatch --nodes=3 deploy/slurm.sh unisd_star cluster --run.dir /shared/runs --rollout.actors 2
+#   sbatch --nodes=3 deploy/slurm.sh --resume /shared/runs/arithmetic
+#
+# What follows the script's name goes to `python -m unisd_rl.run`. The working tree and run.dir lie on a file system that
+# all nodes see; .venv was made by `make setup`. Ten minutes before the time is up the run is asked to stop: it
+# leaves a checkpoint, and --resume goes on from there.
+#SBATCH --job-name=unisd-rl
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@600
+set -euo pipefail
+
+[[ $# -gt 0 ]] || set -- unisd_star cluster
+cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}"
+PATH=$PWD/.venv/bin:$PATH
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
+rollouts=("${nodes[@]:1}")
+[[ ${#rollouts[@]} -gt 0 ]] || rollouts=("$head")
+
+export RAY_AUTH_MODE=token UNISD_HEAD=$head
+export UNISD_TEMP=${UNISD_TEMP:-/tmp/ray-$SLURM_JOB_ID}
+address=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # of the head, which is where this script runs
+submission=slurm-$SLURM_JOB_ID
+
+on=(srun --overlap --nodes=1 --ntasks=1)
+start() { # start NODE ROLE: again if it fails, as Ray does where a node takes more than 30 s to come up
+    for _ in 1 2 3; do
+        "${on[@]}" --nodelist="$1" deploy/node.sh "$2" --block && break
+    done
+}
+set -m # each node's processes are a group, so that they can be ended together
+start "$head" head &
+for _ in {1..60}; do
+    "${on[@]}" --nodelist="$head" deploy/node.sh healthy 2>/dev/null && break
+    sleep 2
+done
+export UNISD_AGENT_PORT=0 # where nodes share a machine, each agent takes a free port
+start "$head" learner &
+for node in "${rollouts[@]}"; do
+    start "$node" rollout &
+done
+
+trap 'ray job stop --address "$address" "$submission" &' TERM
+ray job submit --address "$address" --submission-id "$submission" -- python -m unisd_rl.run "$@" &
+follower=$!
+status=0
+wait "$follower" || status=$?
+# A trapped signal ends `wait`, not the job: wait for its end.
+while kill -0 "$follower" 2>/dev/null; do
+    status=0
+    wait "$follower" || status=$?
+done
+for job in $(jobs -p); do
+    kill -- "-$job" 2>/dev/null || true
+done
+exit "$status"
