@@ -32,7 +32,7 @@ test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
 	$(TEST) tests/unit tests/integration -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
-	$(TEST) tests -m "not gpu" --durations=20 $(ARGS)
+	$(TEST) tests -m "not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
 
 lint: $(READY)  ## ruff, types, import directions
 	$(BIN)/ruff check .

@@ -124,6 +124,7 @@ def test_muon_moves_a_matrix_by_about_a_fifth_of_the_learning_rate():
     assert matrix.pow(2).mean().sqrt().item() == pytest.approx(0.02, rel=0.2)
 
 
+@pytest.mark.slow
 def test_training_is_a_function_of_the_seed_reports_its_share_and_leaves_torch_as_it_was():
     recipe = dataclasses.replace(RECIPE, steps=2, warmup_steps=1, plain=2, auxiliary=2, demonstrated=2, layers=1)
     threads, shares = torch.get_num_threads(), list[float]()

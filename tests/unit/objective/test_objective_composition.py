@@ -112,7 +112,7 @@ def test_fully_masked_rows_the_order_of_sequences_and_the_chunk_size_change_noth
     torch.testing.assert_close(step.hidden_NH, whole.hidden_NH[moved_N], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(step.weight_VH, whole.weight_VH, rtol=1e-4, atol=2e-6)
     assert vars(step.report) == pytest.approx(vars(whole.report), rel=1e-4, abs=1e-6, nan_ok=True)
-    assert vars(step.diagnostics) == pytest.approx(vars(whole.diagnostics), rel=1e-6, nan_ok=True)
+    assert vars(step.diagnostics) == pytest.approx(vars(whole.diagnostics), rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
