@@ -11,7 +11,6 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -28,10 +27,6 @@ BATCH = 8
 SMALL = f"--learner.batch_size {BATCH} --task.eval_examples 8 --rollout.engine.type transformers"
 TINY = f"{SMALL} --run.steps 2"
 CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-HAS_RESUME = "--resume" in (ROOT / "unisd_rl/run.py").read_text()
-HAS_SCALE = find_spec("unisd_rl.scale") is not None
-needs_resume = pytest.mark.skipif(not HAS_RESUME, reason="`python -m unisd_rl.run` has no --resume yet")
-needs_scale = pytest.mark.skipif(not HAS_SCALE, reason="there is no `python -m unisd_rl.scale` yet")
 
 
 @pytest.fixture
@@ -70,8 +65,6 @@ def surviving(consumed: list[dict]) -> list[int]:
     return [row["prompt"] for row in consumed if row.get("chain", 0) == chain[row["step"]]]
 
 
-@needs_scale
-@needs_resume
 def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
     steps, run = 60, tmp_path / "arithmetic"
     rollouts = [cluster.start_service(name) for name in ("head", "learner", "rollout", "rollout")][2:]
@@ -199,7 +192,6 @@ def test_a_slurm_job_that_runs_out_of_time_leaves_a_checkpoint(stopped_batch):
     assert (stopped_batch / "checkpoints" / f"step-{summary['steps']}" / "config.json").is_file()
 
 
-@needs_resume
 def test_a_slurm_job_goes_on_with_a_stopped_run(slurm, stopped_batch):
     assert slurm("--resume", str(stopped_batch)).wait(timeout=JOB_TIMEOUT_S) == 0
     assert json.loads((stopped_batch / "summary.json").read_text())["status"] == "completed"
