@@ -66,7 +66,7 @@ def surviving(consumed: list[dict]) -> list[int]:
 
 
 def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
-    steps, run = 900, tmp_path / "arithmetic"  # about 0.2 s each: enough for all that happens in mid-run
+    steps, run = 500, tmp_path / "arithmetic"  # about 0.2 s each: enough for all that happens in mid-run
     rollouts = [cluster.start_service(name) for name in ("head", "learner", "rollout", "rollout")][2:]
     lasting = f"--run.steps {steps} --run.checkpoint_every 50 --rollout.actors 2"
     job = cluster.submit(f"unisd_star cluster --run.dir {tmp_path} {SMALL} {lasting}")
