@@ -36,8 +36,7 @@ class OwningQueue(ServedQueue):
 def spawn_queue(directory: Path, config: Config) -> ActorHandle:
     """A handle on a new `OwningQueue` actor that keeps its files in the run's folder.
 
-    It lives beside the driver while that node lives, since rollout nodes come and go. `directory` must be reachable
-    from any node that Ray may put it on afterwards.
+    It lives beside the driver, since rollout nodes come and go.
     """
     spawned = ray.remote(OwningQueue).options(
         num_cpus=0,
