@@ -76,7 +76,7 @@ class Rollouts:
 
     def wait_for(self, version, timeout_s): ...
 
-    def sample(self, prompts, sampling, version):
+    def answers(self, prompts, sampling, version):
         return []
 
 
