@@ -30,11 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _scale(arguments: Sequence[str]) -> int:
-    words, what = (
-        "RUN --actors N [--timeout S] [--no-wait]",
-        "Change the number of rollout actors of a run that is going on.",
-    )
-    parser = OneSentenceParser(PROGRAM, words, what)
+    what = "Change the number of rollout actors of a run that is going on."
+    parser = OneSentenceParser(PROGRAM, "RUN --actors N [--timeout S] [--no-wait]", what)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument("--actors", type=int, required=True, metavar="N", help="how many there shall be")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="longest wait (default: 900 s)")
