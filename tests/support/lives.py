@@ -17,7 +17,7 @@ from pathlib import Path
 
 MARK = "UNISD_TEST_LIFE"
 """Every process that a driver starts, and all that those start, has this variable of its environment."""
-TIMEOUT_S = 300.0
+TIMEOUT_S = 500.0
 GONE_S = 60.0
 _POLL_S = 0.005
 
@@ -70,8 +70,9 @@ class Life:
 
     def __init__(self, running: subprocess.Popen[str], run: Path, last_step: int, mark: str) -> None:
         self.running, self.lines = running, list[tuple[float, str]]()
-        self._run, self._mark, self._last = run, mark, f"step {last_step:4d}/{last_step}"
-        self._began_s = time.monotonic()
+        self._run, self._mark, self._steps = run, mark, last_step
+        self._last = f"step {last_step:4d}/{last_step}"
+        self._began_s, self._began_at = time.monotonic(), time.time()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -124,7 +125,8 @@ class Life:
         assert last is not None
         steps = [at for at, line in self.lines if line.startswith("step ")]
         gaps = sorted(after - before for before, after in pairwise(steps))
-        return Pace(first, 2.0 * gaps[len(gaps) // 2], 0.1, 0.15, evaluation_s, 0.7 * (examined - last))
+        end_s = min(0.5, 0.5 * (examined - last))  # a faster end would forestall the kill
+        return Pace(first, 2.0 * gaps[len(gaps) // 2], 0.1, 0.15, evaluation_s, end_s)
 
     def _begins(self, phase: str) -> Callable[[], bool]:
         checkpoints = self._run / "checkpoints"
@@ -132,14 +134,25 @@ class Life:
             "start": lambda: True,
             "step": lambda: self.seen_s("step ") is not None,
             "publish": lambda: self.seen_s("step ") is not None,
-            "checkpoint": lambda: any(checkpoints.glob("*.partial")) and self.seen_s("step ") is not None,
+            "checkpoint": lambda: any(self._is_new(path) for path in checkpoints.glob("*.partial")),
             "evaluation": lambda: any(
                 line.startswith("evaluating version") and not line.startswith("evaluating version 0")
                 for _, line in list(self.lines)
             ),
-            "end": lambda: self.seen_s(self._last) is not None,
+            "end": self._is_at_the_end,
         }
         return begins[phase]
+
+    def _is_at_the_end(self) -> bool:
+        """It took the last step, or goes on from there."""
+        ends = self._last, f"/step-{self._steps}\n"
+        return any(line.startswith(ends[0]) or line.endswith(ends[1]) for _, line in list(self.lines))
+
+    def _is_new(self, partial: Path) -> bool:
+        """Whether this life writes it: a life before may have left one."""
+        with contextlib.suppress(FileNotFoundError):
+            return partial.stat().st_mtime > self._began_at
+        return False
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         while not ready():
