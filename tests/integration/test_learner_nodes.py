@@ -27,7 +27,8 @@ class Nodes:
     """A head on which nothing of a run may be, learner nodes with room for one rank each, and one rollout node."""
 
     def __init__(self, learners):
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
+        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.learners = [self.add("learner") for _ in range(learners)]
         self.add("rollout")
 

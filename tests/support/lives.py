@@ -94,7 +94,8 @@ class Life:
         """`kill -9` of the driver, and of nothing else, at this moment; returns when it is dead."""
         self._wait(self._begins(moment.phase), f"the phase {moment.phase}")
         begun_s, after_s = self.age_s if moment.phase != "start" else 0.0, pace.after(moment)
-        self._wait(lambda: self.age_s >= begun_s + after_s, f"{after_s:.2f} s of {moment.phase}")
+        over = self._ends(moment.phase)
+        self._wait(lambda: self.age_s >= begun_s + after_s or over(), f"{after_s:.2f} s of {moment.phase}")
         alive_s = self.age_s
         self.running.kill()
         assert self.running.wait(timeout=TIMEOUT_S) == -9, f"it ended before its kill:\n{self.output[-3000:]}"
@@ -142,6 +143,15 @@ class Life:
             "end": self._is_at_the_end,
         }
         return begins[phase]
+
+    def _ends(self, phase: str) -> Callable[[], bool]:
+        """A machine that is less busy by now may be through with a long phase before the kill."""
+        examined = sum("accuracy of version" in line for _, line in list(self.lines))
+        over: Mapping[str, Callable[[], bool]] = {
+            "start": lambda: self.seen_s("step ") is not None,
+            "evaluation": lambda: sum("accuracy of version" in line for _, line in list(self.lines)) > examined,
+        }
+        return over.get(phase, lambda: False)
 
     def _is_at_the_end(self) -> bool:
         """It took the last step, or goes on from there."""
