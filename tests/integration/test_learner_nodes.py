@@ -77,6 +77,7 @@ def stored(node):
     return stats.store_stats.object_store_bytes_used
 
 
+@pytest.mark.slow
 def test_two_ranks_on_two_nodes_fetch_their_own_rows_only_and_train_what_one_rank_does(nodes, tmp_path):
     ray.init(address=nodes.address, log_to_driver=False)
     try:
