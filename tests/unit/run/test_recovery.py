@@ -1,6 +1,6 @@
 """What the driver does when the learner is lost or a checkpoint cannot be written, with hand-made parts around it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -203,6 +203,20 @@ def test_a_learner_that_keeps_dying_ends_the_run(rig):
 
     with pytest.raises(RunFailed, match=r"learner failed 4 times .*max_restarts = 3.*a rank died"):
         LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+
+
+def test_a_learner_that_always_hangs_at_the_same_step_ends_the_run_however_slowly(rig):
+    faults = rig.parts.config.faults.model_copy(update={"window_s": 1e-9})
+    parts = replace(rig.parts, config=rig.parts.config.model_copy(update={"faults": faults}))
+    hangs_at = iter([3, 5, 5, 5, 9, 9, 9, 9])
+
+    def work(version):
+        parts.directory.steps_logged = next(hangs_at)
+        raise LearnerLost("the learner did not train the next step within 600 s")
+
+    with pytest.raises(RunFailed, match=r"learner failed 4 times and never got beyond step 9 .*within 600 s"):
+        LearnerRecovery(parts).through(PolicyVersion(0, 0), work)
+    assert next(hangs_at, None) is None
 
 
 def test_a_check_that_fires_is_not_recovered_from(rig):
