@@ -14,8 +14,9 @@ from unisd_rl.errors import RunFailed
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`), `what` a sentence
-    without a full stop, `restart` how many times in a row it has been started again, `wait_s` the back-off before."""
+    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `driver`), `what` a
+    sentence without a full stop, `restart` how many times in a row it has been started again, `wait_s` the back-off
+    before."""
 
     part: str
     what: str
@@ -43,21 +44,28 @@ class RestartBudget:
         self._part, self._config, self._clock = part, config, clock
         self._failures: deque[float] = deque()
 
-    def failed(self, what: str) -> Fault:
+    def failed(self, what: str, advanced: bool = True) -> Fault:
         """Count a failure: the wait before the next start doubles with each within `faults.window_s`.
+
+        `advanced`: whether the part came further than at its failure before. If not, none is forgotten, however long
+        ago: what always hangs at the same place takes longer than any window.
 
         Raises:
             RunFailed: that was one more than `faults.max_restarts`.
         """
         config, now = self._config, self._clock()
-        while self._failures and self._failures[0] <= now - config.window_s:
+        while advanced and self._failures and self._failures[0] <= now - config.window_s:
             self._failures.popleft()
         self._failures.append(now)
         count = len(self._failures)
         if count > config.max_restarts:
             raise RunFailed(
-                f"{self._part} failed {count} times within {config.window_s:g} s (faults.max_restarts = "
+                f"{self._part} failed {count} times {_when(advanced, config)} (faults.max_restarts = "
                 f"{config.max_restarts}); the last time: {what}"
             )
         wait_s = min(config.backoff_s * 2.0 ** min(count - 1, 64), config.backoff_max_s)
         return Fault(self._part, what, count, wait_s)
+
+
+def _when(advanced: bool, config: FaultsConfig) -> str:
+    return f"within {config.window_s:g} s" if advanced else "without coming further"

@@ -42,6 +42,18 @@ def test_failures_older_than_the_window_are_forgotten():
     assert budget.failed("it died").restart == 1
 
 
+def test_what_fails_again_where_it_failed_before_is_not_tried_for_ever():
+    clock = Clock()
+    budget = RestartBudget("learner", CONFIG, clock)
+    budget.failed("a rank hangs")
+    for _ in range(3):
+        clock.now += 1000.0
+        budget.failed("a rank hangs", advanced=False)
+    clock.now += 1000.0
+    with pytest.raises(RunFailed, match="learner failed 5 times without coming further"):
+        budget.failed("a rank hangs", advanced=False)
+
+
 def test_with_no_restarts_the_first_failure_ends_the_run():
     with pytest.raises(RunFailed):
         RestartBudget("store", FaultsConfig(max_restarts=0), Clock()).failed("it died")

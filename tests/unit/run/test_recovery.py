@@ -1,6 +1,7 @@
 """What the driver does when the learner is lost or a checkpoint cannot be written, with hand-made parts around it."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,10 +53,13 @@ class Learners:
 
 class Queue:
     def __init__(self, said, directory):
-        self.said, self.directory, self.now = said, directory, 0
+        self.said, self.directory, self.now, self.consumed = said, directory, 0, 0
 
     def lineage(self):
         return self.now
+
+    def report(self):
+        return SimpleNamespace(consumed=self.consumed)
 
     def fall_back(self, lineage, step):
         assert lineage == self.now + 1
@@ -116,8 +120,9 @@ class Rig:
 @pytest.fixture
 def rig(tmp_path, request, monkeypatch):
     monkeypatch.setattr("unisd_rl.weight_check.PROBES", 0)
-    recipe, run = getattr(request, "param", ("unisd_star", {}))
-    config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": run})
+    recipe, run, *faults = getattr(request, "param", ("unisd_star", {}))
+    patience = {**PATIENCE, **(faults[0] if faults else {})}
+    config = load_recipe(recipe, {"faults": patience, "learner": {"batch_size": BATCH}, "run": run})
     said, events = [], []
     directory = RunDirectory(tmp_path)
     directory.checkpoints_folder.mkdir()
@@ -163,6 +168,7 @@ def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has
     save(rig.parts, PolicyVersion(0, 4))
     assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
     assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
+    assert [event.part for event in rig.events] == ["driver", "driver"]
     rig.said.clear()
     LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
     assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
@@ -203,6 +209,26 @@ def test_a_learner_that_keeps_dying_ends_the_run(rig):
 
     with pytest.raises(RunFailed, match=r"learner failed 4 times .*max_restarts = 3.*a rank died"):
         LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+
+
+@pytest.mark.parametrize("steps_between", [0, 1])
+@pytest.mark.parametrize("rig", [("unisd_star", {}, {"window_s": 1e-9})], indirect=True)
+def test_a_learner_that_hangs_at_the_same_step_is_given_up_and_one_that_comes_further_is_not(rig, steps_between):
+    losses = []
+
+    def work(version):
+        rig.parts.queue.consumed += steps_between * BATCH
+        if len(losses) == 10:
+            return "done"
+        losses.append(version)
+        raise LearnerLost("the learner did not train step 5 within 900 s")
+
+    recovery = LearnerRecovery(rig.parts)
+    if steps_between:
+        assert recovery.through(PolicyVersion(0, 0), work) == "done"
+    else:
+        with pytest.raises(RunFailed, match="learner failed 4 times without coming further"):
+            recovery.through(PolicyVersion(0, 0), work)
 
 
 def test_a_check_that_fires_is_not_recovered_from(rig):
