@@ -18,7 +18,7 @@ from typing import TypeVar
 from learner.group import LearnerLost, NoRoom
 from unisd_rl.checkpoints import newest_whole
 from unisd_rl.errors import RunFailed
-from unisd_rl.faults import Recovery, RestartBudget
+from unisd_rl.faults import Fault, Recovery, RestartBudget
 from unisd_rl.parts import Parts
 from unisd_rl.publication import publish_checked
 from unisd_rl.saving import pause
@@ -37,7 +37,7 @@ class LearnerRecovery:
     def begin(self, resumed: bool) -> PolicyVersion:
         """Give the learner, the queue and the actors the version that training starts from, and say which it is."""
         try:
-            return take_up(self._parts) if resumed else _from_the_start(self._parts)
+            return self._resume() if resumed else _from_the_start(self._parts)
         except LearnerLost as lost:
             return self._fall_back(lost)
 
@@ -53,6 +53,14 @@ class LearnerRecovery:
                 return work(version)
             except LearnerLost as lost:
                 version = self._fall_back(lost)
+
+    def _resume(self) -> PolicyVersion:
+        """Told as a fault too: whatever an earlier driver was waiting for when it ended works again after it."""
+        parts, started = self._parts, time.monotonic()
+        parts.report(Fault("driver", "the run ended before its end and is taken up again", 0, 0.0))
+        version = take_up(parts)
+        parts.report(Recovery("driver", time.monotonic() - started))
+        return version
 
     def _fall_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
         parts, started = self._parts, time.monotonic()

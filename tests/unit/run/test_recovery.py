@@ -163,6 +163,7 @@ def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has
     save(rig.parts, PolicyVersion(0, 4))
     assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
     assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
+    assert [event.part for event in rig.events] == ["driver", "driver"]
     rig.said.clear()
     LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
     assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
