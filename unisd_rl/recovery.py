@@ -18,7 +18,7 @@ from typing import TypeVar
 from learner.group import LearnerLost, NoRoom
 from unisd_rl.checkpoints import newest_whole
 from unisd_rl.errors import RunFailed
-from unisd_rl.faults import Recovery, RestartBudget
+from unisd_rl.faults import Fault, Recovery, RestartBudget
 from unisd_rl.parts import Parts
 from unisd_rl.publication import publish_checked
 from unisd_rl.saving import pause
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class LearnerRecovery:
-    """Starts the learner again as often as `config.faults` allows."""
+    """Starts the learner again as often as `config.faults` allows, and as long as it gets any further."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -37,7 +37,7 @@ class LearnerRecovery:
     def begin(self, resumed: bool) -> PolicyVersion:
         """Give the learner, the queue and the actors the version that training starts from, and say which it is."""
         try:
-            return take_up(self._parts) if resumed else _from_the_start(self._parts)
+            return self._resume() if resumed else _from_the_start(self._parts)
         except LearnerLost as lost:
             return self._fall_back(lost)
 
@@ -45,7 +45,8 @@ class LearnerRecovery:
         """Do `work` from `version` on; whenever the learner is lost meanwhile, from the version it fell back to.
 
         Raises:
-            RunFailed: the learner was lost more often than `faults.max_restarts`, or something else failed.
+            RunFailed: the learner was lost more often than `faults.max_restarts`, within the window or without a step
+                further, or something else failed.
         """
         while True:
             try:
@@ -53,10 +54,18 @@ class LearnerRecovery:
             except LearnerLost as lost:
                 version = self._fall_back(lost)
 
+    def _resume(self) -> PolicyVersion:
+        """Told as a fault too: whatever an earlier driver was waiting for when it ended works again after it."""
+        parts, started = self._parts, time.monotonic()
+        parts.report(Fault("driver", "the run ended before its end and is taken up again", 0, 0.0))
+        version = take_up(parts)
+        parts.report(Recovery("driver", time.monotonic() - started))
+        return version
+
     def _fall_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
         parts, started = self._parts, time.monotonic()
         while True:
-            fault = self._budget.failed(str(lost))
+            fault = self._budget.failed(str(lost), parts.directory.steps_logged)
             parts.report(fault)
             parts.learners.close()
             pause(parts, fault.wait_s)
@@ -76,9 +85,10 @@ def take_up(parts: Parts) -> PolicyVersion:
     Actors that need not follow the student keep the initial weights, of whatever lineage it is: who has none gets them
     now, while the learner has them.
     """
+    lineage = parts.queue.lineage() + 1  # asked first: it answers when no queue of a killed driver writes any more
     checkpoint = newest_whole(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
     step = checkpoint.state.version if checkpoint else 0
-    version = PolicyVersion(parts.queue.lineage() + 1, step)
+    version = PolicyVersion(lineage, step)
     on_policy = parts.config.rollout.sources.on_policy
     if not on_policy and parts.store.version is None:
         publish_checked(parts, INITIAL_VERSION)

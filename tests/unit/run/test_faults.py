@@ -42,6 +42,18 @@ def test_failures_older_than_the_window_are_forgotten():
     assert budget.failed("it died").restart == 1
 
 
+def test_failures_without_a_step_further_are_counted_however_old_they_are():
+    clock = Clock()
+    budget = RestartBudget("learner", CONFIG, clock)
+    for reached in (7, 7, 8, 8, 8, 8):
+        clock.now += 100.0
+        assert budget.failed("it hangs", reached).restart == 1
+    with pytest.raises(
+        RunFailed, match=r"learner failed 5 times and never got beyond step 8 .*max_restarts = 4.*hangs"
+    ):
+        budget.failed("it hangs", 6)
+
+
 def test_with_no_restarts_the_first_failure_ends_the_run():
     with pytest.raises(RunFailed):
         RestartBudget("store", FaultsConfig(max_restarts=0), Clock()).failed("it died")

@@ -1,6 +1,6 @@
 """What the driver does when the learner is lost or a checkpoint cannot be written, with hand-made parts around it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -163,6 +163,7 @@ def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has
     save(rig.parts, PolicyVersion(0, 4))
     assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
     assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
+    assert [event.part for event in rig.events] == ["driver", "driver"]
     rig.said.clear()
     LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
     assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
@@ -203,6 +204,20 @@ def test_a_learner_that_keeps_dying_ends_the_run(rig):
 
     with pytest.raises(RunFailed, match=r"learner failed 4 times .*max_restarts = 3.*a rank died"):
         LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+
+
+def test_a_learner_that_always_hangs_at_the_same_step_ends_the_run_however_slowly(rig):
+    faults = rig.parts.config.faults.model_copy(update={"window_s": 1e-9})
+    parts = replace(rig.parts, config=rig.parts.config.model_copy(update={"faults": faults}))
+    hangs_at = iter([3, 5, 5, 5, 9, 9, 9, 9])
+
+    def work(version):
+        parts.directory.steps_logged = next(hangs_at)
+        raise LearnerLost("the learner did not train the next step within 600 s")
+
+    with pytest.raises(RunFailed, match=r"learner failed 4 times and never got beyond step 9 .*within 600 s"):
+        LearnerRecovery(parts).through(PolicyVersion(0, 0), work)
+    assert next(hangs_at, None) is None
 
 
 def test_a_check_that_fires_is_not_recovered_from(rig):

@@ -152,11 +152,14 @@ class QueueClient:
                 return answer
 
     def _admitting(self, step: int, take: Callable[[], Batch]) -> Batch:
-        """Take; a queue that was started again unnoticed is told first what was admitted."""
+        """Take; a queue that was started again while nobody asked is told first what was admitted."""
         try:
             return take()
-        except NotAdmitted:
+        except NotAdmitted as error:
+            noticed_s = time.monotonic()
+            self._report(self._budget.failed(f"the rollout queue was started again: {error}"))
             self._say_again()
+            self._report(Recovery(_PART, time.monotonic() - noticed_s))
         try:
             return take()
         except NotAdmitted as error:
