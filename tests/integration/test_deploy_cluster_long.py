@@ -96,7 +96,8 @@ def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
     assert ended.summary["status"] == "completed"
     assert ended.summary["steps"] == steps
     assert surviving(ended.consumed) == list(range(steps * BATCH))
-    assert {event["part"].partition("-")[0] for event in ended.events} <= {"rollout"}, "only what a rollout node held"
+    parts = {event["part"].partition("-")[0] for event in ended.events}
+    assert parts <= {"rollout", "driver"}, "what a rollout node held, and the resume: no store, no queue, no learner"
 
 
 def stop(cluster: LocalNodes) -> None:
