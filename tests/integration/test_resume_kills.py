@@ -151,6 +151,7 @@ def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_onc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
     expected = run_job(tmp_path / "unharmed", *REFERENCE, *SIZES, "--run.steps", "8")
     running = start_job(tmp_path, *REFERENCE, *SIZES, "--run.steps", "8")
@@ -163,6 +164,7 @@ def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_in_the_reference_mode_two_ranks_taken_up_again_change_no_bit(tmp_path):
     arguments = (*REFERENCE, *SIZES, "--run.steps", "8", "--learner.ranks", "2", "--learner.zero_stage", "2")
     expected = run_job(tmp_path / "unharmed", *arguments)
