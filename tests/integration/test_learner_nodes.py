@@ -5,16 +5,16 @@ The nodes are raylets on this machine, as `ray.cluster_utils` makes them; ranks 
 
 from dataclasses import replace
 
-import psutil
 import pytest
 import ray
-from finished import finished, process_of, read_until, run_job, start_job
+from finished import finished, read_until, run_job, start_job
 from learner_rig import learner_config, make_model, make_rollouts
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 from same_training import files, rows, trained
 
-from learner.group import LearnerGroup
+from learner.group import LearnerGroup, LearnerLost, NoRoom
+from unisd_rl.checkpoints import RunState
 from unisd_rl.placement import CorePlan
 from unisd_rl.transport.rollouts.schema import encode
 
@@ -50,24 +50,51 @@ def nodes():
     made.close()
 
 
+@pytest.fixture
+def connected(nodes):
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_model(tmp_path / "model", tied=True)
+
+
 def padded(rollouts, nbytes):
     """The same rollouts; the id of the first is long."""
     return (replace(rollouts[0], id="x" * nbytes), *rollouts[1:])
 
 
+ROLLOUTS = make_rollouts()
+SHARES = [encode(padded(ROLLOUTS[:9], PADDING)), encode(padded(ROLLOUTS[9:], 2 * PADDING))]
+
+
+def group_of(model, folder, ranks, **learner):
+    settings = learner_config(
+        learner={"ranks": ranks, "resources": {"learner": 1.0}, **learner}, run={"cluster_timeout_s": 5.0}
+    )
+    return LearnerGroup(settings, CorePlan((), ()), model, folder)
+
+
 def losses_of(model, folder, ranks, shards, **learner):
-    """Two steps of a group of its own."""
-    settings = learner_config(learner={"ranks": ranks, "resources": {"learner": 1.0}, **learner})
-    group = LearnerGroup(settings, CorePlan((), ()), model, folder)
+    """The losses of two steps of a group of its own, its nodes, and the bytes in the object store of each."""
+    group = group_of(model, folder, ranks, **learner)
     group.start(TIMEOUT_S)
     try:
         references = [ray.put(shard) for shard in shards]
         reports = [group.step(references, version, TIMEOUT_S) for version in range(2)]
-        asked = [rank.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for rank in group.ranks]
-        where = ray.get(asked, timeout=TIMEOUT_S)
+        where = nodes_of(group)
         return [report.loss for report in reports], where, [stored(node) for node in where]
     finally:
         group.close()
+
+
+def nodes_of(group):
+    """The node of each rank."""
+    asked = [rank.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for rank in group.ranks]
+    return ray.get(asked, timeout=TIMEOUT_S)
 
 
 def stored(node):
@@ -78,20 +105,38 @@ def stored(node):
 
 
 @pytest.mark.slow
-def test_two_ranks_on_two_nodes_fetch_their_own_rows_only_and_train_what_one_rank_does(nodes, tmp_path):
-    ray.init(address=nodes.address, log_to_driver=False)
-    try:
-        model, rollouts = make_model(tmp_path / "model", tied=True), make_rollouts()
-        shares = [padded(rollouts[:9], PADDING), padded(rollouts[9:], 2 * PADDING)]
-        found, where, held = losses_of(model, tmp_path, 2, [encode(share) for share in shares], zero_stage=3)
+def test_ranks_on_two_nodes_fetch_their_own_rows_only_and_train_what_one_rank_does(nodes, connected, model, tmp_path):
+    expected, _, _ = losses_of(model, tmp_path, 1, [encode(ROLLOUTS)])
+    for stage in (1, 2, 3):
+        found, where, held = losses_of(model, tmp_path, 2, SHARES, zero_stage=stage)
         assert len(set(where)) == 2
         assert ray.get_runtime_context().get_node_id() not in where
         for number, nbytes in enumerate(held, start=1):
             assert number * PADDING <= nbytes < (number + 0.5) * PADDING
-        expected, _, _ = losses_of(model, tmp_path, 1, [encode(rollouts)])
         assert found == pytest.approx(expected, rel=1e-5)
-    finally:
-        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_rank_that_went_with_its_node_goes_on_from_the_checkpoint_on_another(nodes, connected, model, tmp_path):
+    group, checkpoint = group_of(model, tmp_path, 2, zero_stage=3), tmp_path / "checkpoints" / "step-1"
+    group.start(TIMEOUT_S)
+    references = [ray.put(share) for share in SHARES]
+    group.step(references, 0, TIMEOUT_S)
+    group.save(checkpoint, RunState(0, 1, len(ROLLOUTS), ()))
+    before, (first, second) = group.step(references, 1, TIMEOUT_S), nodes_of(group)
+    (doomed,) = [node for node in nodes.learners if node.node_id == second]
+    nodes.cluster.remove_node(doomed)
+    with pytest.raises(LearnerLost):
+        group.step(references, 2, TIMEOUT_S)
+    group.close()
+    with pytest.raises(NoRoom, match="no room for 2 learner ranks of 1 CPU, 1 learner each"):
+        group.start(TIMEOUT_S)
+    group.close()
+    new = nodes.add("learner")
+    group.start(TIMEOUT_S, checkpoint, version=1)
+    assert set(nodes_of(group)) == {first, new.node_id}
+    assert group.step(references, 1, TIMEOUT_S, lineage=1).loss == before.loss
+    group.close()
 
 
 BATCH, STEPS = 16, 6
@@ -101,27 +146,6 @@ RUN = (
     "--task.train_examples", "100", "--task.eval_examples", "8",
 )  # fmt: skip
 SPREAD = ("--learner.ranks", "2", "--learner.resources", '{"learner": 1}', "--rollout.resources", '{"rollout": 1}')
-
-
-def raylets_of(folder, ranks):
-    """The process ids of the raylets that started the ranks of a run: one for each node."""
-    logs = [folder / "run" / "logs" / f"learner-{rank}.log" for rank in range(ranks)]
-    return {psutil.Process(process_of(log)).ppid() for log in logs}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_every_zero_stage_trains_on_two_nodes_what_one_rank_trains(nodes, tmp_path):
-    expected = run_job(tmp_path / "one", *RUN)
-    for stage in (1, 2, 3):
-        folder = tmp_path / f"stage-{stage}"
-        running = start_job(folder, *RUN, *SPREAD, "--learner.zero_stage", str(stage), RAY_ADDRESS=nodes.address)
-        seen = read_until(running, f"step    1/{STEPS}")
-        assert len(raylets_of(folder, 2)) == 2
-        run = finished(folder, running, seen)
-        losses = [[row["loss"] for row in one.metrics] for one in (run, expected)]
-        assert len(losses[0]) == STEPS
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.slow

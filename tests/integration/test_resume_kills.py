@@ -57,14 +57,17 @@ def unharmed(folder: Path, *arguments: str) -> tuple[FinishedRun, Pace]:
 def killed(folder: Path, arguments: tuple[str, ...], when: list[Moment], pace: Pace) -> Killed:
     """The run at its end. The next driver starts at once, while processes of the one before may be there."""
     kills, left = list[Kill](), list[Future[float]]()
-    with ThreadPoolExecutor(len(when)) as pool:
-        life = begun(folder, arguments, 0)
-        for number, moment in enumerate(when, start=1):
-            kills.append(life.kill(moment, pace))
-            left.append(pool.submit(life.left_s))
-            life = begun(folder, arguments, number)
-        run = FinishedRun(folder / "run", life.finish())
-        note(folder, pace, kills, [one.result() for one in left], life, run)
+    life = begun(folder, arguments, 0)
+    try:
+        with ThreadPoolExecutor(len(when)) as pool:
+            for number, moment in enumerate(when, start=1):
+                kills.append(life.kill(moment, pace))
+                left.append(pool.submit(life.left_s))
+                life = begun(folder, arguments, number)
+            run = FinishedRun(folder / "run", life.finish())
+    finally:
+        life.running.kill()  # a test that fails leaves nothing behind
+    note(folder, pace, kills, [one.result() for one in left], life, run)
     return Killed(run, tuple(kills))
 
 
@@ -127,7 +130,7 @@ def assert_versions_rise_by_one(run: FinishedRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
     expected, pace = unharmed(tmp_path / "unharmed", *REFERENCE, *SIZES)
     found = killed(tmp_path / "killed", (*REFERENCE, *SIZES), moments(SEED, PHASES), pace)
@@ -138,7 +141,7 @@ def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bi
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_once(tmp_path):
     expected, pace = unharmed(tmp_path / "unharmed", *SIZES)
     found = killed(tmp_path / "killed", SIZES, moments(SEED, PHASES), pace)
@@ -148,6 +151,7 @@ def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_onc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
     expected = run_job(tmp_path / "unharmed", *REFERENCE, *SIZES, "--run.steps", "8")
     running = start_job(tmp_path, *REFERENCE, *SIZES, "--run.steps", "8")
@@ -160,6 +164,7 @@ def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_in_the_reference_mode_two_ranks_taken_up_again_change_no_bit(tmp_path):
     arguments = (*REFERENCE, *SIZES, "--run.steps", "8", "--learner.ranks", "2", "--learner.zero_stage", "2")
     expected = run_job(tmp_path / "unharmed", *arguments)
