@@ -78,7 +78,6 @@ class LearnerRecovery:
                 parts.report(Recovery("learner", time.monotonic() - started))
                 return version
 
-
     def _advanced(self) -> bool:
         """Whether the learner was given more than when it was lost before."""
         before, self._furthest = self._furthest, max(self._furthest, self._parts.queue.report().consumed)

@@ -22,7 +22,7 @@ from finished import (
     run_job,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 SEED = int(os.environ.get("UNISD_CHAOS_SEED", "5"))
 STEPS, BATCH, STALENESS = 240, 32, 1
@@ -42,8 +42,8 @@ IMPATIENT = (
 KINDS = (
     faults.ActorKilled, faults.ActorHung, faults.ActorLate, faults.ActorKilledInEvaluation, faults.RolloutNodeLost,
     faults.Scaled, faults.RankKilled, faults.RankKilledInEvaluation, faults.RankKilledInPublication,
-    faults.CheckpointDamaged, faults.LearnerNodeLost, faults.QueueKilled, faults.QueueHung, faults.StoreKilled,
-    faults.LedgerFull, faults.CheckpointDiskFull, faults.DriverKilled,
+    faults.CheckpointDamaged, faults.LearnerNodeLost, faults.QueueKilled, faults.QueueHung, faults.QueueSlow,
+    faults.StoreKilled, faults.StoreHung, faults.LedgerFull, faults.CheckpointDiskFull, faults.DriverKilled,
 )  # fmt: skip
 
 
