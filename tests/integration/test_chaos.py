@@ -30,17 +30,20 @@ BATCH, STALENESS = 32, 1
 LEAST_FAULTS, LEAST_KINDS = 20, 8
 LEAST_GAIN = 0.2  # accuracy, 0 to 1
 LOST_ACCURACY = 0.05  # of 256 answers: two standard errors of the difference of two runs at 0.96 are 0.035
+SUM_OF_RATES = (
+    8e-4  # of all steps: the embedded model learns the task with it, and loses it again with three times that
+)
 TO_THE_END_S = 1800.0  # what is left of the run after the last fault
 SETTINGS = (
     "--learner.batch_size", str(BATCH), "--rollout.actors", "2",
     "--rollout.max_staleness", str(STALENESS), "--run.checkpoint_every", "10", "--run.keep_checkpoints", "3",
-    "--evaluation.every", "15", "--task.eval_examples", "256", "--learner.learning_rate", "2e-5",
-    "--rollout.concurrency", "2",
+    "--evaluation.every", "15", "--task.eval_examples", "256", "--rollout.concurrency", "2",
 )  # fmt: skip
 IMPATIENT = (
     "--faults.backoff_s", "0.2", "--faults.backoff_max_s", "2", "--faults.max_restarts", "100",
     "--faults.ping_s", "1", "--faults.silent_s", "15", "--faults.stall_s", "30", "--faults.patience_s", "120",
     "--rollout.lease_s", "5", "--run.cluster_timeout_s", "120", "--run.start_timeout_s", "400",
+    "--weights.timeout_s", "60",
 )  # fmt: skip
 KINDS = (
     faults.ActorKilled, faults.ActorHung, faults.ActorLate, faults.ActorKilledInEvaluation, faults.RolloutNodeLost,
@@ -61,7 +64,9 @@ class Plan:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        return (*SETTINGS, "--run.steps", str(self.steps), "--rollout.engine.type", self.engine)
+        rate = SUM_OF_RATES / (0.5 * self.steps)  # the schedule is a cosine
+        own = ("--run.steps", str(self.steps), "--learner.learning_rate", f"{rate:.2e}")
+        return (*SETTINGS, *own, "--rollout.engine.type", self.engine)
 
 
 PLANS = (

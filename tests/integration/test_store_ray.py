@@ -26,7 +26,8 @@ def test_a_store_that_hangs_is_ended_and_found_empty(store):
     stopped = ray.get(store.handle.__ray_call__.remote(lambda _: os.getpid()), timeout=CALL_S)
     os.kill(stopped, signal.SIGSTOP)
     deadline_s = time.monotonic() + CALL_S
-    while not watch.emptied():
+    while (fault := watch.emptied()) is None:
         assert time.monotonic() < deadline_s, f"waited {CALL_S:g} s for the store to be found empty"
         ray.wait([store.handle.life.remote()], timeout=0.2)
     assert ray.get(store.handle.__ray_call__.remote(lambda _: os.getpid()), timeout=CALL_S) != stopped
+    assert (fault.part, fault.restart) == ("store", 1)

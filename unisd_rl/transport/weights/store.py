@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
@@ -28,6 +28,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
+from unisd_rl.faults import Fault, RestartBudget
 from unisd_rl.transport.heartbeat import Heartbeat, end_hanging
 from unisd_rl.transport.placement import beside_the_driver
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
@@ -140,6 +141,7 @@ class StoreWatch:
 
     def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
         self._store, self._patience_s = store.handle, faults.patience_s
+        self._budget = RestartBudget("store", faults)
         self._heartbeat = Heartbeat(store.handle.life.remote, faults.silent_s)
         self._known = self._life = ray.get(store.handle.life.remote(), timeout=self._patience_s)
         self._asking: ray.ObjectRef[str] | None = None
@@ -161,9 +163,16 @@ class StoreWatch:
         elif time.monotonic() - self._asked_s > self._patience_s:
             raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
-    def emptied(self) -> bool:
+    def emptied(self) -> Fault | None:
         """`look`, and say whether the store lost what it held since the last call of this: an answer may be a call
-        late."""
+        late.
+
+        Raises:
+            RunFailed: it did so more often than `faults.max_restarts`, or see `look`.
+        """
         self.look()
         known, self._known = self._known, self._life
-        return self._life != known
+        if self._life == known:
+            return None
+        # Ray has started it by now, so there is no back-off left to wait for.
+        return replace(self._budget.failed("it died and was started again without weights"), wait_s=0.0)
