@@ -44,7 +44,7 @@ from unisd_rl.placement import CorePlan
 from unisd_rl.requirements import rollout_bundle
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
+from unisd_rl.types import PolicyVersion, Sampling
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
@@ -190,18 +190,6 @@ class RolloutGroup:
             self._orders.examining = False
             for process in self._processes():
                 process.resume_leases()
-
-    def answer(
-        self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion
-    ) -> list[tuple[str, Generation]]:
-        """As `answers`, the text and the tokens only."""
-        return [(answer.text, answer.generation) for answer in self.answers(prompts, sampling, version)]
-
-    def sample(
-        self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion
-    ) -> list[tuple[Tokens, Generation]]:
-        """As `answers`, the tokens of prompt and answer only."""
-        return [(answer.prompt_tokens, answer.generation) for answer in self.answers(prompts, sampling, version)]
 
     @property
     def pulses(self) -> dict[str, Pulse]:

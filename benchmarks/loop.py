@@ -6,266 +6,93 @@
           ^                                                                          |
           +------------ the real weight store <------- publish, every step ----------+
 
-Queue, admission, leases, ledger, snapshots and the weight store are the real ones, each in its Ray process; a stand-in
-engine sleeps for the seconds that a rollout took, a stand-in learner for those that a step took, as recorded in
-`loop_times.json` (the embedded default run, one vLLM actor with 64 prompts in flight, batches of 64, on two cores).
-The ideal is max(rollout, learn): the sleeps of all rollouts over the places, or those of all steps. `loop_vs_ideal.S`
-is that over the time taken at `max_staleness` S, from the end of the first step to the end of the last.
-`loop_vs_ideal_even.S` is the same with rollouts slowed down until both sides take equally long, where every hiccup of
-one side costs the other.
-At staleness 0 the two sides alternate: reported, nothing more can be wanted of it.
+`--part stand-in`: queue, admission, leases, ledger, snapshots and the weight store are the real ones, each in its Ray
+process; a stand-in engine sleeps for the seconds that a rollout took, a stand-in learner for those that a step took, as
+recorded in `loops/stand_in_times.json` (the embedded default run, one vLLM actor with 64 prompts in flight, batches of
+64, on two cores). The ideal is max(rollout, learn): the sleeps of all rollouts over the places, or those of all steps.
+`loop_vs_ideal.S` is that over the time taken at `max_staleness` S, from the end of the first step to the end of the
+last. `loop_vs_ideal_even.S` is the same with rollouts slowed down until both sides take equally long, where each hiccup
+of one side costs the other. At staleness 0 the two sides alternate: reported, nothing more can be wanted of it.
+
+`--part real`: everything is real, see `loops/real.py`. `loop_vs_unconnected`: steps/s of the loop over those of its two
+sides running at the same time unconnected; `loop_vs_alternating`: over those of the loop at staleness 0. Medians.
+
+`--part actor`: `rollout_vs_engine`, tokens/s through one rollout actor (admission, leases, tokenising, commits to the
+ledger) over those of vLLM alone on the same prompts, with the same settings on the same core. Medians.
 """
 
 import argparse
-import asyncio
-import json
 import os
-import platform
-import tempfile
-import time
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import ray
-import torch
-from ray.actor import ActorHandle
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.scale import here, prompts, rollout
+from benchmarks.loops.real import actor, real
+from benchmarks.loops.rows import Row, SpeedRow
+from benchmarks.loops.stand_in import stand_in
+from benchmarks.output import finish, machine, show_table
 from unisd_rl.cluster import QUIET
-from unisd_rl.config import Config
-from unisd_rl.transport.rollouts.client import QueueClient
-from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.transport.rollouts.spawn import spawn_queue
-from unisd_rl.transport.weights.publisher import weight_publisher
-from unisd_rl.transport.weights.receiver import weight_receiver
-from unisd_rl.transport.weights.store import StoreClient, spawn_store
-from unisd_rl.transport.weights.target import PublishTarget
-from unisd_rl.types import NumberedPrompt, PolicyVersion
 
-CORES = len(os.sched_getaffinity(0))
-BATCH, PLACES, STALENESS = 64, 64, (0, 1, 2, 4)
-CALL_S, STEP_S, LEASE_WAIT_S = 60.0, 300.0, 10.0
+STALENESS = (0, 1, 2, 4)
+IDEAL = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}
+PARTS: dict[str, Callable[[argparse.Namespace], Sequence[Row | SpeedRow]]] = {
+    "stand-in": stand_in,
+    "real": real,
+    "actor": actor,
+}
 
 
-@dataclass(frozen=True)
-class Times:
-    """Recorded seconds: of each rollout by prompt number, and of each step; both go round."""
-
-    rollout_s: tuple[float, ...]
-    learn_s: tuple[float, ...]
-
-    def rollout(self, number: int) -> float:
-        return self.rollout_s[number % len(self.rollout_s)]
-
-    def learn(self, step: int) -> float:
-        return self.learn_s[step % len(self.learn_s)]
-
-    def sides(self, steps: range) -> tuple[float, float]:
-        """Seconds that the rollouts and the steps of `steps` take, each side for itself."""
-        numbers = range(steps.start * BATCH, steps.stop * BATCH)
-        return sum(map(self.rollout, numbers)) / PLACES, sum(map(self.learn, steps))
-
-    def even(self, steps: range) -> "Times":
-        """With rollouts scaled until both sides take equally long."""
-        generating_s, learning_s = self.sides(steps)
-        return replace(self, rollout_s=tuple(one * learning_s / generating_s for one in self.rollout_s))
+def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
+    """What is compared with what, as far as it was measured."""
+    found = {
+        f"{IDEAL[row.part]}.{row.staleness}": max(row.rollout_s or 0.0, row.learn_s) / row.seconds
+        for row in rows
+        if isinstance(row, Row) and row.part in IDEAL
+    }
+    seconds = medians(rows)
+    if "ahead" in seconds:
+        found["loop_vs_unconnected"] = seconds["unconnected"] / seconds["ahead"]
+        found["loop_vs_alternating"] = seconds["alternating"] / seconds["ahead"]
+    speeds = [row for row in rows if isinstance(row, SpeedRow)]
+    if speeds:
+        rate = {part: statistics.median(row.tokens_per_s for row in speeds if row.part == part) for part in seconds}
+        found["rollout_vs_engine"] = rate["actor"] / rate["vLLM alone"]
+    return found
 
 
-@dataclass(frozen=True)
-class Row:
-    """Seconds for `steps` steps; `waited_s` is what the learner waited for rollouts."""
-
-    part: str
-    staleness: int
-    steps: int
-    seconds: float
-    rollout_s: float
-    learn_s: float
-    waited_s: float
-    published_s: float
-
-    @property
-    def ideal_s(self) -> float:
-        return max(self.rollout_s, self.learn_s)
+def medians(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
+    """Seconds by part."""
+    return {one.part: statistics.median(row.seconds for row in rows if row.part == one.part) for one in rows}
 
 
-class StandInActor:
-    """A rollout actor whose engine sleeps."""
-
-    def __init__(self, name: str, queue: ActorHandle, store: StoreClient, config: Config, times: Times) -> None:
-        self._name, self._queue, self._times = name, queue, times
-        self._receiver = weight_receiver(config, store)
-        self._applied: PolicyVersion | None = None
-        self._changed = asyncio.Event()
-        self._free = PLACES
-
-    async def update(self, version: PolicyVersion) -> None:
-        """Fetch the weights; applying them takes no time."""
-        arrived = await self._receiver.fetch(version)
-        assert arrived is not None
-        arrived.manifest.verify(arrived.buckets)
-        self._applied = arrived.manifest.version
-        self._change()
-
-    async def serve(self) -> None:
-        """Work until the process is killed."""
-        tasks = set()
-        calls: list[asyncio.Future[list[NumberedPrompt]]] = []
-        while True:
-            self._changed.clear()
-            if self._applied is not None and self._free > 0:
-                lease = self._queue.lease.remote(self._name, self._applied, self._free, LEASE_WAIT_S)
-                calls.append(asyncio.ensure_future(lease))
-            changed = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait([*calls, changed], return_when=asyncio.FIRST_COMPLETED)
-            for call in [call for call in calls if call.done()]:
-                calls.remove(call)
-                for prompt in call.result():
-                    self._free -= 1
-                    tasks.add(asyncio.ensure_future(self._roll_out(prompt)))
-
-    async def _roll_out(self, prompt: NumberedPrompt) -> None:
-        assert self._applied is not None
-        version = self._applied.number
-        await asyncio.sleep(self._times.rollout(prompt.number))
-        await self._queue.commit.remote(self._name, encode([rollout(prompt, version, self._name, 4096)]))
-        self._free += 1
-        self._change()
-
-    def _change(self) -> None:
-        self._changed.set()
-
-
-class StandInLearner:
-    """A learner whose steps are slept; its weights are real tensors."""
-
-    def __init__(self, config: Config, target: PublishTarget, times: Times, weights_mib: int) -> None:
-        self._publisher, self._times = weight_publisher(config, target), times
-        self._weights = [(f"layer.{index}", torch.zeros(1 << 18)) for index in range(weights_mib)]
-
-    def step(self, step: int, shard: bytes) -> int:
-        time.sleep(self._times.learn(step))
-        return len(shard)
-
-    def publish(self, version: PolicyVersion) -> None:
-        self._publisher.publish(version, self._weights)
-
-
-def stand_in(options: argparse.Namespace) -> list[Row]:
-    """Every staleness, with the times as they were recorded and made even."""
-    recorded = json.loads((Path(__file__).parent / "loop_times.json").read_text())
-    faster = 0.1 if options.quick else 1.0
-    times = Times(*(tuple(faster * one for one in recorded[name]) for name in ("rollout_s", "learn_s")))
-    ways = {"stand-in": times, "stand-in, even": times.even(range(1, options.steps))}
-    return [looped(part, ways[part], staleness, options) for part in ways for staleness in options.staleness]
-
-
-def looped(part: str, times: Times, staleness: int, options: argparse.Namespace) -> Row:
-    """The loop of `unisd_rl.train`, on stand-ins."""
-    sections = {"learner": {"batch_size": BATCH}, "rollout": {"max_staleness": staleness, "concurrency": PLACES}}
-    config = Config.model_validate({**sections, "objective": {"divergence": {}}})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        queue, store = spawn_queue(Path(folder), config), spawn_store()
-        actor = (
-            ray.remote(StandInActor)
-            .options(num_cpus=0, max_concurrency=100)
-            .remote("stand-in", queue, store, config, times)
-        )
-        target = PublishTarget(store.handle, (actor,))
-        learner = ray.remote(StandInLearner).options(num_cpus=0).remote(config, target, times, options.weights_mib)
-        row = timed(part, QueueClient(queue, config, print), actor, learner, config, times, options.steps)
-        for one in (actor, learner, store.handle, queue):
-            ray.kill(one)
-    return row
-
-
-def timed(
-    part: str,
-    client: QueueClient,
-    actor: ActorHandle,
-    learner: ActorHandle,
-    config: Config,
-    times: Times,
-    steps: int,
-) -> Row:
-    staleness, background = config.rollout.max_staleness, []
-    waited_s = published_s = began_s = 0.0
-
-    def publish(version: int) -> float:
-        started_s = time.perf_counter()
-        ray.get(learner.publish.remote(PolicyVersion(0, version)), timeout=CALL_S)
-        background.append(actor.update.remote(PolicyVersion(0, version)))
-        return time.perf_counter() - started_s
-
-    def alive() -> None:
-        """Raise what ended the actor, instead of waiting for its rollouts."""
-        if ended := ray.wait([serving, *background], num_returns=1, timeout=0)[0]:
-            ray.get(ended, timeout=CALL_S)
-            background[:] = [update for update in background if update not in ended]
-
-    serving = actor.serve.remote()
-    publish(0)
-    for step in range(steps):
-        if step == 1:
-            began_s, waited_s, published_s = time.perf_counter(), 0.0, 0.0
-        client.admit(prompts(client.admitted, min(step + staleness + 2, steps) * BATCH))
-        started_s = time.perf_counter()
-        batch = client.take(step, 1, STEP_S, watch=alive)
-        waited_s += time.perf_counter() - started_s
-        ray.get(learner.step.remote(step, batch.shards[0]), timeout=STEP_S)
-        published_s += publish(step + 1)
-    seconds = time.perf_counter() - began_s
-    ray.get(background, timeout=CALL_S)
-    assert not ray.wait([serving], timeout=0)[0], "the actor ended"
-    generating_s, learning_s = times.sides(range(1, steps))
-    return Row(part, staleness, steps - 1, seconds, generating_s, learning_s, waited_s, published_s)
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"stand-in": stand_in}
-
-
-def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    names = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}
-    return {f"{names[row.part]}.{row.staleness}": row.ideal_s / row.seconds for row in rows}
-
-
-def show(rows: Sequence[Row]) -> None:
-    head = ("part", "staleness", "steps", "seconds", "rollouts alone", "learner alone", "waited", "published", "ratio")
-    table = Table(*head, title="the loop against max(rollout, learn)")
-    for row in rows:
-        seconds = (row.seconds, row.rollout_s, row.learn_s, row.waited_s, row.published_s)
-        ratio = row.ideal_s / row.seconds
-        table.add_row(row.part, str(row.staleness), str(row.steps), *(f"{one:.2f}" for one in seconds), f"{ratio:.3f}")
-    Console().print(table)
-    for name, value in ratios(rows).items():
-        print(f"{name} = {value:.3f}")
+def show(rows: Sequence[Row | SpeedRow]) -> None:
+    for kind, title in ((Row, "the loop, seconds"), (SpeedRow, "the same prompts")):
+        chosen = [asdict(row) for row in rows if isinstance(row, kind)]
+        if chosen:
+            show_table(title, [field.name for field in fields(kind)], [list(row.values()) for row in chosen])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
-    parser.add_argument("--steps", type=int, default=25, help="of each row; the first one only fills the pipeline")
-    parser.add_argument("--staleness", type=int, nargs="+", default=STALENESS)
-    parser.add_argument("--weights-mib", type=int, default=40, help="what is published after every step")
-    parser.add_argument("--quick", action="store_true", help="5 steps at staleness 0 and 1, ten times as fast, 1 MiB")
+    parser.add_argument("--steps", type=int, default=25, help="of each row")
+    parser.add_argument("--staleness", type=int, nargs="+", default=STALENESS, help="of the stand-ins")
+    parser.add_argument("--weights-mib", type=int, default=40, help="what the stand-in publishes after every step")
+    parser.add_argument("--repeats", type=int, default=3, help="of the real parts")
+    parser.add_argument("--concurrency", type=int, default=64, help="prompts in flight in the real engine")
+    parser.add_argument("--actor-batches", type=int, default=16, help="of 64 prompts, of each row of the actor's part")
+    parser.add_argument("--quick", action="store_true", help="a few steps, stand-ins ten times as fast")
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.staleness, options.weights_mib = 5, (0, 1), 1
+        options.repeats, options.actor_batches = 1, 2
     os.environ.update(QUIET)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=here())
-    try:
-        rows = [row for part in options.part for row in PARTS[part](options)]
-    finally:
-        ray.shutdown()
+    found_on = machine()
+    rows = [row for part in options.part for row in PARTS[part](options)]
     show(rows)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": CORES, "load": os.getloadavg()[0]}
-        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios(rows)}
-        options.json.write_text(json.dumps(found))
+    finish(found_on, [asdict(row) for row in rows], ratios(rows), options.json)
 
 
 if __name__ == "__main__":

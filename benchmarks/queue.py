@@ -17,9 +17,7 @@ same of the computing (above 1: ours computes less).
 """
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -36,8 +34,8 @@ from ray.actor import ActorHandle
 from ray.util.queue import Queue
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
+from benchmarks.output import finish, machine, show_table
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode, encode
@@ -259,15 +257,13 @@ def _computing(row: Row) -> float:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("way", "rollouts/s", "MiB/s", "seconds (median)", "computing, us a rollout", title="queue")
-    for row in rows:
-        computing = row.median_cpu_s / row.rollouts * 1e6
-        numbers = f"{row.rollouts_per_s:,.0f}", f"{row.mib_per_s:.0f}", f"{row.median_s:.2f}", f"{computing:.0f}"
-        table.add_row(row.way, *numbers)
-    console = Console()
-    console.print(table)
-    for name, value in ratios(rows).items():
-        console.print(f"{name} = {value:.2f}")
+    columns = ("way", "rollouts/s", "MiB/s", "seconds (median)", "computing, us a rollout")
+    show_table("queue", columns, [_shown(row) for row in rows])
+
+
+def _shown(row: Row) -> tuple[str | float, ...]:
+    computing_us = row.median_cpu_s / row.rollouts * 1e6
+    return row.way, row.rollouts_per_s, row.mib_per_s, row.median_s, computing_us
 
 
 def main() -> None:
@@ -282,7 +278,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     rows, lists, repeats = (16, 4, 1) if options.quick else (options.rows, options.lists, options.repeats)
-    load = [os.getloadavg()[0]]
+    sizes = {"rows": rows, "lists": lists, "row_bytes": ROW_BYTES, "producers": PRODUCERS}
+    found_on = machine(**sizes)
     ray.init(address="local", include_dashboard=False, num_cpus=CORES, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
@@ -291,13 +288,8 @@ def main() -> None:
             found = measure(Bench(producers, lists, rows, Path(folder)), repeats)
     finally:
         ray.shutdown()
-    load.append(os.getloadavg()[0])
     show(found)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": CORES, "python": platform.python_version(), "load": load}
-        sizes = {"rows": rows, "lists": lists, "row_bytes": ROW_BYTES, "producers": PRODUCERS}
-        result = {"machine": machine | sizes, "rows": [asdict(row) for row in found], "ratios": ratios(found)}
-        options.json.write_text(json.dumps(result))
+    finish(found_on, [asdict(row) for row in found], ratios(found), options.json)
 
 
 if __name__ == "__main__":

@@ -20,23 +20,20 @@ windows of `--seconds`, the processor time of the queue's process for 1,000 roll
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import resource
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.output import finish, machine, show_table
 from unisd_rl.cluster import QUIET
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.client import QueueClient
@@ -44,7 +41,6 @@ from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source, TokenView, ViewKind
 
-CORES = len(os.sched_getaffinity(0))
 STALENESS = 4
 CALL_S, LEASE_WAIT_S, STEP_S = 60.0, 10.0, 120.0
 SPREAD = 0.5  # a rollout sleeps 1 - SPREAD to 1 + SPREAD of the mean
@@ -243,31 +239,8 @@ def ratios(rows: list[Row]) -> dict[str, float]:
 
 
 def show(rows: list[Row]) -> None:
-    head = (
-        "actors",
-        "rollouts/s",
-        "linear",
-        "ratio",
-        "queue: CPU s / 1,000",
-        "cores busy",
-        "MiB",
-        "callers: cores busy",
-    )
-    table = Table(*head, title="simulated actors on one queue")
-    for row in rows:
-        table.add_row(
-            str(row.actors),
-            f"{row.rollouts_per_s:.1f}",
-            f"{row.linear_per_s:.1f}",
-            f"{row.rollouts_per_s / row.linear_per_s:.3f}",
-            f"{row.queue_cpu_s_per_1000:.2f}",
-            f"{row.queue_cores_busy:.2f}",
-            f"{row.queue_memory_mib:.0f}",
-            f"{row.callers_cores_busy:.2f}",
-        )
-    Console().print(table)
-    for name, value in ratios(rows).items():
-        print(f"{name} = {value:.3f}")
+    names = [field.name for field in fields(Row) if field.name != "windows_per_s"]
+    show_table("simulated actors on one queue", names, [[getattr(row, name) for name in names] for row in rows])
 
 
 def main() -> None:
@@ -285,16 +258,14 @@ def main() -> None:
     if options.quick:
         options.actors, options.mean_s, options.windows, options.seconds = [1, 8], 0.2, 2, 1.0
     os.environ.update(QUIET)
+    found_on = machine()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=here())
     try:
         rows = [measure(actors, options, options.seconds) for actors in options.actors]
     finally:
         ray.shutdown()
     show(rows)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": CORES, "load": os.getloadavg()[0]}
-        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": ratios(rows)}
-        options.json.write_text(json.dumps(found))
+    finish(found_on, [asdict(row) for row in rows], ratios(rows), options.json)
 
 
 def here() -> dict[str, dict[str, str]]:

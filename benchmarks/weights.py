@@ -18,9 +18,7 @@ paused for over the load alone.
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -35,12 +33,12 @@ import ray
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from actors.engines.engine import EngineSpec, PauseReport
 from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.environment import actor_environment
+from benchmarks.output import finish, machine, show_table
 from learner.process import rank_environment
 from unisd_rl.config import Config
 from unisd_rl.logs import redirect_output
@@ -310,15 +308,13 @@ def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str,
 
 
 def show(rows: list[Row]) -> None:
-    table = Table("size", "dtype", "MiB", *(f"{name} (s)" for name in MEASURED), title="weights into an engine")
-    for row in rows:
-        table.add_row(row.size, row.dtype, f"{row.mib:.0f}", *(f"{row.medians_s[name]:.3f}" for name in MEASURED))
-    console = Console(width=170)
-    console.print(table)
-    for row in rows:
-        console.print(f"load average {row.load_average[0]:.1f} to {row.load_average[1]:.1f}")
-        for (name, value), least in zip(row.ratios.items(), ratios(row.least_s).values(), strict=True):
-            console.print(f"{name} = {value:.2f} (of the smallest times: {least:.2f})")
+    columns = ("size", "dtype", "MiB", *(f"{name} (s)" for name in MEASURED), "load average")
+    show_table("weights into an engine, medians", columns, [_shown(row, row.medians_s) for row in rows])
+    show_table("weights into an engine, smallest times", columns, [_shown(row, row.least_s) for row in rows])
+
+
+def _shown(row: Row, seconds: dict[str, float]) -> tuple[str | float, ...]:
+    return row.size, row.dtype, row.mib, *(seconds[name] for name in MEASURED), max(row.load_average)
 
 
 def main() -> None:
@@ -329,17 +325,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10m alone, 3 repetitions")
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
+    found_on = machine()
     names, repeats = (["10m"], 3) if options.quick else (options.sizes, options.repeats)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("weights", total=len(names) * (repeats + 1))
         sizes = [size for size in SIZES if size.name in names]
         rows = [measure(size, options.dtype, repeats, lambda: progress.advance(bar)) for size in sizes]
     show(rows)
-    if options.json:
-        machine = {"platform": platform.platform(), "cores": len(CORES), "python": platform.python_version()}
-        named = {name: value for row in rows for name, value in row.ratios.items()}
-        found = {"machine": machine, "rows": [asdict(row) for row in rows], "ratios": named}
-        options.json.write_text(json.dumps(found))
+    named = {name: value for row in rows for name, value in row.ratios.items()}
+    finish(found_on, [asdict(row) for row in rows], named, options.json)
 
 
 if __name__ == "__main__":

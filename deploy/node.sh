@@ -16,7 +16,7 @@
 #   UNISD_IP              address of this node (Ray finds it)
 #   UNISD_PLACES          learner ranks or rollout actors that this node takes (1)
 #   UNISD_CPUS            cores it offers (all; the head: 0)
-#   UNISD_GPUS            GPUs it offers (all that CUDA_VISIBLE_DEVICES leaves)
+#   UNISD_GPUS            GPUs it offers (all that CUDA_VISIBLE_DEVICES leaves; the head: 0)
 #   UNISD_OBJECT_STORE    bytes of its object store (Ray: 30 % of the memory)
 #   UNISD_AGENT_PORT      port of its agent; several nodes on one machine need one each (52365)
 #   UNISD_TEMP            folder of Ray's logs and sockets, a short path (/tmp/ray)
@@ -40,18 +40,18 @@ ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 options=(--min-worker-port=0 --max-worker-port=0 --disable-usage-stats "--dashboard-agent-listen-port=$agent")
 option() { [[ -z $2 ]] || options+=("$1=$2"); } # option NAME VALUE: left to Ray where the value is empty
 option --node-ip-address "${UNISD_IP:-}"
-option --num-gpus "${UNISD_GPUS:-}"
 option --object-store-memory "${UNISD_OBJECT_STORE:-}"
 option --temp-dir "${UNISD_TEMP:-}"
 
 case $role in
 head)
-    options+=(--head "--port=${UNISD_PORT:-6379}" "--num-cpus=${UNISD_CPUS:-0}")
+    options+=(--head "--port=${UNISD_PORT:-6379}" "--num-cpus=${UNISD_CPUS:-0}" "--num-gpus=${UNISD_GPUS:-0}")
     options+=("--dashboard-host=${UNISD_DASHBOARD_HOST:-127.0.0.1}" "--dashboard-port=${UNISD_DASHBOARD_PORT:-8265}")
     ;;
 learner | rollout | node)
     options+=("--address=${UNISD_HEAD:-127.0.0.1}:${UNISD_PORT:-6379}")
     option --num-cpus "${UNISD_CPUS:-}"
+    option --num-gpus "${UNISD_GPUS:-}"
     [[ $role == node ]] || options+=("--resources={\"$role\": ${UNISD_PLACES:-1}}")
     ;;
 healthy)

@@ -7,10 +7,14 @@
 # What follows the script's name goes to `python -m unisd_rl.run`. The working tree and run.dir lie on a file system that
 # all nodes see; .venv was made by `make setup`. Ten minutes before the time is up the run is asked to stop: it
 # leaves a checkpoint, and --resume goes on from there.
+#
+# GPUs must be asked for (`sbatch --gpus-per-node=N`, or as your site has it): those that a node of one's own brings along are
+# not passed on to what `srun` starts.
 #SBATCH --job-name=unisd-rl
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:TERM@600
 set -euo pipefail
@@ -28,7 +32,8 @@ export UNISD_TEMP=${UNISD_TEMP:-/tmp/ray-$SLURM_JOB_ID}
 address=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # of the head, which is where this script runs
 submission=slurm-$SLURM_JOB_ID
 
-on=(srun --overlap --nodes=1 --ntasks=1)
+# The steps of a node share all it has, and none is bound to the one core that Slurm counts for a task.
+on=(srun --overlap --nodes=1 --ntasks=1 --cpu-bind=none)
 start() { # start NODE ROLE: again if it fails, as Ray does where a node takes more than 30 s to come up
     for _ in 1 2 3; do
         "${on[@]}" --nodelist="$1" deploy/node.sh "$2" --block && break

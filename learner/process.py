@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from learner.interface import interface_of
 from learner.lost import telling_broken_collectives
 from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
+from unisd_rl.errors import UserError
 from unisd_rl.logs import log_path, redirect_output
 from unisd_rl.placement import Cores, bind_to
 from unisd_rl.reports import PublishReport, StepReport
@@ -44,7 +46,9 @@ class RankProcess:
         self._config, self._rank, self._cores, self._model = config, rank, cores, model
         self._learner: Learner | None = None
         self._publisher: WeightPublisher | None = None
-        redirect_output(log_path(run_dir, f"learner-{rank}"))
+        self._run_dir, self._sees_run = run_dir, run_dir.is_dir()
+        if self._sees_run:
+            redirect_output(log_path(run_dir, f"learner-{rank}"))
         bind_to(cores)
         if shares_cores:
             os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
@@ -56,7 +60,19 @@ class RankProcess:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def start(self, host: str, port: int) -> None:
-        """Meet the other ranks, load the model, build the engines."""
+        """Meet the other ranks, load the model, build the engines.
+
+        Raises:
+            UserError: this node does not see the run's folder.
+        """
+        own = ray.util.get_node_ip_address()
+        if not self._sees_run:
+            raise UserError(
+                f"learner rank {self._rank} on node {own} does not see {self._run_dir}, where checkpoints go; "
+                "set run.dir to a folder that all nodes share"
+            )
+        if interface := interface_of(own):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         gpus = bool(self._config.learner.gpus_per_rank)
         os.environ |= {
             "MASTER_ADDR": host,

@@ -19,10 +19,11 @@ from pathlib import Path
 import xxhash
 
 from unisd_rl.faults import Fault, Report
+from unisd_rl.file_digest import fed
 from unisd_rl.lineages import FallBack, version_survives
 
 MANIFEST, RUN_STATE = "manifest.json", "run_state.json"
-_PREFIX, _BLOCK_BYTES = "step-", 1 << 24
+_PREFIX = "step-"
 
 
 class DamagedCheckpoint(Exception):
@@ -137,8 +138,4 @@ def _synced_checksum(path: Path) -> str:
 
 
 def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return fed(xxhash.xxh3_64(), path).hexdigest()

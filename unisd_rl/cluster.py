@@ -85,7 +85,10 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(address="auto" if _under_job() else address, **_SILENT)
     except OSError as error:  # Ray's ConnectionError is one
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it") from None
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it, and say "
+            "RAY_AUTH_MODE=token if the cluster asks for a token"
+        ) from None
 
 
 def _knock(address: str) -> None:

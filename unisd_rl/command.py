@@ -1,4 +1,4 @@
-"""What the commands share: how they end, and what they refuse before anything heavy is imported."""
+"""What the commands share: how they begin and end, and what they refuse before anything heavy is imported."""
 
 import os
 import sys
@@ -15,10 +15,11 @@ STOPPED = 130
 DEFAULT_RECIPE = "unisd_star"
 
 
-def exit_code(work: Callable[[], int]) -> int:
-    """Do `work`: 0 done (what it returns), 1 a part of it failed, 2 the input is wrong, 130 stopped by Ctrl-C."""
+def exit_code(work: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
+    """Do `work` with these words (None: those this process was given): 0 done (what it returns), 1 a part of it failed,
+    2 the input is wrong, 130 stopped by Ctrl-C."""
     try:
-        return work()
+        return work(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -28,6 +29,15 @@ def exit_code(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
+
+
+def spin_briefly() -> None:
+    """Let threads that wait spin briefly, then sleep; before torch is imported.
+
+    Without spinning two threads train the base model no faster than one, and with torch's usual long spinning they
+    starve whatever runs beside them.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:

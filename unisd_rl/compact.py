@@ -18,11 +18,11 @@ PROGRAM = "python -m unisd_rl.compact"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compact; returns the exit code."""
-    return exit_code(lambda: _compact(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_compact, arguments)
 
 
 def _compact(arguments: Sequence[str]) -> int:
-    parser = OneSentenceParser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
+    parser = OneSentenceParser(PROGRAM, "RUN", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     run: Path = parser.parse_args(arguments).run
     if not (run / "rollouts").is_dir():

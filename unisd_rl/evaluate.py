@@ -4,14 +4,18 @@ What can be refused is refused here, before anything heavy is imported; the rest
 Exit codes: see `command.exit_code`.
 """
 
-import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from unisd_rl.command import describe_places, exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.command import (
+    describe_places,
+    exit_code,
+    refuse_missing_folder,
+    refuse_relative_under_a_job,
+    spin_briefly,
+)
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
 from unisd_rl.requirements import answering_requirements, retention_requirement
@@ -27,7 +31,7 @@ _FIELDS = """Every field of the sections run, model, task, rollout and evaluatio
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
-    return exit_code(lambda: _evaluate(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_evaluate, arguments)
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
@@ -40,7 +44,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    spin_briefly()
     from unisd_rl.evaluation_job import run_evaluation  # heavy: torch, Ray
 
     run_evaluation(request)
@@ -84,15 +88,8 @@ def _check_model(word: str, model: str) -> None:
         raise UserError(f"{word} = {model!r} holds no model (no config.json); {instead}")
 
 
-def _parser() -> ArgumentParser:
-    parser = OneSentenceParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} MODEL [MODEL ...] [--task TASK ...] [OPTION ...]",
-        description=_DESCRIPTION,
-        epilog=_FIELDS,
-        allow_abbrev=False,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def _parser() -> OneSentenceParser:
+    parser = OneSentenceParser(PROGRAM, "MODEL [MODEL ...] [--task TASK ...] [OPTION ...]", _DESCRIPTION, _FIELDS)
     types = ", ".join(task_types())
     parser.add_argument(
         "--task",
@@ -107,7 +104,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, rollout.temperature for several")
     parser.add_argument("--retention", metavar="BASE", help="PPLfit, PPLret and JSD beside this model")
     parser.add_argument("--out", type=Path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+    parser.add_dry_run()
     return parser
 
 

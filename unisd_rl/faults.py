@@ -43,29 +43,37 @@ class RestartBudget:
     def __init__(self, part: str, config: FaultsConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._part, self._config, self._clock = part, config, clock
         self._failures: deque[float] = deque()
+        self._reached, self._in_vain = -1, 0
 
-    def failed(self, what: str, advanced: bool = True) -> Fault:
+    def failed(self, what: str, reached: int | None = None) -> Fault:
         """Count a failure: the wait before the next start doubles with each within `faults.window_s`.
 
-        `advanced`: whether the part came further than at its failure before. If not, none is forgotten, however long
-        ago: what always hangs at the same place takes longer than any window.
+        `reached`: how many steps the part has taken at most. A part that takes long to fail leaves the window before
+        it is full, so those without a further step are counted however old they are.
 
         Raises:
             RunFailed: that was one more than `faults.max_restarts`.
         """
         config, now = self._config, self._clock()
-        while advanced and self._failures and self._failures[0] <= now - config.window_s:
+        if reached is not None:
+            self._fail_in_vain(what, reached)
+        while self._failures and self._failures[0] <= now - config.window_s:
             self._failures.popleft()
         self._failures.append(now)
         count = len(self._failures)
         if count > config.max_restarts:
             raise RunFailed(
-                f"{self._part} failed {count} times {_when(advanced, config)} (faults.max_restarts = "
+                f"{self._part} failed {count} times within {config.window_s:g} s (faults.max_restarts = "
                 f"{config.max_restarts}); the last time: {what}"
             )
         wait_s = min(config.backoff_s * 2.0 ** min(count - 1, 64), config.backoff_max_s)
         return Fault(self._part, what, count, wait_s)
 
-
-def _when(advanced: bool, config: FaultsConfig) -> str:
-    return f"within {config.window_s:g} s" if advanced else "without coming further"
+    def _fail_in_vain(self, what: str, reached: int) -> None:
+        self._in_vain = 1 if reached > self._reached else self._in_vain + 1
+        self._reached = max(self._reached, reached)
+        if self._in_vain > self._config.max_restarts:
+            raise RunFailed(
+                f"{self._part} failed {self._in_vain} times and never got beyond step {self._reached} "
+                f"(faults.max_restarts = {self._config.max_restarts}); the last time: {what}"
+            )

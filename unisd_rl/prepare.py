@@ -4,11 +4,17 @@ A run prepares by itself what is missing; this does it without a learner, and th
 Exit codes: see `command.exit_code`.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
-from unisd_rl.command import check_contexts, check_training_task, exit_code, refuse_missing_folder, split_arguments
+from unisd_rl.command import (
+    check_contexts,
+    check_training_task,
+    exit_code,
+    refuse_missing_folder,
+    spin_briefly,
+    split_arguments,
+)
 from unisd_rl.config import Config
 from unisd_rl.requirements import answering_requirements
 from unisd_rl.settings import load_recipe, parse_fields
@@ -18,7 +24,7 @@ PROGRAM = "python -m unisd_rl.prepare"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare; returns the exit code."""
-    return exit_code(lambda: _prepare(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_prepare, arguments)
 
 
 def _prepare(arguments: Sequence[str]) -> int:
@@ -28,7 +34,7 @@ def _prepare(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    spin_briefly()
     from unisd_rl.preparation_job import run_preparation  # heavy: torch, Ray
 
     run_preparation(config)

@@ -28,12 +28,11 @@ Result = TypeVar("Result")
 
 
 class LearnerRecovery:
-    """Starts the learner again as often as `config.faults` allows."""
+    """Starts the learner again as often as `config.faults` allows, and as long as it gets any further."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._budget = RestartBudget("learner", parts.config.faults)
-        self._furthest = -1  # prompts handed to the learner at most when it was lost
 
     def begin(self, resumed: bool) -> PolicyVersion:
         """Give the learner, the queue and the actors the version that training starts from, and say which it is."""
@@ -46,7 +45,8 @@ class LearnerRecovery:
         """Do `work` from `version` on; whenever the learner is lost meanwhile, from the version it fell back to.
 
         Raises:
-            RunFailed: the learner was lost more often than `faults.max_restarts`, or something else failed.
+            RunFailed: the learner was lost more often than `faults.max_restarts`, within the window or without a step
+                further, or something else failed.
         """
         while True:
             try:
@@ -65,7 +65,7 @@ class LearnerRecovery:
     def _fall_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
         parts, started = self._parts, time.monotonic()
         while True:
-            fault = self._budget.failed(str(lost), self._advanced())
+            fault = self._budget.failed(str(lost), parts.directory.steps_logged)
             parts.report(fault)
             parts.learners.close()
             pause(parts, fault.wait_s)
@@ -78,11 +78,6 @@ class LearnerRecovery:
                 parts.report(Recovery("learner", time.monotonic() - started))
                 return version
 
-    def _advanced(self) -> bool:
-        """Whether the learner was given more than when it was lost before."""
-        before, self._furthest = self._furthest, max(self._furthest, self._parts.queue.report().consumed)
-        return self._furthest > before
-
 
 def take_up(parts: Parts) -> PolicyVersion:
     """From the newest whole checkpoint of the surviving chain, in a new lineage; the learner has the initial model.
@@ -90,9 +85,10 @@ def take_up(parts: Parts) -> PolicyVersion:
     Actors that need not follow the student keep the initial weights, of whatever lineage it is: who has none gets them
     now, while the learner has them.
     """
+    lineage = parts.queue.lineage() + 1  # asked first: it answers when no queue of a killed driver writes any more
     checkpoint = newest_whole(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
     step = checkpoint.state.version if checkpoint else 0
-    version = PolicyVersion(parts.queue.lineage() + 1, step)
+    version = PolicyVersion(lineage, step)
     on_policy = parts.config.rollout.sources.on_policy
     if not on_policy and parts.store.version is None:
         publish_checked(parts, INITIAL_VERSION)

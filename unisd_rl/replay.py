@@ -8,14 +8,12 @@ What can be refused is refused here, before anything heavy is imported; the rest
 Exit codes: see `command.exit_code`.
 """
 
-import os
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job
+from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job, spin_briefly
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.recorded_run import RecordedRun
@@ -35,7 +33,7 @@ losses depend on, they are not compared. Without --run.name the files go to RUN-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay; returns the exit code."""
-    return exit_code(lambda: _replay(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_replay, arguments)
 
 
 def _replay(arguments: Sequence[str]) -> int:
@@ -44,7 +42,7 @@ def _replay(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for a run: waiting threads spin briefly, then sleep
+    spin_briefly()
     from unisd_rl.replay_job import run_replay  # heavy: torch, Ray
 
     run_replay(request)
@@ -92,17 +90,10 @@ def _refuse(run: RecordedRun, config: Config, changed: tuple[str, ...], check: b
 
 
 def _parser() -> OneSentenceParser:
-    parser = OneSentenceParser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=_FIELDS,
-        allow_abbrev=False,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = OneSentenceParser(PROGRAM, "RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS)
     parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a loss is not the run's, bit for bit")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+    parser.add_dry_run()
     return parser
 
 

@@ -5,7 +5,6 @@ What can be refused is refused here, before anything heavy is imported; the rest
 Exit codes: see `command.exit_code`.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from unisd_rl.command import (
     exit_code,
     refuse_missing_folder,
     refuse_relative_under_a_job,
+    spin_briefly,
     split_arguments,
     split_resume,
 )
@@ -36,7 +36,7 @@ PROGRAM = "python -m unisd_rl.run"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_run, arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -54,9 +54,7 @@ def _run(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
-    # Threads that wait spin briefly, then sleep: without spinning two threads train the base model no faster than
-    # one, and with torch's usual long spinning they starve whatever runs beside them.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    spin_briefly()
     from unisd_rl.job import run_job  # heavy: torch, Ray
 
     return STOPPED if run_job(config, resumed=folder is not None).status == "interrupted" else 0

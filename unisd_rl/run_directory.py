@@ -48,6 +48,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.steps_logged = 0
+        """1 + the highest step that this process wrote to metrics.jsonl."""
         self._metrics: LineFile | None = None
         self._events: LineFile | None = None
         self._lock: FolderLock | None = None
@@ -122,6 +124,7 @@ class RunDirectory:
         """Append one line to metrics.jsonl."""
         assert self._metrics is not None, "create() or reopen() comes first"
         self._metrics.append(row)
+        self.steps_logged = max(self.steps_logged, row["step"] + 1)
 
     def record(self, event: Event) -> None:
         """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""

@@ -26,14 +26,13 @@ POLL_S = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask for actors; returns the exit code."""
-    return exit_code(lambda: _scale(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(_scale, arguments)
 
 
 def _scale(arguments: Sequence[str]) -> int:
-    parser = OneSentenceParser(
-        prog=PROGRAM, description="Change the number of rollout actors of a run that is going on."
-    )
-    parser.add_argument("run", type=Path, help="the run's folder")
+    what = "Change the number of rollout actors of a run that is going on."
+    parser = OneSentenceParser(PROGRAM, "RUN --actors N [--timeout S] [--no-wait]", what)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument("--actors", type=int, required=True, metavar="N", help="how many there shall be")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="longest wait (default: 900 s)")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until so many serve")

@@ -9,7 +9,7 @@ one another from left to right, and fields over all of them:
 """
 
 import tomllib
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -99,11 +99,11 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
 
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
-    usage = f"{program} [RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    words = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
     if program.endswith(".run"):
-        usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
-    parser = OneSentenceParser(prog=program, usage=usage, allow_abbrev=False)
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+        words += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
+    parser = OneSentenceParser(program, words)
+    parser.add_dry_run()
     source: CliSettingsSource[Fields] = CliSettingsSource(
         Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
     )
@@ -112,7 +112,22 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
 
 
 class OneSentenceParser(ArgumentParser):
-    """Refuses in one sentence, not with a page of usage."""
+    """Refuses in one sentence, not with a page of usage. It takes no abbreviations, and shows its texts as they are."""
+
+    def __init__(self, program: str, words: str, description: str | None = None, epilog: str | None = None) -> None:
+        """`words` are shown after the program's name."""
+        super().__init__(
+            prog=program,
+            usage=f"{program} {words}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+
+    def add_dry_run(self) -> None:
+        """The option `--dry-run`."""
+        self.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError`."""

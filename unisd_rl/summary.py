@@ -20,7 +20,8 @@ class Summary:
     """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %.
 
     Rollouts and prompts are counted over the surviving chain of the whole run; times, speed and pauses are those of the
-    process that ended it. `steps_lost` were trained and then fallen back past.
+    process that ended it. `steps_lost` were trained and then fallen back past. Mean lengths in tokens, and their
+    difference: see `QueueReport`.
     """
 
     status: str
@@ -44,6 +45,9 @@ class Summary:
     rollouts_quarantined: int
     rollouts_straddling: int
     max_staleness_seen: int
+    mean_tokens_issued: float
+    mean_tokens_consumed: float
+    length_difference: float
     tokens_generated: int
     tokens_per_s: float
     learner_wait_fraction: float
@@ -92,6 +96,9 @@ def summarise(
         rollouts_quarantined=queue.quarantined,
         rollouts_straddling=queue.straddling,
         max_staleness_seen=queue.max_staleness_seen,
+        mean_tokens_issued=queue.mean_tokens_issued,
+        mean_tokens_consumed=queue.mean_tokens_consumed,
+        length_difference=queue.length_difference,
         tokens_generated=queue.tokens,
         tokens_per_s=outcome.tokens / max(outcome.loop_s, 1e-9),
         learner_wait_fraction=outcome.waited_s / max(outcome.loop_s, 1e-9),

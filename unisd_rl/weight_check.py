@@ -29,9 +29,9 @@ def check_weights(
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]
     gap = 0.0
-    for prompt_tokens, generation in rollouts.sample(questions, sampling, version):
-        learned = learners.logprobs(prompt_tokens, generation.tokens)
-        gap = max(gap, float(np.abs(learned - generation.logprobs).max()))
+    for answer in rollouts.answers(questions, sampling, version):
+        learned = learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
+        gap = max(gap, float(np.abs(learned - answer.generation.logprobs).max()))
     if not gap <= config.logprob_tolerance:
         raise RunFailed(
             f"after the update to version {version.number} engine and learner differ by {gap:.4g} nats on the same "

@@ -1,8 +1,11 @@
-"""Engines shared by all integration tests: one vLLM start for the tied model, one for the untied one."""
+"""Shared by the integration tests: engines (one vLLM start for the tied model, one for the untied one), and actors with
+their queue and store."""
 
 import pytest
+import ray
 from engine_scenarios import ENGINES
 from engine_started import started
+from rollout_rig import Parts, config
 from tiny_chat_model import save_model, save_tokenizer
 
 
@@ -34,3 +37,19 @@ def tied_engine(request, tied_model_path, tmp_path_factory):
 def untied_engine(request, untied_model_path, tmp_path_factory):
     """The second start: untied heads go another way through vLLM's reload. The last test kills it."""
     yield from started(request.param, untied_model_path, tmp_path_factory.mktemp("untied_log"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, which offers three cores."""
+    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def parts(cluster, tied_model_path, tmp_path, request):
+    """A group of one actor, or as the parameter says."""
+    made = Parts(config(**getattr(request, "param", {})), tied_model_path, tmp_path)
+    yield made
+    made.group.close()

@@ -67,25 +67,25 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def start_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_job(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe."""
-    return _start(*arguments, "--run.dir", str(folder), "--run.name", "run")
+    return _start(*arguments, "--run.dir", str(folder), "--run.name", "run", **environment)
 
 
-def _start(*arguments: str) -> subprocess.Popen[str]:
+def _start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "unisd_rl.run", *arguments],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment,
     )
 
 
-def resume_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def resume_job(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`--resume` of the run that `start_job` began in `folder`."""
-    return _start("--resume", str(folder / "run"), *arguments)
+    return _start("--resume", str(folder / "run"), *arguments, **environment)
 
 
 def run_job(folder: Path, *arguments: str) -> FinishedRun:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learner_rig import VOCABULARY, Case, learner_config, make_rollouts, run_ranks
+from learner_findings import Found
+from learner_rig import VOCABULARY, Case, learner_config, make_rollouts
 
 STEPS = 5
 WINDOW = 6
@@ -51,8 +52,7 @@ def found(tmp_path_factory):
         packed = Case(kind, learner_config(learner=learner), make(kind, folder / "models" / kind), (ROLLOUTS,), STEPS)
         rows = learner_config(learner={"packed": False})
         cases += [packed, replace(packed, name=f"{kind} padded", config=rows, steps=1)]
-    run_ranks(folder, cases, ranks=1)
-    return {case.name: torch.load(folder / f"{case.name}.pt") for case in cases}
+    return Found(folder, cases, ranks=1)
 
 
 def test_sequences_are_longer_than_the_window():

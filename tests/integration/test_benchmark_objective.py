@@ -1,33 +1,17 @@
 """The objective's benchmark runs from end to end at tiny sizes and writes every figure it promises."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from quick_benchmark import quick
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
 def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path):
-    target = tmp_path / "objective.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.objective", "--quick", "--json", str(target)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(target.read_text())
-    assert set(found) == {"machine", "rows", "ratios"}
+    found, printed = quick("objective", tmp_path)
     promised = ["time_vs_dense", "memory_vs_dense", "share_of_matmul_rate", "error_vs_dense"]
-    if "trl is left out" not in done.stdout:
+    if "trl is left out" not in printed:
         promised.append("time_vs_trl")
     wanted = {f"{name}.{divergence}" for name in promised for divergence in ("fkl", "jsd", "rkl")}
     assert wanted <= set(found["ratios"])

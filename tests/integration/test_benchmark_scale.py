@@ -1,14 +1,8 @@
 """The benchmarks of the queue's scale and of the loop run from end to end on real Ray and write what they promise."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from quick_benchmark import quick
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 PROMISED = {
     "scale": {"scale_linearity.1", "scale_linearity.8"},
@@ -18,17 +12,6 @@ PROMISED = {
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name):
-    target = tmp_path / "found.json"
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(target)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(target.read_text())
-    assert set(found) == {"machine", "rows", "ratios"}
+    found, _ = quick(name, tmp_path)
     assert set(found["ratios"]) == PROMISED[name]
     assert all(0.0 < ratio < 1.1 for ratio in found["ratios"].values())  # nothing is faster than what it sleeps

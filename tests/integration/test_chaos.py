@@ -30,9 +30,7 @@ BATCH, STALENESS = 32, 1
 LEAST_FAULTS, LEAST_KINDS = 20, 8
 LEAST_GAIN = 0.2  # accuracy, 0 to 1
 LOST_ACCURACY = 0.05  # of 256 answers: two standard errors of the difference of two runs at 0.96 are 0.035
-SUM_OF_RATES = (
-    8e-4  # of all steps: the embedded model learns the task with it, and loses it again with three times that
-)
+SUM_OF_RATES = 8e-4  # of all steps: the embedded model learns its task with it, and loses it again with thrice that
 TO_THE_END_S = 1800.0  # what is left of the run after the last fault
 SETTINGS = (
     "--learner.batch_size", str(BATCH), "--rollout.actors", "2",

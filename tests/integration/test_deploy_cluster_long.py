@@ -96,6 +96,7 @@ def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
     assert ended.summary["status"] == "completed"
     assert ended.summary["steps"] == steps
     assert surviving(ended.consumed) == list(range(steps * BATCH))
+    assert {event["part"].partition("-")[0] for event in ended.events} <= {"rollout"}, "only what a rollout node held"
 
 
 def stop(cluster: LocalNodes) -> None:

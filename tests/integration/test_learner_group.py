@@ -167,6 +167,16 @@ def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):
     group.close()
 
 
+def test_a_node_that_does_not_see_the_runs_folder_is_named(cluster, model, tmp_path):
+    group = group_of(model, tmp_path / "elsewhere", learner={"ranks": 1, "zero_stage": 0})
+    with pytest.raises(
+        UserError, match=r"rank 0 on node .* does not see .*elsewhere, .*; set run\.dir to a folder that"
+    ):
+        group.start(TIMEOUT_S)
+    group.close()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_cluster_without_room_is_named_with_what_it_lacks(cluster, model, tmp_path):
     lacking = {"learner": {"ranks": 1, "resources": {"gold": 2.0}}, "run": {"cluster_timeout_s": 1.0}}
     group = group_of(model, tmp_path, **lacking)

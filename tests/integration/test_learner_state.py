@@ -1,13 +1,11 @@
 """Real DeepSpeed: training goes on from a saved state as if it had never stopped, on any layout."""
 
-import math
-
 import pytest
 import torch
-from learner_rig import Case, learner_config, make_model, make_rollouts, run_ranks
+from learner_findings import ROLLOUTS, WHOLE, Found, relative
+from learner_rig import Case, learner_config, make_model
 
-ROLLOUTS = make_rollouts()
-WHOLE, UNEVEN = (ROLLOUTS,), (ROLLOUTS[:7], ROLLOUTS[7:])
+UNEVEN = (ROLLOUTS[:7], ROLLOUTS[7:])
 STAGES = range(4)
 KINDS = {"all weights": {}, "adapters": {"lora": {"rank": 4, "alpha": 8}}}
 STOP, STEPS = 2, 4
@@ -43,7 +41,7 @@ def second_halves(path, shards, folder, ranks):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def jobs(tmp_path_factory):
     """One rank runs whole and first halves, two ranks first halves and second halves of others, one rank the rest."""
     folder = tmp_path_factory.mktemp("state")
     path = make_model(folder / "model", tied=True)
@@ -54,29 +52,16 @@ def folder(tmp_path_factory):
         case("bfloat16 resumed", path, WHOLE, 2, BFLOAT16, steps=STEPS - STOP, resume=folder / "bfloat16", first=STOP),
     ]
     again = [second_half(path, WHOLE, 0, kind, folder / f"1 {kind} 0") for kind in KINDS]
-    run_ranks(folder / "one", [*whole, *first_halves(path, WHOLE, folder), *again, *low], ranks=1)
-    two = [*first_halves(path, UNEVEN, folder), *second_halves(path, UNEVEN, folder, ranks=1)]
-    run_ranks(folder / "two", two, ranks=2)
-    run_ranks(folder / "other", second_halves(path, WHOLE, folder, ranks=2), ranks=1)
-    return folder
-
-
-def pair(folder, whole, job, resumed):
-    return torch.load(folder / "one" / f"{whole}.pt"), torch.load(folder / job / f"{resumed}.pt")
-
-
-def relative(found, expected):
-    error = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
-    return math.sqrt(error / sum(float(tensor.double().square().sum()) for tensor in expected.values()))
+    one = Found(folder / "one", [*whole, *first_halves(path, WHOLE, folder), *again, *low], ranks=1)
+    cases = [*first_halves(path, UNEVEN, folder), *second_halves(path, UNEVEN, folder, ranks=1)]
+    two = Found(folder / "two", cases, ranks=2)
+    return {"one": one, "two": two, "other": Found(folder / "other", second_halves(path, WHOLE, folder, 2), ranks=1)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("job,stage", [(job, stage) for job in ("two", "other") for stage in STAGES])
-def test_line_14_teacher_and_optimiser_are_saved_and_training_goes_on_on_another_layout(folder, kind, job, stage):
-    expected, found = (
-        torch.load(folder / "one" / f"{kind} whole.pt"),
-        torch.load(folder / job / f"{kind} {stage} resumed.pt"),
-    )
+def test_line_14_teacher_and_optimiser_are_saved_and_training_goes_on_on_another_layout(jobs, kind, job, stage):
+    expected, found = jobs["one"][f"{kind} whole"], jobs[job][f"{kind} {stage} resumed"]
     for step in range(STOP, STEPS):
         assert relative(found[f"gradient {step}"], expected[f"gradient {step}"]) < 1e-5
         assert relative(found[f"teacher {step}"], expected[f"teacher {step}"]) < 1e-6
@@ -89,21 +74,15 @@ def test_line_14_teacher_and_optimiser_are_saved_and_training_goes_on_on_another
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_goes_on_bit_for_bit_on_the_same_layout(folder, kind):
-    expected, found = (
-        torch.load(folder / "one" / f"{kind} whole.pt"),
-        torch.load(folder / "one" / f"{kind} 0 resumed.pt"),
-    )
+def test_training_goes_on_bit_for_bit_on_the_same_layout(jobs, kind):
+    expected, found = jobs["one"][f"{kind} whole"], jobs["one"][f"{kind} 0 resumed"]
     for key in (*(f"gradient {step}" for step in range(STOP, STEPS)), "masters", "teacher", "weights"):
         assert found[key].keys() == expected[key].keys()
         assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key])
     assert [report["loss"] for report in found["reports"]] == [report["loss"] for report in expected["reports"][STOP:]]
 
 
-def test_float32_masters_and_teacher_of_a_bfloat16_student_come_back(folder):
-    expected, found = (
-        torch.load(folder / "one" / "bfloat16 whole.pt"),
-        torch.load(folder / "one" / "bfloat16 resumed.pt"),
-    )
+def test_float32_masters_and_teacher_of_a_bfloat16_student_come_back(jobs):
+    expected, found = jobs["one"]["bfloat16 whole"], jobs["one"]["bfloat16 resumed"]
     for key in (f"masters {STOP}", "masters", "teacher", "weights"):
         assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key])

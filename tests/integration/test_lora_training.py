@@ -3,17 +3,20 @@
 Two jobs of processes, one rank and two ranks; each builds its learners one after the other.
 """
 
-import math
-
 import pytest
 import torch
-from learner_rig import Case, learner_config, make_model, make_rollouts, run_ranks
+from learner_findings import (
+    ONE_SIDED,
+    ROLLOUTS,
+    UNEVEN,
+    WHOLE,
+    Found,
+    assert_the_teacher_moved_by_its_share_of_the_gap,
+    relative,
+)
+from learner_rig import Case, learner_config, make_model
 
-ROLLOUTS = make_rollouts()
-WHOLE = (ROLLOUTS,)
-UNEVEN = (ROLLOUTS[:9], ROLLOUTS[9:])
-ONE_SIDED = (ROLLOUTS, ())
-RANK, ALPHA, BETA = 4, 8, 0.9
+RANK, ALPHA = 4, 8
 LORA = {"rank": RANK, "alpha": ALPHA}
 STAGES = range(4)
 TOKENS = {1: 10_000, 4: 40}
@@ -59,24 +62,6 @@ def two_ranks(folder, base):
     return Found(folder / "two", cases, ranks=2)
 
 
-class Found:
-    """What a job's cases found; the job runs at construction."""
-
-    def __init__(self, folder, cases, ranks):
-        run_ranks(folder, cases, ranks)
-        self._folder = folder
-
-    def __getitem__(self, name):
-        return torch.load(self._folder / f"{name}.pt")
-
-
-def relative(found, expected):
-    """|found - expected| / |expected| of all tensors as one vector."""
-    assert found.keys() == expected.keys()
-    error = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
-    return math.sqrt(error / sum(float(tensor.double().square().sum()) for tensor in expected.values()))
-
-
 @pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("stage,passes", [(stage, passes) for stage in STAGES for passes in TOKENS])
 def test_the_same_gradient_on_any_stage_ranks_and_micro_batches(one_rank, two_ranks, stage, passes, step):
@@ -112,20 +97,13 @@ def test_line_01_the_adapters_teacher_moves_by_exactly_its_share_of_the_gap(one_
         *(two_ranks[f"stage {n} passes 4"] for n in STAGES),
     ):
         assert relative(found["teacher"], found["teacher 0"]) > 1e-4
-        for name, before in found["teacher 1"].items():
-            expected = BETA * before.double() + (1 - BETA) * found["masters"][name].double()
-            error = float((found["teacher"][name].double() - expected).abs().max())
-            assert error <= 1e-6 * max(float(before.abs().max()), float(found["masters"][name].abs().max()))
+        assert_the_teacher_moved_by_its_share_of_the_gap(found)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_bfloat16_adapter_has_a_float32_teacher_that_moves_by_its_share(one_rank, stage):
     found = one_rank[f"bfloat16 {stage}"]
-    for name, before in found["teacher 1"].items():
-        assert before.dtype == torch.float32
-        expected = BETA * before.double() + (1 - BETA) * found["masters"][name].double()
-        error = float((found["teacher"][name].double() - expected).abs().max())
-        assert error <= 1e-6 * max(float(before.abs().max()), float(found["masters"][name].abs().max()))
+    assert_the_teacher_moved_by_its_share_of_the_gap(found)
     assert all(tensor.dtype == torch.bfloat16 for tensor in found["weights"].values())
     assert relative(found["gradient 0"], one_rank["stage 0 passes 1"]["gradient 0"]) < 0.1
 

@@ -20,31 +20,12 @@ from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Message, PolicyVersion, Sampling
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def parts(cluster, tied_model_path, tmp_path, request):
-    made = Parts(config(**getattr(request, "param", {})), tied_model_path, tmp_path)
-    yield made
-    made.group.close()
-
-
-def consumed(parts, first, end):
-    """The rollouts of these steps, in order."""
-    return [rollout for step in range(first, end) for rollout in parts.take(step)]
-
-
 def test_an_actor_that_is_killed_is_replaced_and_every_prompt_arrives_once(parts):
     (pid,) = parts.pids()
     parts.serve(3 * BATCH)
     parts.until(lambda: parts.queue.report().leases, "prompts were leased")
     os.kill(pid, signal.SIGKILL)  # before version 1, without which the prompts of step 2 do not start
-    rollouts = consumed(parts, 0, 3)
+    rollouts = parts.take_all(0, 3)
     assert [rollout.number for rollout in rollouts] == list(range(3 * BATCH))
     assert {rollout.actor for rollout in rollouts[2 * BATCH :]} == {"rollout-0.1"}
     (fault,) = parts.faults
@@ -102,7 +83,7 @@ def test_an_actor_that_is_stopped_is_killed_and_replaced(parts):
     parts.take(0)
     stopped = psutil.Process(parts.pids()[1])
     stopped.suspend()
-    assert [rollout.number for rollout in consumed(parts, 1, 3)] == list(range(BATCH, 3 * BATCH))
+    assert [rollout.number for rollout in parts.take_all(1, 3)] == list(range(BATCH, 3 * BATCH))
     parts.until(lambda: parts.recoveries, "the stopped actor was replaced")
     assert "rollout-1 did not answer for faults.silent_s = 4 s" in parts.faults[0].what
     parts.until(lambda: not stopped.is_running() or stopped.status() == "zombie", "the stopped process was killed")
@@ -125,7 +106,7 @@ def test_an_evaluation_outlives_an_actor_and_is_the_same_as_without(parts):
     assert [answer.text for answer in answers] == [answer.text for answer in undisturbed]
     assert all((answer.generation.versions == 0).all() for answer in answers)
     assert len(parts.faults) == 1
-    assert [rollout.number for rollout in consumed(parts, 0, 1)] == list(range(BATCH))
+    assert [rollout.number for rollout in parts.take_all(0, 1)] == list(range(BATCH))
 
 
 @pytest.mark.slow
@@ -139,7 +120,7 @@ def test_an_actor_that_joins_in_mid_evaluation_leases_nothing_before_its_end(par
         asked = [(Message("user", "question 1"),)]
         assert len(parts.group.answers(asked, Sampling(0.0, 1.0, 8), PolicyVersion(0, 0))) == 1
         assert parts.queue.report().leases == 0
-    assert [rollout.number for rollout in consumed(parts, 0, 1)] == list(range(BATCH))
+    assert [rollout.number for rollout in parts.take_all(0, 1)] == list(range(BATCH))
 
 
 @pytest.mark.slow

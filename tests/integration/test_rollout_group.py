@@ -23,20 +23,6 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def parts(cluster, tied_model_path, tmp_path, request):
-    made = Parts(config(**getattr(request, "param", {})), tied_model_path, tmp_path)
-    yield made
-    made.group.close()
-
-
-@pytest.fixture(scope="module")
 def served(cluster, tied_model_path, tmp_path_factory):
     """One actor at version 0 whose queue is empty, for tests that leave it as it was."""
     made = Parts(config(), tied_model_path, tmp_path_factory.mktemp("served"))
@@ -87,13 +73,13 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
     asked = [(Message("user", f"question {number}"),) for number in range(9)]
     greedy = Sampling(0.0, 1.0, 12)
     parts.group.wait_for(first, WAIT_S)
-    answers = parts.group.answer(asked, greedy, first)
-    alone = [parts.group.answer([chat], greedy, first)[0] for chat in asked[:3]]
-    assert [text for text, _ in answers[:3]] == [text for text, _ in alone]
-    assert len({text for text, _ in answers}) > 1
-    assert all((generation.versions == 0).all() for _, generation in answers)
-    sampled = parts.group.sample(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
-    assert all(gap(parts.models[0], prompt, generation) < 1e-4 for prompt, generation in sampled)
+    answers = parts.group.answers(asked, greedy, first)
+    alone = [parts.group.answers([chat], greedy, first)[0] for chat in asked[:3]]
+    assert [one.text for one in answers[:3]] == [one.text for one in alone]
+    assert len({one.text for one in answers}) > 1
+    assert all((one.generation.versions == 0).all() for one in answers)
+    sampled = parts.group.answers(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
+    assert all(gap(parts.models[0], one.prompt_tokens, one.generation) < 1e-4 for one in sampled)
     drawn = parts.group.answers(asked[:3], Sampling(0.7, 1.0, 12, seed=3), first)
     again = [parts.group.answers([chat], Sampling(0.7, 1.0, 12, seed=3 + i), first) for i, chat in enumerate(asked[:3])]
     assert [one.text for one in drawn] == [one.text for (one,) in again]  # whoever answers
@@ -103,7 +89,7 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
 
 def test_answers_of_a_version_that_is_not_there_are_refused(served):
     with pytest.raises(RunFailed, match=r"rollout-0 was asked for answers of .*number=3"):
-        served.group.answer([(Message("user", "?"),)], Sampling(0.0, 1.0, 4), PolicyVersion(0, 3))
+        served.group.answers([(Message("user", "?"),)], Sampling(0.0, 1.0, 4), PolicyVersion(0, 3))
 
 
 def test_weights_that_never_come_are_told_with_the_version(served):
@@ -136,8 +122,8 @@ def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_
     late = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), store)
     late.start(WAIT_S)
     asked = [(Message("user", f"question {number}"),) for number in range(3)]
-    for prompt, generation in late.sample(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
-        assert gap(with_factors(tied_model_path, factors), prompt, generation) < 1e-4
+    for one in late.answers(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
+        assert gap(with_factors(tied_model_path, factors), one.prompt_tokens, one.generation) < 1e-4
     late.close()
 
 

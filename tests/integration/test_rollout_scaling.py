@@ -3,9 +3,8 @@
 import signal
 
 import pytest
-import ray
 from finished import FinishedRun, read_until, start_job
-from rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
+from rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 
 from actors.demand import ActorDemand
 from actors.group import RolloutGroup
@@ -22,35 +21,17 @@ SCALED_RUN = (
 )
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def parts(cluster, tied_model_path, tmp_path, request):
-    made = Parts(config(**getattr(request, "param", {})), tied_model_path, tmp_path)
-    yield made
-    made.group.close()
-
-
-def takes(parts, first, end):
-    return [rollout for step in range(first, end) for rollout in parts.take(step)]
-
-
 def test_from_one_actor_to_three_and_back_every_prompt_arrives_once_and_nothing_breaks(parts):
     parts.serve(2 * BATCH)
-    takes(parts, 0, 1)
+    parts.take_all(0, 1)
     parts.group.scale(3)
     parts.until(lambda: parts.group.serving == 3, "three actors serve")
     parts.queue.admit(tuple(numbered(number) for number in range(2 * BATCH, 6 * BATCH)))
-    three = takes(parts, 1, 5)
+    three = parts.take_all(1, 5)
     parts.group.scale(1)
     parts.until(lambda: len(parts.group.status().slots) == 1, "two actors have gone")
     assert parts.group.status().slots == ("rollout-0: serving",)
-    one = takes(parts, 5, 6)
+    one = parts.take_all(5, 6)
     assert [rollout.number for rollout in (*three, *one)] == list(range(BATCH, 6 * BATCH))
     assert len({rollout.actor for rollout in three}) == 3
     assert parts.events == []
@@ -71,7 +52,7 @@ def test_an_actor_that_goes_completes_what_it_has_in_flight(parts):
     parts.until(lambda: parts.queue.report().leased > 6, "both have prompts in flight")
     parts.group.scale(1)
     parts.until(lambda: len(parts.group.status().slots) == 1, "one actor has gone")
-    takes(parts, 0, 2)
+    parts.take_all(0, 2)
     report = parts.queue.report()
     assert (report.leases, report.committed, report.refused) == (2 * BATCH, 2 * BATCH, 0)  # none was leased twice
 
@@ -80,7 +61,7 @@ def test_an_actor_for_whom_there_is_no_place_holds_nobody_up(parts):
     parts.serve(BATCH)
     parts.group.scale(5)
     parts.until(lambda: parts.group.serving == 3, "as many serve as have a place")
-    takes(parts, 0, 1)
+    parts.take_all(0, 1)
     assert parts.group.status().slots[3:] == ("rollout-3: waiting for a place", "rollout-4: waiting for a place")
     parts.group.scale(3)
     parts.group.check()

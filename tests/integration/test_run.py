@@ -57,6 +57,14 @@ def test_versions_rise_by_one_and_rollouts_of_two_versions_are_counted(short_run
 
 
 @pytest.mark.engine
+def test_completions_issued_and_consumed_have_the_same_mean_length(short_run):
+    tokens = [row["tokens"] for row in short_run.consumed]
+    summary = short_run.summary
+    assert summary["mean_tokens_consumed"] == sum(tokens) / len(tokens)
+    assert summary["length_difference"] == summary["mean_tokens_consumed"] - summary["mean_tokens_issued"] == 0.0
+
+
+@pytest.mark.engine
 def test_the_engine_is_vllm_and_its_log_probs_are_the_learners(short_run):
     assert short_run.summary["engine"] == "vllm"
     gaps = [row["behaviour_gap_max"] for row in short_run.metrics if row["behaviour_gap_max"] is not None]

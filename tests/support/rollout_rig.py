@@ -98,6 +98,10 @@ class Parts:
         self.publish(step + 1)
         return decode(ray.get(batch.shards[0]))
 
+    def take_all(self, first: int, end: int) -> list[Rollout]:
+        """The rollouts of these steps, in order."""
+        return [rollout for step in range(first, end) for rollout in self.take(step)]
+
     def until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
         """Supervise until `condition()`; fails after a while."""
         deadline_s = time.monotonic() + timeout_s

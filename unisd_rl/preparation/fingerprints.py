@@ -11,11 +11,11 @@ import xxhash
 
 import unisd_rl
 from unisd_rl.contexts.build import Problems
+from unisd_rl.file_digest import fed
 from unisd_rl.types import Example
 
 _CODE = ("contexts", "preparation", "tasks", "seeds.py", "chat.py")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_READ_BYTES = 1 << 24
 
 
 def key_of(made_from: Mapping[str, Any]) -> str:
@@ -57,19 +57,11 @@ def model(path: Path | str, weights: bool) -> str:
     if not folder.is_dir():
         return _digest([str(path).encode(), _hub_commit(str(path)).encode()])
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and _counts(file, weights)]
-    return _digest(part for file in files for part in (file.name.encode(), _content(file)))
+    return _digest(part for file in files for part in (file.name.encode(), fed(xxhash.xxh3_128(), file).digest()))
 
 
 def _counts(file: Path, weights: bool) -> bool:
     return weights if file.suffix in _WEIGHTS else file.suffix in (".json", ".jinja", ".txt", ".model")
-
-
-def _content(file: Path) -> bytes:
-    state = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        while part := stream.read(_READ_BYTES):
-            state.update(part)
-    return state.digest()
 
 
 def _hub_commit(name: str) -> str:

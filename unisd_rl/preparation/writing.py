@@ -49,9 +49,9 @@ class EngineWriter:
         for start in range(0, len(fitting), _SLICE):
             places = fitting[start : start + _SLICE]
             sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, seed=(seed + start) % 2**31)
-            answers = self._group.answer([chats[place] for place in places], sampling, NOTHING_APPLIED)
-            for place, (text, generation) in zip(places, answers, strict=True):
-                texts[place] = text if generation.finish_reason == "stop" else None
+            answers = self._group.answers([chats[place] for place in places], sampling, NOTHING_APPLIED)
+            for place, answer in zip(places, answers, strict=True):
+                texts[place] = answer.text if answer.generation.finish_reason == "stop" else None
         return texts
 
 

@@ -7,13 +7,14 @@ RayCluster is asked what its autoscaler understands.
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 
 import kubernetes_validate
 import pytest
 import yaml
-from deployment import KUBERNETES, manifest
+from deployment import DEPLOY, KUBERNETES, manifest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from unisd_rl.settings import load_recipe
@@ -105,6 +106,13 @@ def test_the_token_is_a_secret_that_no_file_holds():
         document["kind"] for file in KUBERNETES.rglob("*.yaml") for document in yaml.safe_load_all(file.read_text())
     }
     assert "Secret" not in kinds
+
+
+def test_the_operator_that_is_asked_for_knows_the_secrets_name():
+    """`authOptions.secretName` came with KubeRay 1.6; an older one takes a token that it makes itself."""
+    files = [DEPLOY / "README.md", KUBERNETES / "job/rayjob.yaml", KUBERNETES / "cluster/raycluster.yaml"]
+    said = [re.findall(r"KubeRay\s+(?:#\s+)?operator,? (\d+\.\d+) or newer", file.read_text()) for file in files]
+    assert said == [["1.6"]] * 3
 
 
 def test_rays_autoscaler_scales_the_rollouts_and_leaves_the_learner_alone():

@@ -25,6 +25,17 @@ def test_an_unknown_role_is_refused_in_one_sentence():
     assert done.stderr == "deploy/node.sh: there is no role boss; say head, learner, rollout or node\n"
 
 
+@pytest.mark.parametrize(("role", "offered"), [("head", ["--num-cpus=0", "--num-gpus=0"]), ("learner", [])])
+def test_a_head_offers_nothing_that_computes_and_other_nodes_what_ray_finds(tmp_path, role, offered):
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+    done = subprocess.run([DEPLOY / "node.sh", role], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True,
+                          text=True, timeout=30)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [word for word in done.stdout.split() if word.startswith(("--num-cpus", "--num-gpus"))] == offered
+
+
 def test_a_batch_script_started_by_hand_is_refused():
     environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([DEPLOY / "slurm.sh"], env=environment, capture_output=True, text=True, timeout=30)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from actors.rollout_actor import Answered
 from unisd_rl.config import InductionAuxiliary, WrittenNegative
 from unisd_rl.preparation.writing import EngineWriter, engine_config, longest_request
 from unisd_rl.settings import load_recipe
@@ -22,13 +23,13 @@ class Group:
     def __init__(self):
         self.asked = []
 
-    def answer(self, chats, sampling, version):
+    def answers(self, chats, sampling, version):
         self.asked.append((len(chats), sampling))
         nothing = np.zeros(0, np.int32)
-        return [
-            (text, Generation(nothing, nothing, nothing, nothing, "length" if "long" in text else "stop"))
-            for text in (chat[-1].content for chat in chats)
-        ]
+        texts = [chat[-1].content for chat in chats]
+        ends = ("length" if "long" in text else "stop" for text in texts)
+        generations = (Generation(nothing, nothing, nothing, nothing, end) for end in ends)
+        return [Answered(nothing, text, generation) for text, generation in zip(texts, generations, strict=True)]
 
 
 def chats(*texts):

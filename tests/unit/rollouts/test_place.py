@@ -4,6 +4,7 @@ import json
 from uuid import uuid4
 
 import pytest
+from failing_store import FAILING, store_fails_in
 from rollout_rows import rollout, same_rollouts
 from test_ledger import append
 
@@ -51,3 +52,26 @@ def test_a_place_that_cannot_be_used_is_refused_in_one_sentence_without_credenti
     assert "hidden" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), ConnectionError("gone"), KeyError("region")])
+def test_whatever_an_object_store_raises_is_an_os_error_and_never_a_timeout_of_who_waits_for_rollouts(error):
+    place = open_place(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
+    told = r"^(gone|failing://.* failed: (TimeoutError: no answer|KeyError: 'region'))$"
+    with pytest.raises(OSError, match=told) as raised, place.create("segments/1"):
+        raise error
+    assert not isinstance(raised.value, TimeoutError)
+
+
+def test_a_store_that_fails_says_so_whatever_is_asked_of_it():
+    place = open_place(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
+    with place.create("segments/1") as file:
+        file.write(b"rows")
+    with store_fails_in("segments"):
+        with pytest.raises(OSError, match="SlowDown"), place.open("segments/1"):
+            pass
+        with pytest.raises(OSError, match="SlowDown"):
+            place.remove(["segments/1"])
+    place.remove(["segments/1", "segments/2"])
+    with pytest.raises(FileNotFoundError), place.open("segments/1"):
+        pass

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import math
+from uuid import uuid4
 
 import pytest
+from failing_store import FAILING, store_fails_in
 from full_disk import files_of_at_most
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
 from unisd_rl.config import RolloutConfig
+from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.types import PolicyVersion, Source
@@ -516,6 +519,22 @@ def test_a_full_disk_leaves_the_leases_with_the_actor_and_nothing_half_stored(qu
         with files_of_at_most(0), pytest.raises(OSError):
             await queue.take(0, 1, 0.0)
         assert (await queue.report()).consumed == 0
+        assert (await queue.take(0, 1, 0.0)).numbers == (0, 1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("folder", ["segments", "index"])
+def test_an_error_of_an_object_stores_own_leaves_the_leases_with_the_actor_too(tmp_path, clock, folder):
+    async def scenario():
+        ledger = Ledger(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
+        queue = RolloutQueue(tmp_path, 2, RolloutConfig(max_staleness=1, lease_s=10.0), clock, ledger)
+        await admit(queue, 2)
+        assert await lease(queue, "a") == [0, 1]
+        with store_fails_in(folder), pytest.raises(OSError, match=r"failed: ClientError: .*SlowDown"):
+            await commit(queue, 0, 1)
+        assert (len(ledger), await lease(queue, "b")) == (0, [])
+        await commit(queue, 0, 1)
         assert (await queue.take(0, 1, 0.0)).numbers == (0, 1)
 
     run(scenario())

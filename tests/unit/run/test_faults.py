@@ -42,16 +42,16 @@ def test_failures_older_than_the_window_are_forgotten():
     assert budget.failed("it died").restart == 1
 
 
-def test_what_fails_again_where_it_failed_before_is_not_tried_for_ever():
+def test_failures_without_a_step_further_are_counted_however_old_they_are():
     clock = Clock()
     budget = RestartBudget("learner", CONFIG, clock)
-    budget.failed("a rank hangs")
-    for _ in range(3):
-        clock.now += 1000.0
-        budget.failed("a rank hangs", advanced=False)
-    clock.now += 1000.0
-    with pytest.raises(RunFailed, match="learner failed 5 times without coming further"):
-        budget.failed("a rank hangs", advanced=False)
+    for reached in (7, 7, 8, 8, 8, 8):
+        clock.now += 100.0
+        assert budget.failed("it hangs", reached).restart == 1
+    with pytest.raises(
+        RunFailed, match=r"learner failed 5 times and never got beyond step 8 .*max_restarts = 4.*hangs"
+    ):
+        budget.failed("it hangs", 6)
 
 
 def test_with_no_restarts_the_first_failure_ends_the_run():

@@ -33,7 +33,7 @@ def test_the_resolved_configuration_is_a_recipe(tmp_path):
 def test_an_earlier_run_of_the_same_name_is_moved_aside(tmp_path):
     for loss in (1.0, 2.0, 3.0):
         directory = created(tmp_path / "run")
-        directory.log_step({"loss": loss})
+        directory.log_step({"step": 0, "loss": loss})
         directory.close()
     losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss"] for name in ("run.1", "run.2", "run")]
     assert losses == [1.0, 2.0, 3.0]
@@ -48,8 +48,8 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
 
 def test_numbers_that_do_not_exist_are_null(tmp_path):
     directory = created(tmp_path / "run")
-    directory.log_step({"gap": float("nan"), "loss": 0.5})
-    assert json.loads((directory.path / "metrics.jsonl").read_text()) == {"gap": None, "loss": 0.5}
+    directory.log_step({"step": 0, "gap": float("nan"), "loss": 0.5})
+    assert json.loads((directory.path / "metrics.jsonl").read_text()) == {"step": 0, "gap": None, "loss": 0.5}
 
 
 def test_every_answer_and_the_numbers_of_an_evaluation_are_kept(tmp_path):

@@ -25,7 +25,7 @@ class Place(Protocol):
         """The files in a folder, sorted; none if there is no such folder."""
         ...
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A file to read, with `seek`."""
         ...
 
@@ -98,6 +98,7 @@ class LocalFolder:
 class ObjectStore:
     """A place behind an fsspec URL, e.g. `s3://bucket/folder`. It is as durable as the store; nothing is renamed.
 
+    Each store has errors of its own (botocore's, aiohttp's): they become OSError, which those who try again know.
     Credentials come from the environment or the store's own configuration files, never from the URL.
     """
 
@@ -114,37 +115,50 @@ class ObjectStore:
     def names(self, folder: str) -> list[str]:
         """See `Place`."""
         self._system.invalidate_cache()
-        try:
-            paths = self._system.ls(self._path(folder), detail=False)
-        except FileNotFoundError:
-            return []
+        with self._as_os_error():
+            try:
+                paths = self._system.ls(self._path(folder), detail=False)
+            except FileNotFoundError:
+                return []
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
-    def open(self, name: str) -> BinaryIO:
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
         """See `Place`."""
-        file: BinaryIO = self._system.open(self._path(name), "rb")
-        return file
+        with self._as_os_error(), self._system.open(self._path(name), "rb") as file:
+            yield file
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
         """See `Place`. A store that uploads in parts may leave a part of a file of several writes."""
         path = self._path(name)
-        try:
-            file = self._system.open(path, "wb")
-        except FileNotFoundError:  # a store with real folders
-            self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            file = self._system.open(path, "wb")
-        yield file
-        file.close()
+        with self._as_os_error():
+            try:
+                file = self._system.open(path, "wb")
+            except FileNotFoundError:  # a store with real folders
+                self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                file = self._system.open(path, "wb")
+            yield file
+            file.close()
 
     def remove(self, names: Sequence[str]) -> None:
         """See `Place`."""
         for name in names:
-            with suppress(FileNotFoundError):
+            with self._as_os_error(), suppress(FileNotFoundError):
                 self._system.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _as_os_error(self) -> Iterator[None]:
+        """A timeout too: it is the store's, and not that of whoever waits for rollouts."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                raise
+            raise OSError(f"{self} failed: {type(error).__name__}: {error}") from error
 
 
 def open_place(place: str | Path, fsync: bool) -> Place:

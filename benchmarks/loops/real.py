@@ -1,0 +1,189 @@
+"""The loop on the real engine and the real learner, and each of the two by itself.
+
+    ahead          the loop of `unisd_rl.train` at max_staleness 1: both sides at once, connected
+    alternating    the same at max_staleness 0: a batch, a step, a batch, ...
+    unconnected    vLLM alone goes round the same prompts while a learner trains on the batches that `ahead` left in its
+                   ledger: the same cores and threads, nothing between the two
+
+The embedded task and model. Times are of steps in the middle of a run, of every one of which the next is prepared for
+already and followed by another. The side that is slower alone sets the time of `unconnected`.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.loops.bare_engine import spawn_bare_engine
+from benchmarks.loops.rows import Row, SpeedRow
+from learner.group import LearnerGroup
+from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.cluster import connected
+from unisd_rl.config import Config
+from unisd_rl.interrupt import StopRequest
+from unisd_rl.parts import Parts
+from unisd_rl.placement import CorePlan
+from unisd_rl.recorded_run import RecordedRun
+from unisd_rl.recording import Recording
+from unisd_rl.recovery import LearnerRecovery
+from unisd_rl.requirements import requirements
+from unisd_rl.run_directory import RunDirectory
+from unisd_rl.screen import Screen
+from unisd_rl.settings import load_recipe
+from unisd_rl.tasks.load import load_task
+from unisd_rl.train import LoopTimes, learn
+
+FIRST = 2  # steps before the first that is timed: threads and pages are warm, the self-check is over
+AFTER = 2  # steps after the last that is timed
+STEP_S, CALL_S = 300.0, 60.0
+
+
+class TimedDirectory(RunDirectory):
+    """Notes when each step ended."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.ended_s: list[float] = []
+        self.lines: list[Mapping[str, Any]] = []
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        self.ended_s.append(time.perf_counter())
+        self.lines.append(row)
+        super().log_step(row)
+
+
+def real(options: argparse.Namespace) -> list[Row]:
+    """`options.repeats` times in turn: ahead, unconnected, alternating."""
+    rows = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for repeat in range(options.repeats):
+            ahead = configured(Path(folder) / f"ahead-{repeat}", options, staleness=1)
+            rows += [looped("ahead", ahead, options.steps), unconnected(ahead, options.steps)]
+            alternating = configured(Path(folder) / f"alternating-{repeat}", options, staleness=0)
+            rows.append(looped("alternating", alternating, options.steps))
+    return rows
+
+
+def actor(options: argparse.Namespace) -> list[SpeedRow]:
+    """The same prompts through a rollout actor and through vLLM alone, in turn, on the same core; the learner waits."""
+    rows, batches = [], options.actor_batches
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "actor"
+        config = configured(path, options, staleness=(1 + options.repeats) * batches)
+        with parts_of(config, TimedDirectory(path)) as parts:
+            LearnerRecovery(parts).begin(resumed=False)
+            parts.rollouts.run()
+            bare = spawn_bare_engine(config, core_plan(config).of_actor(0), path / "base_model", path)
+            for repeat in range(1 + options.repeats):
+                pair = through_both(parts, bare, range(repeat * batches, (repeat + 1) * batches))
+                rows += pair if repeat else []  # the first round warms up
+            ray.kill(bare)
+    return rows
+
+
+def configured(path: Path, options: argparse.Namespace, staleness: int) -> Config:
+    """The default recipe with these sizes; the embedded model's cache is the user's."""
+    steps = FIRST + max(options.steps, (1 + options.repeats) * options.actor_batches) + AFTER
+    return load_recipe(
+        "unisd_star",
+        {
+            "run": {"dir": str(path.parent), "name": path.name, "steps": steps, "checkpoint_every": 0},
+            "rollout": {"max_staleness": staleness, "concurrency": options.concurrency},
+            "task": {"type": "arithmetic", "eval_examples": 1},
+        },
+    )
+
+
+@contextmanager
+def parts_of(config: Config, directory: RunDirectory) -> Iterator[Parts]:
+    """A run's parts, started; what they say goes to a file."""
+    task = load_task(config.task)
+    directory.create(config)
+    try:
+        with (
+            (directory.path / "screen.log").open("w") as log,
+            redirect_stdout(log),
+            Screen(config.run.steps) as screen,
+            connected(config, requirements(config)),
+        ):
+            model = model_folder(config, directory.path, screen)
+            prompts = prompt_stream(config, task, model, directory, screen)
+            with started_parts(config, task, prompts, model, directory, screen) as parts:
+                yield parts
+    finally:
+        directory.close()
+
+
+def looped(part: str, config: Config, steps: int) -> Row:
+    """The loop itself, timed from the end of step `FIRST` on."""
+    directory = TimedDirectory(config.run_dir)
+    with parts_of(config, directory) as parts:
+        version = LearnerRecovery(parts).begin(resumed=False)
+        parts.rollouts.run()
+        learn(parts, version, StopRequest(lambda: None), LoopTimes())
+    lines = directory.lines[FIRST : FIRST + steps]
+    seconds = directory.ended_s[FIRST + steps - 1] - directory.ended_s[FIRST - 1]
+    learn_s, waited_s, published_s = (sum(line[name] for line in lines) for name in ("learn_s", "wait_s", "publish_s"))
+    return Row(part, config.rollout.max_staleness, steps, seconds, None, learn_s, waited_s, published_s)
+
+
+def unconnected(config: Config, steps: int) -> Row:
+    """Both sides at once, each by itself, on what the run of this configuration left."""
+    run = RecordedRun.at(config.run_dir)
+    recording = Recording(run, config.learner.batch_size, config.run.steps)
+    folder, plan = config.run_dir, core_plan(config)
+    model = folder / "base_model"
+    (folder / "unconnected" / "logs").mkdir(parents=True)
+    with (folder / "screen.log").open("a") as log, redirect_stdout(log), Screen() as screen:
+        task, directory = load_task(config.task), RunDirectory(folder / "unconnected")
+        stream = prompt_stream(config, task, model, directory, screen)
+        prompts = tuple(stream.prompt(number) for number in range(recording.steps * config.learner.batch_size))
+    with connected(config, requirements(config)):
+        learners = LearnerGroup(config, CorePlan((), plan.learner), model, folder / "unconnected")
+        try:
+            learners.start(config.run.start_timeout_s)
+            engine = spawn_bare_engine(config, plan.of_actor(0), model, folder)
+            going = engine.go_round.remote(prompts)
+            for step in range(FIRST):
+                train(learners, recording, step)
+            before, began_s = ray.get(engine.tokens.remote(), timeout=CALL_S), time.perf_counter()
+            for step in range(FIRST, FIRST + steps):
+                train(learners, recording, step)
+            learn_s = time.perf_counter() - began_s
+            after = ray.get(engine.tokens.remote(), timeout=CALL_S)
+            assert not ray.wait([going], timeout=0)[0], "the engine ended"
+        finally:
+            learners.close()
+    tokens_per_s = (after[0] - before[0]) / (after[1] - before[1])
+    rollout_s = tokens_of(recording, range(FIRST, FIRST + steps)) / tokens_per_s
+    return Row("unconnected", 0, steps, max(learn_s, rollout_s), rollout_s, learn_s, 0.0, 0.0)
+
+
+def train(learners: LearnerGroup, recording: Recording, step: int) -> None:
+    learners.step(recording.shards(step, 1)[0], step, STEP_S, 0)
+
+
+def tokens_of(recording: Recording, steps: range) -> int:
+    """Completion tokens of these steps."""
+    from unisd_rl.transport.rollouts.schema import decode
+
+    rows = (row for step in steps for row in decode(recording.shards(step, 1)[0][0]))
+    return sum(len(row.completion_tokens) for row in rows)
+
+
+def through_both(parts: Parts, bare: "ray.actor.ActorHandle", steps: range) -> list[SpeedRow]:
+    """The prompts of these steps: admitted and taken, then generated by vLLM alone."""
+    batch_size = parts.config.learner.batch_size
+    numbers = range(steps.start * batch_size, steps.stop * batch_size)
+    prompts = tuple(parts.prompts.prompt(number) for number in numbers)
+    began_s = time.perf_counter()
+    parts.queue.admit(prompts)
+    tokens = sum(parts.queue.take(step, 1, STEP_S, lambda: None).tokens for step in steps)
+    seconds = time.perf_counter() - began_s
+    alone = ray.get(bare.generate.remote(prompts), timeout=STEP_S)
+    return [SpeedRow("actor", len(prompts), tokens, seconds), SpeedRow("vLLM alone", len(prompts), *alone)]
