@@ -69,7 +69,7 @@ class Plan:
 
 PLANS = (
     Plan("transformers", KINDS, faults=26, steps=240),
-    Plan("vllm", (*KINDS, faults.EngineKilled, faults.EngineStuck), faults=22, steps=160),
+    Plan("vllm", (*KINDS, faults.EngineKilled, faults.EngineStuck), faults=22, steps=320),
 )
 
 
