@@ -99,7 +99,13 @@ def started_parts(
         store = spawn_store()
         demand = ActorDemand(config.rollout, RunControl(directory.path), report)
         rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
-        learners = LearnerGroup(config, plan, model, directory.path, rollouts.check)
+        store_watch = StoreWatch(store, config.faults)
+
+        def look_after_the_others() -> None:
+            rollouts.check()
+            store_watch.look()
+
+        learners = LearnerGroup(config, plan, model, directory.path, look_after_the_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
         with screen.waiting("starting learner and engines"):
@@ -112,7 +118,7 @@ def started_parts(
             prompts,
             QueueClient(queue, config, report),
             store,
-            StoreWatch(store, config.faults.patience_s),
+            store_watch,
             rollouts,
             learners,
             directory,

@@ -15,7 +15,12 @@ from unisd_rl.errors import UserError
 from unisd_rl.fit import Node, Seen
 from unisd_rl.requirements import CPU, GPU, Requirement, missing
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A call with several answers whose first one was read and is an error: Ray would print the others' tracebacks.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
 POLL_S = 1.0
 KNOCK_S = 10.0
 _SILENT = {"log_to_driver": False, "logging_level": "ERROR"}

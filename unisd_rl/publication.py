@@ -3,7 +3,7 @@
 import time
 
 from learner.group import LearnerLost
-from unisd_rl.faults import Fault, Recovery
+from unisd_rl.faults import Recovery
 from unisd_rl.parts import Parts
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
@@ -33,10 +33,10 @@ def watch(parts: Parts, version: PolicyVersion) -> None:
         LearnerLost: the store lost the initial weights, which the learner has only when it starts.
     """
     parts.rollouts.check()
-    if not parts.store_watch.emptied():
+    if (fault := parts.store_watch.emptied()) is None:
         return
     started = time.monotonic()
-    parts.report(Fault("store", "it died and was started again without weights", 1, 0.0))
+    parts.report(fault)
     parts.store.version = None
     if parts.config.rollout.sources.base:
         raise LearnerLost("the weight store died, and the actors that sample with the initial weights start from it")

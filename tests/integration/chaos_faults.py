@@ -265,6 +265,9 @@ class QueueKilled(ChaosFault):
 
     def do(self) -> None:
         self.process = self.run.the_process(self.title)
+        self.harm()
+
+    def harm(self) -> None:
         self.process.kill()
 
     def mended(self) -> bool:
@@ -281,7 +284,24 @@ class StoreKilled(QueueKilled):
         return super().mended() and self.told("store")
 
 
-class QueueHung(ChaosFault):
+class QueueHung(QueueKilled):
+    """Queue process stopped for good (SIGSTOP)."""
+
+    def harm(self) -> None:
+        self.process.suspend()
+
+    def mended(self) -> bool:
+        return super().mended() and self.told("queue")
+
+
+class StoreHung(StoreKilled):
+    """Weight store stopped for good (SIGSTOP)."""
+
+    def harm(self) -> None:
+        self.process.suspend()
+
+
+class QueueSlow(ChaosFault):
     """Queue process stopped for some seconds (SIGSTOP)."""
 
     family, hold_s = "queue", 6.0
@@ -323,7 +343,7 @@ class CheckpointDiskFull(ChaosFault):
     def do(self) -> None:
         self.process = self.run.the_process("ray::RankProcess")
         limit_files_of(self.process, _TRIFLE_BYTES)
-        self.run.until(self._told_or_lost, "the checkpoint that was not written is told", 120.0)
+        self.run.until(self._told_or_lost, "the checkpoint that was not written is told", 300.0)
 
     def relieve(self) -> None:
         if not _gone(self.process):

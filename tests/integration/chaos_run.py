@@ -24,6 +24,10 @@ POLL_S = 0.1
 PLACES = 2  # for rollout actors on each of their nodes
 
 
+class RunEnded(Exception):
+    """The run came to its end, well, before what was waited for."""
+
+
 class ChaoticRun:
     """See the module. `folder`: where the run's folder and the driver's output go."""
 
@@ -102,10 +106,16 @@ class ChaoticRun:
         return [(logs[log], process) for log, process in alive if log in logs]
 
     def until(self, condition: Callable[[], object], what: str, timeout_s: float) -> None:
-        """Return when `condition()`; fail when the driver ends before, or after `timeout_s`."""
+        """Return when `condition()`; fail when the driver fails before, or after `timeout_s`.
+
+        Raises:
+            RunEnded: the driver has nothing more to do.
+        """
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             code = self.driver.poll()
+            if code == 0 and not condition():
+                raise RunEnded(what)
             assert code is None or condition(), f"the driver ended with {code} before {what}:\n{self.output[-3000:]}"
             assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s until {what}:\n{self.output[-3000:]}"
             time.sleep(POLL_S)

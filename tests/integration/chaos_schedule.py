@@ -7,13 +7,14 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chaos_faults import ChaosFault
-from chaos_run import POLL_S, ChaoticRun
+from chaos_run import POLL_S, ChaoticRun, RunEnded
 
-MEND_S = 300.0
-READY_S = 300.0
+MEND_S = 600.0
+READY_S = 600.0
 LONGEST_PAUSE_S = 4.0
 TWO_AT_ONCE = 0.2  # share of the moments at which two strike
 
@@ -66,11 +67,12 @@ class Chaos:
         return f"seed {self.seed}, {done} of {self.count} faults mended; {'; '.join(map(str, self.moments))}"
 
     def play(self, run: ChaoticRun) -> None:
-        """Strike at every moment; returns when the last fault is mended."""
-        for number, moment in enumerate(self.moments):
-            _well(run, len(run.metrics), f"the run is well before moment {number}, {moment}")
-            _wait(moment.pause_s)
-            self._play(run, moment)
+        """Strike at every moment; returns when the last fault is mended, or the run has come to its end."""
+        with suppress(RunEnded):
+            for number, moment in enumerate(self.moments):
+                _well(run, len(run.metrics), f"the run is well before moment {number}, {moment}")
+                _wait(moment.pause_s)
+                self._play(run, moment)
 
     def _play(self, run: ChaoticRun, moment: Moment) -> None:
         faults = [kind(run, self.random) for kind in moment.kinds]

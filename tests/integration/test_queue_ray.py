@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError
 
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
+from unisd_rl.faults import Fault
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
@@ -82,8 +83,12 @@ def client_of(queue, events=None, **faults):
     return QueueClient(queue, config(**faults), [].append if events is None else events.append)
 
 
-def kill_process(queue):
-    os.kill(ray.get(queue.__ray_call__.remote(lambda self: os.getpid()), timeout=CALL_S), signal.SIGKILL)
+def kill_process(queue, sign=signal.SIGKILL):
+    os.kill(ray.get(queue.__ray_call__.remote(lambda self: os.getpid()), timeout=CALL_S), sign)
+
+
+def stop_process(queue):
+    kill_process(queue, signal.SIGSTOP)
 
 
 def completing(name, queue):
@@ -226,3 +231,33 @@ def test_a_queue_killed_in_mid_run_goes_on_from_its_files_and_every_prompt_is_co
     assert ray.wait(serving, num_returns=2, timeout=0)[0] == []
     for actor in actors:
         ray.kill(actor)
+
+
+def test_a_queue_that_hangs_is_ended_and_goes_on_from_its_files(queue):
+    events = []
+    client = client_of(queue, events, ping_s=1.0, silent_s=6.0)
+    actor = ray.remote(Serving).options(num_cpus=0).remote("first", queue)
+    serving = actor.serve.remote()
+    ray.get(queue.report.remote(), timeout=CALL_S)  # it has started: who starts slowly is silent too
+    client.admit(prompts(3 * BATCH))
+    batches = [client.take(0, 1, CALL_S, watch=all_is_well)]
+    stop_process(queue)
+    assert client.report().consumed == BATCH  # a call that the queue would answer at once
+    batches.append(client.take(1, 1, CALL_S, watch=all_is_well))
+
+    before, done = len(events), []
+
+    def stop_once_then_let_step_2_begin():
+        if not done:
+            done.append(stop_process(queue))
+        elif len(done) == 1 and len(events) > before:  # it was told that the queue hangs
+            done.append(actor.update.remote(2))
+
+    batches.append(client.take(2, 1, CALL_S, watch=stop_once_then_let_step_2_begin))  # at version 0 it waits
+    assert [number for batch in batches for number in batch.numbers] == list(range(3 * BATCH))
+    assert [type(event).__name__ for event in events] == ["Fault", "Recovery"] * (len(events) // 2)
+    told = [event.what for event in events if isinstance(event, Fault)]
+    assert any("did not report within faults.silent_s = 6 s" in what for what in told)
+    assert any("did not answer for faults.silent_s = 6 s" in what for what in told)
+    assert ray.wait([serving], timeout=0)[0] == []
+    ray.kill(actor)

@@ -25,6 +25,7 @@ ALLOWED = {
         "unisd_rl/cluster.py",
         "unisd_rl/retention/scorer.py",
         "unisd_rl/transport/rollouts/client.py",
+        "unisd_rl/transport/heartbeat.py",
         "unisd_rl/transport/placement.py",
         "unisd_rl/transport/rollouts/spawn.py",
         "unisd_rl/transport/weights/publisher.py",

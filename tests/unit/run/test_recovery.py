@@ -99,7 +99,7 @@ class Emptied:
 
     def emptied(self):
         self.left -= 1
-        return self.left >= 0
+        return Fault("store", "it died", 1, 0.0) if self.left >= 0 else None
 
 
 @dataclass

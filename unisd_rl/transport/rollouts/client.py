@@ -2,7 +2,7 @@
 
     call --> answer
       |
-      +----> the queue's process ended: Fault, back-off, again ... Recovery, admit again, call again
+      +----> the queue's process ended, or hung and is ended: Fault, back-off, again ... Recovery, admit, call again
                                                      |
                                                      +----> `faults.patience_s` have passed: RunFailed
 
@@ -22,12 +22,13 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.faults import Recovery, Report, RestartBudget
+from unisd_rl.transport.heartbeat import Heartbeat, end_hanging
 from unisd_rl.transport.rollouts.batch import TakenBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt
 
-_CALL_TIMEOUT_S = 60.0  # for calls that do not wait for rollouts
+_TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
 _WATCH_S = 1.0
 _PART = "queue"
 
@@ -73,6 +74,7 @@ class QueueClient:
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
         self._budget = RestartBudget(_PART, config.faults)
+        self._heartbeat = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
         self._admitted = 0
         self._kept: dict[int, NumberedPrompt] = {}
         self._retired: set[str] = set()
@@ -101,8 +103,9 @@ class QueueClient:
             objects = self._queue.take_apart.options(num_returns=1 + shards).remote(step, shards, timeout_s)
             deadline_s = time.monotonic() + timeout_s
             while not ray.wait(objects[:1], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
+                self._refuse_silence()
                 watch()
-            left_s = max(0.0, deadline_s - time.monotonic()) + _CALL_TIMEOUT_S
+            left_s = max(0.0, deadline_s - time.monotonic()) + _TAKE_MARGIN_S
             taken = self._ask(f"hand over step {step}", objects[0], left_s)
             return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
 
@@ -170,11 +173,21 @@ class QueueClient:
             self._ask("retire a rollout actor", self._queue.retire.remote(actor))
         self._ask("admit prompts", self._queue.admit.remote(list(self._kept.values())))
 
-    def _ask(self, task: str, call: "ray.ObjectRef[Any]", timeout_s: float = _CALL_TIMEOUT_S) -> Any:
+    def _refuse_silence(self) -> None:
+        if self._heartbeat.silent():
+            end_hanging(self._queue)
+            raise _Interrupted(f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s")
+
+    def _ask(self, task: str, call: "ray.ObjectRef[Any]", timeout_s: float | None = None) -> Any:
+        """The answer; without a `timeout_s` the call is one that the queue answers at once, or hangs."""
+        silent_s = self._config.faults.silent_s
         try:
-            return ray.get(call, timeout=timeout_s)
+            return ray.get(call, timeout=silent_s if timeout_s is None else timeout_s)
         except GetTimeoutError as error:
-            raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
+            if timeout_s is not None:
+                raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
+            end_hanging(self._queue)
+            raise _Interrupted(f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s") from error
         except RayTaskError as error:
             if isinstance(error.cause, NotAdmitted):
                 raise error.cause from error

@@ -11,8 +11,8 @@ reading the lost one asks again.
 The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
 
-Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices (`StoreWatch`)
-and publishes anew.
+Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices (`StoreWatch`),
+ends one that hangs, and publishes anew.
 """
 
 import asyncio
@@ -20,13 +20,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError
 
+from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
+from unisd_rl.faults import Fault, RestartBudget
+from unisd_rl.transport.heartbeat import Heartbeat, end_hanging
 from unisd_rl.transport.placement import beside_the_driver
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import PolicyVersion
@@ -133,31 +136,43 @@ def spawn_store() -> StoreClient:
 
 
 class StoreWatch:
-    """Notices that a store was started again. For the driver; `patience_s`: how long the store may not answer."""
+    """Notices that a store was started again, and ends one that hangs. For the driver; waits only when it is made, for
+    `faults.patience_s`."""
 
-    def __init__(self, store: StoreClient, patience_s: float) -> None:
-        self._store, self._patience_s = store.handle, patience_s
-        self._life = ray.get(self._ask(), timeout=patience_s)
+    def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
+        self._store, self._patience_s = store.handle, faults.patience_s
+        self._budget = RestartBudget("store", faults)
+        self._heartbeat = Heartbeat(store.handle.life.remote, faults.silent_s)
+        self._known = self._life = ray.get(store.handle.life.remote(), timeout=self._patience_s)
         self._asking: ray.ObjectRef[str] | None = None
 
-    def emptied(self) -> bool:
-        """Whether the store lost what it held since the last call. Never waits: an answer may be a call late.
+    def look(self) -> None:
+        """To be called now and then: ask who is there.
 
         Raises:
-            RunFailed: it has not answered for `patience_s`.
+            RunFailed: it has not answered for `faults.patience_s`.
         """
+        if self._heartbeat.silent():
+            end_hanging(self._store)
         if self._asking is None:
-            self._asking = self._ask()
-        if not ray.wait([self._asking], timeout=0)[0]:
-            if time.monotonic() - self._asked_s > self._patience_s:
-                raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
-            return False
-        before = self._life
-        with suppress(RayActorError):  # it died as it answered: the next call asks again
-            self._life = ray.get(self._asking, timeout=self._patience_s)
-        self._asking = None
-        return self._life != before
+            self._asking, self._asked_s = self._store.life.remote(), time.monotonic()
+        if ray.wait([self._asking], timeout=0)[0]:
+            with suppress(RayActorError):  # it died as it answered: the next call asks again
+                self._life = ray.get(self._asking, timeout=self._patience_s)
+            self._asking = None
+        elif time.monotonic() - self._asked_s > self._patience_s:
+            raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
-    def _ask(self) -> "ray.ObjectRef[str]":
-        self._asked_s = time.monotonic()
-        return self._store.life.remote()
+    def emptied(self) -> Fault | None:
+        """`look`, and say whether the store lost what it held since the last call of this: an answer may be a call
+        late.
+
+        Raises:
+            RunFailed: it did so more often than `faults.max_restarts`, or see `look`.
+        """
+        self.look()
+        known, self._known = self._known, self._life
+        if self._life == known:
+            return None
+        # Ray has started it by now, so there is no back-off left to wait for.
+        return replace(self._budget.failed("it died and was started again without weights"), wait_s=0.0)
