@@ -32,7 +32,7 @@ from benchmarks.loops.real import actor, real
 from benchmarks.loops.rows import Row, SpeedRow
 from benchmarks.loops.stand_in import stand_in
 from benchmarks.output import finish, machine, show_table
-from unisd_rl.cluster import QUIET
+from unisd_rl.cluster import RAY_ENVIRONMENT
 
 STALENESS = (0, 1, 2, 4)
 IDEAL = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}
@@ -88,7 +88,7 @@ def main() -> None:
     if options.quick:
         options.steps, options.staleness, options.weights_mib = 5, (0, 1), 1
         options.repeats, options.actor_batches = 1, 2
-    os.environ.update(QUIET)
+    os.environ.update(RAY_ENVIRONMENT)
     found_on = machine()
     rows = [row for part in options.part for row in PARTS[part](options)]
     show(rows)

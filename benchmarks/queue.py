@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.output import finish, machine, show_table
+from unisd_rl.cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode, encode
@@ -280,6 +281,7 @@ def main() -> None:
     rows, lists, repeats = (16, 4, 1) if options.quick else (options.rows, options.lists, options.repeats)
     sizes = {"rows": rows, "lists": lists, "row_bytes": ROW_BYTES, "producers": PRODUCERS}
     found_on = machine(**sizes)
+    os.environ.update(RAY_ENVIRONMENT)
     ray.init(address="local", include_dashboard=False, num_cpus=CORES, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:

@@ -34,7 +34,7 @@ import ray
 from ray.actor import ActorHandle
 
 from benchmarks.output import finish, machine, show_table
-from unisd_rl.cluster import QUIET
+from unisd_rl.cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.client import QueueClient
 from unisd_rl.transport.rollouts.schema import encode
@@ -257,7 +257,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.actors, options.mean_s, options.windows, options.seconds = [1, 8], 0.2, 2, 1.0
-    os.environ.update(QUIET)
+    os.environ.update(RAY_ENVIRONMENT)
     found_on = machine()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=here())
     try:

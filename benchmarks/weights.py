@@ -40,6 +40,7 @@ from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.environment import actor_environment
 from benchmarks.output import finish, machine, show_table
 from learner.process import rank_environment
+from unisd_rl.cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.logs import redirect_output
 from unisd_rl.placement import Cores, bind_to
@@ -238,7 +239,7 @@ def make_model(size: Size, dtype: torch.dtype, folder: Path) -> int:
 @contextmanager
 def processes(folder: Path, config: Config, nbytes: int) -> Iterator[tuple[Any, Any, StoreClient]]:
     """Learner, actor and store, started."""
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
+    os.environ.update(RAY_ENVIRONMENT)
     ray.init(
         address="local",
         num_cpus=4,

@@ -33,6 +33,9 @@ export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0}
 # `ray job stop` asks the job to stop and kills it after so many seconds (Ray: 3). A step and a checkpoint take longer.
 export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-900}
 
+# Memory of rollouts and weights that were read is used again at once, not after Ray's second.
+export RAY_free_objects_period_milliseconds=${RAY_free_objects_period_milliseconds:-10}
+
 # Ray opens a file for each connection: the usual limit of 1,024 is soon reached.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
