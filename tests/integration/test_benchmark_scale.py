@@ -1,17 +1,30 @@
 """The benchmarks of the queue's scale and of the loop run from end to end on real Ray and write what they promise."""
 
+import math
+
 import pytest
 from quick_benchmark import quick
 
 pytestmark = pytest.mark.slow
-PROMISED = {
-    "scale": {"scale_linearity.1", "scale_linearity.8"},
-    "loop": {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)},
-}
+STAND_IN = {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)}
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name):
-    found, _ = quick(name, tmp_path)
-    assert set(found["ratios"]) == PROMISED[name]
+@pytest.mark.parametrize(
+    ("name", "options", "promised"),
+    [("scale", (), {"scale_linearity.1", "scale_linearity.8"}), ("loop", ("--part", "stand-in"), STAND_IN)],
+    ids=["scale", "loop"],
+)
+def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name, options, promised):
+    found, _ = quick(name, tmp_path, *options)
+    assert set(found["ratios"]) == promised
     assert all(0.0 < ratio < 1.1 for ratio in found["ratios"].values())  # nothing is faster than what it sleeps
+
+
+@pytest.mark.engine
+def test_the_loop_on_the_real_engine_and_learner_is_held_against_each_by_itself(tmp_path):
+    found, _ = quick("loop", tmp_path, "--part", "real", "actor")
+    assert set(found["ratios"]) == {"loop_vs_unconnected", "loop_vs_alternating", "rollout_vs_engine"}
+    assert all(math.isfinite(ratio) and ratio > 0.0 for ratio in found["ratios"].values())
+    actor, alone = (next(row for row in found["rows"] if row["part"] == part) for part in ("actor", "vLLM alone"))
+    assert actor["prompts"] == alone["prompts"]
+    assert actor["tokens"] == pytest.approx(alone["tokens"], rel=0.05)  # the same seeds; batches are put together anew
