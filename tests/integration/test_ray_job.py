@@ -21,9 +21,9 @@ from finished import (
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
 )
+from local_nodes import free_port
 
 BIN = Path(sys.executable).parent
-PORT, DASHBOARD = 26379, 28265
 START_TIMEOUT_S = 120
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -36,18 +36,19 @@ SHORT = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[str]:
-    """A Ray head of our own, ended through the process that holds it."""
+    """A Ray head of our own, ended through the process that holds it; on ports that no other Ray here has."""
+    port, dashboard, agent = free_port(), free_port(), free_port()
     head = subprocess.Popen(
         [
             BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
-            f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1",
-            "--node-ip-address=127.0.0.1",
+            f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
+            "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
             f"--temp-dir={short_folder(tmp_path_factory)}",
         ],
         cwd=tmp_path_factory.mktemp("head"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        yield ready(f"http://127.0.0.1:{DASHBOARD}", head)
+        yield ready(f"http://127.0.0.1:{dashboard}", head)
     finally:
         head.terminate()
         head.wait(timeout=60)
