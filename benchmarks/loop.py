@@ -54,10 +54,12 @@ def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
     if "ahead" in seconds:
         found["loop_vs_unconnected"] = seconds["unconnected"] / seconds["ahead"]
         found["loop_vs_alternating"] = seconds["alternating"] / seconds["ahead"]
-    speeds = [row for row in rows if isinstance(row, SpeedRow)]
+    speeds: dict[str, list[float]] = {}
+    for row in rows:
+        if isinstance(row, SpeedRow):
+            speeds.setdefault(row.part, []).append(row.tokens_per_s)
     if speeds:
-        rate = {part: statistics.median(row.tokens_per_s for row in speeds if row.part == part) for part in seconds}
-        found["rollout_vs_engine"] = rate["actor"] / rate["vLLM alone"]
+        found["rollout_vs_engine"] = statistics.median(speeds["actor"]) / statistics.median(speeds["vLLM alone"])
     return found
 
 
