@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from actors.engines.build import build_engine
 from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.environment import actor_environment
+from benchmarks.scale import here
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import Config
 from unisd_rl.logs import redirect_output
@@ -76,11 +77,8 @@ class BareEngine:
 
 def spawn_bare_engine(config: Config, cores: Cores, model_path: Path, folder: Path) -> ActorHandle:
     """Started and idle."""
-    environment = {"env_vars": {**actor_environment(config, cores, model_path), "PYTHONPATH": str(_ROOT)}}
+    environment = {"env_vars": {**actor_environment(config, cores, model_path), **here()["env_vars"]}}
     spawned = ray.remote(BareEngine).options(num_cpus=0, max_concurrency=10, runtime_env=environment)
     engine = spawned.remote(config, cores, model_path, folder / "bare.log")
     ray.get(engine.start.remote(), timeout=START_S)
     return engine
-
-
-_ROOT = Path(__file__).parents[2]

@@ -37,6 +37,7 @@ from unisd_rl.screen import Screen
 from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.load import load_task
 from unisd_rl.train import LoopTimes, learn
+from unisd_rl.transport.rollouts.schema import decode
 
 FIRST = 2  # steps before the first that is timed: threads and pages are warm, the self-check is over
 AFTER = 2  # steps after the last that is timed
@@ -170,8 +171,6 @@ def train(learners: LearnerGroup, recording: Recording, step: int) -> None:
 
 def tokens_of(recording: Recording, steps: range) -> int:
     """Completion tokens of these steps."""
-    from unisd_rl.transport.rollouts.schema import decode
-
     rows = (row for step in steps for row in decode(recording.shards(step, 1)[0][0]))
     return sum(len(row.completion_tokens) for row in rows)
 
