@@ -179,7 +179,7 @@ class Serving(Completing):
 
     def __init__(self, name, queue):
         super().__init__(name, queue)
-        self.version, self.newer = 0, asyncio.Event()
+        self.version, self.newer, self.under_way = 0, asyncio.Event(), set()
 
     async def update(self, version):
         self.version = version
@@ -188,15 +188,20 @@ class Serving(Completing):
     async def serve(self):
         while True:
             self.newer.clear()
-            asking = asyncio.ensure_future(self.retried("lease", PolicyVersion(0, self.version), 3, CALL_S))
+            answering = asyncio.ensure_future(self.answer_one_call())
+            self.under_way.add(answering)
             changed = asyncio.ensure_future(self.newer.wait())
-            await asyncio.wait([asking, changed], return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                continue  # the next call ends this one
+            await asyncio.wait([answering, changed], return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
-            rows = [self.rollout(prompt) for prompt in await asking]
-            if rows:
-                await self.retried("commit", encode(rows))
+            for ended in [call for call in self.under_way if call.done()]:
+                self.under_way.remove(ended)
+                await ended  # what it raised ends this actor
+
+    async def answer_one_call(self):
+        """The next call ends this one, unless it has come back to a new queue and been given prompts first."""
+        leased = await self.retried("lease", PolicyVersion(0, self.version), 3, CALL_S)
+        if leased:
+            await self.retried("commit", encode([self.rollout(prompt) for prompt in leased]))
 
     async def retried(self, method, *arguments):
         while True:
