@@ -14,6 +14,7 @@ completion is not generated but tokenised.
 """
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ from unisd_rl.types import (
 )
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
-_GROUP_S = 0.005  # rollouts that finish within this time are committed together
+_GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class RolloutService:
         self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
         self._finished: list[Rollout] = []
         self._committing: list[Rollout] = []
+        self._none_rolling = asyncio.Event()
         self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
@@ -202,6 +204,7 @@ class RolloutService:
 
     def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
         self._places.take()
+        self._none_rolling.clear()
         self._rolling[prompt.number] = task = tasks.create_task(self._answer(prompt))
         task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
 
@@ -213,6 +216,8 @@ class RolloutService:
         if not any(self._unit(other) == unit for other in self._rolling) and unit in self._partial:
             self._finished += self._partial.pop(unit)
             self._some_finished.set()
+        if not self._rolling:
+            self._none_rolling.set()
 
     def _give_up(self, number: int) -> None:
         """A unit is committed whole or not at all: what else there is of it would be for nothing."""
@@ -293,7 +298,8 @@ class RolloutService:
     async def _commit_finished(self) -> None:
         while True:
             await self._some_finished.wait()
-            await asyncio.sleep(_GROUP_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_rolling.wait(), _GROUP_S)
             self._some_finished.clear()
             self._committing, self._finished = self._finished, []
             await self._queue.commit(self._name, encode(self._committing))

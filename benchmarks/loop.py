@@ -18,7 +18,9 @@ of one side costs the other. At staleness 0 the two sides alternate: reported, n
 sides running at the same time unconnected; `loop_vs_alternating`: over those of the loop at staleness 0. Medians.
 
 `--part actor`: `rollout_vs_engine`, tokens/s through one rollout actor (admission, leases, tokenising, commits to the
-ledger) over those of vLLM alone on the same prompts, with the same settings on the same core. Medians.
+ledger) over those of vLLM alone on the same prompts, with the same settings on the same core, for answers of up to 128
+tokens of a model of 10 million parameters; `rollout_vs_engine_embedded` for the embedded model. Medians; see
+`loops/rollout.py`.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from benchmarks.loops.real import actor, real
+from benchmarks.loops.real import real
+from benchmarks.loops.rollout import EMBEDDED, LARGER, actor
 from benchmarks.loops.rows import Row, SpeedRow
 from benchmarks.loops.stand_in import stand_in
 from benchmarks.output import finish, machine, show_table
@@ -36,6 +39,7 @@ from unisd_rl.cluster import RAY_ENVIRONMENT
 
 STALENESS = (0, 1, 2, 4)
 IDEAL = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}
+SPEED = {LARGER: "rollout_vs_engine", EMBEDDED: "rollout_vs_engine_embedded"}
 PARTS: dict[str, Callable[[argparse.Namespace], Sequence[Row | SpeedRow]]] = {
     "stand-in": stand_in,
     "real": real,
@@ -54,18 +58,20 @@ def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
     if "ahead" in seconds:
         found["loop_vs_unconnected"] = seconds["unconnected"] / seconds["ahead"]
         found["loop_vs_alternating"] = seconds["alternating"] / seconds["ahead"]
-    speeds: dict[str, list[float]] = {}
-    for row in rows:
-        if isinstance(row, SpeedRow):
-            speeds.setdefault(row.part, []).append(row.tokens_per_s)
-    if speeds:
-        found["rollout_vs_engine"] = statistics.median(speeds["actor"]) / statistics.median(speeds["vLLM alone"])
+    for model, name in SPEED.items():
+        if speeds := [row for row in rows if isinstance(row, SpeedRow) and row.model == model]:
+            found[name] = median_speed("actor", speeds) / median_speed("vLLM alone", speeds)
     return found
 
 
 def medians(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
     """Seconds by part."""
     return {one.part: statistics.median(row.seconds for row in rows if row.part == one.part) for one in rows}
+
+
+def median_speed(part: str, rows: Sequence[SpeedRow]) -> float:
+    """Tokens a second."""
+    return statistics.median(row.tokens_per_s for row in rows if row.part == part)
 
 
 def show(rows: Sequence[Row | SpeedRow]) -> None:
@@ -84,12 +90,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the real parts")
     parser.add_argument("--concurrency", type=int, default=64, help="prompts in flight in the real engine")
     parser.add_argument("--actor-batches", type=int, default=16, help="of 64 prompts, of each row of the actor's part")
+    parser.add_argument("--larger-batches", type=int, default=2, help="the same, with the larger model")
     parser.add_argument("--quick", action="store_true", help="a few steps, stand-ins ten times as fast")
     parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.staleness, options.weights_mib = 5, (0, 1), 1
-        options.repeats, options.actor_batches = 1, 2
+        options.repeats, options.actor_batches, options.larger_batches = 1, 2, 1
     os.environ.update(RAY_ENVIRONMENT)
     found_on = machine()
     rows = [row for part in options.part for row in PARTS[part](options)]

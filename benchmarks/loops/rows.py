@@ -23,6 +23,7 @@ class SpeedRow:
     """The same prompts through a rollout actor or straight into vLLM."""
 
     part: str
+    model: str
     prompts: int
     tokens: int
     seconds: float

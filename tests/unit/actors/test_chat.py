@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from tiny_chat_model import save_tokenizer
+from transformers import AutoTokenizer
 
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.errors import UserError
@@ -24,6 +25,17 @@ def test_a_chat_ends_where_the_models_answer_begins(folder):
     assert tokens.dtype == np.int32
     assert chat.decode(tokens) == "user\n12 + 34 = ?\nassistant\n"
     assert chat.decode(tokens[tokens < 256]) == chat.decode(tokens)
+
+
+def test_a_chat_is_read_as_the_models_own_tokenizer_reads_it_whatever_limit_its_file_names(tmp_path):
+    save_tokenizer(tmp_path)
+    whole = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        [{"role": "user", "content": "12 + 34 = ?"}], add_generation_prompt=True, return_dict=False
+    )
+    file = tmp_path / "tokenizer.json"
+    limits = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation": limits}))
+    assert ChatTokenizer(tmp_path).encode(QUESTION).tolist() == whole
 
 
 def test_any_text_survives_encoding(folder):

@@ -61,6 +61,7 @@ class Ledger:
         self._where: dict[int, tuple[int, int]] = {}
         self._tokens = 0
         self._recent: OrderedDict[int, pa.Table] = OrderedDict()
+        self._recent_bytes = 0
         for entry in read_entries(self._place):
             self._enter(entry)
         self._next = 1 + last_segment(self._place, compacted=False)
@@ -160,8 +161,10 @@ class Ledger:
     def _remember(self, rows: pa.Table) -> None:
         """Most rows are read soon after they came: the segment just entered, and a bounded number before it."""
         self._recent[len(self._entries) - 1] = rows
-        while len(self._recent) > 1 and sum(table.nbytes for table in self._recent.values()) > _RECENT_BYTES:
-            self._recent.popitem(last=False)
+        self._recent_bytes += rows.nbytes
+        while len(self._recent) > 1 and self._recent_bytes > _RECENT_BYTES:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= oldest.nbytes
 
     def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
         new = not (number in self._where or number in seen or number in call.barred)
