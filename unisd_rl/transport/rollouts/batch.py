@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unisd_rl.transport.rollouts.journal import Record
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of, to_ipc
 
 
@@ -60,10 +59,6 @@ class Consumed:
     newest: int | None
     tokens: int
     actor: str
-
-    def record(self) -> Record:
-        """The line as a JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def arrivals(data: Stream) -> list[Arrival]:

@@ -34,6 +34,10 @@ class Consumption:
                 self._count(fact)
         self._journal.restored = ()  # a long run has many
 
+    def __len__(self) -> int:
+        """How many prompts were trained on."""
+        return len(self._times)
+
     @property
     def numbers(self) -> frozenset[int]:
         """The prompts trained on."""
@@ -59,7 +63,7 @@ class Consumption:
         again = step == self._taken
         fresh = [fact for fact in facts if not (again and fact.prompt in self._times)]
         if fresh:
-            self._journal.append(fact.record() for fact in fresh)
+            self._journal.append(fresh)
         for fact in fresh:
             self._count(fact)
         self._taken, self.steps = step, max(self.steps, step + 1)

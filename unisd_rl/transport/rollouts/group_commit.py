@@ -3,11 +3,13 @@
     calls    a | b c d       | e
     writes     [a..........] [b c d........] [e....]
 
-So no caller waits for more than two writes, and the more callers there are the more of them one write serves.
+So no caller of small items waits for more than two writes, and the more callers there are the more of them one write
+serves. A group is bounded: large items are written one by one, each without being copied together with others first.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate, takewhile
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -15,10 +17,15 @@ Result = TypeVar("Result")
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Calls `write(items)` for one group at a time; it returns one result an item, or raises for all of them."""
+    """Calls `write(items)` for one group at a time; it returns one result an item, or raises for all of them.
 
-    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
-        self._write = write
+    The sizes of a group's items add up to at most `limit`; an item that is larger is a group of its own.
+    """
+
+    def __init__(
+        self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], size: Callable[[Item], int], limit: int
+    ) -> None:
+        self._write, self._size, self._limit = write, size, limit
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -34,10 +41,16 @@ class GroupCommit(Generic[Item, Result]):
     async def _write_groups(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting, []
+                count = self._group()
+                group, self._waiting = self._waiting[:count], self._waiting[count:]
                 await self._write_group(group)
         finally:
             self._writing = None
+
+    def _group(self) -> int:
+        """How many of the items that wait are written next."""
+        sizes = accumulate(self._size(item) for item, _ in self._waiting)
+        return max(1, sum(1 for _ in takewhile(lambda size: size <= self._limit, sizes)))
 
     async def _write_group(self, group: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         places = [place for _, place in group]

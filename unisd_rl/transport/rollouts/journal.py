@@ -1,14 +1,21 @@
 """A small append-only file of JSON lines that survives being killed in mid-write."""
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from unisd_rl.transport.rollouts.place import sync_folder
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Record = Mapping[str, int | str | None]
+
+_JSON = msgspec.json.Encoder()
 
 
 class Journal:
@@ -24,18 +31,18 @@ class Journal:
         if path.exists():
             self._restore()
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Write all records in one go; on the disk before it returns if `fsync`.
+    def append(self, records: "Sequence[Record | DataclassInstance]") -> None:
+        """Write all records (of a dataclass: its fields) in one go; on the disk before it returns if `fsync`.
 
         Raises:
             OSError: the storage failed, e.g. a full disk. None of the records is there; they may be appended again.
         """
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        lines = _JSON.encode_lines(records)
         new = not self._path.exists()
         with self._path.open("ab", buffering=0) as file:
             length = file.tell()
             try:
-                self._write(file, text.encode())
+                self._write(file, lines)
             except OSError:
                 file.truncate(length)
                 raise
@@ -54,4 +61,4 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self._path, len(whole))
-        self.restored = tuple(json.loads(line) for line in whole.splitlines())
+        self.restored = tuple(msgspec.json.decode(line) for line in whole.splitlines())

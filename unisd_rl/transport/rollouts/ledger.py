@@ -1,8 +1,8 @@
 """Where completed rollouts rest: immutable numbered segments (`segments.py`) in any place (`place.py`).
 
 Nothing is ever appended to or changed, so the same layout suits a folder and an object store. A prompt number is
-stored once; a later double is refused by its number. Rows are on storage before `append` returns; calls that
-arrive while others are being written share one segment, and one fsync (`group_commit.py`).
+stored once; a later double is refused by its number. Rows are on storage before `append` returns; small calls
+that arrive while others are being written share one segment, and one fsync (`group_commit.py`).
 
     append --> group --> refuse doubles --> segment, index entry (in a thread) --> entered, callers return
 
@@ -25,6 +25,7 @@ from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load,
 from unisd_rl.types import Rollout
 
 _RECENT_BYTES = 64 << 20
+_GROUP_BYTES = 4 << 20
 _LARGE_CALL_BYTES = 1 << 20
 
 
@@ -65,7 +66,7 @@ class Ledger:
         for entry in read_entries(self._place):
             self._enter(entry)
         self._next = 1 + last_segment(self._place, compacted=False)
-        self._commit = GroupCommit(self._store)
+        self._commit = GroupCommit(self._store, size=lambda call: call.rows.nbytes, limit=_GROUP_BYTES)
 
     def __contains__(self, number: int) -> bool:
         return number in self._where

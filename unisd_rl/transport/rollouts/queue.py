@@ -173,7 +173,7 @@ class RolloutQueue:
         rows = self._ledger.read(present)
         facts = describe(step, self._lineages.current, rows)
         oldest = self._consumption.record(step, facts)
-        tokens, depth = sum(fact.tokens for fact in facts), len(self._ledger) - len(self._consumption.numbers)
+        tokens, depth = sum(fact.tokens for fact in facts), len(self._ledger) - len(self._consumption)
         return TakenBatch(step, deal(rows, shards), present, oldest, tokens, depth)
 
     async def report(self) -> QueueReport:
