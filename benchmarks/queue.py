@@ -270,7 +270,7 @@ def _shown(row: Row) -> tuple[str | float, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=512, help="rollouts a list and a batch")
-    parser.add_argument("--lists", type=int, default=14, help="the first of each producer is not timed")
+    parser.add_argument("--lists", type=int, default=40, help="the first of each producer is not timed")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="4 lists of 16 rollouts, 1 repetition")
     parser.add_argument(
