@@ -112,11 +112,11 @@ class Learner:
         self._memory, self._kept = BucketMemory(), None
         self._buffer: np.ndarray | None = None
 
-    def publish(self, number: int) -> float:
-        """As `RankProcess.publish`: seconds until training may go on."""
-        started = time.perf_counter()
+    def publish(self, number: int) -> tuple[float, float]:
+        """As `RankProcess.publish`: when it began (the machine's clock), and seconds until training may go on."""
+        began, started = time.time(), time.perf_counter()
         self._publisher.publish(PolicyVersion(0, number), self._weights.items())
-        return time.perf_counter() - started
+        return began, time.perf_counter() - started
 
     def settle(self) -> None:
         """Return when nothing of a publication is under way."""
@@ -192,10 +192,11 @@ class Rollout:
     async def start(self) -> None:
         await self._engine.start()
 
-    async def receive(self, number: int) -> PauseReport:
-        """As `RolloutActor.update`."""
+    async def receive(self, number: int) -> tuple[float, PauseReport]:
+        """As `RolloutActor.update`; with the time at which the engine went on."""
         arrived = await self._receiver.fetch(PolicyVersion(0, number))
-        return await self._engine.receive(arrived.manifest, arrived.buckets)
+        report = await self._engine.receive(arrived.manifest, arrived.buckets)
+        return time.time(), report
 
     async def get(self, references: "list[ray.ObjectRef]") -> float:
         """By hand."""
@@ -293,18 +294,16 @@ def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str,
     def answer(call: "ray.ObjectRef") -> Any:
         return ray.get(call, timeout=TIMEOUT_S)
 
-    started = time.perf_counter()
-    published, received = learner.publish.remote(number), rollout.receive.remote(number)
-    pause = answer(received)
-    transfer = time.perf_counter() - started
-    publish = answer(published)
+    received = rollout.receive.remote(number)  # it waits, as an actor does that is at work
+    began, publish = answer(learner.publish.remote(number))
+    ended, pause = answer(received)
     answer(learner.settle.remote())
     snapshot, (put, manifest, references) = answer(learner.snapshot.remote()), answer(learner.put.remote())
     get, load = answer(rollout.get.remote(references)), answer(rollout.load.remote(manifest, references))
     del references
     answer(learner.forget.remote())
     copy, file = answer(learner.copy.remote()), answer(learner.safetensors.remote(folder))
-    seconds = (transfer, publish, pause.pause_ms / 1e3, snapshot, put, get, load, copy, file)
+    seconds = (ended - began, publish, pause.pause_ms / 1e3, snapshot, put, get, load, copy, file)
     return dict(zip(MEASURED, seconds, strict=True))
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -125,3 +126,26 @@ def test_a_snapshot_whose_sender_died_before_it_was_copied_gives_way_to_the_one_
         return first, (await held.newest()).version
 
     assert asyncio.run(scenario()) == (PolicyVersion(0, 0), PolicyVersion(1, 0))
+
+
+def test_the_store_copies_a_moment_later_where_somebody_waited_and_at_once_where_nobody_did(monkeypatch):
+    manifest, arrays = snapshot(1)
+    monkeypatch.setattr("unisd_rl.transport.weights.store._SERVED_FIRST", manifest.nbytes / 0.2)
+    times = {}
+
+    def copying(one):
+        times["copied"] = time.monotonic()
+        return copied(one)
+
+    async def seconds_between(waits):
+        held = WeightStore(copy=copying)
+        asked = [asyncio.create_task(held.at_least(PolicyVersion(0, 1), 30.0)) for _ in range(waits)]
+        await asyncio.sleep(0)
+        handed_out = time.monotonic()
+        holding = asyncio.create_task(held.hold(manifest, arrays))
+        for one in asked:
+            assert (await one).buckets[0] is arrays[0]
+        await holding
+        return times["copied"] - handed_out
+
+    assert asyncio.run(seconds_between(waits=0)) < 0.2 <= asyncio.run(seconds_between(waits=2))

@@ -4,11 +4,10 @@ A snapshot travels as a few buckets of bytes and one `SnapshotManifest` that say
 where. No torch here: the process that only holds snapshots need not import it.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from unisd_rl.types import PolicyVersion
 
 Bytes = NDArray[np.uint8]
-_PIECE = 1 << 18  # bytes; well below a core's second cache
+_PIECE = 1 << 19  # bytes; below a core's second cache
 
 
 class CorruptSnapshotError(Exception):
@@ -66,17 +65,16 @@ class SnapshotManifest:
 
     def to_json(self) -> str:
         """For a process boundary that carries only plain values."""
-        return json.dumps(asdict(self))
+        return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> "SnapshotManifest":
         """Inverse of `to_json`."""
-        raw = json.loads(text)
-        return cls(
-            version=PolicyVersion(**raw["version"]),
-            buckets=tuple(tuple(map(_spec, bucket)) for bucket in raw["buckets"]),
-            checksums=tuple(raw["checksums"]),
-        )
+        return msgspec.json.decode(text, type=cls)
+
+    def __reduce__(self) -> "tuple[Callable[[str], SnapshotManifest], tuple[str]]":
+        """As text: a model has thousands of tensors, and pickle looks at each of their fields."""
+        return SnapshotManifest.from_json, (self.to_json(),)
 
 
 def checksum(bucket: Bytes) -> str:
@@ -105,7 +103,3 @@ def parse_label(text: str) -> PolicyVersion:
     """
     lineage, _, number = text.partition(":")
     return PolicyVersion(int(lineage), int(number))
-
-
-def _spec(raw: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(**{**raw, "shape": tuple(raw["shape"])})

@@ -4,9 +4,10 @@
 learner rank 0 --hold(manifest, buckets)--> WeightStore --at_least(version)--> rollout actors
 ```
 
-A snapshot is handed out as soon as it is there, in the learner's objects, and the store makes copies of its own beside:
-no actor waits for them. If the learner dies before they are made, the snapshot before is the newest again, and who was
-reading the lost one asks again.
+A snapshot is handed out as soon as it is there, in the learner's objects. The store makes copies of its own a moment
+later (at most 5 s): copied at the same time, they took as much of the memory's bandwidth as the actors that had waited,
+whose own copying then took twice as long. If the learner dies before they are made, the snapshot before is the newest
+again, and who was reading the lost one asks again.
 
 The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
@@ -35,6 +36,8 @@ from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, Sna
 from unisd_rl.types import PolicyVersion
 
 _COPY_TIMEOUT_S = 600.0  # bytes that lie on another machine
+_SERVED_FIRST = 1 << 29  # bytes a second, about: how fast actors that waited read and load
+_LATEST_COPY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class WeightStore:
         self._newest: Snapshot | None = None
         self._owned: Snapshot | None = None
         self._changed = asyncio.Event()
+        self._waiting = 0
 
     async def hold(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
         """Hand these buckets out, and return when the store owns a copy, with the version it then holds.
@@ -80,9 +84,11 @@ class WeightStore:
         if self._newest is not None and manifest.version < self._newest.version:
             return self._newest.version
         lent = self._newest = Snapshot(manifest, tuple(buckets))
+        served_s = min(_LATEST_COPY_S, manifest.nbytes / _SERVED_FIRST) if self._waiting else 0.0
         self._changed.set()
         self._changed = asyncio.Event()
         try:
+            await asyncio.sleep(served_s)
             owned = await asyncio.to_thread(self._copy, lent)
         except (CorruptSnapshotError, ObjectLostError):
             if self._newest is lent:
@@ -108,8 +114,12 @@ class WeightStore:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._newest is None or self._newest.version < version:
-                    await self._changed.wait()
+                self._waiting += 1
+                try:
+                    while self._newest is None or self._newest.version < version:
+                        await self._changed.wait()
+                finally:
+                    self._waiting -= 1
         if self._newest is None or self._newest.version < version:
             held = self._newest.version if self._newest else None
             raise TimeoutError(f"waited {timeout_s:g} s for weights of {version}; the store holds {held}")
