@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from chaos_faults import ChaosFault
+from chaos_fault import ChaosFault
 from chaos_run import POLL_S, ChaoticRun, RunEnded
 
 MEND_S = 600.0

@@ -93,9 +93,9 @@ def run_job(folder: Path, *arguments: str) -> FinishedRun:
     return finished(folder, start_job(folder, *arguments))
 
 
-def finished(folder: Path, running: subprocess.Popen[str], seen: str = "") -> FinishedRun:
+def finished(folder: Path, running: subprocess.Popen[str], seen: str = "", timeout_s: float = TIMEOUT_S) -> FinishedRun:
     """The run once its job has ended well; `seen` is what was read of its output before."""
-    output = seen + running.communicate(timeout=TIMEOUT_S)[0]
+    output = seen + running.communicate(timeout=timeout_s)[0]
     assert running.returncode == 0, f"exit code {running.returncode}\n{output[-4000:]}"
     return FinishedRun(folder / "run", output)
 

@@ -11,8 +11,12 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import chaos_faults as faults
+import chaos_actors
+import chaos_disk
+import chaos_learner
+import chaos_services
 import pytest
+from chaos_fault import ChaosFault
 from chaos_run import ChaoticRun
 from chaos_schedule import Chaos
 from finished import (
@@ -20,7 +24,8 @@ from finished import (
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
-    run_job,
+    finished,
+    start_job,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(5400)]
@@ -43,12 +48,7 @@ IMPATIENT = (
     "--rollout.lease_s", "5", "--run.cluster_timeout_s", "120", "--run.start_timeout_s", "400",
     "--weights.timeout_s", "60",
 )  # fmt: skip
-KINDS = (
-    faults.ActorKilled, faults.ActorHung, faults.ActorLate, faults.ActorKilledInEvaluation, faults.RolloutNodeLost,
-    faults.Scaled, faults.RankKilled, faults.RankKilledInEvaluation, faults.RankKilledInPublication,
-    faults.CheckpointDamaged, faults.LearnerNodeLost, faults.QueueKilled, faults.QueueHung, faults.QueueSlow,
-    faults.StoreKilled, faults.StoreHung, faults.LedgerFull, faults.CheckpointDiskFull, faults.DriverKilled,
-)  # fmt: skip
+KINDS = (*chaos_actors.KINDS, *chaos_learner.KINDS, *chaos_services.KINDS, *chaos_disk.KINDS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
     """Which engine, what happens to it, and how many steps leave time for that."""
 
     engine: str
-    kinds: tuple[type[faults.ChaosFault], ...]
+    kinds: tuple[type[ChaosFault], ...]
     faults: int
     steps: int
 
@@ -69,7 +69,7 @@ class Plan:
 
 PLANS = (
     Plan("transformers", KINDS, faults=26, steps=240),
-    Plan("vllm", (*KINDS, faults.EngineKilled, faults.EngineStuck), faults=22, steps=320),
+    Plan("vllm", (*KINDS, *chaos_actors.ENGINE_KINDS), faults=22, steps=320),
 )
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_whatever_happens_to_the_run(cha
 
 def test_it_learned_as_without_faults(chaos, tmp_path):
     plan, _, run = chaos
-    undisturbed = run_job(tmp_path, *plan.settings)
+    undisturbed = finished(tmp_path, start_job(tmp_path, *plan.settings), timeout_s=TO_THE_END_S)
     print("undisturbed", json.dumps(undisturbed.summary), flush=True)
     assert run.summary["accuracy_before"] == undisturbed.summary["accuracy_before"]
     assert undisturbed.summary["accuracy_after"] > undisturbed.summary["accuracy_before"] + LEAST_GAIN

@@ -74,7 +74,7 @@ class QueueClient:
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
         self._budget = RestartBudget(_PART, config.faults)
-        self._heartbeat = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
+        self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
         self._admitted = 0
         self._kept: dict[int, NumberedPrompt] = {}
         self._retired: set[str] = set()

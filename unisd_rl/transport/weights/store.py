@@ -17,7 +17,6 @@ ends one that hangs, and publishes anew.
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
@@ -152,9 +151,8 @@ class StoreWatch:
     def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
         self._store, self._patience_s = store.handle, faults.patience_s
         self._budget = RestartBudget("store", faults)
-        self._heartbeat = Heartbeat(store.handle.life.remote, faults.silent_s)
-        self._known = self._life = ray.get(store.handle.life.remote(), timeout=self._patience_s)
-        self._asking: ray.ObjectRef[str] | None = None
+        self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.life.remote, faults.silent_s)
+        self._known: str = ray.get(store.handle.life.remote(), timeout=self._patience_s)
 
     def look(self) -> None:
         """To be called now and then: ask who is there.
@@ -164,13 +162,7 @@ class StoreWatch:
         """
         if self._heartbeat.silent():
             end_hanging(self._store)
-        if self._asking is None:
-            self._asking, self._asked_s = self._store.life.remote(), time.monotonic()
-        if ray.wait([self._asking], timeout=0)[0]:
-            with suppress(RayActorError):  # it died as it answered: the next call asks again
-                self._life = ray.get(self._asking, timeout=self._patience_s)
-            self._asking = None
-        elif time.monotonic() - self._asked_s > self._patience_s:
+        if self._heartbeat.in_vain_s > self._patience_s:
             raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
     def emptied(self) -> Fault | None:
@@ -181,8 +173,8 @@ class StoreWatch:
             RunFailed: it did so more often than `faults.max_restarts`, or see `look`.
         """
         self.look()
-        known, self._known = self._known, self._life
-        if self._life == known:
+        known, self._known = self._known, self._heartbeat.answer or self._known
+        if self._known == known:
             return None
         # Ray has started it by now, so there is no back-off left to wait for.
         return replace(self._budget.failed("it died and was started again without weights"), wait_s=0.0)
