@@ -14,7 +14,8 @@ from stopping import stops_after
 
 from unisd_rl.transport.rollouts import ledger as ledger_module
 from unisd_rl.transport.rollouts.ledger import Appended, Ledger
-from unisd_rl.transport.rollouts.schema import encode
+from unisd_rl.transport.rollouts.schema import encode, to_batch
+from unisd_rl.transport.rollouts.segments import load
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -72,6 +73,36 @@ def test_calls_that_arrive_during_a_write_share_a_segment_and_doubles_among_them
     assert asyncio.run(scenario()) == [Appended((0,), 0), Appended((1,), 0), Appended((2,), 1), Appended((), 1)]
     assert [entry.numbers for entry in ledger.entries] == [(0,), (1, 2)]
     assert [row.actor for row in ledger.rollouts([0, 1, 2])] == ["a", "b", "a"]
+
+
+def test_calls_that_together_are_too_large_have_segments_of_their_own(monkeypatch):
+    sizes = {number: to_batch([rollout(number)]).nbytes for number in range(4)}
+    monkeypatch.setattr(ledger_module, "_GROUP_BYTES", sizes[1] + sizes[2])
+    ledger = Ledger(f"memory://{uuid4()}", fsync=False)
+
+    async def scenario():
+        first = asyncio.create_task(ledger.append(encode([rollout(0)])))
+        for _ in range(3):
+            await asyncio.sleep(0)  # the first is being written now
+        others = [asyncio.create_task(ledger.append(encode([rollout(number)]))) for number in (1, 2, 3)]
+        return await asyncio.gather(first, *others)
+
+    assert asyncio.run(scenario()) == [Appended((number,), 0) for number in range(4)]
+    assert [entry.numbers for entry in ledger.entries] == [(0,), (1, 2), (3,)]
+
+
+def test_what_is_remembered_is_bounded_and_everything_else_is_read_from_storage(monkeypatch):
+    one = to_batch([rollout(7)]).nbytes
+    monkeypatch.setattr(ledger_module, "_RECENT_BYTES", 3 * one)
+    ledger = Ledger(f"memory://{uuid4()}", fsync=False)
+    for number in range(9):
+        append(ledger, rollout(number))
+    loaded = []
+    monkeypatch.setattr(
+        ledger_module, "load", lambda place, entry, rows: (loaded.extend(entry.numbers), load(place, entry, rows))[1]
+    )
+    assert [row.number for row in ledger.rollouts(range(9))] == list(range(9))
+    assert loaded == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_caller_that_gives_up_holds_up_no_other_of_its_group(ledger):

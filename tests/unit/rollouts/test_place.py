@@ -1,6 +1,7 @@
 """Where a ledger lies: found again by whoever opens the run's folder, and never told with credentials."""
 
 import json
+import random
 from uuid import uuid4
 
 import pytest
@@ -35,6 +36,14 @@ def test_two_runs_never_share_a_place_and_a_run_opened_again_keeps_its_own(tmp_p
 def test_a_run_that_began_in_its_folder_stays_there(tmp_path):
     append(Ledger(settle(tmp_path / "rollouts", None), fsync=True), rollout(1))
     assert Ledger(settle(tmp_path / "rollouts", str(tmp_path / "shared")), fsync=True).numbers == [1]
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, (1 << 16) - 1, 1 << 16, 5 * (1 << 16) + 3])
+def test_a_file_of_any_length_is_written_whole(tmp_path, nbytes):
+    place, data = open_place(tmp_path, fsync=True), random.Random(0).randbytes(nbytes)
+    with place.create("folder/file") as file:
+        file.write(data)
+    assert (tmp_path / "folder" / "file").read_bytes() == data
 
 
 @pytest.mark.parametrize(
