@@ -14,23 +14,23 @@ is a failure of the run. Afterwards the run goes on with those that serve, and f
 `run.cluster_timeout_s` + `run.start_timeout_s`.
 """
 
-import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 
 from actors.absence import Absence
 from actors.busy import BusyShares
 from actors.demand import ActorDemand
 from actors.process import ActorProcess, Call
+from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
 from actors.report import ActorReport, Pulse
+from actors.retirements import Retirements
 from actors.rollout_actor import Answered, Chat
 from actors.scaling import Observation
 from actors.shares import Shares
@@ -39,7 +39,6 @@ from unisd_rl.config import Config
 from unisd_rl.control import ActorsStatus
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.faults import Event, Fault, Report
-from unisd_rl.logs import log_path
 from unisd_rl.placement import CorePlan
 from unisd_rl.requirements import rollout_bundle
 from unisd_rl.transport.weights.manifest import label
@@ -76,7 +75,7 @@ class RolloutGroup:
         self._run_dir, self._queue, self._store, self._report = run_dir, queue, store, report
         self._orders = Orders()
         self._slots: list[Slot] = []
-        self._retiring: dict[str, ray.ObjectRef[None]] = {}
+        self._retirements = Retirements(queue)
         self._demand = demand
         self._count = config.rollout.actors_at_start
         self._started = False
@@ -105,13 +104,9 @@ class RolloutGroup:
         self._wait_for_places()
         deadline_s = time.monotonic() + timeout_s
         while late := [slot for slot in self._slots if slot.state is not State.SERVING]:
-            self._refuse_if_all_fail_alike()
+            refuse_if_all_fail_alike(self._slots)
             if time.monotonic() > deadline_s:
-                log = log_path(self._run_dir, _name(late[0]))
-                raise RunFailed(
-                    f"waited {timeout_s:g} s for {_name(late[0])} to start its engine (run.start_timeout_s); its log "
-                    f"is {log}"
-                )
+                raise too_late(late[0], "start its engine (run.start_timeout_s)", timeout_s, self._run_dir)
             self._wait([call for slot in late for call in slot.awaited], _POLL_S)
             self.check()
         self._started = True
@@ -143,13 +138,11 @@ class RolloutGroup:
             if self.serving and not late:
                 return
             now = time.monotonic()
-            overdue = [slot for slot in late if now > asked_s.setdefault(_name(slot), now) + timeout_s]
+            overdue = [slot for slot in late if now > asked_s.setdefault(slot.name, now) + timeout_s]
             if now > last_s or (overdue and len(overdue) == self.serving):
-                slow = _name((overdue or self._slots)[0])
-                log = log_path(self._run_dir, slow)
-                raise RunFailed(f"waited {timeout_s:g} s for {slow} to apply {label(version)}; its log is {log}")
+                raise too_late((overdue or self._slots)[0], f"apply {label(version)}", timeout_s, self._run_dir)
             for slot in overdue:
-                slot.fail(f"{_name(slot)} did not apply {label(version)} within {timeout_s:g} s")
+                slot.fail(f"{slot.name} did not apply {label(version)} within {timeout_s:g} s")
             self._wait([call for slot in self._slots for call in slot.awaited], min(_POLL_S, timeout_s))
 
     def answers(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
@@ -169,7 +162,7 @@ class RolloutGroup:
                 shares.collect()
                 shares.deal([slot for slot in self._serving() if slot.applied == version])
                 if shares.undealt:
-                    self._refuse_unless_some_follow(version)
+                    refuse_unless_some_follow(self._slots, version)
                 if not shares.complete:
                     self._wait([*shares.awaited, *(call for slot in self._slots for call in slot.awaited)], _POLL_S)
         return shares.answers()
@@ -194,7 +187,7 @@ class RolloutGroup:
     @property
     def pulses(self) -> dict[str, Pulse]:
         """What each serving actor answered last when it was pinged, by its name. Asks nobody."""
-        return {_name(slot): slot.pulse for slot in self._serving() if slot.pulse is not None}
+        return {slot.name: slot.pulse for slot in self._serving() if slot.pulse is not None}
 
     def reports(self) -> tuple[ActorReport, ...]:
         """What each actor counted, in order: of those that serve, and of those that were drained.
@@ -230,18 +223,18 @@ class RolloutGroup:
             self._adjust()
         if self._demand is not None:
             self._demand.tell(self.status())
-        self._confirm_retirements()
+        self._retirements.check()
         self._refuse_unless_some_serve()
 
     def status(self) -> ActorsStatus:
         """How many actors there shall be, and where each stands."""
-        slots = (f"{_name(slot)}: {slot.state}" for slot in self._slots if slot.state is not State.GONE)
+        slots = (f"{slot.name}: {slot.state}" for slot in self._slots if slot.state is not State.GONE)
         return ActorsStatus(self._count, self.serving, tuple(slots))
 
     def observe(self, wait_share: float, batches_ready: float) -> None:
         """Take a step of the learner into account, where the number of actors follows it; see `Observation`."""
         if self._demand is not None:
-            busy_share = self._busy.mean({_name(slot): slot.pulse for slot in self._serving() if slot.pulse})
+            busy_share = self._busy.mean({slot.name: slot.pulse for slot in self._serving() if slot.pulse})
             self._demand.observe(Observation(wait_share, batches_ready, busy_share, self.serving))
 
     def close(self) -> None:
@@ -278,23 +271,8 @@ class RolloutGroup:
             queue, store = self._queue, self._store
             return ActorProcess(name, self._config, cores, self._model_path, self._run_dir, queue, store)
 
-        self._slots.append(Slot(index, self._config, self._orders, begin, self._retire, self._report))
+        self._slots.append(Slot(index, self._config, self._orders, begin, self._retirements.retire, self._report))
         return self._slots[-1]
-
-    def _retire(self, name: str) -> None:
-        if self._queue is not None:
-            self._retiring[name] = self._queue.retire.remote(name)
-
-    def _confirm_retirements(self) -> None:
-        """A queue that was away when it was told is told again."""
-        for name, call in tuple(self._retiring.items()):
-            if not ray.wait([call], timeout=0)[0]:
-                continue
-            try:
-                ray.get(call, timeout=0)
-                del self._retiring[name]
-            except RayActorError:
-                self._retire(name)
 
     def _wait(self, calls: Sequence[Call], timeout_s: float) -> None:
         """Return when one of these calls has ended, or after `timeout_s` seconds."""
@@ -312,26 +290,11 @@ class RolloutGroup:
                 return
             if time.monotonic() > deadline_s:
                 placed, waited_s = self._count - len(waiting), self._config.run.cluster_timeout_s
-                text = _lacking(rollout_bundle(self._config), placed, self._count, waited_s)
+                text = too_few_places(rollout_bundle(self._config), placed, self._count, waited_s)
                 self.close()
                 raise UserError(text)
             left_s = max(0.0, deadline_s - time.monotonic())
             self._wait([call for slot in waiting for call in slot.awaited], min(_POLL_S, left_s))
-
-    def _refuse_if_all_fail_alike(self) -> None:
-        """An engine that starts nowhere, for one reason, will not start at the second attempt either."""
-        failures = {re.sub(r"rollout-[\d.]*\d", "rollout", slot.failure or "") for slot in self._slots}
-        if len(failures) == 1 and (failure := self._slots[0].failure) is not None:
-            raise RunFailed(failure)
-
-    def _refuse_unless_some_follow(self, version: PolicyVersion) -> None:
-        """Somebody is at `version`, or on the way to it."""
-        for slot in self._slots:
-            if slot.state in (State.WAITING, State.PLACING, State.STARTING) or slot.updating:
-                return
-        serving = self._serving()
-        if serving and not any(slot.applied == version for slot in serving):
-            raise RunFailed(f"{_name(serving[0])} was asked for answers of {version} but is at {serving[0].applied}")
 
     def _refuse_unless_some_serve(self) -> None:
         if self._absence.too_long(self.serving):
@@ -342,23 +305,9 @@ class RolloutGroup:
             )
 
 
-def _name(slot: Slot) -> str:
-    return slot.process.name if slot.process else slot.part
-
-
 def _has(slot: Slot, version: PolicyVersion) -> bool:
     return slot.applied is not None and slot.applied >= version
 
 
 def _seeded(sampling: Sampling, index: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + index)
-
-
-def _lacking(each: Mapping[str, float], placed: int, count: int, waited_s: float) -> str:
-    wants = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-    free = ray.available_resources()
-    there = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in each)
-    return (
-        f"only {placed} of {count} rollout actors found a place within {waited_s:g} s: each asks one node for {wants}, "
-        f"and the cluster has {there} left; add nodes, or lower rollout.actors"
-    )

@@ -1,39 +1,27 @@
-"""The loop inside a rollout actor: lease, tokenise, generate, commit.
+"""The loop inside a rollout actor: lease, answer (`answering.py`), commit.
 
 ```
-queue --lease--> prompt -> tokens --> engine ---> finished --commit (whole units)--> queue
-        ^                                 |
+queue --lease--> prompt --> answer ---> finished --commit (whole units)--> queue
+        ^                      |
         +---- a free place among `concurrency`, or newer weights (more prompts may start)
 ```
 
 It ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed; or
 by a failure of engine or queue.
-
-Text ends here: what is committed is token ids of the prompt, of every view and of the completion. A gold
-completion is not generated but tokenised.
 """
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass
 
+from actors.answering import Answering
 from actors.engines.engine import NOTHING_APPLIED, PromptFailed, RolloutEngine
 from actors.lease_queue import LeaseQueue
 from actors.places import Places
 from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import RolloutConfig
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.types import (
-    INITIAL_VERSION,
-    Generation,
-    NumberedPrompt,
-    Rollout,
-    Sampling,
-    Source,
-    Tokens,
-    TokenView,
-)
+from unisd_rl.types import NumberedPrompt, Rollout
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
 _GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
@@ -46,15 +34,6 @@ class ServiceCounts:
     tokens: int = 0
     rollouts: int = 0
     failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Completion:
-    """What the learner will train on; `sampled` is there only where the policy wrote it."""
-
-    tokens: Tokens
-    finish_reason: str
-    sampled: Generation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +50,8 @@ class RolloutService:
     def __init__(
         self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer, queue: LeaseQueue
     ) -> None:
-        self._name, self._config, self._engine = name, config, engine
-        self._tokenizer, self._queue = tokenizer, queue
+        self._name, self._config, self._engine, self._queue = name, config, engine, queue
+        self._answering = Answering(name, config, engine, tokenizer)
         self._places = Places(config.concurrency)
         self._open = asyncio.Event()
         self._open.set()
@@ -232,68 +211,14 @@ class RolloutService:
 
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
-        started_s = time.time()
-        prompt_tokens = self._tokenizer.encode(numbered.prompt.messages)
-        completing = asyncio.create_task(self._complete(numbered, prompt_tokens))
         try:
-            await asyncio.sleep(0)  # the engine begins while the views are tokenised
-            views = self._views(numbered)
-            completion = await completing
+            rollout = await self._answering.answer(numbered)
         except PromptFailed as error:
             self.counts.failed += 1
             self._give_up(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
-            return
-        finally:
-            completing.cancel()
-        self._finish(numbered, prompt_tokens, views, completion, started_s)
-
-    async def _complete(self, numbered: NumberedPrompt, prompt_tokens: Tokens) -> _Completion:
-        if numbered.source is Source.GOLD:
-            assert numbered.prompt.gold is not None, f"prompt {numbered.number} has no gold completion"
-            return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
-        answer = await self._engine.generate(prompt_tokens, self._sampling(numbered))
-        if numbered.source is Source.BASE:
-            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
-            assert initial, f"prompt {numbered.number} has tokens of a trained model"
-            return _Completion(answer.tokens, answer.finish_reason, None)
-        return _Completion(answer.tokens, answer.finish_reason, answer)
-
-    def _views(self, numbered: NumberedPrompt) -> tuple[TokenView, ...]:
-        return tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
-
-    def _sampling(self, numbered: NumberedPrompt) -> Sampling:
-        config, seed = self._config, numbered.seed
-        return Sampling(
-            config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k, numbered.number
-        )
-
-    def _finish(
-        self,
-        numbered: NumberedPrompt,
-        prompt_tokens: Tokens,
-        views: tuple[TokenView, ...],
-        completion: _Completion,
-        started_s: float,
-    ) -> None:
-        sampled = completion.sampled
-        rollout = Rollout(
-            number=numbered.number,
-            id=numbered.prompt.id,
-            source=numbered.source,
-            prompt_tokens=prompt_tokens,
-            views=views,
-            completion_tokens=completion.tokens,
-            logprobs=sampled.logprobs if sampled else None,
-            lineages=sampled.lineages if sampled else None,
-            versions=sampled.versions if sampled else None,
-            finish_reason=completion.finish_reason,
-            seed=numbered.seed,
-            actor=self._name,
-            started_s=started_s,
-            finished_s=time.time(),
-        )
-        self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
+        else:
+            self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
 
     async def _commit_finished(self) -> None:
         while True:

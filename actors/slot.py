@@ -108,6 +108,11 @@ class Slot:
         return self._life.process if self._life else None
 
     @property
+    def name(self) -> str:
+        """That of the process, or of the slot while nobody fills it."""
+        return self._life.process.name if self._life else self.part
+
+    @property
     def applied(self) -> PolicyVersion | None:
         """The version its actor is known to be at."""
         return self._life.applied if self._life else None
