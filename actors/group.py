@@ -290,7 +290,8 @@ class RolloutGroup:
                 return
             if time.monotonic() > deadline_s:
                 placed, waited_s = self._count - len(waiting), self._config.run.cluster_timeout_s
-                text = too_few_places(rollout_bundle(self._config), placed, self._count, waited_s)
+                each, free = rollout_bundle(self._config), ray.available_resources()
+                text = too_few_places(each, free, placed, self._count, waited_s)
                 self.close()
                 raise UserError(text)
             left_s = max(0.0, deadline_s - time.monotonic())

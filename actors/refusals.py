@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ray
-
 from actors.slot import Slot, State
 from unisd_rl.errors import RunFailed
 from unisd_rl.logs import log_path
@@ -35,10 +33,11 @@ def too_late(slot: Slot, task: str, timeout_s: float, run_dir: Path) -> RunFaile
     return RunFailed(f"waited {timeout_s:g} s for {slot.name} to {task}; its log is {log}")
 
 
-def too_few_places(each: Mapping[str, float], placed: int, count: int, waited_s: float) -> str:
-    """Only `placed` of `count` actors found room in the cluster for what `each` asks for."""
+def too_few_places(
+    each: Mapping[str, float], free: Mapping[str, float], placed: int, count: int, waited_s: float
+) -> str:
+    """Only `placed` of `count` actors found room for what `each` asks for in a cluster with so much `free`."""
     wants = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-    free = ray.available_resources()
     there = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in each)
     return (
         f"only {placed} of {count} rollout actors found a place within {waited_s:g} s: each asks one node for {wants}, "

@@ -19,6 +19,7 @@ ALLOWED = {
         "actors/group.py",
         "actors/lease_queue.py",
         "actors/process.py",
+        "actors/retirements.py",
         "actors/rollout_actor.py",
         "learner/group.py",
         "learner/process.py",
