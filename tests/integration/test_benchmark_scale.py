@@ -6,6 +6,7 @@ import pytest
 from quick_benchmark import quick
 
 pytestmark = pytest.mark.slow
+REAL = {"loop_vs_unconnected", "loop_vs_alternating", "rollout_vs_engine", "rollout_vs_engine_embedded"}
 STAND_IN = {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)}
 
 
@@ -23,8 +24,10 @@ def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name, options,
 @pytest.mark.engine
 def test_the_loop_on_the_real_engine_and_learner_is_held_against_each_by_itself(tmp_path):
     found, _ = quick("loop", tmp_path, "--part", "real", "actor")
-    assert set(found["ratios"]) == {"loop_vs_unconnected", "loop_vs_alternating", "rollout_vs_engine"}
+    assert set(found["ratios"]) == REAL
     assert all(math.isfinite(ratio) and ratio > 0.0 for ratio in found["ratios"].values())
-    actor, alone = (next(row for row in found["rows"] if row["part"] == part) for part in ("actor", "vLLM alone"))
-    assert actor["prompts"] == alone["prompts"]
-    assert actor["tokens"] == pytest.approx(alone["tokens"], rel=0.05)  # the same seeds; batches are put together anew
+    for model in ("embedded", "10m"):
+        rows = {row["part"]: row for row in found["rows"] if row.get("model") == model}
+        actor, alone = rows["actor"], rows["vLLM alone"]
+        assert actor["prompts"] == alone["prompts"]
+        assert actor["tokens"] == pytest.approx(alone["tokens"], rel=0.05)  # the same seeds; batches differ
