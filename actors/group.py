@@ -16,7 +16,7 @@ is a failure of the run. Afterwards the run goes on with those that serve, and f
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +48,10 @@ from unisd_rl.types import PolicyVersion, Sampling
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
+
+
+def look_nowhere() -> None:
+    """Nobody else is looked after."""
 
 
 def say(event: Event) -> None:
@@ -122,10 +126,11 @@ class RolloutGroup:
         for slot in self._slots:
             slot.update(version)
 
-    def wait_for(self, version: PolicyVersion, timeout_s: float) -> None:
+    def wait_for(self, version: PolicyVersion, timeout_s: float, watch: Callable[[], None] = look_nowhere) -> None:
         """Return when every actor that serves has applied `version` or a later one, and at least one does.
 
-        One that has not after `timeout_s` seconds is replaced, and not waited for.
+        One that has not after `timeout_s` seconds is replaced, and not waited for. Meanwhile `watch` is called about
+        once a second, to look after those that the weights come from; what it raises ends the wait.
 
         Raises:
             RunFailed: no actor has it after `timeout_s` seconds, or after the longer time that a new one may need.
@@ -134,6 +139,7 @@ class RolloutGroup:
         last_s = time.monotonic() + timeout_s + self._absence.limit_s
         while True:
             self.check()
+            watch()
             late = [slot for slot in self._serving() if not _has(slot, version)]
             if self.serving and not late:
                 return
@@ -145,11 +151,18 @@ class RolloutGroup:
                 slot.fail(f"{slot.name} did not apply {label(version)} within {timeout_s:g} s")
             self._wait([call for slot in self._slots for call in slot.awaited], min(_POLL_S, timeout_s))
 
-    def answers(self, prompts: Sequence[Chat], sampling: Sampling, version: PolicyVersion) -> list[Answered]:
+    def answers(
+        self,
+        prompts: Sequence[Chat],
+        sampling: Sampling,
+        version: PolicyVersion,
+        watch: Callable[[], None] = look_nowhere,
+    ) -> list[Answered]:
         """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
 
         The chats are dealt to the actors in turn, with leases paused on all of them until all have answered; those of
-        one that dies are dealt again. Chat i is sampled with `sampling.seed` + i, whoever answers it.
+        one that dies are dealt again. Chat i is sampled with `sampling.seed` + i, whoever answers it. `watch` is called
+        as in `wait_for`, but only while nobody is there who has the weights.
 
         Raises:
             RunFailed: no actor is at `version`, and none will be.
@@ -162,6 +175,7 @@ class RolloutGroup:
                 shares.collect()
                 shares.deal([slot for slot in self._serving() if slot.applied == version])
                 if shares.undealt:
+                    watch()
                     refuse_unless_some_follow(self._slots, version)
                 if not shares.complete:
                     self._wait([*shares.awaited, *(call for slot in self._slots for call in slot.awaited)], _POLL_S)

@@ -60,6 +60,7 @@ class LearnerGroup:
         self._watch = watch
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
+        self._pings: list[ray.ObjectRef[None]] = []
         self._stepped = False
 
     @property
@@ -109,6 +110,25 @@ class LearnerGroup:
         self._stepped = True
         return report
 
+    def check(self) -> None:
+        """Look whether the ranks are still there while they have nothing to do. Never waits: what is seen may be a call
+        old.
+
+        Raises:
+            LearnerLost: one died. One that cannot be reached for a while is asked again.
+        """
+        if self._pings:
+            ended, self._pings = ray.wait(self._pings, num_returns=len(self._pings), timeout=0)
+            for ping in ended:
+                try:
+                    ray.get(ping, timeout=_FETCH_S)
+                except ActorDiedError as error:
+                    raise LearnerLost(f"a learner rank died while others were waited for; {self._logs()}") from error
+                except RayActorError:
+                    continue
+        if not self._pings:
+            self._pings = [rank.ping.remote() for rank in self._ranks]
+
     def publish(self, version: PolicyVersion, target: PublishTarget) -> PublishReport:
         """Take the student's weights and send them on in the background; training may go on when this returns."""
         timeout_s = self._config.weights.timeout_s
@@ -135,7 +155,7 @@ class LearnerGroup:
         """End the processes and give their place back; also after a start that failed."""
         for rank in self._ranks:
             ray.kill(rank)
-        self._ranks, self._stepped = [], False
+        self._ranks, self._pings, self._stepped = [], [], False
         if self._placement is not None:
             remove_placement_group(self._placement)
             self._placement = None

@@ -59,6 +59,9 @@ class RankProcess:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
+    def ping(self) -> None:
+        """That this process lives, between two calls."""
+
     def start(self, host: str, port: int) -> None:
         """Meet the other ranks, load the model, build the engines.
 

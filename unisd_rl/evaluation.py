@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.group import RolloutGroup
+from actors.group import RolloutGroup, look_nowhere
 from actors.rollout_actor import Answered
 from unisd_rl.config import Config
 from unisd_rl.examined import Examined
@@ -98,11 +98,17 @@ class Evaluation:
 
 
 def evaluate(
-    group: RolloutGroup, task: Task, config: Config, version: PolicyVersion, progress: Callable[[float, str], None]
+    group: RolloutGroup,
+    task: Task,
+    config: Config,
+    version: PolicyVersion,
+    progress: Callable[[float, str], None],
+    watch: Callable[[], None] = look_nowhere,
 ) -> Evaluation:
     """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
 
     The problems go out in slices, each as large as what the actors answer at a time; `progress` is told after each.
+    `watch` is that of `RolloutGroup.answers`.
     How a sample is drawn depends on the seed, the problem's place and the sample's number, not on actors and slices.
     """
     started, samples = time.monotonic(), config.evaluation.samples
@@ -112,7 +118,7 @@ def evaluate(
         while (start := len(answered)) < len(asked):
             size = config.evaluation.concurrency * max(1, group.serving)
             chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
-            answered += group.answers(chats, _sampling(config, start), version)
+            answered += group.answers(chats, _sampling(config, start), version, watch)
             progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
     return Evaluation(version, samples, _graded(task, asked, answered), time.monotonic() - started)
 

@@ -1,6 +1,7 @@
 """A version from the learner to the rollout actors, and once more where the store lost it."""
 
 import time
+from functools import partial
 
 from learner.group import LearnerLost
 from unisd_rl.faults import Recovery
@@ -22,17 +23,30 @@ def publish(parts: Parts, version: PolicyVersion) -> None:
 def publish_checked(parts: Parts, version: PolicyVersion) -> None:
     """As `publish`; then every actor has it, and its log-probs are the learner's."""
     publish(parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version)
+    check_published(parts, version)
+
+
+def check_published(parts: Parts, version: PolicyVersion) -> None:
+    """Every actor has this version, the learner's, and its log-probs are the learner's: else RunFailed."""
+    watch = partial(watch_source, parts, version)
+    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version, watch)
 
 
 def watch(parts: Parts, version: PolicyVersion) -> None:
-    """Look after the others while the learner, at `version`, has nothing to do: each second that a batch is waited for,
-    and once a step.
+    """Look after actors, learner and store while the learner, at `version`, has nothing to do: each second that a batch
+    is waited for, and once a step. Raises what `watch_source` does."""
+    parts.rollouts.check()
+    watch_source(parts, version)
+
+
+def watch_source(parts: Parts, version: PolicyVersion) -> None:
+    """Look after those that weights come from while the learner, at `version`, has nothing to do: what is published and
+    not yet with the actors may be lost with either.
 
     Raises:
-        LearnerLost: the store lost the initial weights, which the learner has only when it starts.
+        LearnerLost: it died; or the store lost the initial weights, which the learner has only when it starts.
     """
-    parts.rollouts.check()
+    parts.learners.check()
     if (fault := parts.store_watch.emptied()) is None:
         return
     started = time.monotonic()

@@ -25,14 +25,13 @@ from unisd_rl.evaluation import Evaluation, evaluate
 from unisd_rl.examined import Examined
 from unisd_rl.interrupt import StopRequest, stop_request
 from unisd_rl.parts import Parts
-from unisd_rl.publication import publish, publish_checked, watch
+from unisd_rl.publication import check_published, publish, publish_checked, watch, watch_source
 from unisd_rl.recovery import LearnerRecovery
 from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.retention.table import retention_table
 from unisd_rl.saving import save, save_last
 from unisd_rl.step_log import StepTimes, log_step
 from unisd_rl.types import PolicyVersion
-from unisd_rl.weight_check import check_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
         times.waited_s += spent.wait_s
         parts.rollouts.observe(balance.learner_wait, batch.depth / config.learner.batch_size)
         if version.number == 1 and parts.store.version == version:
-            check_weights(parts.rollouts, parts.learners, parts.prompts, config, version)
+            check_published(parts, version)
         if stop.requested:
             break
         between_steps(parts, version)
@@ -144,9 +143,10 @@ def examine_if_due(parts: Parts, version: PolicyVersion) -> None:
 
 def examine(parts: Parts, version: PolicyVersion) -> Examined:
     """Evaluate one version, all actors having applied it, and keep every answer."""
+    source = partial(watch_source, parts, version)
     with parts.screen.progress(f"evaluating version {version.number}") as progress:
-        parts.rollouts.wait_for(version, parts.config.weights.timeout_s)
-        evaluation = evaluate(parts.rollouts, parts.task, parts.config, version, progress)
+        parts.rollouts.wait_for(version, parts.config.weights.timeout_s, source)
+        evaluation = evaluate(parts.rollouts, parts.task, parts.config, version, progress, source)
     if parts.retention is not None:
         evaluation = with_retention(parts, parts.retention, evaluation)
     examined = evaluation.examined()

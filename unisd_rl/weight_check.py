@@ -5,6 +5,8 @@ plausible text; only its numbers give it away. So the run asks for a few sampled
 update and scores them with the learner.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from actors.group import RolloutGroup
@@ -18,18 +20,24 @@ PROBES = 4
 
 
 def check_weights(
-    rollouts: RolloutGroup, learners: LearnerGroup, prompts: PromptStream, config: Config, version: PolicyVersion
+    rollouts: RolloutGroup,
+    learners: LearnerGroup,
+    prompts: PromptStream,
+    config: Config,
+    version: PolicyVersion,
+    watch: Callable[[], None],
 ) -> float:
     """The largest gap in nats over a few answers of `version`, begun after its update, sampled without truncation.
+    `watch` is that of `RolloutGroup.wait_for`.
 
     Raises:
         RunFailed: the gap is over `learner.logprob_tolerance`.
     """
-    rollouts.wait_for(version, config.weights.timeout_s)
+    rollouts.wait_for(version, config.weights.timeout_s, watch)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]
     gap = 0.0
-    for answer in rollouts.answers(questions, sampling, version):
+    for answer in rollouts.answers(questions, sampling, version, watch):
         learned = learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
         gap = max(gap, float(np.abs(learned - answer.generation.logprobs).max()))
     if not gap <= config.logprob_tolerance:

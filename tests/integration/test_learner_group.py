@@ -1,5 +1,7 @@
 """The learner on real Ray: two sharded ranks in actors of their own, from a batch to a published version."""
 
+import time
+
 import numpy as np
 import pytest
 import ray
@@ -152,12 +154,24 @@ def test_a_folder_that_cannot_be_written_costs_the_checkpoint_and_not_the_ranks(
     assert np.isfinite(group.logprobs(first.prompt_tokens, first.completion_tokens)).all()
 
 
-def test_others_are_looked_after_while_the_ranks_work(cluster, model, tmp_path):
+def test_others_are_looked_after_while_the_ranks_work_and_the_ranks_while_others_do(cluster, model, tmp_path):
     looks = []
     group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0}, watch=lambda: looks.append(1))
     group.start(TIMEOUT_S)
     assert len(looks) >= 2
+    for _ in range(5):
+        group.check()
+        time.sleep(0.1)
+    ray.kill(group.ranks[0])
+    with pytest.raises(LearnerLost, match="a learner rank died while others were waited for"):
+        look_until(group, time.monotonic() + TIMEOUT_S)
     group.close()
+
+
+def look_until(group, end_s):
+    while time.monotonic() < end_s:
+        group.check()
+        time.sleep(0.1)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):

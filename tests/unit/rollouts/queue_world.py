@@ -21,6 +21,7 @@ from test_leases import HandClock
 
 from unisd_rl.config import RolloutConfig
 from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.lineages import FellBack
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.types import PolicyVersion, Source
@@ -79,6 +80,8 @@ class World:
         self.actors: list[Actor] = []
         self.stored: dict[int, tuple[str, list[int]]] = {}
         self.writing: list[tuple[asyncio.Task, Actor, dict[int, dict[int, list[PolicyVersion]]]]] = []
+        self.waiting: asyncio.Task | None = None  # the learner's call for the batch of `step`
+        self.abandoned: list[asyncio.Task] = []  # such calls of learners that have fallen back since
         self.open()
         self.join()
 
@@ -100,12 +103,18 @@ class World:
         self.queue = RolloutQueue(self.directory, setting.batch_size, config, self.clock, self.ledger)
 
     def queue_dies(self) -> None:
-        for task, *_ in self.writing:
-            task.cancel()
+        self.cancel_calls()
         self.do(asyncio.sleep(0))
         self.writing.clear()
+        self.abandoned.clear()
+        self.waiting = None
         self.open()
         assert self.do(self.queue.lineage()) == self.lineage, "the lineage was forgotten"
+
+    def cancel_calls(self) -> None:
+        for task in (*(task for task, *_ in self.writing), *self.abandoned, self.waiting):
+            if task is not None:
+                task.cancel()
 
     # the driver and the learner
 
@@ -142,6 +151,31 @@ class World:
             settled = all(self.settled(number) for number in numbers)
             assert not settled, f"step {self.step} waits for what is settled"
             return
+        self.hand_over(taken)
+
+    @property
+    def asks_for_a_batch(self) -> bool:
+        """Whether the learner has nothing and waits for nothing."""
+        return not self.holding and self.waiting is None and self.step < self.setting.steps
+
+    def wait_for_batch(self) -> None:
+        """Ask for the batch and go on: whatever happens then happens while the learner's call waits."""
+        self.let_in(self.step * self.setting.batch_size, self.admitted)
+        self.waiting = self.runner.get_loop().create_task(self.queue.take(self.step, SHARDS, 1e6))
+        self.do(asyncio.sleep(0))
+
+    def hear(self) -> None:
+        """The learner's call, if it is answered by now."""
+        self.do(asyncio.sleep(0))
+        if self.waiting is not None and self.waiting.done():
+            call, self.waiting = self.waiting, None
+            if not isinstance(call.exception(), NotAdmitted):
+                self.hand_over(call.result())
+        for call in self.abandoned:
+            assert not call.done() or isinstance(call.exception(), FellBack), "a learner that fell back was answered"
+
+    def hand_over(self, taken) -> None:
+        numbers = self.batch(self.step)
         expected = [number for number in numbers if number not in self.quarantined()]
         assert list(taken.numbers) == expected, f"step {self.step} was handed {taken.numbers}"
         rows = {row.number: row for shard in taken.shards for row in decode(shard)}
@@ -173,9 +207,12 @@ class World:
 
     def learner_dies(self, damaged: bool) -> None:
         """It goes on from the newest checkpoint, or the one before if that is damaged."""
+        self.hear()
         if damaged and self.checkpoints:
             self.checkpoints.pop()
-        self.step, self.holding = self.checkpoints[-1] if self.checkpoints else 0, False
+        if self.waiting is not None:
+            self.abandoned.append(self.waiting)
+        self.step, self.holding, self.waiting = self.checkpoints[-1] if self.checkpoints else 0, False, None
         self.lineage += 1
         self.starts.append((self.lineage, self.step))
         self.do(self.queue.fall_back(self.lineage, self.step))
@@ -310,12 +347,15 @@ class World:
                 self.lease(actor, self.setting.prompts)
             if actor.flying:
                 self.commit(actor, list(actor.flying), "heard")
-        self.take()
+        self.hear()
+        if self.asks_for_a_batch:
+            self.take()
         if self.holding:
             self.train()
 
     def check(self) -> None:
         """What holds after everything that happens."""
+        self.hear()
         report, surviving = self.do(self.queue.report()), self.surviving()
         quarantined, batch_size = self.quarantined(), self.setting.batch_size
         end = min((self.step + self.holding) * batch_size, self.setting.prompts)
@@ -337,8 +377,7 @@ class World:
         assert set(self.stored) <= set(numbers), "what was acknowledged is gone"
 
     def close(self) -> None:
-        for task, *_ in self.writing:
-            task.cancel()
+        self.cancel_calls()
         self.runner.close()
         shutil.rmtree(self.directory)
 

@@ -1,10 +1,10 @@
 """The model of admission, leases, publication and fall-back, on the real queue, with a crash possible at every step.
 
 Hypothesis plays `queue_world.World`: actors die before and after a commit, hang, come late and send doubles; leases
-expire; the queue is opened again from its files; the learner falls back to a checkpoint, also to the one before; the
-driver starts again with everything new; the disk is full; prompts fail until they are quarantined; writing is slow and
-everything else comes in between; actors come and go. Publication is every 1 to 4 steps at any staleness that allows it,
-the last batch may be short, and units have one or several prompts.
+expire; the queue is opened again from its files; the learner falls back to a checkpoint, also to the one before, also
+while it waits for a batch; the driver starts again with everything new; the disk is full; prompts fail until they are
+quarantined; writing is slow and everything else comes in between; actors come and go. Publication is every 1 to 4 steps
+at any staleness that allows it, the last batch may be short, and units have one or several prompts.
 
 After each step: staleness is bounded, the surviving chain has consumed 0, 1, 2, ... each once and in order, versions
 rise by one within a lineage, nothing stored is generated again, nothing acknowledged is gone. At the end of each run
@@ -121,13 +121,18 @@ class Model(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.world.time_passes(seconds)
 
-    @precondition(lambda self: not self.world.holding and self.world.step < self.world.setting.steps)
+    @precondition(lambda self: self.world.asks_for_a_batch)
     @rule(unheard=st.booleans())
     def learner_takes(self, unheard):
         if unheard:
             self.world.take_unheard()
         else:
             self.world.take()
+
+    @precondition(lambda self: self.world.asks_for_a_batch)
+    @rule()
+    def learner_waits(self):
+        self.world.wait_for_batch()
 
     @precondition(lambda self: self.world.holding)
     @rule()
@@ -313,6 +318,21 @@ def an_answer_is_lost(world):
     world.check()
 
 
+def a_learner_falls_back_while_it_waits(world):
+    world.admit()
+    world.lease(world.actors[0], 1)
+    world.commit(world.actors[0], [0], "heard")
+    world.take()
+    world.train()
+    world.wait_for_batch()
+    world.learner_dies(damaged=False)
+    world.admit()
+    world.update(world.actors[0])
+    world.lease(world.actors[0], 1)
+    world.commit(world.actors[0], list(world.actors[0].flying), "heard")
+    world.check()
+
+
 def an_actor_asks_after_a_fall_back(world):
     three_steps(world)
     world.learner_dies(damaged=False)
@@ -336,6 +356,9 @@ BREACHES = {
     ),
     "generation over a fall-back": Breach(
         ((World, "abandon", nothing_happens),), "too_stale=1", generation_goes_on_over_a_fall_back
+    ),
+    "a learner that fell back is answered": Breach(
+        ((Lineages, "require", nothing_happens),), "was answered|rise by one", a_learner_falls_back_while_it_waits
     ),
     "retire is ignored": Breach(
         ((RolloutQueue, "retire", nothing_happens_later),), "a retired actor was given", a_retired_actor_asks_again

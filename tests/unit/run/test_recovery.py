@@ -10,7 +10,7 @@ from unisd_rl.checkpoints import RunState, newest_first, opened, seal
 from unisd_rl.errors import RunFailed
 from unisd_rl.faults import Fault, Recovery
 from unisd_rl.parts import Parts
-from unisd_rl.publication import watch
+from unisd_rl.publication import publish_checked, watch
 from unisd_rl.recovery import LearnerRecovery
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.saving import save, save_last
@@ -26,9 +26,14 @@ class Learners:
     """Stands for the learner's group: says what was asked of it, and fails as often as it is told to."""
 
     def __init__(self, said):
-        self.said, self.starting, self.saving = said, [], []
+        self.said, self.starting, self.saving, self.dead = said, [], [], False
+
+    def check(self):
+        if self.dead:
+            raise LearnerLost("a rank died")
 
     def close(self):
+        self.dead = False
         self.said.append("close")
 
     def start(self, timeout_s):
@@ -74,9 +79,10 @@ class Rollouts:
 
     def broadcast(self, version): ...
 
-    def wait_for(self, version, timeout_s): ...
+    def wait_for(self, version, timeout_s, watch):
+        watch()
 
-    def answers(self, prompts, sampling, version):
+    def answers(self, prompts, sampling, version, watch):
         return []
 
 
@@ -93,9 +99,9 @@ class Told:
 
 @dataclass
 class Emptied:
-    """Says once that the store lost what it held."""
+    """Says so many times that the store lost what it held."""
 
-    left: int = 1
+    left: int = 0
 
     def emptied(self):
         self.left -= 1
@@ -262,6 +268,7 @@ def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):
 
 
 def test_an_emptied_store_gets_the_learners_version(rig):
+    rig.parts.store_watch.left = 1
     rig.parts.store.version = PolicyVersion(0, 3)
     watch(rig.parts, PolicyVersion(0, 3))
     assert rig.said == ["publish 0:3"]
@@ -270,7 +277,25 @@ def test_an_emptied_store_gets_the_learners_version(rig):
     assert len(rig.said) == 1
 
 
+def test_a_version_that_the_store_lost_on_the_way_to_the_actors_is_published_again(rig):
+    rig.parts.store_watch.left = 1
+    publish_checked(rig.parts, PolicyVersion(0, 3))
+    assert rig.said == ["publish 0:3", "publish 0:3"]
+
+
+def test_a_learner_that_died_with_what_it_published_is_noticed_while_actors_wait_for_it(rig):
+    def work(version):
+        if version.lineage == 0:
+            rig.parts.learners.dead = True
+            publish_checked(rig.parts, PolicyVersion(0, 3))
+        return version
+
+    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert rig.said == ["publish 0:3", "close", "start", "queue 1:0", "publish 1:0"]
+
+
 @pytest.mark.parametrize("rig", [("ssd", {})], indirect=True)
 def test_initial_weights_that_the_store_lost_are_had_by_starting_the_learner_again(rig):
+    rig.parts.store_watch.left = 1
     with pytest.raises(LearnerLost, match="initial weights"):
         watch(rig.parts, PolicyVersion(0, 3))

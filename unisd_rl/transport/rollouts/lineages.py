@@ -19,6 +19,10 @@ from unisd_rl.lineages import FallBack, step_survives
 from unisd_rl.transport.rollouts.journal import Journal
 
 
+class FellBack(Exception):
+    """The learner fell back while something was waited for on its behalf: nobody wants it any more."""
+
+
 class Lineages:
     """The fall-backs of a run, restored from `path`."""
 
@@ -49,6 +53,11 @@ class Lineages:
         self._journal.append([asdict(one)])
         self._fall_backs.append(one)
         return True
+
+    def require(self, lineage: int) -> None:
+        """Raise FellBack unless `lineage` is the current one."""
+        if lineage != self.current:
+            raise FellBack(f"the learner went from lineage {lineage} to {self.current}")
 
     def survives(self, lineage: int, step: int) -> bool:
         """Whether what `lineage` did in `step` has not been undone by a later one."""

@@ -165,10 +165,12 @@ class RolloutQueue:
         Raises:
             NotAdmitted: a prompt of the step is neither admitted nor settled, nor beyond the end of admission.
             TimeoutError: after `timeout_s` seconds, naming the prompts it waited for.
+            FellBack: the learner did so meanwhile; nothing is handed over or written.
             OSError: `consumed.jsonl` could not be written: the step may be asked for again.
         """
-        numbers = range(step * self._batch_size, (step + 1) * self._batch_size)
+        numbers, lineage = range(step * self._batch_size, (step + 1) * self._batch_size), self._lineages.current
         await self._wait_for(step, [number for number in numbers if not self._settled(number)], timeout_s)
+        self._lineages.require(lineage)
         present = tuple(number for number in numbers if number in self._ledger)
         rows = self._ledger.read(present)
         facts = describe(step, self._lineages.current, rows)
