@@ -7,6 +7,8 @@
 ```
 """
 
+from contextlib import suppress
+
 from actors.scaling import Observation, ScalingRule
 from unisd_rl.config import AutoActors, RolloutConfig
 from unisd_rl.control import ActorsStatus, RunControl, Unreadable
@@ -44,8 +46,9 @@ class ActorDemand:
             self._rule.observe(seen)
 
     def tell(self, status: ActorsStatus) -> None:
-        """Say what there is."""
-        self._control.tell(status)
+        """Say what there is. What a full disk does not take is said at a later look."""
+        with suppress(OSError):
+            self._control.tell(status)
 
     def _object(self, sentence: str) -> None:
         if sentence != self._objection:

@@ -14,9 +14,9 @@ from unisd_rl.errors import RunFailed
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `driver`), `what` a
-    sentence without a full stop, `restart` how many times in a row it has been started again, `wait_s` the back-off
-    before."""
+    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `evaluation`,
+    `driver`), `what` a sentence without a full stop, `restart` how many times in a row it has been started again,
+    `wait_s` the back-off before."""
 
     part: str
     what: str

@@ -1,8 +1,11 @@
 """Where the processes of a run write: one file each, not the screen."""
 
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def log_path(run_dir: Path, name: str) -> Path:
@@ -11,10 +14,30 @@ def log_path(run_dir: Path, name: str) -> Path:
 
 
 def redirect_output(path: Path) -> None:
-    """Append standard output and error of this process, and of those it starts from now on, to `path`."""
+    """Append standard output and error of this process, and of those it starts from now on, to `path`.
+
+    What Python prints here and the disk does not take is lost; nobody who prints is told.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     with path.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (_Words(descriptor).text() for descriptor in (1, 2))
+
+
+class _Words(io.FileIO):
+    """A descriptor that never refuses: a log with a gap is better than a run that ends for the sake of its log."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+
+    def text(self) -> io.TextIOWrapper:
+        """As a stream of lines."""
+        return io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "backslashreplace", line_buffering=True)
+
+    def write(self, data: Any, /) -> int:
+        with suppress(OSError):
+            super().write(data)
+        return len(data)

@@ -34,13 +34,14 @@ import tomli_w
 from unisd_rl.answers import json_lines
 from unisd_rl.checkpoints import newest_first
 from unisd_rl.config import Config
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import UserError
 from unisd_rl.examined import Examined
 from unisd_rl.faults import Event
 from unisd_rl.folder_lock import FolderLock
 from unisd_rl.line_file import LineFile, plain
 from unisd_rl.lineages import FallBack, read_fall_backs, version_survives
 from unisd_rl.types import Answer
+from unisd_rl.whole_file import or_not_written, whole, write_whole
 
 
 class RunDirectory:
@@ -140,7 +141,7 @@ class RunDirectory:
         """
         path = self.path / "prompts.json"
         if not path.exists():
-            _write_whole(path, json.dumps({"checksum": checksum}) + "\n")
+            write_whole(path, json.dumps({"checksum": checksum}) + "\n")
         elif json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
             raise UserError(
                 f"the problems and contexts are not those that {self.path} began with: its data, the model's tokenizer "
@@ -151,11 +152,12 @@ class RunDirectory:
         """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
 
         Raises:
-            RunFailed: the disk does not take it.
+            NotWritten: the disk does not take it. It may be written again.
         """
         path = self._evaluation(step, "jsonl")
-        _must_write(path, json_lines(answers))
-        _must_write(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
+        with or_not_written(path):
+            write_whole(path, json_lines(answers))
+            write_whole(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
         return path
 
     def examined(self, step: int) -> Examined | None:
@@ -167,16 +169,19 @@ class RunDirectory:
         return found if version_survives(found.lineage, found.version, self.fall_backs()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
-        """What the retention numbers of that evaluation are made of."""
-        pq.write_table(rows, self._evaluation(step, "retention.parquet"))
+        """What the retention numbers of that evaluation are made of. Raises NotWritten as `write_evaluation` does."""
+        path = self._evaluation(step, "retention.parquet")
+        with or_not_written(path), whole(path) as partial:
+            pq.write_table(rows, partial)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json; its presence says that the run ended.
 
         Raises:
-            RunFailed: the disk does not take it.
+            NotWritten: the disk does not take it.
         """
-        _must_write(self.summary, json.dumps(plain(summary), indent=2) + "\n")
+        with or_not_written(self.summary):
+            write_whole(self.summary, json.dumps(plain(summary), indent=2) + "\n")
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -185,7 +190,7 @@ class RunDirectory:
 
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
-        _write_whole(self.config, tomli_w.dumps(_recorded(config)))
+        write_whole(self.config, tomli_w.dumps(_recorded(config)))
         self._metrics = LineFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:
@@ -208,17 +213,3 @@ def _free_name(path: Path) -> Path:
 
 def _recorded(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
-
-
-def _must_write(path: Path, text: str) -> None:
-    try:
-        _write_whole(path, text)
-    except OSError as error:
-        raise RunFailed(f"{path} cannot be written: {error.strerror}; make room, then go on with --resume") from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All of the file or what was there before: a killed run leaves none that is cut short."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -29,7 +29,7 @@ from unisd_rl.publication import check_published, publish, publish_checked, watc
 from unisd_rl.recovery import LearnerRecovery
 from unisd_rl.retention.scorer import RetentionScorer
 from unisd_rl.retention.table import retention_table
-from unisd_rl.saving import save, save_last
+from unisd_rl.saving import insist, save, save_last
 from unisd_rl.step_log import StepTimes, log_step
 from unisd_rl.types import PolicyVersion
 
@@ -151,7 +151,8 @@ def examine(parts: Parts, version: PolicyVersion) -> Examined:
         evaluation = with_retention(parts, parts.retention, evaluation)
     examined = evaluation.examined()
     numbers = {**examined.to_json(), **evaluation.to_json(parts.config.evaluation.k)}
-    parts.directory.write_evaluation(version.number, evaluation.answers, numbers)
+    write = partial(parts.directory.write_evaluation, version.number, evaluation.answers, numbers)
+    insist(parts, "evaluation", write)
     parts.screen.evaluated(evaluation)
     return examined
 
@@ -160,10 +161,11 @@ def with_retention(parts: Parts, scorer: RetentionScorer, evaluation: Evaluation
     """Read what was answered with the student, lent as a folder, and with the initial model."""
     lent, step = parts.directory.path / "retention", evaluation.version.number
     with parts.screen.waiting("reading answers beside the initial model"):
-        parts.learners.save(lent)
+        insist(parts, "evaluation", partial(parts.learners.save, lent))
         retention = scorer.measure(lent, parts.task.evaluation, evaluation.answers, parts.rollouts.check)
         shutil.rmtree(lent)
-    parts.directory.write_retention(step, retention_table(f"step-{step}", parts.config.task.type, retention))
+    table = retention_table(f"step-{step}", parts.config.task.type, retention)
+    insist(parts, "evaluation", partial(parts.directory.write_retention, step, table))
     return replace(evaluation, retention=retention)
 
 

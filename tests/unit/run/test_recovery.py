@@ -13,10 +13,11 @@ from unisd_rl.parts import Parts
 from unisd_rl.publication import publish_checked, watch
 from unisd_rl.recovery import LearnerRecovery
 from unisd_rl.run_directory import RunDirectory
-from unisd_rl.saving import save, save_last
+from unisd_rl.saving import insist, save, save_last
 from unisd_rl.settings import load_recipe
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion
+from unisd_rl.whole_file import NotWritten
 
 BATCH = 8
 PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}
@@ -265,6 +266,25 @@ def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):
     rig.parts.learners.saving = [CheckpointNotWritten("full")] * 4
     with pytest.raises(RunFailed, match=r"checkpoint failed 4 times.*full"):
         save_last(rig.parts, PolicyVersion(0, 6))
+
+
+def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
+    refusals = [NotWritten("step-5.json cannot be written: No space left on device")] * 2
+
+    def write():
+        if refusals:
+            raise refusals.pop()
+        return "written"
+
+    assert insist(rig.parts, "evaluation", write) == "written"
+    assert [(type(event), event.part) for event in rig.events] == [
+        (Fault, "evaluation"),
+        (Fault, "evaluation"),
+        (Recovery, "evaluation"),
+    ]
+    refusals += [NotWritten("full")] * 4
+    with pytest.raises(RunFailed, match=r"evaluation failed 4 times.*full"):
+        insist(rig.parts, "evaluation", write)
 
 
 def test_an_emptied_store_gets_the_learners_version(rig):

@@ -5,16 +5,19 @@ import math
 import tomllib
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from full_disk import files_of_at_most
 
 from unisd_rl.config import Config
 from unisd_rl.control import RunControl
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import UserError
 from unisd_rl.examined import Examined
 from unisd_rl.run_directory import RunDirectory
 from unisd_rl.settings import load_recipe
 from unisd_rl.statistics import Interval
 from unisd_rl.types import Answer, Generation
+from unisd_rl.whole_file import NotWritten
 
 CONFIG = load_recipe("unisd_star")
 
@@ -23,6 +26,12 @@ def created(path):
     directory = RunDirectory(path)
     directory.create(CONFIG)
     return directory
+
+
+def answer(sample):
+    tokens = np.arange(4, dtype=np.int32)
+    generation = Generation(tokens, np.zeros(4, np.float32), tokens, tokens, "stop")
+    return Answer("a", sample, tokens, "Answer: 3", generation, "3", sample == 0)
 
 
 def test_the_resolved_configuration_is_a_recipe(tmp_path):
@@ -54,10 +63,7 @@ def test_numbers_that_do_not_exist_are_null(tmp_path):
 
 def test_every_answer_and_the_numbers_of_an_evaluation_are_kept(tmp_path):
     directory = created(tmp_path / "run")
-    tokens = np.arange(4, dtype=np.int32)
-    generation = Generation(tokens, np.zeros(4, np.float32), tokens, tokens, "stop")
-    answers = [Answer("a", sample, tokens, "Answer: 3", generation, "3", sample == 0) for sample in (0, 1)]
-    path = directory.write_evaluation(7, answers, {"retention": {"jsd": math.nan}})
+    path = directory.write_evaluation(7, [answer(0), answer(1)], {"retention": {"jsd": math.nan}})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["sample"], row["correct"], row["tokens"]) for row in rows] == [(0, True, 4), (1, False, 4)]
     assert json.loads(path.with_suffix(".json").read_text()) == {"retention": {"jsd": None}}
@@ -103,10 +109,23 @@ def test_an_evaluation_counts_while_its_version_survives(tmp_path):
     assert directory.examined(6) is None
 
 
+def test_an_evaluation_the_disk_does_not_take_leaves_nothing_and_may_be_written_again(tmp_path):
+    directory = created(tmp_path / "run")
+    with files_of_at_most(8), pytest.raises(NotWritten, match=r"step-6\.jsonl cannot be written: File too large"):
+        directory.write_evaluation(6, [answer(0), answer(1)], {})
+    with (
+        files_of_at_most(8),
+        pytest.raises(NotWritten, match=r"parquet cannot be written: .*too large"),
+    ):
+        directory.write_retention(6, pa.table({"a": range(10)}))
+    assert list((directory.path / "evaluations").iterdir()) == []
+    assert directory.write_evaluation(6, [answer(0), answer(1)], {}).read_text().count("\n") == 2
+
+
 def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
     directory = created(tmp_path / "run")
     directory.summary.mkdir()  # nothing can be renamed to it
-    with pytest.raises(RunFailed, match=r"summary\.json cannot be written: .*--resume"):
+    with pytest.raises(NotWritten, match=r"summary\.json cannot be written: .*--resume"):
         directory.write_summary({"status": "completed"})
 
 

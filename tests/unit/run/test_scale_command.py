@@ -4,6 +4,7 @@ import fcntl
 import json
 
 import pytest
+from full_disk import files_of_at_most
 
 from actors.demand import ActorDemand
 from actors.scaling import Observation
@@ -129,6 +130,15 @@ def test_the_configured_number_holds_until_somebody_says_another(run):
     assert wanted.count() == 2
     RunControl(run.path).request_actors(5)
     assert wanted.count() == 5
+
+
+def test_what_a_full_disk_does_not_take_of_the_status_is_said_later(run):
+    wanted, status = demand(run, [], actors=2), ActorsStatus(2, 1, ("rollout-0: serving",))
+    with files_of_at_most(8):
+        wanted.tell(status)
+    assert RunControl(run.path).status() is None
+    wanted.tell(status)
+    assert RunControl(run.path).status() == status
 
 
 @pytest.mark.parametrize("text", ["", "{", "[3]", '{"actors": 0}', '{"actors": "3"}'])

@@ -1,0 +1,44 @@
+"""Files of a run's folder that are there as a whole or as they were before."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unisd_rl.errors import RunFailed
+
+
+class NotWritten(RunFailed):
+    """The disk did not take a file, for example because it is full: it may be written again."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write to in this block; at its end the file gets its own. A process that is killed meanwhile leaves
+    none that is cut short.
+
+    Raises:
+        OSError: the disk does not take it. What was there before still is.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file by `whole`."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def or_not_written(path: Path) -> Iterator[None]:
+    """What the disk refuses in this block is `NotWritten`, with the file's name and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise NotWritten(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
