@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
@@ -78,12 +78,20 @@ class AutoActors(Section):
         return self
 
 
+def _bounds_are_said(given: object) -> object:
+    if given == "auto":
+        raise ValueError("'auto' needs its bounds: rollout.actors.max, and rollout.actors.min unless it is 1")
+    return given
+
+
 def _kind_of_actors(given: object) -> str:
     return "bounds" if isinstance(given, Mapping | AutoActors) else "number"
 
 
 ActorsConfig = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[AutoActors, Tag("bounds")], Discriminator(_kind_of_actors)
+    Annotated[Count, Tag("number")] | Annotated[AutoActors, Tag("bounds")],
+    Discriminator(_kind_of_actors),
+    BeforeValidator(_bounds_are_said),
 ]
 
 
