@@ -34,7 +34,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_and_every_row_is_whole(tmp
 def killed_after(place, first, fsync, lines):
     """Numbers that the process acknowledged until it was killed, which happens when it has said so many."""
     command = [sys.executable, appending.__file__, str(place), str(first), str(fsync)]
-    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
     ) as process:
