@@ -25,7 +25,7 @@ setup: $(READY)  ## install everything into .venv (the others do this first)
 run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the command
 	$(BIN)/python -m unisd_rl.run $(ARGS)
 
-test-fast: $(READY)  ## unit tests (under a minute)
+test-fast: $(READY)  ## unit tests (about a minute)
 	$(TEST) tests/unit -m "not slow and not gpu" $(ARGS)
 
 test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
