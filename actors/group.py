@@ -16,7 +16,7 @@ is a failure of the run. Afterwards the run goes on with those that serve, and f
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,14 +44,11 @@ from unisd_rl.requirements import rollout_bundle
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion, Sampling
+from unisd_rl.watch import Watch, look_nowhere
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
-
-
-def look_nowhere() -> None:
-    """Nobody else is looked after."""
 
 
 def say(event: Event) -> None:
@@ -126,7 +123,7 @@ class RolloutGroup:
         for slot in self._slots:
             slot.update(version)
 
-    def wait_for(self, version: PolicyVersion, timeout_s: float, watch: Callable[[], None] = look_nowhere) -> None:
+    def wait_for(self, version: PolicyVersion, timeout_s: float, watch: Watch = look_nowhere) -> None:
         """Return when every actor that serves has applied `version` or a later one, and at least one does.
 
         One that has not after `timeout_s` seconds is replaced, and not waited for. Meanwhile `watch` is called about
@@ -156,7 +153,7 @@ class RolloutGroup:
         prompts: Sequence[Chat],
         sampling: Sampling,
         version: PolicyVersion,
-        watch: Callable[[], None] = look_nowhere,
+        watch: Watch = look_nowhere,
     ) -> list[Answered]:
         """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
 

@@ -11,7 +11,7 @@ is `LearnerLost`: close, start, load a checkpoint.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,12 @@ from unisd_rl.reports import PublishReport, StepReport
 from unisd_rl.requirements import learner_bundle, ray_options
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
+from unisd_rl.watch import Watch, look_nowhere
 
 __all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
 
 _WATCH_S = 1.0
 _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
-
-
-def _look_nowhere() -> None:
-    """Nobody else is looked after."""
 
 
 class LearnerGroup:
@@ -54,7 +51,7 @@ class LearnerGroup:
         plan: CorePlan,
         model_path: Path,
         run_dir: Path,
-        watch: Callable[[], None] = _look_nowhere,
+        watch: Watch = look_nowhere,
     ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
         self._watch = watch

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.group import RolloutGroup, look_nowhere
+from actors.group import RolloutGroup
 from actors.rollout_actor import Answered
 from unisd_rl.config import Config
 from unisd_rl.examined import Examined
@@ -15,6 +15,7 @@ from unisd_rl.statistics import Interval, pass_at_k, wilson_interval
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
+from unisd_rl.watch import Watch, look_nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def evaluate(
     config: Config,
     version: PolicyVersion,
     progress: Callable[[float, str], None],
-    watch: Callable[[], None] = look_nowhere,
+    watch: Watch = look_nowhere,
 ) -> Evaluation:
     """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
 

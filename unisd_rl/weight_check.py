@@ -5,8 +5,6 @@ plausible text; only its numbers give it away. So the run asks for a few sampled
 update and scores them with the learner.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from actors.group import RolloutGroup
@@ -15,6 +13,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.prompts import PromptStream
 from unisd_rl.types import PolicyVersion, Sampling
+from unisd_rl.watch import Watch
 
 PROBES = 4
 
@@ -25,7 +24,7 @@ def check_weights(
     prompts: PromptStream,
     config: Config,
     version: PolicyVersion,
-    watch: Callable[[], None],
+    watch: Watch,
 ) -> float:
     """The largest gap in nats over a few answers of `version`, begun after its update, sampled without truncation.
     `watch` is that of `RolloutGroup.wait_for`.

@@ -8,7 +8,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,9 @@ from unisd_rl.requirements import ray_options, retention_bundle
 from unisd_rl.retention.numbers import Completion, Retention
 from unisd_rl.retention.process import NAME, RetentionProcess
 from unisd_rl.types import Answer, Example
+from unisd_rl.watch import Watch, look_nowhere
 
 _WATCH_S = 1.0
-
-
-def _look_nowhere() -> None:
-    """Nobody else is looked after."""
 
 
 class RetentionScorer:
@@ -60,7 +57,7 @@ class RetentionScorer:
         adapted: Path,
         examples: Sequence[Example],
         answers: Sequence[Answer],
-        watch: Callable[[], None] = _look_nowhere,
+        watch: Watch = look_nowhere,
     ) -> Retention:
         """Retention of the model at `adapted`, whose `answers` these are, on the first `examples` of the settings.
 

@@ -27,13 +27,13 @@ from unisd_rl.transport.rollouts.batch import TakenBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt
+from unisd_rl.watch import Watch
 
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
 _WATCH_S = 1.0
 _PART = "queue"
 
 Answer = TypeVar("Answer")
-Watch = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class RolloutQueue:
         self._lineages.require(lineage)
         present = tuple(number for number in numbers if number in self._ledger)
         rows = self._ledger.read(present)
-        facts = describe(step, self._lineages.current, rows)
+        facts = describe(step, lineage, rows)
         oldest = self._consumption.record(step, facts)
         tokens, depth = sum(fact.tokens for fact in facts), len(self._ledger) - len(self._consumption)
         return TakenBatch(step, deal(rows, shards), present, oldest, tokens, depth)
