@@ -1,10 +1,9 @@
 """`python -m unisd_rl.evaluate` as a user meets it: what it understands, and what it refuses before it starts."""
 
-import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
+from commands import command, started
 
 from unisd_rl.config import ArithmeticTask, JsonlTask, TransformersEngine
 from unisd_rl.evaluate import main
@@ -82,15 +81,12 @@ def test_a_relative_folder_is_refused_under_a_ray_job(folder, capsys, monkeypatc
 
 
 def test_a_refusal_and_a_dry_run_import_nothing_heavy():
-    words = "import sys; from unisd_rl.evaluate import main; "
-    words += "codes = main(['base', '--dry-run', '--retention', 'base']), main(['./nowhere']); "
-    words += (
-        "print(codes, {'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets', 'scipy'} & set(sys.modules))"
-    )
-    result = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=60)
-    assert result.stdout.splitlines()[-1] == "(0, 2) set()", result.stderr
-    assert "1 x rollout actor: 1 CPU" in result.stdout
-    assert "1 x retention scorer: 0 CPU" in result.stdout
+    refused = command("unisd_rl.evaluate", "./nowhere")
+    assert (refused.code, refused.heavy) == (2, frozenset())
+    planned = started("unisd_rl.evaluate", "base", "--dry-run", "--retention", "base")
+    assert (planned.code, planned.heavy) == (0, frozenset()), planned.errors
+    assert "1 x rollout actor: 1 CPU" in planned.output
+    assert "1 x retention scorer: 0 CPU" in planned.output
 
 
 def test_every_model_is_asked_every_task(folder):

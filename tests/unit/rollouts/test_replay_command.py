@@ -3,11 +3,10 @@
 import asyncio
 import fcntl
 import json
-import subprocess
-import sys
 
 import pytest
 import tomli_w
+from commands import command, started
 from rollout_rows import rollout
 
 from unisd_rl.errors import UserError
@@ -115,14 +114,11 @@ def test_a_check_of_what_cannot_be_equal_is_refused(folder, capsys):
 
 
 def test_help_and_a_dry_run_import_nothing_heavy(folder):
-    for arguments in (["--help"], [str(folder), "--dry-run"]):
-        command = [sys.executable, "-X", "importtime", "-m", "unisd_rl.replay", *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        imported = {line.rsplit("|", 1)[1].strip() for line in ended.stderr.splitlines() if "import time:" in line}
-        assert ended.returncode == 0
-        assert not imported & {"torch", "ray", "vllm", "deepspeed", "transformers", "datasets"}
-    assert "up to 3 steps of 4 prompts" in ended.stdout
-    assert "1 x learner rank: 1 CPU" in ended.stdout
+    for ended in (started("unisd_rl.replay", "--help"), command("unisd_rl.replay", folder, "--dry-run")):
+        assert ended.code == 0
+        assert not ended.heavy
+    assert "up to 3 steps of 4 prompts" in ended.output
+    assert "1 x learner rank: 1 CPU" in ended.output
 
 
 def test_losses_are_of_the_surviving_chain_and_a_line_cut_short_does_not_count(folder):
