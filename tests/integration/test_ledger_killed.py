@@ -40,6 +40,6 @@ def killed_after(place, first, fsync, lines):
     ) as process:
         said = [process.stdout.readline() for _ in range(lines)]
         process.send_signal(signal.SIGKILL)
-        said += process.communicate(timeout=PATIENCE_S)[0].splitlines(keepends=True)
-    assert process.returncode == -signal.SIGKILL
+        said += process.stdout.readlines()  # `communicate` would pass over what `readline` read ahead
+        assert process.wait(timeout=PATIENCE_S) == -signal.SIGKILL
     return [int(line) for line in said if line.endswith("\n")]
