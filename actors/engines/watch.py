@@ -1,17 +1,20 @@
-"""Notices when an engine is stuck: prompts in flight, no update under way, and no token for `faults.stall_s`.
+"""Notices when an engine is stuck: for `faults.stall_s` no token with prompts in flight, or one pause for new weights.
 
 A deadlocked engine raises nothing and its process goes on answering calls, so nobody else would ever notice.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from actors.engines.engine import EngineDied, PauseReport, RolloutEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 _LOOKS = 8  # in each `stall_s`
+
+Answer = TypeVar("Answer")
 
 
 class Progress:
@@ -20,16 +23,16 @@ class Progress:
 
     def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall_s, self._clock = stall_s, clock
-        self._tokens = 0
+        self._seen = (0, False)
         self._moved_s = self._looked_s = clock()
 
     def stuck(self, in_flight: int, tokens: int, paused: bool) -> bool:
-        """Whether nothing has moved for `stall_s`. After a long time without a look (the process was stopped, or its
-        machine was) that time does not count."""
-        now = self._clock()
+        """Whether nothing has moved for `stall_s`: a token does, and a pause that begins or ends. After a long time
+        without a look (the process was stopped, or its machine was) that time does not count."""
+        now, seen, idle = self._clock(), (tokens, paused), not (in_flight or paused)
         away, self._looked_s = now - self._looked_s > self._stall_s / 2, now
-        if paused or away or not in_flight or tokens != self._tokens:
-            self._tokens, self._moved_s = tokens, now
+        if idle or away or seen != self._seen:
+            self._seen, self._moved_s = seen, now
         return now - self._moved_s >= self._stall_s
 
 
@@ -64,31 +67,38 @@ class WatchedEngine:
 
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
         """See `RolloutEngine.generate`."""
-        answer = asyncio.create_task(self._engine.generate(tokens, sampling))
-        stuck = asyncio.create_task(self._stuck.wait())
         self._in_flight += 1
         try:
-            await asyncio.wait({answer, stuck}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise EngineDied(
-                    f"the engine made no token for faults.stall_s = {self._stall_s:g} s with {self._in_flight} prompts "
-                    "in flight"
-                )
-            return answer.result()
+            return await self._unless_stuck(self._engine.generate(tokens, sampling))
         finally:
             self._in_flight -= 1
-            answer.cancel()
-            stuck.cancel()
 
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         """See `RolloutEngine.receive`."""
-        return await self._engine.receive(manifest, buckets)
+        return await self._unless_stuck(self._engine.receive(manifest, buckets))
 
     async def close(self) -> None:
         """See `RolloutEngine.close`."""
         if self._watching is not None:
             self._watching.cancel()
         await self._engine.close()
+
+    async def _unless_stuck(self, call: Coroutine[Any, Any, Answer]) -> Answer:
+        answer, stuck = asyncio.create_task(call), asyncio.create_task(self._stuck.wait())
+        try:
+            await asyncio.wait({answer, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise EngineDied(f"the engine {self._stillness} for faults.stall_s = {self._stall_s:g} s")
+            return answer.result()
+        finally:
+            answer.cancel()
+            stuck.cancel()
+
+    @property
+    def _stillness(self) -> str:
+        if self._engine.paused:
+            return "stayed paused for new weights"
+        return f"made no token with {self._in_flight} prompts in flight"
 
     async def _watch(self) -> None:
         progress = Progress(self._stall_s)

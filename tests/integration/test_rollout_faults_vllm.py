@@ -1,11 +1,13 @@
-"""vLLM's own process is killed, or stuck, under a rollout actor: the actor is replaced, and serves."""
+"""vLLM's own process is killed, or stuck, or stuck in mid-update, under a rollout actor: it is replaced, and serves."""
 
 import signal
 
 import psutil
 import pytest
 import ray
-from rollout_rig import BATCH, Parts, config, numbered
+from rollout_rig import BATCH, WAIT_S, Parts, config, numbered
+
+from unisd_rl.types import PolicyVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 START_S = 400.0
@@ -31,7 +33,7 @@ def engine_core(parts):
     return cores[0]
 
 
-def test_an_actor_whose_engine_is_killed_and_one_whose_engine_is_stuck_are_replaced(parts):
+def test_actors_whose_engine_is_killed_or_stuck_or_stuck_in_mid_update_are_replaced(parts):
     parts.serve(2 * BATCH)
     parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
     engine_core(parts).send_signal(signal.SIGKILL)
@@ -39,14 +41,22 @@ def test_an_actor_whose_engine_is_killed_and_one_whose_engine_is_stuck_are_repla
     (killed,) = parts.faults
     assert "rollout-0 stopped: vLLM's process died" in killed.what
     first = parts.take(0)
+    parts.group.wait_for(PolicyVersion(0, 1), WAIT_S)
 
     stuck = engine_core(parts)
     parts.queue.admit(tuple(map(numbered, range(2 * BATCH, 3 * BATCH))))
     parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
     stuck.suspend()
     parts.until(lambda: len(parts.recoveries) == 2, "the actor with the stuck engine was replaced", START_S)
-    assert "rollout-0.1 stopped: the engine made no token for faults.stall_s = 10 s with" in parts.faults[1].what
+    assert "rollout-0.1 stopped: the engine made no token with" in parts.faults[1].what
+    assert "in flight for faults.stall_s = 10 s" in parts.faults[1].what
     parts.until(lambda: not stuck.is_running(), "the stuck process has gone")
-    rest = [rollout for step in (1, 2) for rollout in parts.take(step)]
+
+    parts.until(lambda: parts.queue.report().committed == 3 * BATCH, "nothing is in flight")
+    engine_core(parts).suspend()
+    second = parts.take(1)
+    parts.until(lambda: len(parts.recoveries) == 3, "the actor that hung in mid-update was replaced", START_S)
+    assert "rollout-0.2 stopped: the engine stayed paused for new weights for faults.stall_s" in parts.faults[2].what
+    rest = [*second, *parts.take(2)]
     assert [rollout.number for rollout in (*first, *rest)] == list(range(3 * BATCH))
     assert rest[-1].actor == "rollout-0.2"

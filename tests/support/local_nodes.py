@@ -6,13 +6,15 @@ machine, and the name `head`, which is the loopback here. Every process is ended
 
 import contextlib
 import os
+import random
 import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -26,10 +28,11 @@ _OURS = {name: value for name, value in os.environ.items() if not name.startswit
 
 @dataclass(slots=True)
 class LocalNode:
-    """A running node, and the environment its commands see."""
+    """A running node, the environment its commands see, and what it printed."""
 
     process: subprocess.Popen[str]
     environment: Mapping[str, str]
+    log: Path
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class LocalNodes:
     nodes: list[LocalNode] = field(default_factory=list)
     port: int = 0
     dashboard: int = 0
+    started: Iterator[int] = field(default_factory=count)
 
     def __post_init__(self) -> None:
         self.port, self.dashboard = free_port(), free_port()
@@ -79,11 +83,11 @@ class LocalNodes:
     def start(self, command: Command, **more: str) -> LocalNode:
         """A node's process, held in the foreground."""
         environment = self.merged(command.environment) | more
-        log = (self.folder / f"{len(self.nodes)}.log").open("w")
+        log = self.folder / f"{next(self.started)}.log"
         process = subprocess.Popen(
-            command.argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+            command.argv, cwd=ROOT, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        self.nodes.append(LocalNode(process, environment))
+        self.nodes.append(LocalNode(process, environment, log))
         return self.nodes[-1]
 
     def merged(self, of_container: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +133,8 @@ def wait_until(ready, what: str, node: LocalNode | None = None, timeout_s: float
     """Return when `ready()` is true; fail when the node ends before or the time is up."""
     deadline = time.monotonic() + timeout_s
     while not ready():
-        assert node is None or node.process.poll() is None, f"ended with {node.process.returncode} before {what}"
+        ended = node is not None and node.process.poll() is not None
+        assert not ended, f"ended with {node.process.returncode} before {what}:\n{node.log.read_text()[-4000:]}"
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
         with contextlib.suppress(subprocess.TimeoutExpired):
             _pause(node)
@@ -150,10 +155,12 @@ def end(process: subprocess.Popen) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on now, and that the system gives to nobody who asks for any (Linux: from 32768)."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _pause(node: LocalNode | None) -> None:

@@ -24,7 +24,8 @@ class FaultsConfig(Section):
     silent_s: Positive = 60.0
     """An actor that does not answer for so long is taken for dead."""
     stall_s: Positive = 180.0
-    """An engine with prompts in flight that makes no token for so long is taken for stuck."""
+    """An engine that for so long makes no token with prompts in flight, or stays paused for new weights, is taken for
+    stuck."""
     patience_s: Positive = 300.0
     """How long a call waits for the rollout queue or the weight store to come back before the run gives up."""
 

@@ -177,4 +177,4 @@ class WeightsConfig(Section):
     checksum: bool = True
     """Verify an xxh3 checksum after each update."""
     timeout_s: Positive = 300.0
-    """How long one update may take; an actor that takes longer is replaced."""
+    """How long one update may take, the way to the actor included; one that takes longer is replaced."""

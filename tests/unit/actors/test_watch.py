@@ -33,11 +33,17 @@ def test_no_token_for_the_whole_time_with_prompts_in_flight_is_stuck():
     ]
 
 
-@pytest.mark.parametrize("look", [(0, 7, False), (2, 7, True), (2, 8, False)], ids=["idle", "paused", "a_token"])
-def test_an_idle_engine_a_paused_one_and_one_that_makes_a_token_start_the_time_anew(look):
+@pytest.mark.parametrize("look", [(0, 7, False), (2, 7, True), (2, 8, False)], ids=["idle", "a_pause", "a_token"])
+def test_an_idle_engine_a_pause_and_a_token_start_the_time_anew(look):
     still = (2, 7, False)
     said = looks((60, *still), (140, *still), (220, *look), (310, *still), (399, *still))
     assert said == [False] * 5
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_one_pause_for_the_whole_time_is_stuck_whatever_is_in_flight(in_flight):
+    paused = (in_flight, 7, True)
+    assert looks((80, 2, 7, False), *((s, *paused) for s in (160, 240, 320, 339, 340))) == [False] * 5 + [True]
 
 
 def test_time_in_which_the_process_itself_was_stopped_does_not_count():
@@ -58,4 +64,25 @@ def test_every_call_of_a_stuck_engine_fails_and_says_why():
 
     failures = asyncio.run(asyncio.wait_for(scenario(), 10.0))
     assert [type(failure) for failure in failures] == [EngineDied, EngineDied]
-    assert "made no token for faults.stall_s = 0.05 s with 2 prompts in flight" in str(failures[0])
+    assert str(failures[0]) == "the engine made no token with 2 prompts in flight for faults.stall_s = 0.05 s"
+
+
+class NeverResumed(HeldEngine):
+    """Its process hangs in mid-update."""
+
+    async def receive(self, manifest, buckets):
+        self.paused = True
+        await asyncio.Event().wait()
+
+
+def test_an_update_of_an_engine_that_stays_paused_fails_and_says_why():
+    async def scenario():
+        engine = WatchedEngine(NeverResumed(), stall_s=0.05)
+        await engine.start()
+        try:
+            await engine.receive(None, ())
+        finally:
+            await engine.close()
+
+    with pytest.raises(EngineDied, match="stayed paused for new weights"):
+        asyncio.run(asyncio.wait_for(scenario(), 10.0))

@@ -189,7 +189,8 @@ class World:
         self.holding = True
 
     def take_unheard(self) -> None:
-        """The queue's process ends before its answer arrives: the driver asks again."""
+        """The queue's process ends before its answer arrives: the driver asks again for what it has admitted."""
+        self.admit()
         self.take()
         if self.holding:
             self.holding = False
