@@ -9,10 +9,10 @@
 
 from contextlib import suppress
 
+from actors.scale_requests import ActorsStatus, RunControl, Unreadable
 from actors.scaling import Observation, ScalingRule
+from unisd_rl.cluster.restarts import Fault, Report
 from unisd_rl.config import AutoActors, RolloutConfig
-from unisd_rl.control import ActorsStatus, RunControl, Unreadable
-from unisd_rl.faults import Fault, Report
 
 
 class ActorDemand:

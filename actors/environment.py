@@ -10,8 +10,8 @@ learner's core; vLLM in its usual three processes gave 3,900 to 5,200 on one cor
 
 from pathlib import Path
 
+from unisd_rl.cluster.cores import Cores
 from unisd_rl.config import Config, VllmEngine
-from unisd_rl.placement import Cores
 
 _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",

@@ -4,10 +4,10 @@
 start -> broadcast(version 0) -> run -> { broadcast(version) | answers | scale | check } ... -> close
 ```
 
-The group owns a slot for each actor (`actors.slot`); `check`, called about once a second in every wait of the driver,
-moves all of them on and never waits itself. What fails is told, replaced after a back-off under a new name, and told
-again when it serves; the others go on meanwhile. Broadcasts go out in the background, one call an actor, so a stuck
-actor does not hold the others up.
+The group owns a slot for each actor (`actors.supervisor`); `check`, called about once a second in every wait of the
+driver, moves all of them on and never waits itself. What fails is told, replaced after a back-off under a new name, and
+told again when it serves; the others go on meanwhile. Broadcasts go out in the background, one call an actor, so a
+stuck actor does not hold the others up.
 
 Only the first start is strict: what the cluster lacks then is the user's error, and an engine that starts on no actor
 is a failure of the run. Afterwards the run goes on with those that serve, and fails when none has for
@@ -27,20 +27,20 @@ from ray.actor import ActorHandle
 from actors.absence import Absence
 from actors.busy import BusyShares
 from actors.demand import ActorDemand
+from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
 from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
 from actors.report import ActorReport, Pulse
 from actors.retirements import Retirements
 from actors.rollout_actor import Answered, Chat
+from actors.scale_requests import ActorsStatus
 from actors.scaling import Observation
-from actors.shares import Shares
-from actors.slot import Orders, Slot, State
+from actors.supervisor import Orders, Slot, State
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.resources import rollout_bundle
+from unisd_rl.cluster.restarts import Event, Fault, Report
 from unisd_rl.config import Config
-from unisd_rl.control import ActorsStatus
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.faults import Event, Fault, Report
-from unisd_rl.placement import CorePlan
-from unisd_rl.requirements import rollout_bundle
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion, Sampling

@@ -16,11 +16,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.environment import actor_environment
 from actors.report import ActorReport, Pulse
 from actors.rollout_actor import Answered, Asked, RolloutActor
+from unisd_rl.cluster.cores import Cores
+from unisd_rl.cluster.logs import log_path
+from unisd_rl.cluster.resources import ray_options, rollout_bundle
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
-from unisd_rl.logs import log_path
-from unisd_rl.placement import Cores
-from unisd_rl.requirements import ray_options, rollout_bundle
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actors.slot import Slot, State
+from actors.supervisor import Slot, State
+from unisd_rl.cluster.logs import log_path
 from unisd_rl.errors import RunFailed
-from unisd_rl.logs import log_path
 from unisd_rl.types import PolicyVersion
 
 

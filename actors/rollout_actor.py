@@ -13,16 +13,16 @@ from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
-from actors.engines.watch import WatchedEngine
-from actors.lease_queue import RayLeaseQueue
-from actors.pushed_updates import PushedUpdates
+from actors.engines.stall_guard import WatchedEngine
+from actors.engines.vllm_push import PushedUpdates
 from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
-from unisd_rl.chat import ChatTokenizer
+from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
-from unisd_rl.logs import log_path, redirect_output
-from unisd_rl.placement import Cores, bind_to
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
 from unisd_rl.transport.weights.receiver import Arrived, weight_receiver
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens

@@ -14,12 +14,12 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from actors.answering import Answering
 from actors.engines.engine import NOTHING_APPLIED, PromptFailed, RolloutEngine
-from actors.lease_queue import LeaseQueue
+from actors.generate import Answering
 from actors.places import Places
-from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import RolloutConfig
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.transport.rollouts.actor_client import LeaseQueue
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import NumberedPrompt, Rollout
 

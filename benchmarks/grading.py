@@ -24,8 +24,8 @@ from rich.progress import Progress
 
 from benchmarks.output import finish, machine, show_table
 from unisd_rl.tasks import mbpp
-from unisd_rl.tasks.code import trial
-from unisd_rl.tasks.raw import from_file
+from unisd_rl.tasks.benchmark_data import from_file
+from unisd_rl.tasks.programs import trial
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import Sandbox
 

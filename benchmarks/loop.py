@@ -35,7 +35,7 @@ from benchmarks.loops.rollout import EMBEDDED, LARGER, actor
 from benchmarks.loops.rows import Row, SpeedRow
 from benchmarks.loops.stand_in import stand_in
 from benchmarks.output import finish, machine, show_table
-from unisd_rl.cluster import RAY_ENVIRONMENT
+from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 
 STALENESS = (0, 1, 2, 4)
 IDEAL = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}

@@ -39,11 +39,11 @@ from actors.engines.engine import EngineSpec, PauseReport
 from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.environment import actor_environment
 from benchmarks.output import finish, machine, show_table
-from learner.process import rank_environment
-from unisd_rl.cluster import RAY_ENVIRONMENT
+from learner.rank_process import rank_environment
+from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.logs import redirect_output
+from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
-from unisd_rl.logs import redirect_output
-from unisd_rl.placement import Cores, bind_to
 from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.receiver import weight_receiver
 from unisd_rl.transport.weights.shared_memory import SharedMemory

@@ -1,7 +1,7 @@
 """Named tensors on storage, in safetensors files of bounded size, with an index that is written last.
 
 A folder without its index was cut short and is not an archive. Whether its bytes are those that were written is for the
-manifest of the whole checkpoint (unisd_rl/checkpoints.py). Nothing is unpickled.
+manifest of the whole checkpoint (unisd_rl/storage/checkpoints.py). Nothing is unpickled.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Under LoRA the model in it is the merged one, and `adapter/` holds the factors, for peft and for engines that load them.
 `training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher; `run_state.json` says
-where the run stood, and the manifest, written last, has the checksum of every file (unisd_rl/checkpoints.py).
+where the run stood, and the manifest, written last, has the checksum of every file (unisd_rl/storage/checkpoints.py).
 
 It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.archive import write_archive
-from learner.lost import CheckpointNotWritten
-from unisd_rl.checkpoints import RUN_STATE, RunState, put_in_place, seal
+from learner.errors import CheckpointNotWritten
 from unisd_rl.config import ModelConfig
+from unisd_rl.storage.checkpoints import RUN_STATE, RunState, put_in_place, seal
 from unisd_rl.transport.weights.adapter import peft_config
 
 NamedTensors = Iterable[tuple[str, Tensor]]

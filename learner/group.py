@@ -21,14 +21,14 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from learner.lost import CheckpointNotWritten, LearnerLost, NoRoom
-from learner.process import RankProcess, rank_environment
-from unisd_rl.checkpoints import RunState
+from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
+from learner.rank_process import RankProcess, rank_environment
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.resources import learner_bundle, ray_options
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.placement import CorePlan
-from unisd_rl.reports import PublishReport, StepReport
-from unisd_rl.requirements import learner_bundle, ray_options
+from unisd_rl.metrics import PublishReport, StepReport
+from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 from unisd_rl.watch import Watch, look_nowhere

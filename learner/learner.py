@@ -26,26 +26,26 @@ from learner.attention import choose_attention
 from learner.batch import Inputs, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
+from learner.model import Measure, load_reader
 from learner.packing import Layout
-from learner.reader import Measure, load_reader
-from learner.report import StepFindings, step_report
 from learner.schedule import learning_rate
 from learner.scores import Scores
 from learner.scoring import Scorer, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
 from learner.staleness import current_tokens, token_staleness
-from learner.state import restore, training_state
+from learner.step_report import StepFindings, step_report
 from learner.stopwatch import Stopwatch
 from learner.teacher import STILL, student_and_teacher
+from learner.training_state import restore, training_state
 from learner.weights import travelling, whole_model
-from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
-from unisd_rl.objective.chunked import realised_logprobs
+from unisd_rl.metrics import StepReport
 from unisd_rl.objective.diagnostics import MicroReport, objective_report
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.chunked import realised_logprobs
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
-from unisd_rl.reports import StepReport
 from unisd_rl.seeds import derive_seed
+from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
 

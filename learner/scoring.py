@@ -20,8 +20,8 @@ from learner.scores import Scores, Tally
 from learner.stopwatch import Stopwatch
 from learner.student import Student
 from learner.teacher import Teacher
-from unisd_rl.objective.chunked import realised_logprobs, token_divergence
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import ObjectiveSettings
 from unisd_rl.objective.unisd import TokenSignals
 from unisd_rl.types import ViewKind

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
-from learner.adapters import STUDENT, factors
 from learner.batch import Inputs
-from learner.reader import Measure, Reader, Result
+from learner.lora import STUDENT, factors
+from learner.model import Measure, Reader, Result
 from unisd_rl.config import Config
 
 NOTHING_STAYS_GATHERED = {

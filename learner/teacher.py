@@ -18,17 +18,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.adapters import add_adapters
 from learner.batch import Inputs
 from learner.checks import check_teacher_moved
+from learner.lora import add_adapters
+from learner.model import Measure, Reader, Result
 from learner.ranks import total
-from learner.reader import Measure, Reader, Result
+from learner.sharding import assembled, is_sharded, local, local_master, part_of
 from learner.student import Student
-from learner.tensors import assembled, is_sharded, local, local_master, part_of
 from learner.voice import AdapterVoice, CopyVoice, Voice
 from unisd_rl.config import Config, EmaConfig
 from unisd_rl.objective.ema import ema_update_
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.seeds import derive_seed
 
 _PROBES = 4

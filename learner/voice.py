@@ -7,13 +7,13 @@ from typing import Protocol
 import deepspeed
 from torch import nn
 
-from learner.adapters import TEACHER, factors, speaking
 from learner.batch import Inputs
-from learner.reader import Measure, Reader, Result
+from learner.lora import TEACHER, factors, speaking
+from learner.model import Measure, Reader, Result
+from learner.sharding import gathered
 from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
-from learner.tensors import gathered
 from unisd_rl.config import Config
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.head import Head
 
 
 class Voice(Protocol):

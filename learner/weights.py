@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from learner.adapters import STUDENT, base_name, factors, factors_of, merged
+from learner.lora import STUDENT, base_name, factors, factors_of, merged
+from learner.sharding import gathered, named_weights, whole
 from learner.student import Student
-from learner.tensors import gathered, named_weights, whole
 from unisd_rl.config import LoraConfig
 
 

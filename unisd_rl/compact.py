@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unisd_rl.command import exit_code
+from unisd_rl.cli import exit_code
+from unisd_rl.config.load import OneSentenceParser
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.folder_lock import FolderLock
-from unisd_rl.settings import OneSentenceParser
+from unisd_rl.storage.folder_lock import FolderLock
 
 PROGRAM = "python -m unisd_rl.compact"
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from unisd_rl.command import (
+from unisd_rl.cli import (
     describe_places,
     exit_code,
     refuse_missing_folder,
     refuse_relative_under_a_job,
     spin_briefly,
 )
+from unisd_rl.cluster.resources import answering_requirements, retention_requirement
+from unisd_rl.config.load import OneSentenceParser
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation_request import BASE, EvaluationRequest, evaluation_request, task_types
-from unisd_rl.requirements import answering_requirements, retention_requirement
-from unisd_rl.settings import OneSentenceParser
+from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 
 PROGRAM = "python -m unisd_rl.evaluate"
 _DESCRIPTION = f"""Let models answer held-out problems through the rollout actors, and compare them with the first.
@@ -45,7 +45,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         print(describe(request))
         return 0
     spin_briefly()
-    from unisd_rl.evaluation_job import run_evaluation  # heavy: torch, Ray
+    from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
 
     run_evaluation(request)
     return 0

@@ -3,14 +3,14 @@
 import time
 from contextlib import suppress
 
-from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
-from unisd_rl.cluster import connected
+from unisd_rl.cluster.ray_cluster import connected
+from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
+from unisd_rl.driver.build import core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.summary import Summary, summarise
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.requirements import requirements
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.screen import Screen
-from unisd_rl.summary import Summary, summarise
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.train import Outcome, train

@@ -7,7 +7,7 @@ Exit codes: see `command.exit_code`.
 import sys
 from collections.abc import Sequence
 
-from unisd_rl.command import (
+from unisd_rl.cli import (
     check_contexts,
     check_training_task,
     exit_code,
@@ -15,9 +15,9 @@ from unisd_rl.command import (
     spin_briefly,
     split_arguments,
 )
+from unisd_rl.cluster.resources import answering_requirements
 from unisd_rl.config import Config
-from unisd_rl.requirements import answering_requirements
-from unisd_rl.settings import load_recipe, parse_fields
+from unisd_rl.config.load import load_recipe, parse_fields
 
 PROGRAM = "python -m unisd_rl.prepare"
 
@@ -35,7 +35,7 @@ def _prepare(arguments: Sequence[str]) -> int:
         print(describe(config))
         return 0
     spin_briefly()
-    from unisd_rl.preparation_job import run_preparation  # heavy: torch, Ray
+    from unisd_rl.driver.prepare_job import run_preparation  # heavy: torch, Ray
 
     run_preparation(config)
     return 0

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.command import exit_code, refuse_missing_folder, refuse_relative_under_a_job, spin_briefly
+from unisd_rl.cli import exit_code, refuse_missing_folder, refuse_relative_under_a_job, spin_briefly
+from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
+from unisd_rl.config.load import OneSentenceParser, overlay, parse_fields
 from unisd_rl.errors import UserError
-from unisd_rl.recorded_run import RecordedRun
-from unisd_rl.replay_request import ReplayRequest, changed_settings
-from unisd_rl.requirements import learner_requirement
-from unisd_rl.settings import OneSentenceParser, overlay, parse_fields
+from unisd_rl.storage.recorded_run import RecordedRun
+from unisd_rl.storage.replay_request import ReplayRequest, changed_settings
 
 PROGRAM = "python -m unisd_rl.replay"
 _ANY_GAP = 1e9  # nats
@@ -43,7 +43,7 @@ def _replay(arguments: Sequence[str]) -> int:
         print(describe(request))
         return 0
     spin_briefly()
-    from unisd_rl.replay_job import run_replay  # heavy: torch, Ray
+    from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
 
     run_replay(request)
     return 0

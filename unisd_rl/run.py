@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.settings import idle_settings, objective_settings
-from unisd_rl.command import (
+from unisd_rl.cli import (
     STOPPED,
     check_contexts,
     check_training_task,
@@ -23,13 +23,13 @@ from unisd_rl.command import (
     split_arguments,
     split_resume,
 )
+from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
+from unisd_rl.config.load import load_recipe, parse_fields
 from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
-from unisd_rl.requirements import requirements
-from unisd_rl.resuming import resumed_config
-from unisd_rl.settings import load_recipe, parse_fields
-from unisd_rl.transport.rollouts.place import refuse_unreachable
+from unisd_rl.storage.resuming import resumed_config
+from unisd_rl.storage.stores import refuse_unreachable
 
 PROGRAM = "python -m unisd_rl.run"
 

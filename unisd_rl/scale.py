@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unisd_rl.command import exit_code
+from actors.scale_requests import ActorsStatus, RunControl
+from unisd_rl.cli import exit_code
 from unisd_rl.config import AutoActors
-from unisd_rl.control import ActorsStatus, RunControl
+from unisd_rl.config.load import OneSentenceParser, recipe_tree
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.settings import OneSentenceParser, recipe_tree
 
 PROGRAM = "python -m unisd_rl.scale"
 POLL_S = 0.5

@@ -20,17 +20,17 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 
+from unisd_rl.driver.checkpointing import insist, save, save_last
+from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.publish import check_published, publish, publish_checked, watch, watch_source
+from unisd_rl.driver.recovery import LearnerRecovery
+from unisd_rl.driver.step_log import StepTimes, log_step
+from unisd_rl.driver.stop import StopRequest, stop_request
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation import Evaluation, evaluate
-from unisd_rl.examined import Examined
-from unisd_rl.interrupt import StopRequest, stop_request
-from unisd_rl.parts import Parts
-from unisd_rl.publication import check_published, publish, publish_checked, watch, watch_source
-from unisd_rl.recovery import LearnerRecovery
-from unisd_rl.retention.scorer import RetentionScorer
-from unisd_rl.retention.table import retention_table
-from unisd_rl.saving import insist, save, save_last
-from unisd_rl.step_log import StepTimes, log_step
+from unisd_rl.evaluation.evaluate import Evaluation, evaluate
+from unisd_rl.evaluation.examined import Examined
+from unisd_rl.evaluation.retention_scorer import RetentionScorer
+from unisd_rl.evaluation.retention_table import retention_table
 from unisd_rl.types import PolicyVersion
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from actors.engines.engine import EngineSpec, GroupShape, RolloutEngine
 from actors.engines.transformers_engine import TransformersRolloutEngine
 from actors.engines.vllm_engine import VllmRolloutEngine
-from unisd_rl.chat import ChatTokenizer
+from unisd_rl.cluster.cores import Cores
 from unisd_rl.config import Config, TransformersEngine
-from unisd_rl.placement import Cores
+from unisd_rl.models.tokenizer import ChatTokenizer
 
 
 def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: ChatTokenizer) -> RolloutEngine:

@@ -179,7 +179,7 @@ class TransformersRolloutEngine:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from actors.engines.transformers_updates import add_adapter
+        from actors.engines.transformers_weights import add_adapter
 
         if self._spec.cores:
             torch.set_num_threads(len(self._spec.cores))
@@ -194,7 +194,7 @@ class TransformersRolloutEngine:
         return model.eval()
 
     def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
-        from actors.engines.transformers_updates import replace_adapter, replace_model
+        from actors.engines.transformers_weights import replace_adapter, replace_model
 
         replace = replace_model if self._spec.adapter is None else replace_adapter
         replace(self._loaded(), manifest, buckets)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from actors.engines.engine import EngineDied, UpdateRefused
-from actors.engines.vllm_updates import Load, ask, refuse_unless_whole
+from actors.engines.vllm_weights import Load, ask, refuse_unless_whole
 from unisd_rl.config import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, checksum, label
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.chunked import scored_tokens, token_divergence
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import ObjectiveSettings
 from unisd_rl.objective.terms import TokenTerms
 

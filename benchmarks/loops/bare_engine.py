@@ -13,10 +13,10 @@ from actors.engines.build import build_engine
 from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.environment import actor_environment
 from benchmarks.scale import here
-from unisd_rl.chat import ChatTokenizer
+from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.config import Config
-from unisd_rl.logs import redirect_output
-from unisd_rl.placement import Cores, bind_to
+from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.types import NumberedPrompt, Sampling, Tokens
 
 START_S = 300.0

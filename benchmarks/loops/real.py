@@ -22,21 +22,21 @@ import ray
 from benchmarks.loops.bare_engine import spawn_bare_engine
 from benchmarks.loops.rows import Row
 from learner.group import LearnerGroup
-from unisd_rl.build import core_plan, model_folder, prompt_stream, started_parts
-from unisd_rl.cluster import connected
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.ray_cluster import connected
+from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.interrupt import StopRequest
-from unisd_rl.parts import Parts
-from unisd_rl.placement import CorePlan
-from unisd_rl.recorded_run import RecordedRun
-from unisd_rl.recording import Recording
-from unisd_rl.recovery import LearnerRecovery
-from unisd_rl.requirements import requirements
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.screen import Screen
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.build import core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.recovery import LearnerRecovery
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.stop import StopRequest
+from unisd_rl.storage.recorded_run import RecordedRun
 from unisd_rl.tasks.load import load_task
 from unisd_rl.train import LoopTimes, learn
+from unisd_rl.transport.rollouts.replay import Recording
 from unisd_rl.transport.rollouts.schema import decode
 
 FIRST = 2  # steps before the first that is timed: threads and pages are warm, the self-check is over

@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 from benchmarks.loops.rows import Row
 from benchmarks.scale import here, prompts, rollout
 from unisd_rl.config import Config
-from unisd_rl.transport.rollouts.client import QueueClient
+from unisd_rl.transport.rollouts.driver_client import QueueClient
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.publisher import weight_publisher

@@ -4,8 +4,8 @@ import pytest
 import torch
 from triton_rows import disagreements
 
-from unisd_rl.objective.chunked import realised_logprobs, scored_tokens, token_divergence
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.terms import TokenTerms
 

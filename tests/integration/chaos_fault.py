@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from chaos_run import ChaoticRun
 
-from unisd_rl.checkpoints import DamagedCheckpoint, newest_first, opened
+from unisd_rl.storage.checkpoints import DamagedCheckpoint, newest_first, opened
 
 _EXAMINING = "evaluating version"
 

@@ -18,7 +18,7 @@ from finished import REPOSITORY, FinishedRun
 from local_nodes import end
 from ray.cluster_utils import Cluster
 
-from unisd_rl.control import ActorsStatus, RunControl, Unreadable
+from actors.scale_requests import ActorsStatus, RunControl, Unreadable
 
 POLL_S = 0.1
 PLACES = 2  # for rollout actors on each of their nodes

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unisd_rl.checkpoints import RunState
 from unisd_rl.config import Config
+from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 
 VOCABULARY = 64
@@ -190,7 +190,7 @@ def _teacher(learner: object) -> dict:
 
 
 def _student_masters(learner: object) -> dict:
-    from learner.tensors import assembled, local_master
+    from learner.sharding import assembled, local_master
 
     return {
         name: assembled(local_master(value), value).detach().clone()
@@ -200,8 +200,8 @@ def _student_masters(learner: object) -> dict:
 
 def _base(learner: object) -> dict:
     """The weights under the adapters, whole; everything where there are none."""
-    from learner.adapters import base_name
-    from learner.tensors import named_weights, whole
+    from learner.lora import base_name
+    from learner.sharding import named_weights, whole
 
     named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.reader.model)]
     return {name: tensor.clone() for name, tensor in whole((name, tensor) for name, tensor in named if name)}

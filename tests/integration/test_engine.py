@@ -29,7 +29,7 @@ from engine_scenarios import (
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
-from actors.pushed_updates import PushedUpdates
+from actors.engines.vllm_push import PushedUpdates
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.shared_memory import shared
 from unisd_rl.types import PolicyVersion

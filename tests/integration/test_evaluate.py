@@ -19,7 +19,7 @@ from finished import REPOSITORY, TIMEOUT_S, run_job
 from scipy.stats import binomtest
 
 from unisd_rl.base_model import ensure_base_model
-from unisd_rl.chat import ChatTokenizer
+from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.arithmetic import Arithmetic
 
 PROBLEMS = 20

@@ -9,9 +9,9 @@ import torch
 from learner_rig import learner_config, make_model, make_rollouts
 
 from learner.group import CheckpointNotWritten, LearnerGroup, LearnerLost
-from unisd_rl.checkpoints import RunState, opened
+from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.placement import CorePlan
+from unisd_rl.storage.checkpoints import RunState, opened
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.weights.snapshot import unpack
 from unisd_rl.transport.weights.store import spawn_store

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from same_training import files, rows, trained
 
 from learner.group import LearnerGroup, LearnerLost, NoRoom
-from unisd_rl.checkpoints import RunState
-from unisd_rl.placement import CorePlan
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import encode
 
 TIMEOUT_S = 200.0

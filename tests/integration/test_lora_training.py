@@ -166,7 +166,7 @@ def test_a_checkpoint_saved_by_sharded_ranks_is_that_of_one(two_ranks, folder):
 def test_layers_that_cannot_be_adapted_are_refused_in_one_sentence(base, targets, said):
     from transformers import AutoModelForCausalLM
 
-    from learner.adapters import add_adapters
+    from learner.lora import add_adapters
     from unisd_rl.config import LoraConfig
     from unisd_rl.errors import UserError
 

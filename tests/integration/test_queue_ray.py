@@ -12,10 +12,10 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from unisd_rl.cluster.restarts import Fault
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
-from unisd_rl.faults import Fault
-from unisd_rl.transport.rollouts.client import QueueClient
+from unisd_rl.transport.rollouts.driver_client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source

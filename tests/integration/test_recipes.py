@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
 
-from unisd_rl.chat import ChatTokenizer
 from unisd_rl.config import SourcesConfig
-from unisd_rl.prompts import source_of
-from unisd_rl.settings import RECIPES, load_recipe
+from unisd_rl.config.load import RECIPES, load_recipe
+from unisd_rl.contexts.prompts import source_of
+from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.types import Source, ViewKind

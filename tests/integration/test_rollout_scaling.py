@@ -8,9 +8,9 @@ from rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 
 from actors.demand import ActorDemand
 from actors.group import RolloutGroup
-from unisd_rl.command import STOPPED
+from actors.scale_requests import RunControl
+from unisd_rl.cli import STOPPED
 from unisd_rl.config import AutoActors
-from unisd_rl.control import RunControl
 from unisd_rl.scale import main as scale
 
 pytestmark = pytest.mark.slow

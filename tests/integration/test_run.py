@@ -19,8 +19,8 @@ from finished import (
     start_job,
 )
 
-from unisd_rl.checkpoints import opened
 from unisd_rl.config import Config
+from unisd_rl.storage.checkpoints import opened
 
 STEPS, BATCH = 6, 32
 SHORT = ("--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64")

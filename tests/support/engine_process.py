@@ -12,10 +12,10 @@ from typing import Any
 
 from actors.engines.build import build_engine
 from actors.environment import actor_environment
-from unisd_rl.chat import ChatTokenizer
+from unisd_rl.cluster.cores import bind_to
+from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.config import Config
-from unisd_rl.logs import redirect_output
-from unisd_rl.placement import bind_to
+from unisd_rl.models.tokenizer import ChatTokenizer
 
 START_S = 240.0
 CALL_S = 120.0

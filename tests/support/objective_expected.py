@@ -16,7 +16,7 @@ from objective_oracle import (
 )
 from torch import Tensor
 
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import (
     DivergenceContrast,
     LogprobContrast,

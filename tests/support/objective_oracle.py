@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import LogprobContrast, ObjectiveSettings, SequenceAgreement, TokenAgreement
 
 TOKEN = TokenAgreement(gamma=1.0, statistic="variance", scale_quantile=0.95, scale=None, cap=10.0, floor=0.01)

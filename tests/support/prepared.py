@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from unisd_rl.preparation.making import Maker
-from unisd_rl.preparation.rows import Lengths
-from unisd_rl.preparation.selection import selected
-from unisd_rl.prompts import Prepared, PromptStream
+from unisd_rl.contexts.making import Maker
+from unisd_rl.contexts.prompts import Prepared, PromptStream
+from unisd_rl.contexts.rows import Lengths
+from unisd_rl.contexts.selection import selected
 from unisd_rl.tasks.grading import grade_all
 
 TOO_LONG = Lengths(prompt=10**6, gold=0)

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from unisd_rl.config import Config
-from unisd_rl.contexts.negative import GradeMany
-from unisd_rl.preparation.prepare import Preparation
-from unisd_rl.preparation.rows import Lengths
-from unisd_rl.screen import Screen
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
+from unisd_rl.contexts.negatives import GradeMany
+from unisd_rl.contexts.prepare import Preparation
+from unisd_rl.contexts.rows import Lengths
+from unisd_rl.driver.console import Screen
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.load import load_task
 

@@ -13,10 +13,10 @@ from engine_scenarios import changed
 from transformers import AutoModelForCausalLM
 
 from actors.group import RolloutGroup
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.restarts import Event, Fault, Recovery
 from unisd_rl.config import Config
-from unisd_rl.faults import Event, Fault, Recovery
-from unisd_rl.placement import CorePlan
-from unisd_rl.transport.rollouts.client import QueueClient
+from unisd_rl.transport.rollouts.driver_client import QueueClient
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.publisher import ObjectStorePublisher

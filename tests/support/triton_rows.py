@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from unisd_rl.objective.head import Head
-from unisd_rl.objective.rows import Logits, TorchRows
+from unisd_rl.objective.kernels.head import Head
+from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.objective.terms import TokenTerms
 
@@ -59,7 +59,7 @@ def copied(logits):
 
 def disagreements(device, vocabularies=(7, 50), caps=(None, 4.0), gradient_type=torch.float32):
     """One line for every number of every case in which the two differ by more than float32 rounding."""
-    from unisd_rl.objective.rows_triton import TritonRows
+    from unisd_rl.objective.kernels.triton_rows import TritonRows
 
     found = []
     for vocabulary, cap, settings in itertools.product(vocabularies, caps, all_settings()):

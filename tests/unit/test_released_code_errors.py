@@ -20,15 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.settings import objective_settings
 from unisd_rl.config import Config, ContextsConfig, ObjectiveConfig, RandomAuxiliary, TaskNegative
+from unisd_rl.config.load import load_recipe
+from unisd_rl.contexts.prompts import PreparationReport, prompt_of
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement
-from unisd_rl.objective.chunked import realised_logprobs
-from unisd_rl.objective.head import Head
 from unisd_rl.objective.inert import inert_settings
+from unisd_rl.objective.kernels.chunked import realised_logprobs
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast
-from unisd_rl.prompts import PreparationReport, prompt_of
 from unisd_rl.run import main
-from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.arithmetic import Arithmetic
 from unisd_rl.tasks.records import Records
 from unisd_rl.types import Example, Prompt, ViewKind

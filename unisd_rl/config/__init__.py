@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
+from unisd_rl.config.base import Section
 from unisd_rl.config.contexts import (
     AuxiliaryConfig,
     BugsNegative,
@@ -50,7 +51,6 @@ from unisd_rl.config.rollout import (
     WeightsConfig,
 )
 from unisd_rl.config.run import RunConfig
-from unisd_rl.config.section import Section
 from unisd_rl.config.task import (
     ArithmeticTask,
     Benchmark,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.section import Count, Positive, Section
+from unisd_rl.config.base import Count, Positive, Section
 
 
 class RandomAuxiliary(Section):

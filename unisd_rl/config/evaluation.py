@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.section import Count, NonNegative, Section
+from unisd_rl.config.base import Count, NonNegative, Section
 
 
 class RetentionConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.section import Positive, Section
+from unisd_rl.config.base import Positive, Section
 
 
 class FaultsConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Fraction, NonNegative, Positive, Section
+from unisd_rl.config.base import Count, Fraction, NonNegative, Positive, Section
 
 
 class LearnerConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Section
+from unisd_rl.config.base import Count, Section
 
 
 class LoraConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
 
 class DivergenceConfig(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from unisd_rl.config.section import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
 
 class VllmEngine(Section):

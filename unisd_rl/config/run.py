@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Positive, Section
+from unisd_rl.config.base import Count, Positive, Section
 
 
 class RunConfig(Section):

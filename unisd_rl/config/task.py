@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.section import Count, Fraction, Section
+from unisd_rl.config.base import Count, Fraction, Section
 
 
 class SelfContained(Section):

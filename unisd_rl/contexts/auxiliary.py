@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-from unisd_rl.contexts.answers import answer_finder, gives_away
+from unisd_rl.contexts.leakage import answer_finder, gives_away
 from unisd_rl.contexts.templates import other_example
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from unisd_rl.planted_bugs import buggy_programs
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.program_mutations import buggy_programs
 from unisd_rl.types import Example
 
 _FENCE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)

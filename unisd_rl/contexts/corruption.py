@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from unisd_rl.contexts.answers import calls_in, functions_of, options_of, right_letter
+from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unisd_rl.contexts.answers import advice_tells, answer_finder, normal
+from unisd_rl.contexts.leakage import advice_tells, answer_finder, normal
 from unisd_rl.contexts.templates import Chat, advice
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed

@@ -9,8 +9,8 @@ import random
 import re
 from collections.abc import Iterator
 
-from unisd_rl.contexts.answers import options_of, right_letter
 from unisd_rl.contexts.corruption import in_case_of, near_numbers, stated_letter_changed
+from unisd_rl.contexts.leakage import options_of, right_letter
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
 

@@ -8,7 +8,7 @@ problem: what it gets wrong by itself is the likeliest mistake of all. The grade
 import random
 from collections.abc import Callable, Sequence
 
-from unisd_rl.contexts.answers import calls_in, functions_of, options_of, right_letter
+from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
 from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from unisd_rl.config import GPQATask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.choice import MultipleChoice, reshuffled, to_example
-from unisd_rl.tasks.raw import Raw
+from unisd_rl.tasks.benchmark_data import Raw
+from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
 

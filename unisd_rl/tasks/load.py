@@ -16,7 +16,8 @@ from unisd_rl.config import (
     ToolAlpacaTask,
     ToolUseTask,
 )
-from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, own, scienceqa, tool_use, toolalpaca
+from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, scienceqa, tool_use, toolalpaca
+from unisd_rl.tasks import python_task as own
 from unisd_rl.tasks.files import check_files
 from unisd_rl.tasks.records import load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task

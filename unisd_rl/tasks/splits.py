@@ -6,7 +6,7 @@ from functools import cache
 
 from unisd_rl.config import Benchmark
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.raw import Raw
+from unisd_rl.tasks.benchmark_data import Raw
 from unisd_rl.types import Example
 
 

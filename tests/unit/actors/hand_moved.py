@@ -4,7 +4,7 @@ from pathlib import Path
 
 from actors.process import ActorFailed
 from actors.report import ActorReport, Pulse
-from actors.slot import Orders, Slot
+from actors.supervisor import Orders, Slot
 from unisd_rl.config import Config
 from unisd_rl.types import PolicyVersion
 

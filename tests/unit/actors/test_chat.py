@@ -5,8 +5,8 @@ import pytest
 from tiny_chat_model import save_tokenizer
 from transformers import AutoTokenizer
 
-from unisd_rl.chat import ChatTokenizer
 from unisd_rl.errors import UserError
+from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.types import Message
 
 QUESTION = (Message("user", "12 + 34 = ?"),)

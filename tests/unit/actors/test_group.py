@@ -6,9 +6,9 @@ from hand_moved import Clock
 
 from actors.absence import Absence
 from actors.group import RolloutGroup, say
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.config import Config
-from unisd_rl.faults import Fault, Recovery
-from unisd_rl.placement import CorePlan
 from unisd_rl.transport.weights.store import StoreClient
 
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from unisd_rl.cluster.retry import patiently
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.patience import patiently
 
 
 class Away(Exception):

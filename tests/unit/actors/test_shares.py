@@ -2,8 +2,8 @@
 
 from hand_moved import VERSION_0, Clock, Rig
 
-from actors.shares import Shares
-from actors.slot import State
+from actors.eval_batch import Shares
+from actors.supervisor import State
 
 ASKED = tuple(range(7))
 

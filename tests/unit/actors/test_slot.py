@@ -5,9 +5,9 @@ from hand_moved import VERSION_0, Rig, counted, pulse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.slot import State
+from actors.supervisor import State
+from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.errors import RunFailed
-from unisd_rl.faults import Fault, Recovery
 from unisd_rl.types import PolicyVersion
 
 VERSION_1 = PolicyVersion(0, 1)

@@ -5,7 +5,7 @@ from tiny_chat_model import save_model
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied, UpdateRefused
-from actors.engines.transformers_updates import add_adapter, factors, replace_adapter
+from actors.engines.transformers_weights import add_adapter, factors, replace_adapter
 from unisd_rl.config import LoraConfig
 
 TOKENS = torch.arange(30)[None]

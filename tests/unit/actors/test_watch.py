@@ -8,7 +8,7 @@ from fake_parts import HeldEngine
 from hand_moved import Clock
 
 from actors.engines.engine import EngineDied
-from actors.engines.watch import Progress, WatchedEngine
+from actors.engines.stall_guard import Progress, WatchedEngine
 from unisd_rl.types import Sampling
 
 STALL_S = 180.0

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unisd_rl.contexts.answers import advice_tells, answer_finder, gives_away, options_of, right_letter, right_option
+from unisd_rl.contexts.leakage import advice_tells, answer_finder, gives_away, options_of, right_letter, right_option
 from unisd_rl.types import Example
 
 CITY = Example("c", "Where is the Louvre?\n\nOptions:\nA. Rome\nB. Paris\nC. Bonn", "Answer: B", "B. Paris")

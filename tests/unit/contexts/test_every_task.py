@@ -21,10 +21,10 @@ from unisd_rl.config import (
     RetrievalAuxiliary,
     TaskNegative,
 )
-from unisd_rl.contexts.build import Contexts, candidates, prompt_for, references
 from unisd_rl.contexts.induction import Instruction, distinct_instructions
-from unisd_rl.contexts.negative import verified_wrong
+from unisd_rl.contexts.negatives import verified_wrong
 from unisd_rl.contexts.templates import with_demonstration
+from unisd_rl.contexts.views import Contexts, candidates, prompt_for, references
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.load import load_task
 from unisd_rl.types import ViewKind

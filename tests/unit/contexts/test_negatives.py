@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisd_rl.config import BugsNegative, CorruptionNegative, PerturbationNegative, TaskNegative, WrittenNegative
-from unisd_rl.contexts.build import candidates
 from unisd_rl.contexts.corruption import Corruption, near_numbers
-from unisd_rl.contexts.negative import FromEach, Verified, plausible, verified_wrong
+from unisd_rl.contexts.negatives import FromEach, Verified, plausible, verified_wrong
 from unisd_rl.contexts.perturbation import WORDS, perturbed
+from unisd_rl.contexts.views import candidates
 from unisd_rl.contexts.written import WrittenCandidates, mistake_request
-from unisd_rl.planted_bugs import buggy_programs, bugs_by_kind
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
 from unisd_rl.tasks.grading import grade_all
+from unisd_rl.tasks.program_mutations import buggy_programs, bugs_by_kind
 from unisd_rl.types import Example, Message
 
 TASK = Arithmetic(200, 20, seed=0)

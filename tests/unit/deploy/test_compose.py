@@ -11,7 +11,7 @@ import yaml
 from deployment import COMPOSE, ROOT, compose, interpolated, service_command
 from jsonschema import Draft202012Validator
 
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
 
 SERVICES = compose({"HOME": "/home/me"})["services"]
 NODES = [name for name in SERVICES if not name.startswith("job")]

@@ -17,7 +17,7 @@ import yaml
 from deployment import DEPLOY, KUBERNETES, manifest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
 
 VERSION = "1.33"
 CLUSTER, JOB = manifest("cluster/raycluster.yaml"), manifest("job/rayjob.yaml")

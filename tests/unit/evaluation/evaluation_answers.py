@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from actors.rollout_actor import Answered
-from unisd_rl.evaluation import Evaluation
+from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.types import Answer, Generation, PolicyVersion
 
 VERSION = PolicyVersion(0, -1)

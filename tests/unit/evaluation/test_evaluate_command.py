@@ -7,7 +7,7 @@ from commands import command, started
 
 from unisd_rl.config import ArithmeticTask, JsonlTask, TransformersEngine
 from unisd_rl.evaluate import main
-from unisd_rl.evaluation_request import evaluation_request, task_types
+from unisd_rl.evaluation.request import evaluation_request, task_types
 
 RECORD = '{"prompt": "p", "demonstration": "d", "answer": "a"}\n'
 

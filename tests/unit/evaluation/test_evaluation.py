@@ -3,9 +3,9 @@
 import pytest
 from evaluation_answers import VERSION, FakeGroup, answer, evaluation
 
-from unisd_rl.evaluation import Evaluation, evaluate
-from unisd_rl.settings import load_recipe
-from unisd_rl.statistics import wilson_interval
+from unisd_rl.config.load import load_recipe
+from unisd_rl.evaluation.evaluate import Evaluation, evaluate
+from unisd_rl.evaluation.statistics import wilson_interval
 from unisd_rl.types import Example, Message
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from learner.reader import Reader
+from learner.model import Reader
 from unisd_rl.errors import UserError
-from unisd_rl.retention.measure import Sizes, retention
-from unisd_rl.retention.numbers import Completion
+from unisd_rl.evaluation.retention import Completion
+from unisd_rl.evaluation.retention_measure import Sizes, retention
 
 VOCABULARY = 40
 SIZES = {

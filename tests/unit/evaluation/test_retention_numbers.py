@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from unisd_rl.retention.numbers import Drift, Likelihood, Retention
+from unisd_rl.evaluation.retention import Drift, Likelihood, Retention
 
 LONG = Likelihood("a", 0, tokens=3, logprob=-3 * math.log(2))  # perplexity 2
 SHORT = Likelihood("b", 0, tokens=1, logprob=-math.log(32))  # perplexity 32

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from unisd_rl.statistics import compare, mcnemar_p, mean_interval, pass_at_k, wilson_interval
+from unisd_rl.evaluation.statistics import compare, mcnemar_p, mean_interval, pass_at_k, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 7), (7, 7), (1, 2), (188, 257), (421, 512)])

@@ -3,7 +3,7 @@
 import pytest
 from torch.distributed import DistNetworkError
 
-from learner.lost import LearnerLost, telling_broken_collectives
+from learner.errors import LearnerLost, telling_broken_collectives
 from unisd_rl.errors import RunFailed
 
 BROKEN = (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from objective_oracle import ALL_FIVE, PLAIN, dense_divergence, dense_logprobs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unisd_rl.objective.chunked import realised_logprobs, scored_tokens, token_divergence
-from unisd_rl.objective.head import Head
-from unisd_rl.objective.kernel import Kernel, States
+from unisd_rl.objective.kernels.chunk_logits import Kernel, States
+from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast
 from unisd_rl.objective.terms import TokenTerms
 

@@ -11,7 +11,7 @@ from objective_expected import dense_gradient, dense_loss, literal_kappa, litera
 from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, random_problem
 from objective_steps import over_ranks, signals_of, single
 
-from unisd_rl.objective.head import Head
+from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast
 from unisd_rl.objective.unisd import micro_batch_loss, step_terms
 

@@ -10,10 +10,10 @@ import preparing
 import pytest
 from preparing import INDUCES, WRITES, CountingGrader, HandWriter, configuration, model_in, preparation
 
+from unisd_rl.contexts import fingerprints
+from unisd_rl.contexts.cache import Segments
+from unisd_rl.contexts.prepare import folder_of, made_from_train
 from unisd_rl.errors import UserError
-from unisd_rl.preparation import fingerprints
-from unisd_rl.preparation.prepare import folder_of, made_from_train
-from unisd_rl.preparation.segments import Segments
 from unisd_rl.tasks.load import load_task
 
 

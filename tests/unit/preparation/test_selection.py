@@ -2,11 +2,11 @@
 
 import pytest
 
-from unisd_rl.contexts.build import Contexts
+from unisd_rl.config.load import load_recipe
+from unisd_rl.contexts.rows import Lengths, PreparedRow
+from unisd_rl.contexts.selection import selected
+from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
-from unisd_rl.preparation.rows import Lengths, PreparedRow
-from unisd_rl.preparation.selection import selected
-from unisd_rl.settings import load_recipe
 from unisd_rl.tasks.load import load_task
 
 CONFIG = load_recipe("unisd_star", {"task": {"train_examples": 100, "eval_examples": 5}})

@@ -5,8 +5,8 @@ import pytest
 
 from actors.rollout_actor import Answered
 from unisd_rl.config import InductionAuxiliary, WrittenNegative
-from unisd_rl.preparation.writing import EngineWriter, engine_config, longest_request
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.context_generation import EngineWriter, engine_config, longest_request
 from unisd_rl.types import Generation, Message
 
 

@@ -10,8 +10,8 @@ from rollout_rows import rollout, same_rollouts
 from test_ledger import append
 
 from unisd_rl.errors import UserError
+from unisd_rl.storage.stores import open_place, settle
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.place import open_place, settle
 
 
 @pytest.mark.parametrize("url", [f"memory://{uuid4()}", "folder"])

@@ -33,8 +33,8 @@ from hypothesis.stateful import (
 from queue_world import LEASE_S, Setting, World
 
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.consumption import Consumption
-from unisd_rl.transport.rollouts.issuing import Issuing
+from unisd_rl.transport.rollouts.dispatch import Issuing
+from unisd_rl.transport.rollouts.history import Consumption
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.lineages import Lineages

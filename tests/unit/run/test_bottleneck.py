@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from unisd_rl.bottleneck import BottleneckMeter, balance
-from unisd_rl.reports import StepReport
+from unisd_rl.driver.bottleneck import BottleneckMeter, balance
+from unisd_rl.metrics import StepReport
 
 
 @dataclass

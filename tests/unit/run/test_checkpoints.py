@@ -2,7 +2,7 @@
 
 import pytest
 
-from unisd_rl.checkpoints import (
+from unisd_rl.storage.checkpoints import (
     DamagedCheckpoint,
     RunState,
     keep_newest,
@@ -11,7 +11,7 @@ from unisd_rl.checkpoints import (
     opened,
     seal,
 )
-from unisd_rl.lineages import FallBack
+from unisd_rl.storage.lineage import FallBack
 
 
 def written(folder, step, lineage=0):

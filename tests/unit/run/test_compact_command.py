@@ -7,10 +7,10 @@ import pytest
 from full_disk import files_of_at_most
 
 from unisd_rl.compact import main
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.settings import load_recipe
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.storage.stores import settle
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.place import settle
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import Rollout, Source
 

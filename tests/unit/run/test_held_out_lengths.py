@@ -2,9 +2,9 @@
 
 import pytest
 
+from unisd_rl.config.load import load_recipe
+from unisd_rl.contexts.selection import refuse_long_questions
 from unisd_rl.errors import UserError
-from unisd_rl.preparation.selection import refuse_long_questions
-from unisd_rl.settings import load_recipe
 
 CONFIG = load_recipe("unisd_star")
 

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 
-from unisd_rl.line_file import LineFile
+from unisd_rl.storage.jsonl import LineFile
 
 
 def lines(path):

@@ -1,6 +1,6 @@
 """What survives a fall-back: worked by hand on the drawing of lineages.py."""
 
-from unisd_rl.lineages import FallBack, read_fall_backs, step_survives, version_survives
+from unisd_rl.storage.lineage import FallBack, read_fall_backs, step_survives, version_survives
 
 DRAWN = (FallBack(1, 4, 2), FallBack(2, 6, 1))
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 PRINTS = """
 import os, sys
 from pathlib import Path
-from unisd_rl.logs import redirect_output
+from unisd_rl.cluster.logs import redirect_output
 
 redirect_output(Path(sys.argv[1]))
 print("said by Python", flush=True)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.build import core_plan
-from unisd_rl.placement import CorePlan, bind_to, plan_cores
-from unisd_rl.requirements import Requirement, learner_bundle, missing, ray_options, requirements
-from unisd_rl.settings import load_recipe
+from unisd_rl.cluster.cores import CorePlan, bind_to, plan_cores
+from unisd_rl.cluster.resources import Requirement, learner_bundle, missing, ray_options, requirements
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.build import core_plan
 
 
 def test_two_cores_one_each():

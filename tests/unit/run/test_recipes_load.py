@@ -7,9 +7,9 @@ import tomli_w
 
 from learner.settings import plan_of
 from unisd_rl.config import Config
+from unisd_rl.config.load import RECIPES, SETUPS, load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
-from unisd_rl.settings import RECIPES, SETUPS, load_recipe
 from unisd_rl.types import ViewKind
 
 ROWS = sorted(file.stem for file in RECIPES.glob("*.toml"))

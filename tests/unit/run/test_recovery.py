@@ -4,20 +4,20 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from learner.lost import CheckpointNotWritten, LearnerLost, NoRoom
-from unisd_rl.bottleneck import BottleneckMeter
-from unisd_rl.checkpoints import RunState, newest_first, opened, seal
+from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
+from unisd_rl.cluster.restarts import Fault, Recovery
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.bottleneck import BottleneckMeter
+from unisd_rl.driver.checkpointing import insist, save, save_last
+from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.publish import publish_checked, watch
+from unisd_rl.driver.recovery import LearnerRecovery
+from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
-from unisd_rl.faults import Fault, Recovery
-from unisd_rl.parts import Parts
-from unisd_rl.publication import publish_checked, watch
-from unisd_rl.recovery import LearnerRecovery
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.saving import insist, save, save_last
-from unisd_rl.settings import load_recipe
+from unisd_rl.storage.checkpoints import RunState, newest_first, opened, seal
+from unisd_rl.storage.files import NotWritten
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion
-from unisd_rl.whole_file import NotWritten
 
 BATCH = 8
 PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}
@@ -122,7 +122,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path, request, monkeypatch):
-    monkeypatch.setattr("unisd_rl.weight_check.PROBES", 0)
+    monkeypatch.setattr("unisd_rl.driver.weight_check.PROBES", 0)
     recipe, run = getattr(request, "param", ("unisd_star", {}))
     config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": run})
     said, events = [], []

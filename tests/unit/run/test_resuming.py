@@ -2,12 +2,12 @@
 
 import pytest
 
-from unisd_rl.command import split_resume
+from unisd_rl.cli import split_resume
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
-from unisd_rl.folder_lock import FolderLock
-from unisd_rl.resuming import CHANGEABLE, resumed_config
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.settings import load_recipe
+from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.resuming import CHANGEABLE, resumed_config
 
 CONFIG = load_recipe("unisd_star", {"run": {"steps": 7}})
 

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from full_disk import files_of_at_most
 
+from actors.scale_requests import RunControl
 from unisd_rl.config import Config
-from unisd_rl.control import RunControl
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
-from unisd_rl.examined import Examined
-from unisd_rl.run_directory import RunDirectory
-from unisd_rl.settings import load_recipe
-from unisd_rl.statistics import Interval
+from unisd_rl.evaluation.examined import Examined
+from unisd_rl.evaluation.statistics import Interval
+from unisd_rl.storage.files import NotWritten
 from unisd_rl.types import Answer, Generation
-from unisd_rl.whole_file import NotWritten
 
 CONFIG = load_recipe("unisd_star")
 

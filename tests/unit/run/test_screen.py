@@ -2,8 +2,8 @@
 
 import shlex
 
+from unisd_rl.driver.console import Screen
 from unisd_rl.run import PROGRAM, main
-from unisd_rl.screen import Screen
 
 
 def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):

@@ -3,8 +3,8 @@
 import pytest
 
 from unisd_rl.config import Config
+from unisd_rl.config.load import load_recipe, overlay, parse_fields
 from unisd_rl.errors import UserError
-from unisd_rl.settings import load_recipe, overlay, parse_fields
 
 
 def test_every_field_has_a_line_of_documentation():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.tasks.choice import MultipleChoice, Question, options_of, reshuffled, stated_letter, to_example
+from unisd_rl.tasks.multiple_choice import MultipleChoice, Question, options_of, reshuffled, stated_letter, to_example
 
 OPTIONS = {"A": "a dog", "B": "because of rain", "C": "future tense", "D": "42"}
 QUESTION = Question("Which?", tuple(OPTIONS.values()), right=1)

@@ -16,8 +16,8 @@ from unisd_rl.config import (
     TaskNegative,
     TokenAgreement,
 )
+from unisd_rl.contexts.prompts import PreparationReport, PromptStream
 from unisd_rl.errors import UserError
-from unisd_rl.prompts import PreparationReport, PromptStream
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.arithmetic import Arithmetic
 

@@ -7,8 +7,8 @@ import pytest
 
 from unisd_rl.config import ArithmeticTask, MultiplesTask, ToolUseTask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.choice import options_of
 from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.multiple_choice import options_of
 from unisd_rl.tasks.toolbox import TOOLS, UNSEEN_TOOLS
 
 KINDS = {

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from unisd_rl.storage.stores import Place, open_place
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.place import Place, open_place
 from unisd_rl.transport.rollouts.schema import SCHEMA
 from unisd_rl.transport.rollouts.segments import (
     INDEX,

@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from unisd_rl.storage.stores import open_place
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
-from unisd_rl.transport.rollouts.place import open_place
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
 from unisd_rl.types import Rollout

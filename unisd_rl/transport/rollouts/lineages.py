@@ -15,8 +15,8 @@ counts.
 from dataclasses import asdict
 from pathlib import Path
 
-from unisd_rl.lineages import FallBack, step_survives
-from unisd_rl.transport.rollouts.journal import Journal
+from unisd_rl.storage.journal import Journal
+from unisd_rl.storage.lineage import FallBack, step_survives
 
 
 class FellBack(Exception):

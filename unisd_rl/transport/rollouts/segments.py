@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from unisd_rl.transport.rollouts.place import Place
+from unisd_rl.storage.stores import Place
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc
 
 SEGMENTS, INDEX = "segments", "index"

@@ -10,11 +10,11 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
+from unisd_rl.cluster.driver_node import beside_the_driver
 from unisd_rl.config import Config, RolloutConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.folder_lock import FolderLock
-from unisd_rl.transport.placement import beside_the_driver
-from unisd_rl.transport.rollouts.client import ServedQueue
+from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.transport.rollouts.driver_client import ServedQueue
 
 _CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
 _FOR_EVER = -1

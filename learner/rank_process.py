@@ -1,0 +1,138 @@
+"""One learner rank as a Ray actor: a process with cores, a log file and a place among the ranks.
+
+Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
+"""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+
+from learner.errors import telling_broken_collectives
+from learner.interface import interface_of
+from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.logs import log_path, redirect_output
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+from unisd_rl.metrics import PublishReport, StepReport
+from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.transport.weights.target import PublishTarget
+from unisd_rl.types import Logprobs, PolicyVersion, Tokens
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+    from unisd_rl.transport.weights.publisher import WeightPublisher
+
+_NICENESS = 5
+
+
+def rank_environment(config: Config, cores: Cores) -> dict[str, str]:
+    """Environment variables of a rank's process. Idle threads sleep: spinning ones starve the engine beside them."""
+    variables = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    if cores:
+        variables["OMP_NUM_THREADS"] = str(len(cores))
+    if not config.learner.gpus_per_rank:
+        variables["DS_ACCELERATOR"] = "cpu"
+    return variables
+
+
+class RankProcess:
+    """A plain class that `LearnerGroup` spawns; rank 0 is the one that writes and publishes."""
+
+    def __init__(self, config: Config, rank: int, cores: Cores, shares_cores: bool, model: Path, run_dir: Path) -> None:
+        self._config, self._rank, self._cores, self._model = config, rank, cores, model
+        self._learner: Learner | None = None
+        self._publisher: WeightPublisher | None = None
+        self._run_dir, self._sees_run = run_dir, run_dir.is_dir()
+        if self._sees_run:
+            redirect_output(log_path(run_dir, f"learner-{rank}"))
+        bind_to(cores)
+        if shares_cores:
+            os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
+
+    def address(self) -> tuple[str, int]:
+        """A host and a free port at which the ranks may meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def ping(self) -> None:
+        """That this process lives, between two calls."""
+
+    def start(self, host: str, port: int) -> None:
+        """Meet the other ranks, load the model, build the engines.
+
+        Raises:
+            UserError: this node does not see the run's folder.
+        """
+        own = ray.util.get_node_ip_address()
+        if not self._sees_run:
+            raise UserError(
+                f"learner rank {self._rank} on node {own} does not see {self._run_dir}, where checkpoints go; "
+                "set run.dir to a folder that all nodes share"
+            )
+        if interface := interface_of(own):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        gpus = bool(self._config.learner.gpus_per_rank)
+        os.environ |= {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+            "RANK": str(self._rank),
+            "WORLD_SIZE": str(self._config.learner.ranks),
+            "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
+        }
+        from learner.distributed import join
+
+        with telling_broken_collectives(self._rank):
+            device = join(gpus, len(self._cores), self._config.run.step_timeout_s)
+            from learner.learner import Learner
+
+            self._learner = Learner(self._config, self._model, device)
+
+    def load(self, checkpoint: Path, version: int) -> None:
+        """`Learner.load`."""
+        with telling_broken_collectives(self._rank):
+            self._ready().load(checkpoint, version)
+
+    def step(self, data: bytes, version: int, lineage: int) -> StepReport:
+        """`Learner.step`."""
+        with telling_broken_collectives(self._rank):
+            return self._ready().step(data, version, lineage)
+
+    def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport | None:
+        """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
+
+        with telling_broken_collectives(self._rank):
+            if self._rank == 0:
+                return self._send(version, target, timeout_s)
+            for _ in self._ready().weights():
+                pass
+            return None
+
+    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
+        """`Learner.logprobs`."""
+        with telling_broken_collectives(self._rank):
+            return self._ready().logprobs(prompt, completion)
+
+    def save(self, path: Path, run_state: RunState | None) -> None:
+        """`Learner.save`; rank 0 writes."""
+        with telling_broken_collectives(self._rank):
+            self._ready().save(path, write=self._rank == 0, run_state=run_state)
+
+    def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport:
+        from unisd_rl.transport.weights.publisher import weight_publisher
+
+        started = time.monotonic()
+        if self._publisher is None:
+            self._publisher = weight_publisher(self._config, target)
+        self._publisher.wait(timeout_s)
+        gathering = time.monotonic()
+        nbytes = self._publisher.publish(version, self._ready().weights())
+        return PublishReport(version.number, time.monotonic() - gathering, gathering - started, nbytes)
+
+    def _ready(self) -> "Learner":
+        assert self._learner is not None, "the learner was not started"
+        return self._learner

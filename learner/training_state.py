@@ -1,0 +1,86 @@
+"""What training goes on from: float32 masters, AdamW's moments, and the teacher's average, free of the layout.
+
+Whole tensors under the student's names, read from and written to any ZeRO stage on any number of ranks (decision 11:
+DeepSpeed's own format unpickles, and is bound to the number of ranks). Random states are not among them: whatever is
+drawn is seeded by what it is for. Everything here is a collective.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_optimizer_state,
+    safe_get_local_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+
+from learner.batch import Inputs
+from learner.sharding import assembled, is_sharded, local, local_master, part_of
+from learner.student import Student
+from learner.teacher import Teacher
+
+MASTER, MOMENTS, TEACHER = "master", ("exp_avg", "exp_avg_sq"), "teacher"
+Lookup = Callable[[str], Tensor]
+"""A whole float32 tensor by its name."""
+
+
+def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[str, Tensor]]:
+    """`kind/name` and the whole tensor, one after the other; each is valid until the next."""
+    for name, parameter in student.parameters.items():
+        yield f"{MASTER}/{name}", assembled(local_master(parameter), parameter).detach()
+        for moment in MOMENTS:
+            yield f"{moment}/{name}", _moment(student, parameter, moment)
+    for name, tensor in teacher.average() if teacher is not None else ():
+        yield f"{TEACHER}/{name}", tensor
+
+
+def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, nothing: Inputs) -> None:
+    """Set everything `training_state` yields; `steps` optimiser steps had been taken; `nothing` is an empty pass."""
+    student.make_moments(steps, nothing)
+    for name, parameter in student.parameters.items():
+        _set_master(parameter, lookup(f"{MASTER}/{name}"))
+        for moment in MOMENTS:
+            _set_moment(student, parameter, moment, lookup(f"{moment}/{name}"))
+    if teacher is not None:
+        teacher.set_average(lambda name: lookup(f"{TEACHER}/{name}"))
+
+
+def _moment(student: Student, parameter: nn.Parameter, key: str) -> Tensor:
+    """Zeros before the first step."""
+    if not student.has_moments:
+        return torch.zeros(parameter.ds_shape if is_sharded(parameter) else parameter.shape)
+    if is_sharded(parameter):
+        return assembled(safe_get_local_optimizer_state(parameter, key), parameter)
+    if student.keeps_whole_moments:
+        return student.moments_of(parameter)[key]
+    return safe_get_full_optimizer_state(parameter, key)
+
+
+@torch.no_grad()
+def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
+    """Both the master and the weight that computes: they are two tensors in all but ZeRO-0."""
+    value = value.to(local(parameter).device)
+    if is_sharded(parameter):
+        part = part_of(value, parameter)
+        safe_set_local_fp32_param(parameter, part)
+        local(parameter).copy_(part)
+        if parameter.data.numel():  # small ones stay gathered
+            parameter.data.copy_(value)
+        return
+    safe_set_full_fp32_param(parameter, value)
+    parameter.copy_(value)
+
+
+@torch.no_grad()
+def _set_moment(student: Student, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    value = value.to(local(parameter).device)
+    if is_sharded(parameter):
+        safe_set_local_optimizer_state(parameter, part_of(value, parameter), key)
+    elif student.keeps_whole_moments:
+        student.moments_of(parameter)[key].copy_(value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, key)

@@ -1,0 +1,1 @@
+"""Where processes run: Ray, places, cores, restarts, waiting."""

@@ -1,0 +1,131 @@
+"""The Ray cluster a run lives on: joined where an address is given, started here where none is."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from unisd_rl.cluster.placement import Node, Seen
+from unisd_rl.cluster.resources import CPU, GPU, Requirement, missing
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A call with several answers whose first one was read and is an error: Ray would print the others' tracebacks.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    # Memory of rollouts and weights that were read is used again at once, not after Ray's second: new pages cost four
+    # times as much as copying what goes there.
+    "RAY_free_objects_period_milliseconds": "10",
+}
+"""For this process before it starts or joins a cluster; nodes that others start have their own (`deploy/node.sh`)."""
+POLL_S = 1.0
+KNOCK_S = 10.0
+_SILENT = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+@contextmanager
+def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
+    """Within this block Ray is there and has what each phase asks for; phases come one after the other.
+
+    Logs of Ray's processes go to Ray's own files, not to the screen.
+
+    Raises:
+        UserError: the cluster lacks something after `run.cluster_timeout_s`, naming what and how much.
+    """
+    os.environ.update(RAY_ENVIRONMENT)
+    _connect(phases, config.rollout.actors_at_most - config.rollout.actors_at_start)
+    try:
+        for needed in phases:
+            _wait_for_resources(config, needed)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def look(address: str) -> Seen:
+    """The cluster at this address, without asking it for anything.
+
+    Raises:
+        UserError: no cluster answers.
+    """
+    os.environ.update(RAY_ENVIRONMENT)
+    try:
+        _join(address)
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        return Seen(tuple(Node(_name(node), node["Resources"]) for node in alive), ray.available_resources())
+    finally:
+        ray.shutdown()
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Several nodes may share a machine: then only the identifier tells them apart."""
+    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
+
+
+def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
+    """`joining`: processes that may come in mid-run; a cluster of the run's own has places for them."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address)
+        return
+    processes = joining + max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
+    ray.init(
+        address="local",
+        num_cpus=max(processes, os.cpu_count() or 1),
+        resources={name: float(processes) for name in _custom(phases)},
+        include_dashboard=False,
+        **_SILENT,
+    )
+
+
+def _join(address: str) -> None:
+    try:
+        _knock(address)
+        ray.init(address="auto" if _under_job() else address, **_SILENT)
+    except OSError as error:  # Ray's ConnectionError is one
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it, and say "
+            "RAY_AUTH_MODE=token if the cluster asks for a token"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+
+
+def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
+    """Wait for what is lacking, and ask the autoscaler for it where the cluster has one."""
+    if not missing(needed, ray.cluster_resources()):
+        return
+    request_resources(bundles=[dict(one.each) for one in needed for _ in range(one.count) if one.each])
+    try:
+        _wait(config, needed)
+    finally:
+        request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
+
+
+def _wait(config: Config, needed: Sequence[Requirement]) -> None:
+    deadline = time.monotonic() + config.run.cluster_timeout_s
+    while lacking := missing(needed, ray.cluster_resources()):
+        if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):
+            what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
+            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
+        time.sleep(POLL_S)
+
+
+def _custom(phases: Sequence[Sequence[Requirement]]) -> set[str]:
+    """Custom resources a local cluster offers, so that a recipe for many machines also runs on one."""
+    return {name for needed in phases for one in needed for name in one.each} - {CPU, GPU}
+
+
+def _under_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,0 +1,179 @@
+"""From recipes and the command line to a `Config` (decision 13). Imports nothing heavy.
+
+A recipe is a TOML file, one of `recipes/` by its name or a user's own by its path. It may say `extends = "OTHER"`:
+then it lies over that one (a shipped recipe, or a path seen from its own folder). Several on the command line lie over
+one another from left to right, and fields over all of them:
+
+    python -m unisd_rl.run ema qwen2_5_7b my.toml --run.steps 100 --objective.clipping null
+    DEFAULT_KINDS < embedded < ema < qwen2_5_7b < my.toml < --run.steps ...
+"""
+
+import tomllib
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SETUPS = RECIPES / "setups"
+"""Recipes that say where a run happens and how large it is, and nothing of what it minimises: they lie over others."""
+DISCRIMINATORS = ("type", "level", "signal")
+DEFAULT_TASK = "arithmetic"
+DEFAULT_KINDS: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
+"""Which kind a section is of when neither the recipe nor the command line says so."""
+Tree = Mapping[str, Any]
+
+
+def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> Config:
+    """The configuration of one recipe, or of several laid over one another in order, with `overrides` (nested) on top.
+
+    Raises:
+        UserError: one sentence for each thing that is wrong, with its value and the remedy.
+    """
+    return configuration(overlay(recipe_tree(recipes), overrides or {}))
+
+
+def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_KINDS) -> dict[str, Any]:
+    """What one recipe says, or several laid over one another in order, all over `under`; not validated."""
+    names = [recipes] if isinstance(recipes, str) else recipes
+    layers = [layer for name in names for layer in _layers(recipe_path(name))]
+    return reduce(overlay, layers, {**under})
+
+
+def configuration(tree: Tree) -> Config:
+    """The configuration a tree of sections and fields is.
+
+    Raises:
+        UserError: one sentence for each thing that is wrong, with its value and the remedy.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_sentences(error)) from None
+
+
+def recipe_path(recipe: str, folder: Path = Path()) -> Path:
+    """A shipped recipe by its name, or the file at this path, seen from `folder`."""
+    for path in (RECIPES / f"{recipe}.toml", SETUPS / f"{recipe}.toml", folder / recipe):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {names_in(RECIPES)}; set-ups to lay "
+        f"over them: {names_in(SETUPS)}"
+    )
+
+
+def names_in(folder: Path) -> str:
+    """The names of the recipes of a folder, in one line."""
+    return ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
+
+
+def overlay(base: Tree, over: Tree) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; a section of another `type` or `level` replaces the whole section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_kind(below, value):
+            merged[key] = overlay(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
+    """The fields set on the command line, nested and unvalidated. `--help` prints every field and exits.
+
+    Raises:
+        UserError: an option that does not exist.
+    """
+
+    class Fields(Config, BaseSettings):
+        """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: unisd_star)."""
+
+        model_config = SettingsConfigDict(cli_implicit_flags=True)
+
+    words = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    if program.endswith(".run"):
+        words += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
+    parser = OneSentenceParser(program, words)
+    parser.add_dry_run()
+    source: CliSettingsSource[Fields] = CliSettingsSource(
+        Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
+    )
+    fields = source()
+    return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+class OneSentenceParser(ArgumentParser):
+    """Refuses in one sentence, not with a page of usage. It takes no abbreviations, and shows its texts as they are."""
+
+    def __init__(self, program: str, words: str, description: str | None = None, epilog: str | None = None) -> None:
+        """`words` are shown after the program's name."""
+        super().__init__(
+            prog=program,
+            usage=f"{program} {words}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+
+    def add_dry_run(self) -> None:
+        """The option `--dry-run`."""
+        self.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        raise UserError(f"{message}; `{self.prog} --help` lists all options")
+
+
+def _other_kind(below: Tree, over: Tree) -> bool:
+    return any(key in over and over[key] != below.get(key, over[key]) for key in DISCRIMINATORS)
+
+
+def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Tree]:
+    """What the recipe at `path` lies on, undermost first, and itself; `over` are those that extend it."""
+    tree, chain = dict(_read(path)), (*over, path.resolve())
+    if path.resolve() in over:
+        raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
+    base = tree.pop("extends", None)
+    if base is None:
+        return [tree]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends = {base!r} must be the name or the path of one recipe")
+    return [*_layers(recipe_path(base, path.parent), chain), tree]
+
+
+def _read(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a TOML file: {error}") from None
+
+
+def _sentences(error: ValidationError) -> str:
+    """One line an error: where, what was given, and what is wrong with it."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key {where}; `python -m unisd_rl.run --help` lists all keys")
+        elif where == "objective" and item["type"] == "missing":
+            lines.append(
+                f"nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "
+                f"{names_in(RECIPES)}"
+            )
+        elif item["type"] == "missing":
+            lines.append(f"{where} is missing")
+        elif item["type"] == "value_error":
+            lines.append(f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
+        else:
+            lines.append(f"{where} = {item['input']!r}: {item['msg']}")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""From a configuration to its prepared problems: read from the cache, or made and put there."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from unisd_rl.config import Config, InductionAuxiliary, RetrievalAuxiliary
+from unisd_rl.contexts import fingerprints
+from unisd_rl.contexts.cache import Segments
+from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
+from unisd_rl.contexts.making import Maker
+from unisd_rl.contexts.negatives import GradeMany
+from unisd_rl.contexts.prompts import Prepared
+from unisd_rl.contexts.rows import Measure, PreparedRow, measure_with
+from unisd_rl.contexts.selection import refuse_long_questions, selected
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.context_generation import OpenWriter, Writer, written_sections
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.grading import grade_all
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Prompt
+
+_INSTRUCTIONS_A_SEGMENT = 16
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything that preparing needs. The model's writer is opened only where something is missing that it writes."""
+
+    config: Config
+    task: Task
+    model: Path
+    open_writer: OpenWriter
+    screen: Screen
+    measure: Measure
+    grade: GradeMany
+
+    @classmethod
+    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, screen: Screen) -> "Preparation":
+        """With the model's own tokenizer and the task's own grader."""
+        measure = measure_with(ChatTokenizer(model))
+        return cls(config, task, model, open_writer, screen, measure, partial(grade_all, task))
+
+    def prepared(self) -> Prepared:
+        """The problems to train on, with their contexts.
+
+        Raises:
+            UserError: too many problems do not fit, or a held-out one does not; what `selection.py` refuses.
+        """
+        refuse_long_questions(self.config, self._held_out_lengths())
+        return selected(self.config, self.task, self._rows())
+
+    def _rows(self) -> list[PreparedRow]:
+        made_from = made_from_train(self.config, self.task, self.model)
+        segments = Segments(folder_of(self.config, "problems", made_from), len(self.task.train))
+        if not segments.finished:
+            self._make(segments, made_from)
+        return [PreparedRow.from_json(row) for row in segments.read()]
+
+    def _make(self, segments: Segments, made_from: JsonObject) -> None:
+        with ExitStack() as stack:
+            report = stack.enter_context(self.screen.progress("preparing contexts"))
+            writer = self._writer(stack)
+            maker = Maker(self.config, self.task, lambda: self._instructions(writer), writer, self.grade, self.measure)
+            total = len(self.task.train)
+            for number, places in enumerate(segments.ranges()):
+                if not segments.has(number):
+                    examples = [self.task.train[place] for place in places]
+                    rows = maker.rows(examples, f"segment {number}")
+                    segments.write(number, [row.to_json() for row in rows])
+                report(places.stop / total, f"{places.stop} of {total}")
+            segments.finish(made_from)
+
+    def _writer(self, stack: ExitStack) -> Writer:
+        if not written_sections(self.config):
+            return _NoWriter()
+        with self.screen.waiting("starting the engine that writes contexts"):
+            return stack.enter_context(self.open_writer())
+
+    def _instructions(self, writer: Writer) -> Sequence[Instruction]:
+        """The pool of instructions: from the cache, or written now."""
+        settings, seed = self.config.contexts_read.auxiliary, self.config.run.seed
+        assert isinstance(settings, InductionAuxiliary), "only induction reads instructions"
+        groups = demonstration_groups(self.task.train, settings.instructions, settings.demonstrations, seed)
+        requests = [instruction_request(group) for group in groups]
+        made_from = {
+            "requests": fingerprints.key_of({"requests": [[turn.content for turn in chat] for chat in requests]}),
+            "sampling": settings.model_dump(exclude={"views"}),
+            "by": [self.config.rollout.engine.type, self.config.model.dtype, self.config.rollout.max_prompt_tokens],
+            "seed": seed,
+            "model": fingerprints.model(self.model, weights=True),
+        }
+        segments = Segments(folder_of(self.config, "instructions", made_from), len(groups), _INSTRUCTIONS_A_SEGMENT)
+        for number, places in enumerate(segments.ranges()):
+            if not segments.finished and not segments.has(number):
+                asked = [requests[place] for place in places]
+                texts = writer.write(asked, settings, derive_seed(seed, "instructions", number))
+                segments.write(number, [{"text": text and text.strip()} for text in texts])
+        if not segments.finished:
+            segments.finish(made_from)
+        written = [
+            Instruction(row["text"] or "", tuple(one.id for one in group))
+            for row, group in zip(segments.read(), groups, strict=True)
+        ]
+        return distinct_instructions(written, settings.views)
+
+    def _held_out_lengths(self) -> list[int]:
+        task = self.task
+        made_from = {
+            "records": fingerprints.records(task, task.evaluation),
+            "tokenizer": fingerprints.model(self.model, weights=False),
+            "code": fingerprints.code(),
+        }
+        segments = Segments(folder_of(self.config, "held_out", made_from), len(task.evaluation))
+        if not segments.finished:
+            for number, places in enumerate(segments.ranges()):
+                examples = [task.evaluation[place] for place in places]
+                prompts = [Prompt(one.id, task.student_messages(one), ()) for one in examples]
+                segments.write(number, [{"tokens": self.measure(prompt).prompt} for prompt in prompts])
+            segments.finish(made_from)
+        return [row["tokens"] for row in segments.read()]
+
+
+def made_from_train(config: Config, task: Task, model: Path) -> JsonObject:
+    """Everything the rows of training problems follow from."""
+    read = config.contexts_read
+    written = bool(written_sections(config))
+    embeds = isinstance(read.auxiliary, RetrievalAuxiliary) and read.auxiliary.model
+    return {
+        "records": fingerprints.records(task, task.train),
+        "contexts": read.model_dump(mode="json"),
+        "views": config.reads_teacher,
+        "gold": config.rollout.sources.gold > 0.0,
+        "seed": config.run.seed,
+        "code": fingerprints.code(),
+        "model": fingerprints.model(model, weights=written),
+        "written by": [config.rollout.engine.type, config.model.dtype, config.rollout.max_prompt_tokens] * written,
+        "embeddings": fingerprints.model(embeds, weights=True) if embeds else None,
+    }
+
+
+def folder_of(config: Config, kind: str, made_from: JsonObject) -> Path:
+    """Where the rows made from this are kept."""
+    return cache_folder(config) / kind / fingerprints.key_of(made_from)
+
+
+def cache_folder(config: Config) -> Path:
+    """The folder of all prepared contexts."""
+    return (config.contexts.cache or user_cache_path("unisd-rl") / "contexts").expanduser().absolute()
+
+
+class _NoWriter:
+    """Stands where nothing is written by the model."""
+
+    def write(self, chats: Sequence[Any], settings: Any, seed: int) -> list[str | None]:
+        """Never called."""
+        raise AssertionError("no context is written by the model")

@@ -1,0 +1,118 @@
+"""The numbered stream of prompts: what a run trains on, in which order.
+
+Prompt `number` is a pure function of the configuration and the data: a resumed run goes on with the
+same prompts, and any process can say what prompt 4711 was. Whatever is filtered is filtered before
+numbering (`unisd_rl/preparation`), so that batch k is always the prompts kB .. kB+B-1, without holes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from unisd_rl.config import Config, SourcesConfig
+from unisd_rl.contexts.views import Contexts, prompt_for
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Example, NumberedPrompt, Prompt, Source
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationReport:
+    """What became of the training problems: `examples = kept + dropped`.
+
+    `too_long`: a view, or a gold completion that is trained on, is over its limit. `without_views`: fewer contexts than
+    views were asked for can be shown without giving the answer away. Of the kept ones `without_negative` have no wrong
+    demonstration; `right` and `implausible` candidates for one were discarded, over all problems.
+    """
+
+    examples: int
+    kept: int
+    too_long: int = 0
+    without_views: int = 0
+    without_negative: int = 0
+    right: int = 0
+    implausible: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Problems that are not trained on."""
+        return self.too_long + self.without_views
+
+    def describe(self) -> str:
+        """One line for the screen."""
+        line = f"{self.kept} of {self.examples} problems"
+        if self.dropped:
+            line += f", {self.too_long} dropped as too long, {self.without_views} for want of silent contexts"
+        if self.without_negative or self.right or self.implausible:
+            line += (
+                f"; {self.without_negative} have no wrong demonstration ({self.right} candidates discarded as right, "
+                f"{self.implausible} as implausible)"
+            )
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The problems that are trained on, in the task's order, and the contexts of each by its id."""
+
+    kept: tuple[Example, ...]
+    contexts: Mapping[str, Contexts]
+    report: PreparationReport
+
+
+class PromptStream:
+    """Epoch after epoch of the problems that were kept, each epoch in its own seeded order."""
+
+    def __init__(self, task: Task, config: Config, prepared: Prepared) -> None:
+        self._task = task
+        self._config = config
+        self._prepared = prepared
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        """Prompts in an epoch."""
+        return len(self._prepared.kept)
+
+    @property
+    def preparation(self) -> PreparationReport:
+        """What became of the training problems."""
+        return self._prepared.report
+
+    @property
+    def checksum(self) -> str:
+        """xxh3-64 of every problem that is trained on and its contexts, in order: equal ones are the same prompts."""
+        digest = xxhash.xxh3_64()
+        for example in self._prepared.kept:
+            digest.update(repr((example, self._prepared.contexts[example.id])).encode())
+        return digest.hexdigest()
+
+    def prompt(self, number: int) -> NumberedPrompt:
+        """Prompt `number` >= 0, with the seed of its sampling and the source of its completion."""
+        epoch, position = divmod(number, len(self))
+        example, seed = self._prepared.kept[int(self._epoch_order(epoch)[position])], self._config.run.seed
+        source = source_of(number, seed, self._config.rollout.sources)
+        prompt = prompt_of(self._task, self._config, example, self._prepared.contexts[example.id])
+        return NumberedPrompt(number, derive_seed(seed, "sampling", number), prompt, source)
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            draw = np.random.default_rng(derive_seed(self._config.run.seed, "epoch", epoch))
+            self._order = epoch, draw.permutation(len(self))
+        return self._order[1]
+
+
+def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:
+    """With the views, where some term reads a teacher, and the gold completion, where the run trains on any."""
+    views = prompt_for(task, example, contexts).views if config.reads_teacher else ()
+    gold = example.demonstration if config.rollout.sources.gold else None
+    return Prompt(example.id, task.student_messages(example), views, gold)
+
+
+def source_of(number: int, seed: int, shares: SourcesConfig) -> Source:
+    """Who completes prompt `number` of a run: a draw by the shares, and a pure function of its arguments."""
+    others = [source for source, share in ((Source.POLICY, shares.policy), (Source.BASE, shares.base)) if share]
+    drawn = derive_seed(seed, "source", number) / 2**31
+    return Source.GOLD if drawn < shares.gold or not others else others[0]

@@ -1,0 +1,88 @@
+"""Which prepared problems are trained on, and which data is refused."""
+
+from collections.abc import Sequence
+
+from unisd_rl.config import Config
+from unisd_rl.contexts.prompts import PreparationReport, Prepared
+from unisd_rl.contexts.rows import PreparedRow
+from unisd_rl.errors import UserError
+from unisd_rl.tasks.task import Task
+
+LARGEST_DROPPED_SHARE = 0.05
+
+
+def selected(config: Config, task: Task, rows: Sequence[PreparedRow]) -> Prepared:
+    """Drop the problems that do not fit, and count: nothing is ever cut.
+
+    Raises:
+        UserError: more than 5 % would be dropped, or no problem at all has a wrong demonstration.
+    """
+    limits, auxiliary = config.rollout, config.contexts_read.auxiliary
+    views = auxiliary.views if auxiliary else 0
+    kept, too_long, without_views = list[int](), 0, 0
+    for place, row in enumerate(rows):
+        if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
+            too_long += 1
+        elif len(row.contexts.auxiliary) < views:
+            without_views += 1
+        else:
+            kept.append(place)
+    report = PreparationReport(
+        examples=len(rows),
+        kept=len(kept),
+        too_long=too_long,
+        without_views=without_views,
+        without_negative=sum(rows[place].contexts.negative is None for place in kept) if _negative(config) else 0,
+        right=sum(row.right for row in rows),
+        implausible=sum(row.implausible for row in rows),
+    )
+    _refuse_losses(config, report)
+    examples = task.train
+    return Prepared(
+        tuple(examples[place] for place in kept), {rows[place].id: rows[place].contexts for place in kept}, report
+    )
+
+
+def refuse_long_questions(config: Config, lengths: Sequence[int]) -> None:
+    """Held-out problems are not dropped: the accuracy would be of fewer, and of easier ones.
+
+    Raises:
+        UserError: one is longer than `rollout.max_prompt_tokens`.
+    """
+    limit = config.rollout.max_prompt_tokens
+    too_long = sum(length > limit for length in lengths)
+    if too_long:
+        raise UserError(
+            f"{too_long} of {len(lengths)} held-out problems are longer than rollout.max_prompt_tokens = {limit}: "
+            "raise it, or take them out of the data"
+        )
+
+
+def _refuse_losses(config: Config, report: PreparationReport) -> None:
+    most, total = LARGEST_DROPPED_SHARE * report.examples, report.examples
+    limits, auxiliary = config.rollout, config.contexts_read.auxiliary
+    if report.too_long > most:
+        gold = f" or a gold completion longer than rollout.max_completion_tokens = {limits.max_completion_tokens}"
+        raise UserError(
+            f"{report.too_long} of {total} problems have a view longer than rollout.max_prompt_tokens = "
+            f"{limits.max_prompt_tokens}{gold if limits.sources.gold else ''}, more than 5 %: raise the limit or "
+            "shorten the records"
+        )
+    if report.dropped > most and auxiliary is not None:
+        raise UserError(
+            f"{report.dropped} of {total} problems are dropped, more than 5 %: {report.without_views} have fewer than "
+            f"contexts.auxiliary.views = {auxiliary.views} contexts that do not give their answer away, "
+            f"{report.too_long} are too long; lower it, add training records, or choose another contexts.auxiliary.type"
+        )
+    negative = _negative(config)
+    if negative and report.kept and report.without_negative == report.kept:
+        raise UserError(
+            f'contexts.negative.type = "{negative}" gives none of {report.kept} problems a demonstration that the '
+            f"grader finds wrong ({report.right} candidates discarded as right, {report.implausible} as implausible): "
+            "choose another type, or leave out objective.contrastive"
+        )
+
+
+def _negative(config: Config) -> str | None:
+    negative = config.contexts_read.negative
+    return negative.type if negative else None

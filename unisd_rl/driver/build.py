@@ -1,0 +1,156 @@
+"""Composition: the one place that knows every part, in the order they come to life."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+from actors.demand import ActorDemand
+from actors.group import RolloutGroup
+from actors.scale_requests import RunControl
+from learner.group import LearnerGroup
+from unisd_rl.cluster.cores import CorePlan, plan_cores
+from unisd_rl.cluster.restarts import Event, Report
+from unisd_rl.config import Config
+from unisd_rl.contexts.prepare import Preparation
+from unisd_rl.contexts.prompts import PromptStream
+from unisd_rl.driver.bottleneck import BottleneckMeter
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.context_generation import Writer, writing_engine
+from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.evaluation.retention_scorer import RetentionScorer
+from unisd_rl.tasks.task import Task
+from unisd_rl.transport.rollouts.driver_client import QueueClient
+from unisd_rl.transport.rollouts.spawn import spawn_queue
+from unisd_rl.transport.weights.store import StoreWatch, spawn_store
+
+
+def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
+    """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
+    every node that sees this folder sees the model."""
+    if config.model.path is not None:
+        path = Path(config.model.path).expanduser()
+        return path.absolute() if path.is_dir() else Path(config.model.path)
+    from unisd_rl.base_model import ensure_base_model  # only the embedded default needs torch in this process
+
+    with screen.progress("base model") as report:
+        cached = ensure_base_model(config.model.base_seed, report)
+    return _copied(cached, directory / "base_model")
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
+    if not place.exists():
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial).rename(place)
+    return place
+
+
+def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
+    """All prompts of the run; their contexts are prepared now if they are not in the cache (decision 2)."""
+    prepared = preparation(config, task, model, directory.path, screen).prepared()
+    screen.say(f"training on {prepared.report.describe()}")
+    return PromptStream(task, config, prepared)
+
+
+def preparation(config: Config, task: Task, model: Path, logs: Path, screen: Screen) -> Preparation:
+    """What makes contexts. An engine for those that the model writes is started if need be, and logs below `logs`."""
+
+    def open_writer() -> AbstractContextManager[Writer]:
+        return writing_engine(config, answering_cores(config), model, logs)
+
+    return Preparation.of(config, task, model, open_writer, screen)
+
+
+def core_plan(config: Config) -> CorePlan:
+    """Cores of every process that computes on the CPU of this machine."""
+    plan = plan_cores(
+        sorted(os.sched_getaffinity(0)),
+        config.rollout.actors_at_most,
+        config.learner.ranks,
+        config.rollout.cores,
+        config.learner.cores,
+    )
+    return CorePlan(
+        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
+        learner=() if config.learner.gpus_per_rank else plan.learner,
+    )
+
+
+def answering_cores(config: Config) -> CorePlan:
+    """Cores where nothing is trained: the actors have them all."""
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
+    return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
+
+
+@contextmanager
+def started_parts(
+    config: Config, task: Task, prompts: PromptStream, model: Path, directory: RunDirectory, screen: Screen
+) -> Iterator[Parts]:
+    """Queue, store, learner and rollout actors, started and ready; closed in reverse order."""
+    plan = core_plan(config)
+    screen.say(plan.describe())
+    with ExitStack() as stack:
+        report = reporter(directory, screen)
+        queue = spawn_queue(directory.path, config)
+        store = spawn_store()
+        demand = ActorDemand(config.rollout, RunControl(directory.path), report)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
+        store_watch = StoreWatch(store, config.faults)
+
+        def look_after_the_others() -> None:
+            rollouts.check()
+            store_watch.look()
+
+        learners = LearnerGroup(config, plan, model, directory.path, look_after_the_others)
+        stack.callback(learners.close)
+        stack.callback(rollouts.close)
+        with screen.waiting("starting learner and engines"):
+            learners.start(config.run.start_timeout_s)
+            rollouts.start(config.run.start_timeout_s)
+        retention = retention_scorer(config, plan, model, directory.path, stack)
+        yield Parts(
+            config,
+            task,
+            prompts,
+            QueueClient(queue, config, report),
+            store,
+            store_watch,
+            rollouts,
+            learners,
+            directory,
+            screen,
+            BottleneckMeter(config.learner.ranks),
+            retention,
+            report,
+        )
+
+
+def reporter(directory: RunDirectory, screen: Screen) -> Report:
+    """Who is told of faults and recoveries: the person, and the run's folder."""
+
+    def report(event: Event) -> None:
+        screen.event(event)
+        directory.record(event)
+
+    return report
+
+
+def retention_scorer(
+    config: Config, plan: CorePlan, base: Path, run_dir: Path, stack: ExitStack
+) -> RetentionScorer | None:
+    """The process that measures retention beside `base`, started, and closed with `stack`; None where none does.
+
+    On the CPU it has the learner's cores, or the actors' where there is no learner: those wait meanwhile.
+    """
+    settings = config.evaluation.retention
+    if settings is None:
+        return None
+    cores = () if settings.gpus else tuple(sorted({core for cores in plan.learner or plan.rollout for core in cores}))
+    scorer = RetentionScorer(config, settings, cores, base, run_dir)
+    stack.callback(scorer.close)
+    scorer.start(config.run.start_timeout_s)
+    return scorer

@@ -1,0 +1,101 @@
+"""The model as a writer of contexts: the rollout actors on the initial model, with all cores, before a run starts.
+
+```
+chats --too long? None--> rollout actor (as in a run, without queue or updates) --cut? None--> texts
+```
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from actors.engines.engine import NOTHING_APPLIED
+from actors.group import RolloutGroup
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.config import Config, InductionAuxiliary, VllmEngine, WrittenNegative
+from unisd_rl.contexts.templates import Chat
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.types import Sampling
+
+Written = InductionAuxiliary | WrittenNegative
+MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
+_SLICE = 64  # requests that go out together; fixed, because each one's seed follows from its place
+
+
+class Writer(Protocol):
+    """Something that answers chats."""
+
+    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
+        """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""
+        ...
+
+
+OpenWriter = Callable[[], AbstractContextManager[Writer]]
+
+
+class EngineWriter:
+    """`Writer` through a group of rollout actors that have received no update: the initial model."""
+
+    def __init__(self, config: Config, group: RolloutGroup, tokenizer: ChatTokenizer) -> None:
+        self._config, self._group, self._tokenizer = config, group, tokenizer
+
+    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
+        """See `Writer.write`."""
+        limit = longest_request(self._config, settings)
+        texts: list[str | None] = [None] * len(chats)
+        fitting = [place for place, chat in enumerate(chats) if len(self._tokenizer.encode(chat)) <= limit]
+        for start in range(0, len(fitting), _SLICE):
+            places = fitting[start : start + _SLICE]
+            sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, seed=(seed + start) % 2**31)
+            answers = self._group.answers([chats[place] for place in places], sampling, NOTHING_APPLIED)
+            for place, answer in zip(places, answers, strict=True):
+                texts[place] = answer.text if answer.generation.finish_reason == "stop" else None
+        return texts
+
+
+@contextmanager
+def writing_engine(config: Config, plan: CorePlan, model: Path, folder: Path) -> Iterator[Writer]:
+    """A writer for the time of this block, which must be connected to a cluster; `folder` gets the engines' logs.
+
+    Raises:
+        RunFailed: the engine does not start.
+    """
+    group = RolloutGroup(engine_config(config), plan, model, folder, None, spawn_store())
+    try:
+        group.start(config.run.start_timeout_s)
+        yield EngineWriter(config, group, ChatTokenizer(model))
+    finally:
+        group.close()
+
+
+def engine_config(config: Config) -> Config:
+    """The configuration of engines that only write: no adapters, no updates, as long as requests and texts are."""
+    sections = written_sections(config)
+    engine = config.rollout.engine
+    rollout = config.rollout.model_copy(
+        update={
+            "engine": engine.model_copy(update={"max_model_len": None}) if isinstance(engine, VllmEngine) else engine,
+            "max_prompt_tokens": max((longest_request(config, section) for section in sections), default=1),
+            "max_completion_tokens": max((section.max_tokens for section in sections), default=1),
+        }
+    )
+    return config.model_copy(
+        update={
+            "rollout": rollout,
+            "model": config.model.model_copy(update={"lora": None}),
+            "weights": config.weights.model_copy(update={"transport": "object_store"}),
+        }
+    )
+
+
+def written_sections(config: Config) -> list[Written]:
+    """The contexts that some term reads and the model writes."""
+    read = config.contexts_read
+    return [section for section in (read.auxiliary, read.negative) if isinstance(section, Written)]
+
+
+def longest_request(config: Config, settings: Written) -> int:
+    """Tokens of the longest request that is made."""
+    return settings.max_prompt_tokens or config.rollout.max_prompt_tokens + MARGIN

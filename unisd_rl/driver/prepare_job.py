@@ -1,0 +1,36 @@
+"""Preparing what a recipe trains on without a run: beforehand, or on a machine that has no use for a learner."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from unisd_rl.cluster.ray_cluster import connected
+from unisd_rl.cluster.resources import answering_requirements
+from unisd_rl.config import Config
+from unisd_rl.contexts.prepare import Preparation, cache_folder
+from unisd_rl.contexts.prompts import PreparationReport
+from unisd_rl.driver.build import answering_cores, model_folder
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.context_generation import Writer, writing_engine
+from unisd_rl.tasks.load import load_task
+
+
+def run_preparation(config: Config) -> PreparationReport:
+    """Prepare, and say what came of it. A cluster is joined, and engines start, only for what the model has to write.
+
+    Raises:
+        UserError: the data, the model or the cluster is not what the configuration says.
+        RunFailed: an engine failed; what was prepared until then stays.
+    """
+    task, cache = load_task(config.task), cache_folder(config)
+    with Screen() as screen:
+        model = model_folder(config, cache / f"base-{config.model.base_seed}", screen)
+
+        @contextmanager
+        def writer() -> Iterator[Writer]:
+            needed, cores = answering_requirements(config), answering_cores(config)
+            with connected(config, needed), writing_engine(config, cores, model, cache) as opened:
+                yield opened
+
+        report = Preparation.of(config, task, model, writer, screen).prepared().report
+        screen.say(f"prepared {report.describe()}\nfiles  {cache}")
+    return report

@@ -1,0 +1,165 @@
+"""A run's training again: rows out of its ledger, in the order of their numbers, straight to the learner's ranks.
+
+```
+ledger of RUN --read, checksums--> batch of step k --deal--> learner ranks --> loss, compared with RUN's
+```
+
+With `learner.ranks` and threads as in the run, on the CPU in float32, everything that a loss is made of is the same:
+rows, their dealing to ranks, seeds, schedule. So is every bit of it.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from learner.group import LearnerGroup
+from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.ray_cluster import connected
+from unisd_rl.cluster.resources import learner_requirement
+from unisd_rl.config import Config
+from unisd_rl.driver.build import core_plan, model_folder
+from unisd_rl.driver.console import Screen
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.metrics import StepReport
+from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.storage.replay_request import ReplayRequest
+from unisd_rl.transport.rollouts.replay import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two losses of one step (counted from 0, as in metrics.jsonl) that should be one."""
+
+    step: int
+    run: float
+    replay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`steps` losses were compared; `first` is where they differ, None where nowhere."""
+
+    steps: int
+    first: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """summary.json of a replay. `compared` is None where a `changed` setting makes other losses, or there were none."""
+
+    status: str
+    run: str
+    steps: int
+    steps_asked: int
+    rollouts: int
+    changed: tuple[str, ...]
+    compared: Comparison | None
+    cores: str
+    wall_s: float
+
+
+def run_replay(request: ReplayRequest) -> ReplaySummary:
+    """Train, compare, report.
+
+    Raises:
+        UserError: the ledger, the model or the cluster is not what it has to be.
+        RunFailed: the learner failed, or losses differ that were to be checked.
+    """
+    config = request.config
+    recording = Recording(request.run, config.learner.batch_size, config.run.steps)
+    directory = RunDirectory(config.run_dir)
+    directory.create(config)
+    try:
+        summary = _replay_in(directory, request, recording)
+    except (RunFailed, UserError) as error:
+        directory.write_summary({"status": "failed", "error": str(error)})
+        raise
+    except KeyboardInterrupt:
+        directory.write_summary({"status": "interrupted"})
+        raise
+    finally:
+        directory.close()
+    if request.check and summary.compared is not None and summary.compared.first is not None:
+        raise RunFailed(verdict(request, summary))
+    return summary
+
+
+def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recording) -> ReplaySummary:
+    started, config = time.monotonic(), request.config
+    plan = CorePlan((), core_plan(config).learner)
+    with Screen(recording.steps) as screen, connected(config, (learner_requirement(config),)):
+        screen.say(plan.describe())
+        if recording.steps < config.run.steps:
+            screen.say(f"the ledger ends early: {recording.steps} of {config.run.steps} steps are whole and trained on")
+        learners = LearnerGroup(config, plan, model_folder(config, directory.path, screen), directory.path)
+        try:
+            with screen.waiting("starting the learner"):
+                learners.start(config.run.start_timeout_s)
+            losses = {report.step: report.loss for report in steps(request, recording, learners, directory, screen)}
+            learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
+        finally:
+            learners.close()
+        summary = ReplaySummary(
+            status="completed",
+            run=str(request.run.path),
+            steps=recording.steps,
+            steps_asked=config.run.steps,
+            rollouts=recording.rollouts,
+            changed=request.changed,
+            compared=None if request.changed else compare(request.run.losses(), losses),
+            cores=plan.describe(),
+            wall_s=time.monotonic() - started,
+        )
+        directory.write_summary(asdict(summary))
+        screen.say(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
+    return summary
+
+
+def steps(
+    request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, screen: Screen
+) -> Iterator[StepReport]:
+    """Train step after step; each one's line goes to metrics.jsonl and to the screen."""
+    config = request.config
+    for step in range(recording.steps):
+        started = time.monotonic()
+        shards, _ = recording.shards(step, config.learner.ranks)
+        report = learners.step(shards, step, config.run.step_timeout_s, request.run.lineage_of(step))
+        learn_s = time.monotonic() - started
+        directory.log_step(
+            {"lineage": 0, **asdict(report), "learn_s": learn_s, "tokens_per_s": report.tokens / learn_s}
+        )
+        screen.step(report, report.tokens / learn_s)
+        yield report
+
+
+def state_after(step: int, config: Config) -> RunState:
+    """What a checkpoint says of a replay: it has no lineages of its own."""
+    return RunState(0, step, step * config.learner.batch_size, ())
+
+
+def compare(run: dict[int, float], replay: dict[int, float]) -> Comparison | None:
+    """The losses of the steps that both have, bit for bit; None where there is no such step."""
+    common = sorted(run.keys() & replay.keys())
+    if not common:
+        return None
+    differing = next((step for step in common if run[step] != replay[step]), None)
+    first = None if differing is None else Difference(differing, run[differing], replay[differing])
+    return Comparison(len(common), first)
+
+
+def verdict(request: ReplayRequest, summary: ReplaySummary) -> str:
+    """The sentence at the end."""
+    compared, run = summary.compared, request.run.path
+    if summary.changed:
+        return f"losses are not compared with those of {run}: {', '.join(summary.changed)} changed"
+    if compared is None:
+        return f"losses are not compared: {run / 'metrics.jsonl'} has none of these steps"
+    if compared.first is None:
+        return f"all {compared.steps} losses compared equal those of {run} bit for bit"
+    first = compared.first
+    return (
+        f"step {first.step} is the first of {compared.steps} whose loss is not that of {run}: {first.replay!r}, and it "
+        f"was {first.run!r}; the same bits need the CPU, float32, as many ranks and threads ({summary.cores}) and the "
+        "same versions of the libraries"
+    )

@@ -1,0 +1,215 @@
+"""What a run leaves behind: one folder, plain files, each written by one owner.
+
+| file | written by |
+|---|---|
+| config.toml | here, at the start: the resolved configuration |
+| metrics.jsonl | here, one line a step |
+| events.jsonl | here, one line for each fault and each recovery |
+| evaluations/step-N.jsonl | here, every answer to every problem |
+| evaluations/step-N.json | here, the numbers of that evaluation |
+| evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
+| prompts.json | here, at the start: a checksum of everything that is trained on |
+| summary.json | here, at the end |
+| rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
+| checkpoints/step-N/ | the learner |
+| control/ | `python -m unisd_rl.scale` and the driver: how many rollout actors there shall be, and are |
+| logs/ | every process its own |
+
+A line of metrics.jsonl is of a step that was lost if a later lineage began at its step or before it (lineages.jsonl;
+unisd_rl/storage/lineage.py tells).
+"""
+
+import json
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tomli_w
+
+from unisd_rl.cluster.restarts import Event
+from unisd_rl.config import Config
+from unisd_rl.errors import UserError
+from unisd_rl.evaluation.answers import json_lines
+from unisd_rl.evaluation.examined import Examined
+from unisd_rl.storage.checkpoints import newest_first
+from unisd_rl.storage.files import or_not_written, whole, write_whole
+from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.jsonl import LineFile, plain
+from unisd_rl.storage.lineage import FallBack, read_fall_backs, version_survives
+from unisd_rl.types import Answer
+
+
+class RunDirectory:
+    """Owner of `run.dir/run.name`. An earlier run of that name is moved aside to NAME.1, NAME.2, ..."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.steps_logged = 0
+        """1 + the highest step that this process wrote to metrics.jsonl."""
+        self._metrics: LineFile | None = None
+        self._events: LineFile | None = None
+        self._lock: FolderLock | None = None
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, itself a recipe."""
+        return self.path / "config.toml"
+
+    @property
+    def summary(self) -> Path:
+        """The run in one JSON object; absent until the run ended."""
+        return self.path / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        """One log file per process."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the student after `step` optimiser steps."""
+        return self.checkpoints_folder / f"step-{step}"
+
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The folders of checkpoints, newest first, whole or not (unisd_rl/storage/checkpoints.py tells)."""
+        return newest_first(self.checkpoints_folder)
+
+    def fall_backs(self) -> tuple[FallBack, ...]:
+        """How often, and where to, the learner fell back."""
+        return read_fall_backs(self.path / "lineages.jsonl")
+
+    def create(self, config: Config) -> None:
+        """Make the folder and write the resolved configuration.
+
+        Raises:
+            UserError: another run is writing there, or the folder cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if (self.path / "lock").exists():
+                self._claim()
+                self.path.rename(_free_name(self.path))
+                self.close()
+            self.path.mkdir(exist_ok=True)
+            self._claim()
+            self._open(config)
+        except OSError as error:
+            raise UserError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
+
+    def reopen(self, config: Config) -> None:
+        """Go on in a folder that a run left: what is in it stays and is appended to.
+
+        Raises:
+            UserError: that run is alive, or the folder cannot be written.
+        """
+        try:
+            self._claim()
+            self.summary.unlink(missing_ok=True)
+            recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
+            if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):
+                (self.path / "control" / "actors.json").unlink(missing_ok=True)  # what was said in mid-run is overruled
+            self._open(config)
+        except OSError as error:
+            raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        assert self._metrics is not None, "create() or reopen() comes first"
+        self._metrics.append(row)
+        self.steps_logged = max(self.steps_logged, row["step"] + 1)
+
+    def record(self, event: Event) -> None:
+        """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""
+        if self._events is None:
+            self._events = LineFile(self.path / "events.jsonl")
+        self._events.append({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
+
+    def refuse_other_prompts(self, checksum: str) -> None:
+        """What this run trains on has this checksum; the first time it is noted.
+
+        Raises:
+            UserError: it was another one when the run began.
+        """
+        path = self.path / "prompts.json"
+        if not path.exists():
+            write_whole(path, json.dumps({"checksum": checksum}) + "\n")
+        elif json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
+            raise UserError(
+                f"the problems and contexts are not those that {self.path} began with: its data, the model's tokenizer "
+                "or the code that makes contexts changed since; bring them back, or start a new run"
+            )
+
+    def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
+        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
+
+        Raises:
+            NotWritten: the disk does not take it. It may be written again.
+        """
+        path = self._evaluation(step, "jsonl")
+        with or_not_written(path):
+            write_whole(path, json_lines(answers))
+            write_whole(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
+        return path
+
+    def examined(self, step: int) -> Examined | None:
+        """The numbers of the evaluation after `step` steps; None where there is none of the surviving chain."""
+        path = self._evaluation(step, "json")
+        if not path.exists():
+            return None
+        found = Examined.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return found if version_survives(found.lineage, found.version, self.fall_backs()) else None
+
+    def write_retention(self, step: int, rows: pa.Table) -> None:
+        """What the retention numbers of that evaluation are made of. Raises NotWritten as `write_evaluation` does."""
+        path = self._evaluation(step, "retention.parquet")
+        with or_not_written(path), whole(path) as partial:
+            pq.write_table(rows, partial)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json; its presence says that the run ended.
+
+        Raises:
+            NotWritten: the disk does not take it.
+        """
+        with or_not_written(self.summary):
+            write_whole(self.summary, json.dumps(plain(summary), indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _open(self, config: Config) -> None:
+        self.logs.mkdir(exist_ok=True)
+        write_whole(self.config, tomli_w.dumps(_recorded(config)))
+        self._metrics = LineFile(self.path / "metrics.jsonl")
+
+    def _evaluation(self, step: int, suffix: str) -> Path:
+        path = self.path / "evaluations" / f"step-{step}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def _claim(self) -> None:
+        self._lock = FolderLock(self.path)
+        if not self._lock.take():
+            raise UserError(f"another run is writing to {self.path}; give this one another run.name")
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,147 @@
+"""A model examined on held-out problems: through the rollout actors, of one version (decision 14)."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actors.group import RolloutGroup
+from actors.rollout_actor import Answered
+from unisd_rl.config import Config
+from unisd_rl.evaluation.examined import Examined
+from unisd_rl.evaluation.retention import Retention
+from unisd_rl.evaluation.statistics import Interval, pass_at_k, wilson_interval
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.grading import grade_all
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
+from unisd_rl.watch import Watch, look_nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class PassRate:
+    """pass@k: the chance (0 to 1) that one of `k` answers is right, mean over problems, with Wilson's 95 % interval.
+
+    What varies is taken to be the problems, however often each was answered.
+    """
+
+    k: int
+    rate: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Every answer of one version: problem by problem, in the order of the task, each `samples` times in a row."""
+
+    version: PolicyVersion
+    samples: int
+    answers: tuple[Answer, ...]
+    wall_s: float
+    retention: Retention | None = None
+    """Where it was asked for."""
+
+    @property
+    def problems(self) -> int:
+        """Number of held-out problems."""
+        return len(self.answers) // self.samples
+
+    @property
+    def correct(self) -> int:
+        """Number of right answers."""
+        return sum(answer.correct for answer in self.answers)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1; it is pass@1."""
+        return self.correct / len(self.answers)
+
+    @property
+    def cut(self) -> int:
+        """Number of answers that the limit on tokens ended."""
+        return sum(answer.generation.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean length of an answer."""
+        return sum(len(answer.generation.tokens) for answer in self.answers) / len(self.answers)
+
+    def scores(self, k: int = 1) -> list[float]:
+        """pass@k of each problem, in order."""
+        starts = range(0, len(self.answers), self.samples)
+        right = [sum(answer.correct for answer in self.answers[start : start + self.samples]) for start in starts]
+        return [pass_at_k(self.samples, correct, k) for correct in right]
+
+    def pass_rate(self, k: int = 1) -> PassRate:
+        """pass@k over all problems; `k` is at most `samples`."""
+        scores = self.scores(k)
+        return PassRate(k, sum(scores) / len(scores), wilson_interval(sum(scores), len(scores)))
+
+    def examined(self) -> Examined:
+        """The numbers a run is summed up with."""
+        retention = self.retention.to_json() if self.retention else None
+        rate, version = self.pass_rate(), self.version
+        return Examined(version.lineage, version.number, self.problems, self.accuracy, rate.interval, retention)
+
+    def to_json(self, ks: Sequence[int]) -> dict[str, Any]:
+        """Its numbers, without the answers."""
+        return {
+            "problems": self.problems,
+            "samples": self.samples,
+            "correct": self.correct,
+            "accuracy": self.accuracy,
+            "pass_at_k": [asdict(self.pass_rate(k)) for k in ks],
+            "cut": self.cut,
+            "mean_tokens": self.mean_tokens,
+            "wall_s": self.wall_s,
+            "retention": self.retention.to_json() if self.retention else None,
+        }
+
+
+def evaluate(
+    group: RolloutGroup,
+    task: Task,
+    config: Config,
+    version: PolicyVersion,
+    progress: Callable[[float, str], None],
+    watch: Watch = look_nowhere,
+) -> Evaluation:
+    """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
+
+    The problems go out in slices, each as large as what the actors answer at a time; `progress` is told after each.
+    `watch` is that of `RolloutGroup.answers`.
+    How a sample is drawn depends on the seed, the problem's place and the sample's number, not on actors and slices.
+    """
+    started, samples = time.monotonic(), config.evaluation.samples
+    asked = [(example, sample) for example in task.evaluation for sample in range(samples)]
+    answered = list[Answered]()
+    with group.examination():
+        while (start := len(answered)) < len(asked):
+            size = config.evaluation.concurrency * max(1, group.serving)
+            chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
+            answered += group.answers(chats, _sampling(config, start), version, watch)
+            progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
+    return Evaluation(version, samples, _graded(task, asked, answered), time.monotonic() - started)
+
+
+def _sampling(config: Config, start: int) -> Sampling:
+    """For the answers from `start` on: the i-th of a group's answers is drawn with the seed plus i."""
+    temperature, limit = config.evaluation_temperature, config.rollout.max_completion_tokens
+    seed = derive_seed(config.run.seed, "evaluation") + start if temperature else None
+    return Sampling(temperature=temperature, top_p=1.0, max_tokens=limit, seed=seed)
+
+
+def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence[Answered]) -> tuple[Answer, ...]:
+    right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answered, asked, strict=True)])
+    return tuple(
+        Answer(
+            id=example.id,
+            sample=sample,
+            prompt_tokens=answer.prompt_tokens,
+            completion=answer.text,
+            generation=answer.generation,
+            reference=example.answer,
+            correct=correct,
+        )
+        for (example, sample), answer, correct in zip(asked, answered, right, strict=True)
+    )

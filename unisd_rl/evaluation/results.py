@@ -1,0 +1,87 @@
+"""What the command `evaluate` leaves behind.
+
+| file | what it holds |
+|---|---|
+| results.json | the numbers of each model on each task, the comparisons, the settings |
+| answers.parquet | every answer, with its tokens (`answers.SCHEMA`) |
+| answers/MODEL-TASK.jsonl | the same as lines, for a person |
+| retention.parquet | retention by completion, where it is measured (`retention.table.SCHEMA`) |
+| model-N/logs/ | every process its own |
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unisd_rl.config import Config
+from unisd_rl.evaluation.answers import json_lines, table
+from unisd_rl.evaluation.evaluate import Evaluation
+from unisd_rl.evaluation.retention_table import retention_table
+from unisd_rl.evaluation.statistics import Comparison, compare
+from unisd_rl.storage.jsonl import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One model on one task, by their names on the command line."""
+
+    model: str
+    task: str
+    config: Config
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A model beside the first one on the same problems."""
+
+    task: str
+    first: str
+    second: str
+    comparison: Comparison
+
+
+def comparisons(results: Sequence[Result]) -> list[Compared]:
+    """Every model but the first against it, task by task, by the score of each problem."""
+    firsts = {result.task: result for result in reversed(results)}
+    return [
+        Compared(one.task, first.model, one.model, compare(first.evaluation.scores(), one.evaluation.scores()))
+        for one in results
+        if (first := firsts[one.task]) is not one
+    ]
+
+
+def write_answers(folder: Path, results: Sequence[Result]) -> None:
+    """Every answer, before anything else is done with them."""
+    lines = folder / "answers"
+    lines.mkdir(parents=True, exist_ok=True)
+    models = list(dict.fromkeys(result.model for result in results))
+    for result in results:
+        name = f"model-{models.index(result.model)}-{result.task}.jsonl"
+        (lines / name).write_text(json_lines(result.evaluation.answers), encoding="utf-8")
+    tables = [table(one.model, one.task, one.evaluation.answers) for one in results]
+    pq.write_table(pa.concat_tables(tables), folder / "answers.parquet")
+
+
+def write_results(folder: Path, results: Sequence[Result], compared: Sequence[Compared]) -> None:
+    """The numbers, and retention by completion."""
+    tables = [
+        retention_table(one.model, one.task, one.evaluation.retention) for one in results if one.evaluation.retention
+    ]
+    if tables:
+        pq.write_table(pa.concat_tables(tables), folder / "retention.parquet")
+    content = {
+        "results": [_row(result) for result in results],
+        "comparisons": [asdict(one) for one in compared],
+    }
+    (folder / "results.json").write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _row(result: Result) -> dict[str, object]:
+    settings = result.config.model_dump(mode="json", include={"run", "model", "task", "rollout", "evaluation"})
+    numbers = result.evaluation.to_json(result.config.evaluation.k)
+    return {"model": result.model, "task": result.task, **numbers, "settings": settings}

@@ -1,0 +1,112 @@
+"""Two models read the same completions; no tensor of all tokens by the vocabulary exists.
+
+Shape letters: N completion tokens of one pass, B completions, L padded length, H hidden size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.model import Reader
+from unisd_rl.errors import UserError
+from unisd_rl.evaluation.retention import Completion, Drift, Likelihood, Retention
+from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
+
+_TEMPERATURE, _WEIGHT = 1.0, 0.5
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What exists at one time: completions of a forward pass, tokens with vocabulary-wide logits."""
+
+    batch_size: int
+    chunk_tokens: int
+
+
+@torch.no_grad()
+def retention(
+    adapted: Reader, base: Reader, gold: Sequence[Completion], answers: Sequence[Completion], sizes: Sizes
+) -> Retention:
+    """Read `gold` with the adapted model and `answers` with both, all under the same tokenizer.
+
+    Raises:
+        UserError: the vocabularies differ in size, so no divergence is defined.
+    """
+    _refuse_other_vocabularies(adapted, base)
+    return Retention(
+        gold=tuple(_by_batches(gold, sizes, lambda batch: _likelihoods(adapted, batch, sizes))),
+        answers=tuple(_by_batches(answers, sizes, lambda batch: _drifts(adapted, base, batch, sizes))),
+    )
+
+
+def _by_batches(
+    completions: Sequence[Completion], sizes: Sizes, measure: Callable[[Sequence[Completion]], list[Found]]
+) -> list[Found]:
+    """What `measure` finds in those that have tokens, in their order; read shortest first, to pad little."""
+    spoken = [one for one in completions if one.tokens]
+    order = sorted(range(len(spoken)), key=lambda index: len(spoken[index].prompt_tokens) + len(spoken[index].tokens))
+    found: dict[int, Found] = {}
+    for start in range(0, len(order), sizes.batch_size):
+        places = order[start : start + sizes.batch_size]
+        found |= zip(places, measure([spoken[place] for place in places]), strict=True)
+    return [found[place] for place in range(len(spoken))]
+
+
+def _likelihoods(model: Reader, batch: Sequence[Completion], sizes: Sizes) -> list[Likelihood]:
+    hidden_NH, targets_N = _read(model, batch)
+    logprob_N = realised_logprobs(hidden_NH, model.head(), targets_N, _TEMPERATURE, sizes.chunk_tokens)
+    return _likelihoods_of(batch, logprob_N)
+
+
+def _drifts(adapted: Reader, base: Reader, batch: Sequence[Completion], sizes: Sizes) -> list[Drift]:
+    adapted_NH, _ = _read(adapted, batch)
+    base_NH, targets_N = _read(base, batch)
+    heads = adapted.head(), base.head()
+    logprob_N = realised_logprobs(base_NH, heads[1], targets_N, _TEMPERATURE, sizes.chunk_tokens)
+    divergence_N = token_divergence(adapted_NH, heads[0], base_NH, heads[1], _WEIGHT, _TEMPERATURE, sizes.chunk_tokens)
+    pairs = zip(_likelihoods_of(batch, logprob_N), _sums(batch, divergence_N), strict=True)
+    return [Drift(likelihood, divergence) for likelihood, divergence in pairs]
+
+
+def _read(model: Reader, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+    """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`.
+
+    Padded on the right: no real position of a causal model sees a padded one. The last token is predicted, not read.
+    """
+    lengths = [len(one.prompt_tokens) + len(one.tokens) - 1 for one in batch]
+    ids_BL, predicts = np.zeros((len(batch), max(lengths)), np.int64), []
+    for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
+        ids_BL[row, :length] = (*one.prompt_tokens, *one.tokens[:-1])
+        predicts.append(row * ids_BL.shape[1] + np.arange(len(one.prompt_tokens) - 1, length))
+    targets = np.array([token for one in batch for token in one.tokens], np.int64)
+    device = model.head().weight_VH.device
+    hidden_BLH = model.model.get_decoder()(
+        input_ids=torch.from_numpy(ids_BL).to(device), use_cache=False
+    ).last_hidden_state
+    predicts_N = torch.from_numpy(np.concatenate(predicts)).to(device)
+    return hidden_BLH.flatten(0, 1).index_select(0, predicts_N), torch.from_numpy(targets).to(device)
+
+
+def _likelihoods_of(batch: Sequence[Completion], logprob_N: Tensor) -> list[Likelihood]:
+    pairs = zip(batch, _sums(batch, logprob_N), strict=True)
+    return [Likelihood(one.id, one.sample, len(one.tokens), logprob) for one, logprob in pairs]
+
+
+def _sums(batch: Sequence[Completion], value_N: Tensor) -> list[float]:
+    """The sum over each completion's tokens, in float64."""
+    parts = value_N.double().split([len(one.tokens) for one in batch])
+    return [float(part.sum()) for part in parts]
+
+
+def _refuse_other_vocabularies(adapted: Reader, base: Reader) -> None:
+    sizes = len(adapted.head().weight_VH), len(base.head().weight_VH)
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"the base of --retention has {sizes[1]} tokens in its vocabulary and the model {sizes[0]}: retention is "
+            "of a model and what it was trained from; name that one"
+        )

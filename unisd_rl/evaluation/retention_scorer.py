@@ -1,0 +1,111 @@
+"""Retention as the driver sees it: one process with two models, asked after an evaluation.
+
+```
+ driver -- examples, answers --> tokens (those that were sampled; gold text is tokenised once)
+        -- folder of the adapted model --> process: base, adapted -- Retention --> driver
+```
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from unisd_rl.cluster.cores import Cores
+from unisd_rl.cluster.logs import log_path
+from unisd_rl.cluster.resources import ray_options, retention_bundle
+from unisd_rl.config import Config, RetentionConfig
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.evaluation.retention import Completion, Retention
+from unisd_rl.evaluation.retention_process import NAME, RetentionProcess
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.types import Answer, Example
+from unisd_rl.watch import Watch, look_nowhere
+
+_WATCH_S = 1.0
+
+
+class RetentionScorer:
+    """Owner of the process. `base` is the initial model, whose tokenizer everything was made with."""
+
+    def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
+        self._config, self._settings, self._log = config, settings, log_path(run_dir, NAME)
+        self._tokenizer = ChatTokenizer(base)
+        options = {
+            **ray_options(retention_bundle(settings)),
+            "runtime_env": {"env_vars": _environment(settings, cores)},
+        }
+        self._process = (
+            ray.remote(RetentionProcess).options(**options).remote(config, settings, cores, base, run_dir.absolute())
+        )
+
+    def start(self, timeout_s: float) -> None:
+        """Load the base.
+
+        Raises:
+            UserError: it cannot be read with.
+            RunFailed: it was not loaded within `timeout_s`.
+        """
+        self._result(self._process.start.remote(), timeout_s, "load the base model")
+
+    def measure(
+        self,
+        adapted: Path,
+        examples: Sequence[Example],
+        answers: Sequence[Answer],
+        watch: Watch = look_nowhere,
+    ) -> Retention:
+        """Retention of the model at `adapted`, whose `answers` these are, on the first `examples` of the settings.
+
+        Meanwhile `watch` is called about once a second; what it raises ends the wait.
+
+        Raises:
+            UserError: the two models do not belong together.
+            RunFailed: the process died, or took longer than `run.step_timeout_s`.
+        """
+        chosen = examples[: self._settings.examples]
+        kept = {example.id for example in chosen}
+        asked = [answer for answer in answers if answer.id in kept]
+        prompts = {answer.id: tuple(answer.prompt_tokens.tolist()) for answer in asked}
+        gold = [Completion(one.id, 0, prompts[one.id], self._gold_tokens(one)) for one in chosen]
+        own = [Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked]
+        call = self._process.measure.remote(adapted, gold, own)
+        deadline_s = time.monotonic() + self._config.run.step_timeout_s
+        while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
+            watch()
+        left_s = max(deadline_s - time.monotonic(), 1.0)
+        return self._result(call, left_s, "read the answers (run.step_timeout_s)")
+
+    def close(self) -> None:
+        """End the process."""
+        ray.kill(self._process)
+
+    def _gold_tokens(self, example: Example) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode_completion(example.demonstration).tolist())
+
+    def _result(self, call: "ray.ObjectRef[Any]", timeout_s: float, what: str) -> Any:
+        started = time.monotonic()
+        try:
+            return ray.get(call, timeout=timeout_s)
+        except GetTimeoutError as error:
+            waited_s = time.monotonic() - started
+            raise RunFailed(f"waited {waited_s:.0f} s for retention to {what}; its log is {self._log}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, RunFailed | UserError):
+                raise type(error.cause)(str(error.cause)) from None
+            raise RunFailed(f"retention failed to {what}: {error.cause or error}; its log is {self._log}") from error
+        except RayActorError as error:
+            raise RunFailed(f"the process of retention died; its log is {self._log}: {error}") from error
+
+
+def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:
+    variables = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "0")}
+    if cores:
+        variables["OMP_NUM_THREADS"] = str(len(cores))
+    if not settings.gpus:
+        variables["DS_ACCELERATOR"] = "cpu"
+    return variables

@@ -1,0 +1,1 @@
+"""Models and tokenizers as they lie in a folder."""

@@ -1,0 +1,1 @@
+"""Losses over a vocabulary, computed without holding [tokens, vocabulary]."""

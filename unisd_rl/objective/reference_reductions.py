@@ -1,0 +1,91 @@
+"""The reductions of the UniSD authors' released code (Ahren09/UniSD, commit beef9a0), to compare ours with.
+
+Theirs reduces micro-batch by micro-batch: with rows b of a micro-batch, m the token mask and w the agreement weights,
+
+    L_main = mean_b [sum_t m w D / max(1, sum_t m w)],   L_con, L_feat = mean_b [sum_t m r / max(1, sum_t m)],
+
+and the mean of these over micro-batches. So what a token counts depends on who shares its micro-batch; rows without
+tokens, or without a negative view, count in the mean over rows; and a weight that is one number per sequence cancels.
+Here only the shares and weights are made; what they multiply, and how it is summed, is the same as in ours.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from unisd_rl.objective.agreement import (
+    StepWeights,
+    disagreement,
+    disagreement_scale,
+    effective_sample_size,
+    equal_step_weights,
+    sequence_weights,
+    token_weights,
+)
+from unisd_rl.objective.reduction import Gather, Shares, sequence_sums
+from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
+from unisd_rl.objective.step import TokenSignals
+
+_SMALLEST_SEQUENCE_WEIGHT = 1e-6
+
+
+def micro_batches(signals: TokenSignals, size: int) -> Tensor:
+    """`batch_S`, long: the micro-batch of each sequence, `size` consecutive prompts of this rank each."""
+    device = signals.sequence_N.device
+    order_S = torch.arange(signals.sequences, device=device) if signals.order_S is None else signals.order_S
+    return order_S // size
+
+
+def released_shares(
+    signals: TokenSignals, batch_S: Tensor, count_S: Tensor, contrasted_S: Tensor, gather: Gather
+) -> Shares:
+    """A mean over tokens, over all rows of a micro-batch, and over the micro-batches of all ranks. A collective.
+
+    Theirs averages gradients over ranks and over a rank's micro-batches, of which all ranks have equally many.
+    """
+    row_N = _row_shares(batch_S, gather)[signals.sequence_N]
+    whole_N = row_N / count_S[signals.sequence_N]  # tokens exist, so their count is at least the clamp's 1
+    return Shares(whole_N, whole_N * contrasted_S[signals.sequence_N])
+
+
+def released_step_weights(
+    signals: TokenSignals, batch_S: Tensor, count_S: Tensor, shares: Shares, settings: ObjectiveSettings, gather: Gather
+) -> StepWeights:
+    """Agreement weights, normalised within each sequence. A collective."""
+    agreement = settings.agreement if settings.needs_auxiliary_views else None
+    if agreement is None:
+        return equal_step_weights(shares.whole_N)
+    assert signals.auxiliary_KN is not None
+    of_N = signals.sequence_N
+    if isinstance(agreement, TokenAgreement):
+        weight_N = _token_weights(signals.auxiliary_KN, batch_S[of_N], agreement)
+        units = gather(weight_N)
+    else:
+        sums_KS = torch.stack([sequence_sums(view_N, of_N, len(count_S)) for view_N in signals.auxiliary_KN])
+        disagreement_S = disagreement(sums_KS / count_S.clamp(min=1.0), agreement.statistic)
+        weight_S = sequence_weights(disagreement_S, agreement).clamp(min=_SMALLEST_SEQUENCE_WEIGHT)
+        weight_N, units = weight_S[of_N], gather(weight_S[count_S > 0])
+    total_S = sequence_sums(weight_N, of_N, len(count_S)).clamp(min=1.0)
+    share_N = shares.whole_N * count_S[of_N] * weight_N / total_S[of_N]
+    return StepWeights(weight_N, share_N, units, effective_sample_size(units), math.nan)
+
+
+def _row_shares(batch_S: Tensor, gather: Gather) -> Tensor:
+    """What each row counts: one part in the rows of its micro-batch, and in the micro-batches of all ranks."""
+    rows_B = torch.bincount(batch_S).double()
+    everywhere = float(gather(rows_B.new_tensor([len(rows_B)])).sum())
+    return 1.0 / (rows_B[batch_S] * everywhere)
+
+
+def _token_weights(auxiliary_KN: Tensor, batch_N: Tensor, agreement: TokenAgreement) -> Tensor:
+    """Each micro-batch by its own scale, the variance over views divided by K - 1."""
+    disagreement_N = disagreement(auxiliary_KN, agreement.statistic)
+    if agreement.statistic == "variance":
+        disagreement_N = disagreement_N * (len(auxiliary_KN) / (len(auxiliary_KN) - 1))
+    weight_N = torch.ones_like(disagreement_N)
+    for batch in batch_N.unique().tolist():
+        members_N = batch_N == batch
+        scale = disagreement_scale(disagreement_N[members_N], agreement)
+        weight_N[members_N] = token_weights(disagreement_N[members_N], scale, agreement)
+    return weight_N

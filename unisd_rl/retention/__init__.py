@@ -1,1 +1,0 @@
-"""Likelihood and retention: how well a model knows the gold completions, and how far it is from where it started."""

@@ -1,0 +1,141 @@
+"""The checkpoints of a run on storage, as the driver sees them: which there are, which are whole, which are kept.
+
+    checkpoints/step-20/              a model folder, and beside the model:
+        training_state/               float32 masters, moments, the teacher's average (learner/training_state.py)
+        run_state.json                where the run stood
+        manifest.json                 the xxh3-64 checksum of every other file, written last
+
+A folder whose manifest is missing or does not agree was cut short or damaged: it is never loaded, and the one before it
+is. Nothing here needs torch.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import xxhash
+
+from unisd_rl.cluster.restarts import Fault, Report
+from unisd_rl.storage.file_digest import fed
+from unisd_rl.storage.lineage import FallBack, version_survives
+
+MANIFEST, RUN_STATE = "manifest.json", "run_state.json"
+_PREFIX = "step-"
+
+
+class DamagedCheckpoint(Exception):
+    """It was cut short, or its bytes are not those that were written; the sentence names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where the run stood: `version` optimiser steps were taken, prompt `next_prompt` is the next to be trained on.
+
+    There is no random state in it: whatever is drawn is seeded by the number of what it is drawn for. Leases are not
+    either: what was not stored by then is leased anew.
+    """
+
+    lineage: int
+    version: int
+    next_prompt: int
+    fall_backs: tuple[FallBack, ...]
+
+    def to_json(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunState":
+        """As it was written."""
+        fields = json.loads(text)
+        return cls(**{**fields, "fall_backs": tuple(FallBack(**line) for line in fields["fall_backs"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One that is whole."""
+
+    path: Path
+    state: RunState
+
+
+def seal(folder: Path) -> None:
+    """Make `folder` a checkpoint: its files are on the disk, then their checksums are, in the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    checksums = {str(path.relative_to(folder)): _synced_checksum(path) for path in files}
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
+    _synced_checksum(partial)
+    partial.rename(folder / MANIFEST)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a sealed folder its name; one that had the name is there until then."""
+    old = path.with_name(f"{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def opened(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, every byte of it compared with its manifest.
+
+    Raises:
+        DamagedCheckpoint: it is not whole.
+    """
+    try:
+        checksums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, checksum in checksums.items():
+            if _checksum(path / name) != checksum:
+                raise DamagedCheckpoint(f"{path / name} is not what was written: its checksum differs")
+        return Checkpoint(path, RunState.from_json((path / RUN_STATE).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DamagedCheckpoint(f"{path} is cut short or cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedCheckpoint(f"{path} does not say what a checkpoint says: {error}") from error
+
+
+def newest_first(folder: Path) -> tuple[Path, ...]:
+    """Everything in `folder` that has the name of a checkpoint, whole or not."""
+    steps = [
+        int(path.name.removeprefix(_PREFIX))
+        for path in folder.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdecimal()
+    ]
+    return tuple(folder / f"{_PREFIX}{step}" for step in sorted(steps, reverse=True))
+
+
+def newest_whole(folder: Path, fall_backs: Sequence[FallBack], report: Report) -> Checkpoint | None:
+    """The newest checkpoint of the surviving chain that is whole; each one passed over is reported."""
+    for path in newest_first(folder):
+        try:
+            found = opened(path)
+        except DamagedCheckpoint as damaged:
+            report(Fault("checkpoint", f"{damaged}; the one before it is used", 0, 0.0))
+            continue
+        if version_survives(found.state.lineage, found.state.version, fall_backs):
+            return found
+    return None
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the newest `count`, and what was left half written. The newest must be whole."""
+    kept = {path.name for path in newest_first(folder)[:count]}
+    for path in folder.glob(f"{_PREFIX}*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _synced_checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return _checksum(path)
+
+
+def _checksum(path: Path) -> str:
+    return fed(xxhash.xxh3_64(), path).hexdigest()

@@ -1,0 +1,107 @@
+"""The folder of a run, read again: what was asked for, the model it began with, the losses of its surviving chain.
+
+Only files that `RunDirectory` and the rollout queue wrote are read, and nothing is written. Imports nothing heavy.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unisd_rl.config import Config
+from unisd_rl.config.load import load_recipe, overlay
+from unisd_rl.errors import UserError
+from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.lineage import FallBack, read_fall_backs, step_survives
+
+Tree = Mapping[str, Any]
+_BASE_MODEL = "base_model"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run that ended, however it did."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> "RecordedRun":
+        """The run in this folder.
+
+        Raises:
+            UserError: it is no run's folder, or the run still writes there.
+        """
+        missing = [name for name in ("config.toml", "rollouts") if not (path / name).exists()]
+        if missing:
+            raise UserError(
+                f"{path} is no run: it has no {' and no '.join(missing)}; give a run's folder, as runs/arithmetic"
+            )
+        if _locked(path):
+            raise UserError(f"{path} is still being written by its run: wait for its end, or copy the folder")
+        return cls(path.absolute())
+
+    @property
+    def ledger(self) -> Path:
+        """Where its rollouts lie."""
+        return self.path / "rollouts"
+
+    @property
+    def original(self) -> Config:
+        """What was asked for."""
+        return load_recipe(self._recipe)
+
+    def config(self, overrides: Tree) -> Config:
+        """What was asked for, with the model it began with, and `overrides` (nested) over it.
+
+        Raises:
+            UserError: its config.toml, or what lies over it, is not right.
+        """
+        config = load_recipe(self._recipe, overrides)
+        if config.model.path is not None:
+            return config
+        return load_recipe(self._recipe, overlay(overrides, self._embedded_model()))
+
+    def losses(self) -> dict[int, float]:
+        """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no fall-back threw away."""
+        fall_backs = self._fall_backs()
+        return {
+            line["step"]: line["loss"]
+            for line in self._lines("metrics.jsonl")
+            if step_survives(line["lineage"], line["step"], fall_backs)
+        }
+
+    def lineage_of(self, step: int) -> int:
+        """The lineage that took this step of the surviving chain."""
+        return max((one.lineage for one in self._fall_backs() if one.step <= step), default=0)
+
+    def quarantined(self) -> frozenset[int]:
+        """Numbers of the prompts that were given up: their places in the batches are empty."""
+        return frozenset(line["prompt"] for line in self._lines("quarantined.jsonl"))
+
+    @property
+    def _recipe(self) -> str:
+        return str(self.path / "config.toml")
+
+    def _fall_backs(self) -> tuple[FallBack, ...]:
+        return read_fall_backs(self.path / "lineages.jsonl")
+
+    def _embedded_model(self) -> Tree:
+        model = self.path / _BASE_MODEL
+        if not model.is_dir():
+            raise UserError(f"{self.path} has lost the model it began with ({_BASE_MODEL}/): give it as --model.path")
+        return {"model": {"path": str(model)}}
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a file of JSON lines; a last one that a crash cut short does not count."""
+        file = self.path / name
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _locked(folder: Path) -> bool:
+    if not (folder / "lock").exists():
+        return False
+    with closing(FolderLock(folder)) as lock:
+        return not lock.take()

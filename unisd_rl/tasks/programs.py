@@ -1,0 +1,138 @@
+"""Tasks whose answer is a program: how it is found in a completion, and how the sandbox judges it.
+
+The program of a completion is the last fenced block that defines a function the tests call; without one, the last
+block marked as Python; else the last block; else the whole text. A fence that is never closed, as in a completion
+that was cut, reaches to the end.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.program_mutations import buggy_programs, parsed
+from unisd_rl.tasks.sandbox.limits import Trial
+from unisd_rl.tasks.sandbox.pool import shared_sandbox
+from unisd_rl.types import Example, Message
+
+_FORM = (
+    "Write the whole solution in Python, with the imports it needs (standard library only), as one block that starts "
+    "with ```python and ends with ```. Give the functions the names that are asked for."
+)
+_FENCE = re.compile(
+    r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    re.M | re.S,
+)
+_PYTHON = ("python", "python3", "py")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the answer to a programming problem must do: what `Example.answer` says, as JSON."""
+
+    stub: str
+    """Start of a program: imports, earlier functions, and the head and docstring of the one to write. May be empty."""
+    setup: str
+    """Python that the tests need before the program's names are known."""
+    names: tuple[str, ...]
+    """What the tests use of the program."""
+    tests: str
+    """Python that raises unless the program is right."""
+
+    def to_json(self) -> str:
+        """As `Example.answer` holds it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Reference":
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        return cls(values["stub"], values["setup"], tuple(values["names"]), values["tests"])
+
+
+class Programming:
+    """A task whose completions are programs."""
+
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
+        self.train, self.evaluation = train, evaluation
+
+    def student_messages(self, example: Example) -> tuple[Message, ...]:
+        """The problem, and the form of the answer."""
+        return (Message("user", f"{example.question}\n\n{_FORM}"),)
+
+    def grade(self, completion: str, example: Example) -> bool:
+        """Whether the completion's program passes every test in the sandbox.
+
+        Raises:
+            SandboxError: the sandbox failed, so there is no grade.
+        """
+        return shared_sandbox().judge(trial(completion, example)).passed
+
+    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
+        """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
+        reference = program_in(example.demonstration, ())
+        yield from map(fenced, buggy_programs(reference, derive_seed(seed, "wrong", example.id)))
+
+
+def trial(completion: str, example: Example) -> Trial:
+    """The program of a completion with the tests of its problem."""
+    tests = Reference.from_json(example.answer)
+    return Trial(_whole(program_in(completion, tests.names), tests), tests.setup, tests.names, tests.tests)
+
+
+def program_in(completion: str, names: Sequence[str]) -> str:
+    """The program in a completion (the rule stands at the top of this module)."""
+    blocks = list(_FENCE.finditer(completion))
+    if not blocks:
+        return completion
+    wanted = [block for block in blocks if any(_defines(block["code"], name) for name in names)]
+    marked = [block for block in blocks if block["language"].lower() in _PYTHON]
+    return str((wanted or marked or blocks)[-1]["code"])
+
+
+def fenced(program: str) -> str:
+    """A program as a completion gives it."""
+    return f"```python\n{program.strip(chr(10))}\n```"
+
+
+def top_level(program: str) -> dict[str, ast.stmt]:
+    """What a program defines at its top level, by name: functions, classes, variables and imports.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: it is no Python, or too deep.
+    """
+    found: dict[str, ast.stmt] = {}
+    for statement in parsed(program).body:
+        for name in _bound(statement):
+            found[name] = statement
+    return found
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+            return [alias.asname or alias.name.split(".")[0] for alias in aliases]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+    return []
+
+
+def _defines(program: str, name: str) -> bool:
+    """Whether a line of a program starts the definition of a name; the program need not be Python."""
+    return (
+        re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", program, re.M)
+        is not None
+    )
+
+
+def _whole(program: str, tests: Reference) -> str:
+    """With the stub's earlier lines if the program defines the function, and else as the function's body."""
+    if not tests.stub:
+        return program
+    if not _defines(program, tests.names[0]):
+        return tests.stub + program
+    return tests.stub[: tests.stub.rindex(f"def {tests.names[0]}(")] + program

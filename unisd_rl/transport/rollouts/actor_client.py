@@ -1,0 +1,88 @@
+"""The rollout queue as an actor sees it: five calls, on the queue's Ray actor or on the queue itself."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from unisd_rl.cluster.retry import patiently
+from unisd_rl.config import FaultsConfig
+from unisd_rl.types import NumberedPrompt, PolicyVersion
+
+_RELEASE_S = 10.0
+Result = TypeVar("Result")
+
+
+class LeaseQueue(Protocol):
+    """What `unisd_rl.transport.rollouts.queue.RolloutQueue` offers to rollout actors."""
+
+    async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
+        """Up to `wanted` prompts that may start on weights `applied`; empty after `timeout_s` or a later call."""
+        ...
+
+    async def renew(self, actor: str, numbers: Sequence[int]) -> None:
+        """The actor lives, and holds these prompts."""
+        ...
+
+    async def commit(self, actor: str, data: bytes) -> None:
+        """Completed rollouts, as Arrow IPC bytes; on storage when this returns."""
+        ...
+
+    async def fail(self, actor: str, number: int, reason: str) -> None:
+        """An attempt failed."""
+        ...
+
+    async def release(self, actor: str) -> None:
+        """Issue this actor's prompts again."""
+        ...
+
+
+class RayLeaseQueue:
+    """`LeaseQueue` on the queue's Ray actor, which may die and be started again: calls wait for it, with back-off.
+
+    A call that was lost on the way back is repeated: the queue refuses a second rollout of a number, and prompts
+    leased by a lost answer are in no heartbeat, so their leases run out. A rollout that could not be stored because
+    the disk is full stays in memory and is committed again.
+
+    Every method but `release` raises RunFailed when the queue is away for `faults.patience_s`. None instead of a
+    handle: the rollout actor serves no queue, and any call is a mistake.
+    """
+
+    def __init__(self, handle: ActorHandle | None, faults: FaultsConfig) -> None:
+        self._given, self._faults = handle, faults
+
+    @property
+    def _handle(self) -> ActorHandle:
+        assert self._given is not None, "this actor was started without a queue: it only answers"
+        return self._given
+
+    async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
+        """See `LeaseQueue`."""
+        return await self._ask("lease prompts", lambda: self._handle.lease.remote(actor, applied, wanted, timeout_s))
+
+    async def renew(self, actor: str, numbers: Sequence[int]) -> None:
+        """See `LeaseQueue`."""
+        await self._ask("renew leases", lambda: self._handle.renew.remote(actor, numbers))
+
+    async def commit(self, actor: str, data: bytes) -> None:
+        """See `LeaseQueue`."""
+        again = (RayActorError, OSError)
+        await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data), again)
+
+    async def fail(self, actor: str, number: int, reason: str) -> None:
+        """See `LeaseQueue`."""
+        await self._ask("take a prompt back", lambda: self._handle.fail.remote(actor, number, reason))
+
+    async def release(self, actor: str) -> None:
+        """See `LeaseQueue`. Tried once: whoever cannot give back is retired by the driver, or its leases run out."""
+        with contextlib.suppress(RayActorError, TimeoutError):
+            async with asyncio.timeout(_RELEASE_S):
+                await self._handle.release.remote(actor)
+
+    async def _ask(
+        self, what: str, call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...] = (RayActorError,)
+    ) -> Result:
+        return await patiently(call, again, self._faults, f"the rollout queue to {what}")

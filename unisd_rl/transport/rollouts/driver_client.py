@@ -1,0 +1,211 @@
+"""The driver's side of the rollout queue: plain blocking calls, and shards that learner ranks fetch.
+
+    call --> answer
+      |
+      +----> the queue's process ended, or hung and is ended: Fault, back-off, again ... Recovery, admit, call again
+                                                     |
+                                                     +----> `faults.patience_s` have passed: RunFailed
+
+A queue that was started again knows what is on storage and nothing else, so the client keeps the prompts that were not
+taken yet, and who is retired, and says both again.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from unisd_rl.cluster.heartbeat import Heartbeat, end_hanging
+from unisd_rl.cluster.restarts import Recovery, Report, RestartBudget
+from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed
+from unisd_rl.transport.rollouts.batch import TakenBatch
+from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
+from unisd_rl.transport.rollouts.report import QueueReport
+from unisd_rl.types import NumberedPrompt
+from unisd_rl.watch import Watch
+
+_TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
+_WATCH_S = 1.0
+_PART = "queue"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A `TakenBatch` whose shards lie in Ray's object store, one reference to IPC bytes a learner rank."""
+
+    step: int
+    shards: "list[ray.ObjectRef[bytes]]"
+    numbers: tuple[int, ...]
+    max_staleness: int
+    tokens: int
+    depth: int
+
+
+class ServedQueue(RolloutQueue):
+    """The queue as Ray serves it.
+
+    What a call returns belongs to the caller, not to the queue: shards outlive the queue's process.
+    """
+
+    async def take_apart(self, step: int, shards: int, timeout_s: float) -> tuple[TakenBatch | bytes, ...]:
+        """`RolloutQueue.take`, as 1 + `shards` objects: the batch without its shards, and each of them."""
+        taken = await self.take(step, shards, timeout_s)
+        return replace(taken, shards=()), *taken.shards
+
+
+class _Interrupted(Exception):
+    """The call may be made again; says why it failed."""
+
+
+class QueueClient:
+    """Calls on the queue's actor, for one thread. They survive the queue's process.
+
+    Every method raises RunFailed when the queue refuses, does not answer, or does not come back within
+    `faults.patience_s`. `report` is told what broke and what works again.
+    """
+
+    def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
+        self._queue, self._config, self._report = queue, config, report
+        self._budget = RestartBudget(_PART, config.faults)
+        self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
+        self._admitted = 0
+        self._kept: dict[int, NumberedPrompt] = {}
+        self._retired: set[str] = set()
+
+    @property
+    def admitted(self) -> int:
+        """The next prompt number to admit. After `fall_back(lineage, step)` it is the first of `step`."""
+        return self._admitted
+
+    def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
+        """Let numbered prompts in; their numbers go on from `admitted` without a gap."""
+        numbers = [prompt.number for prompt in prompts]
+        assert numbers == list(range(self._admitted, self._admitted + len(prompts))), f"{numbers} leave a gap"
+        if prompts:
+            self._call(lambda: self._ask("admit prompts", self._queue.admit.remote(list(prompts))))
+            self._kept.update((prompt.number, prompt) for prompt in prompts)
+            self._admitted += len(prompts)
+
+    def take(self, step: int, shards: int, timeout_s: float, watch: Watch) -> Batch:
+        """Wait for the rollouts of `step`, calling `watch` every second: what it raises ends the wait.
+
+        Raises RunFailed, naming the prompts waited for, after `timeout_s` seconds; they begin anew when the queue does.
+        """
+
+        def take() -> Batch:
+            objects = self._queue.take_apart.options(num_returns=1 + shards).remote(step, shards, timeout_s)
+            deadline_s = time.monotonic() + timeout_s
+            while not ray.wait(objects[:1], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
+                self._refuse_silence()
+                watch()
+            left_s = max(0.0, deadline_s - time.monotonic()) + _TAKE_MARGIN_S
+            taken = self._ask(f"hand over step {step}", objects[0], left_s)
+            return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
+
+        batch = self._call(lambda: self._admitting(step, take), watch)
+        end = (step + 1) * self._config.learner.batch_size
+        self._kept = {number: prompt for number, prompt in self._kept.items() if number >= end}
+        return batch
+
+    def fall_back(self, lineage: int, step: int) -> None:
+        """The learner goes on from its checkpoint of `step` in a new lineage; admit from its first prompt on again."""
+        self._call(lambda: self._ask("fall back", self._queue.fall_back.remote(lineage, step)))
+        self._admitted = step * self._config.learner.batch_size
+
+    def retire(self, actor: str) -> None:
+        """This rollout actor is no more: what it held is issued again, and its name never gets a prompt."""
+        self._retired.add(actor)
+        self._call(lambda: self._ask("retire a rollout actor", self._queue.retire.remote(actor)))
+
+    def lineage(self) -> int:
+        """The lineage that the queue's files say, 0 before the first fall-back."""
+        return self._call(lambda: self._ask("name its lineage", self._queue.lineage.remote()))
+
+    def report(self) -> QueueReport:
+        """What the queue counted so far."""
+        return self._call(lambda: self._ask("report", self._queue.report.remote()))
+
+    def _call(self, call: Callable[[], Answer], watch: Watch | None = None) -> Answer:
+        """Make a call until it is answered, with back-off."""
+        try:
+            return call()
+        except _Interrupted as error:
+            broke_s, reason = time.monotonic(), error
+        fault = self._budget.failed(str(reason))
+        self._report(fault)
+        wait_s, faults = fault.wait_s, self._config.faults
+        while True:
+            if time.monotonic() - broke_s + wait_s > faults.patience_s:
+                raise RunFailed(f"{reason}, and did not come back within faults.patience_s = {faults.patience_s:g} s")
+            _pause(wait_s, watch)
+            try:
+                self._say_again()
+                answer = call()
+            except _Interrupted as error:
+                reason, wait_s = error, min(2.0 * wait_s, faults.backoff_max_s)
+            else:
+                self._report(Recovery(_PART, time.monotonic() - broke_s))
+                return answer
+
+    def _admitting(self, step: int, take: Callable[[], Batch]) -> Batch:
+        """Take; a queue that was started again while nobody asked is told first what was admitted."""
+        try:
+            return take()
+        except NotAdmitted as error:
+            noticed_s = time.monotonic()
+            self._report(self._budget.failed(f"the rollout queue was started again: {error}"))
+            self._say_again()
+            self._report(Recovery(_PART, time.monotonic() - noticed_s))
+        try:
+            return take()
+        except NotAdmitted as error:
+            raise RunFailed(f"the rollout queue could not hand over step {step}: {error}") from error
+
+    def _say_again(self) -> None:
+        for actor in sorted(self._retired):
+            self._ask("retire a rollout actor", self._queue.retire.remote(actor))
+        self._ask("admit prompts", self._queue.admit.remote(list(self._kept.values())))
+
+    def _refuse_silence(self) -> None:
+        if self._heartbeat.silent():
+            end_hanging(self._queue)
+            raise _Interrupted(f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s")
+
+    def _ask(self, task: str, call: "ray.ObjectRef[Any]", timeout_s: float | None = None) -> Any:
+        """The answer; without a `timeout_s` the call is one that the queue answers at once, or hangs."""
+        silent_s = self._config.faults.silent_s
+        try:
+            return ray.get(call, timeout=silent_s if timeout_s is None else timeout_s)
+        except GetTimeoutError as error:
+            if timeout_s is not None:
+                raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
+            end_hanging(self._queue)
+            raise _Interrupted(f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, NotAdmitted):
+                raise error.cause from error
+            if isinstance(error.cause, OSError) and not isinstance(error.cause, TimeoutError):
+                raise _Interrupted(f"the rollout queue could not {task}: {error.cause}") from error
+            raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
+        except RayActorError as error:
+            raise _Interrupted(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
+
+
+def _pause(seconds: float, watch: Watch | None) -> None:
+    """Wait, calling `watch` every second."""
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0.0:
+        time.sleep(min(_WATCH_S, left_s))
+        if watch is not None:
+            watch()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

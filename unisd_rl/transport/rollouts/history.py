@@ -1,0 +1,85 @@
+"""What the learner was handed: `consumed.jsonl`, one line a prompt and step, and the counts of the surviving chain.
+
+A step that was undone by a fall-back stays in the file, under the lineage that took it, and counts no more: its prompts
+are handed over again. A step that is asked for again before the next one (the queue's process ended before its answer
+arrived) is handed over again too, but was consumed once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from unisd_rl.storage.journal import Journal
+from unisd_rl.transport.rollouts import admission
+from unisd_rl.transport.rollouts.batch import Consumed
+from unisd_rl.transport.rollouts.lineages import Lineages
+
+
+class Consumption:
+    """Counts of prompts, of the surviving chain only; restored from `path`."""
+
+    def __init__(self, path: Path, fsync: bool, lineages: Lineages, max_staleness: int) -> None:
+        self._path, self._fsync, self._lineages, self._max_staleness = path, fsync, lineages, max_staleness
+        self.recount()
+
+    def recount(self) -> None:
+        """Read the file anew: after a fall-back other lines survive."""
+        self._journal = Journal(self._path, self._fsync)
+        self._times: Counter[int] = Counter()
+        self._taken: int | None = None
+        self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
+        for line in self._journal.restored:
+            fact = Consumed(**line)  # type: ignore[arg-type]
+            if self._lineages.survives(fact.chain, fact.step):
+                self._count(fact)
+        self._journal.restored = ()  # a long run has many
+
+    def __len__(self) -> int:
+        """How many prompts were trained on."""
+        return len(self._times)
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The prompts trained on."""
+        return frozenset(self._times)
+
+    @property
+    def rows(self) -> int:
+        """Rows handed over, doubles included."""
+        return self._times.total()
+
+    @property
+    def doubled(self) -> int:
+        """Prompts that more than one step trained on."""
+        return sum(1 for times in self._times.values() if times > 1)
+
+    def record(self, step: int, facts: Sequence[Consumed]) -> int:
+        """Write what `step` trains on, and count it; the largest staleness among its tokens.
+
+        Raises AssertionError, and records nothing, when that is above the bound: the admission rule promises that it
+        never is.
+        """
+        worst = max(map(self._bounded_staleness, facts), default=0)
+        again = step == self._taken
+        fresh = [fact for fact in facts if not (again and fact.prompt in self._times)]
+        if fresh:
+            self._journal.append(fresh)
+        for fact in fresh:
+            self._count(fact)
+        self._taken, self.steps = step, max(self.steps, step + 1)
+        return worst
+
+    def _bounded_staleness(self, fact: Consumed) -> int:
+        stale = 0 if fact.oldest is None else max(0, admission.staleness(fact.step, fact.oldest))
+        assert stale <= self._max_staleness, (
+            f"prompt {fact.prompt} of step {fact.step} has a token of version {fact.oldest}: "
+            f"staleness {stale} is above max_staleness {self._max_staleness}"
+        )
+        return stale
+
+    def _count(self, fact: Consumed) -> None:
+        self._times[fact.prompt] += 1
+        self.tokens += fact.tokens
+        self._taken, self.steps = fact.step, max(self.steps, fact.step + 1)
+        self.straddling += fact.oldest != fact.newest
+        self.max_staleness_seen = max(self.max_staleness_seen, self._bounded_staleness(fact))

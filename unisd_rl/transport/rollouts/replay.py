@@ -1,0 +1,61 @@
+"""What a run trained on, as its ledger has it: batch after batch, in the order of the prompts' numbers.
+
+A number is stored once, whatever happened to the run, so the rows of a step are the same in every lineage.
+"""
+
+from unisd_rl.errors import UserError
+from unisd_rl.storage.recorded_run import RecordedRun
+from unisd_rl.transport.rollouts.batch import deal
+from unisd_rl.transport.rollouts.ledger import Ledger
+
+
+class Recording:
+    """The batches of a run, out of its ledger: those steps from 0 on of which no prompt is missing."""
+
+    def __init__(self, run: RecordedRun, batch_size: int, steps: int) -> None:
+        """Read every row of at most `steps` steps once.
+
+        Raises:
+            UserError: a segment is damaged, or not even the first step is whole.
+        """
+        self._place, self._batch_size = run.ledger, batch_size
+        self._quarantined = run.quarantined()
+        self._ledger = self._opened()
+        self.steps = self._whole_steps(steps)
+        self.rollouts = sum(len(self.shards(step, 1)[1]) for step in range(self.steps))
+
+    def shards(self, step: int, ranks: int) -> tuple[tuple[bytes, ...], list[int]]:
+        """What each rank trains on in this step, and the prompt numbers of all of it, in order.
+
+        Raises:
+            UserError: the segment is damaged.
+        """
+        numbers = [number for number in self._numbers(step) if number not in self._quarantined]
+        try:
+            return deal(self._ledger.read(numbers), ranks), numbers
+        except (OSError, ValueError) as error:
+            raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
+
+    def _opened(self) -> Ledger:
+        try:
+            return Ledger(self._place, fsync=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the index of {self._place} is damaged: {error}") from None
+
+    def _whole_steps(self, asked: int) -> int:
+        step = 0
+        while step < asked and not self._missing(step):
+            step += 1
+        if step == 0:
+            missing = self._missing(0)
+            raise UserError(
+                f"{self._place} ends before the first step is whole: {len(missing)} of its {self._batch_size} prompts "
+                f"are not there, {missing[0]} first; there is nothing to train on"
+            )
+        return step
+
+    def _missing(self, step: int) -> list[int]:
+        return [n for n in self._numbers(step) if n not in self._ledger and n not in self._quarantined]
+
+    def _numbers(self, step: int) -> range:
+        return range(step * self._batch_size, (step + 1) * self._batch_size)
