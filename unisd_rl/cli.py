@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from unisd_rl.cluster.placement import on_cluster, on_this_machine
-from unisd_rl.cluster.resources import Requirement
+from unisd_rl.cluster.resources import Requirement, on_cluster, on_this_machine
 from unisd_rl.config import ContextsConfig, RetrievalAuxiliary, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 

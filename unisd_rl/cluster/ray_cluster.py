@@ -10,8 +10,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from unisd_rl.cluster.placement import Node, Seen
-from unisd_rl.cluster.resources import CPU, GPU, Requirement, missing
+from unisd_rl.cluster.resources import CPU, GPU, Node, Requirement, Seen, missing
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 

@@ -1,11 +1,17 @@
 """What each process of a run asks the cluster for, from the configuration alone.
 
 `--dry-run` prints it; `cluster.py` compares it with what the connected cluster has.
+
+Whether there is a place for each process of a run: what `--dry-run` says about machines. Knows no Ray.
+
+A process asks one node for all of its resources: that the cluster has enough in all is not enough.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unisd_rl.config import Config, RetentionConfig, TransformersEngine
@@ -92,3 +98,91 @@ def _bundle(gpus: float, resources: Mapping[str, float]) -> dict[str, float]:
     if gpus:
         bundle[GPU] = gpus
     return bundle
+
+
+DRIVER_LISTS_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of a cluster, and the Ray resources it offers in all."""
+
+    name: str
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A cluster as it is now: its nodes, and what of their resources nobody uses."""
+
+    nodes: tuple[Node, ...]
+    free: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many processes of one kind have a place, and on which nodes (name -> count)."""
+
+    requirement: Requirement
+    nodes: Mapping[str, int]
+
+    @property
+    def lacking(self) -> int:
+        """Processes without a place."""
+        return self.requirement.count - sum(self.nodes.values())
+
+    def describe(self) -> str:
+        """One line, e.g. `  rollout actor: on 10.0.0.4 (2), 10.0.0.5 (1)`."""
+        on = ", ".join(f"{name} ({count})" for name, count in self.nodes.items())
+        line = f"  {self.requirement.process}: {f'on {on}' if on else 'nowhere'}"
+        return f"{line}; NO PLACE for {self.lacking} of {self.requirement.count}" if self.lacking else line
+
+
+def fits(needed: Sequence[Requirement], nodes: Sequence[Node]) -> tuple[Fit, ...]:
+    """Processes dealt to nodes, each to the first that has room; those that ask for nothing run anywhere."""
+    left = {node.name: dict(node.resources) for node in nodes}
+    return tuple(Fit(one, _deal(one, left)) for one in needed if any(one.each.values()))
+
+
+def on_cluster(needed: Sequence[Requirement], seen: Seen) -> str:
+    """What this cluster means for a run."""
+    found = fits(needed, seen.nodes)
+    verdict = "not a place for every process" if any(fit.lacking for fit in found) else "a place for each process"
+    lines = [f"the cluster (nodes: {len(seen.nodes)}) has {verdict}:", *(fit.describe() for fit in found)]
+    taken = missing(needed, seen.free)
+    if taken and not any(fit.lacking for fit in found):
+        what = ", ".join(f"{there:g} of {need:g} {name}" for name, (need, there) in taken.items())
+        lines.append(f"others use some of it now; free: {what}")
+    return "\n".join(lines)
+
+
+def on_this_machine(needed: Sequence[Requirement]) -> str:
+    """What it means for a run that Ray is started for it here. Custom resources are then offered as asked for."""
+    cores, gpus = len(os.sched_getaffinity(0)), gpus_here()
+    computing = sum(one.count for one in needed if one.each.get(CPU))
+    wanted = sum(one.count * one.each.get(GPU, 0.0) for one in needed)
+    line = f"no cluster (RAY_ADDRESS is not set): the run starts Ray on this machine, {cores} cores and {gpus} GPUs,"
+    if wanted > gpus:
+        return f"{line} which lacks GPUs: {wanted:g} needed"
+    shared = f"; {computing} processes that compute share the cores" if computing > cores else ""
+    return f"{line} which has a place for each process{shared}"
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that Ray would offer, by the driver's list and CUDA_VISIBLE_DEVICES."""
+    there = len(list(DRIVER_LISTS_GPUS.iterdir())) if DRIVER_LISTS_GPUS.is_dir() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
+
+
+def _deal(requirement: Requirement, left: dict[str, dict[str, float]]) -> dict[str, int]:
+    """Node -> processes of this kind; takes what they ask for out of `left`."""
+    placed: dict[str, int] = {}
+    for _ in range(requirement.count):
+        for name, there in left.items():
+            if all(there.get(resource, 0.0) >= amount for resource, amount in requirement.each.items()):
+                for resource, amount in requirement.each.items():
+                    there[resource] = there.get(resource, 0.0) - amount
+                placed[name] = placed.get(name, 0) + 1
+                break
+    return placed

@@ -1,7 +1,6 @@
 """Whether there is a place for each process: the whole bundle on one node, never a sum over nodes."""
 
-from unisd_rl.cluster.placement import Node, Seen, fits, gpus_here, on_cluster, on_this_machine
-from unisd_rl.cluster.resources import Requirement
+from unisd_rl.cluster.resources import Node, Requirement, Seen, fits, gpus_here, on_cluster, on_this_machine
 
 ACTORS = Requirement("rollout actor", 3, {"CPU": 1.0, "rollout": 1.0})
 RANKS = Requirement("learner rank", 2, {"CPU": 1.0, "GPU": 1.0, "learner": 1.0})
