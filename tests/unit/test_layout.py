@@ -26,7 +26,7 @@ ALLOWED = {
         "unisd_rl/cluster/ray_cluster.py",
         "unisd_rl/evaluation/retention_scorer.py",
         "unisd_rl/transport/rollouts/driver_client.py",
-        "unisd_rl/cluster/heartbeat.py",
+        "unisd_rl/cluster/retry.py",
         "unisd_rl/cluster/driver_node.py",
         "unisd_rl/transport/rollouts/spawn.py",
         "unisd_rl/transport/weights/publisher.py",

@@ -19,8 +19,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from unisd_rl.cluster.heartbeat import Heartbeat, end_hanging
 from unisd_rl.cluster.restarts import Recovery, Report, RestartBudget
+from unisd_rl.cluster.retry import Heartbeat, end_hanging
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts.batch import TakenBatch

@@ -27,8 +27,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
 from unisd_rl.cluster.driver_node import beside_the_driver
-from unisd_rl.cluster.heartbeat import Heartbeat, end_hanging
 from unisd_rl.cluster.restarts import Fault, RestartBudget
+from unisd_rl.cluster.retry import Heartbeat, end_hanging
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
