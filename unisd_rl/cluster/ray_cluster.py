@@ -1,4 +1,7 @@
-"""The Ray cluster a run lives on: joined where an address is given, started here where none is."""
+"""The Ray cluster a run lives on: joined where an address is given, started here where none is.
+
+Where the two wires' own processes live.
+"""
 
 import os
 import socket
@@ -9,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unisd_rl.cluster.resources import CPU, GPU, Node, Requirement, Seen, missing
 from unisd_rl.config import Config
@@ -24,8 +28,11 @@ RAY_ENVIRONMENT = {
     "RAY_free_objects_period_milliseconds": "10",
 }
 """For this process before it starts or joins a cluster; nodes that others start have their own (`deploy/node.sh`)."""
+
 POLL_S = 1.0
+
 KNOCK_S = 10.0
+
 _SILENT = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -128,3 +135,10 @@ def _custom(phases: Sequence[Sequence[Requirement]]) -> set[str]:
 
 def _under_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def beside_the_driver() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node and no other: what asks for no resource would be put on a rollout node too, and go with it
+    when the run is scaled down. A soft wish is not enough, Ray passes it on while the node is busy starting a process.
+    Without that node there is no driver, and no run, either."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

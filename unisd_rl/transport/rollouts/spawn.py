@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from unisd_rl.cluster.driver_node import beside_the_driver
+from unisd_rl.cluster.ray_cluster import beside_the_driver
 from unisd_rl.config import Config, RolloutConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.folder_lock import FolderLock

@@ -26,7 +26,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
-from unisd_rl.cluster.driver_node import beside_the_driver
+from unisd_rl.cluster.ray_cluster import beside_the_driver
 from unisd_rl.cluster.restarts import Fault, RestartBudget
 from unisd_rl.cluster.retry import Heartbeat, end_hanging
 from unisd_rl.config import FaultsConfig
