@@ -11,7 +11,7 @@ from pathlib import Path
 from unisd_rl.cli import exit_code
 from unisd_rl.config.load import OneSentenceParser
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock
 
 PROGRAM = "python -m unisd_rl.compact"
 

@@ -37,8 +37,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.evaluation.answers import json_lines
 from unisd_rl.evaluation.examined import Examined
 from unisd_rl.storage.checkpoints import newest_first
-from unisd_rl.storage.files import or_not_written, whole, write_whole
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock, or_not_written, whole, write_whole
 from unisd_rl.storage.jsonl import LineFile, plain
 from unisd_rl.storage.lineage import FallBack, read_fall_backs, version_survives
 from unisd_rl.types import Answer

@@ -1,5 +1,10 @@
-"""Files of a run's folder that are there as a whole or as they were before."""
+"""Files of a run's folder that are there as a whole or as they were before.
 
+One owner of a folder at a time, whatever becomes of it: the system lets go of a lock when its process ends.
+"""
+
+import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,3 +47,30 @@ def or_not_written(path: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise NotWritten(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
+
+
+_POLL_S = 0.2
+
+
+class FolderLock:
+    """The lock `name` in `folder`; held until `close`, or until this process ends."""
+
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        self._file = (folder / name).open("a")
+
+    def take(self, timeout_s: float = 0.0) -> bool:
+        """Whether nobody else held it, or let go of it within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    return False
+                time.sleep(_POLL_S)
+            else:
+                return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._file.close()

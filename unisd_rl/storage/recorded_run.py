@@ -13,7 +13,7 @@ from typing import Any
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.errors import UserError
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock
 from unisd_rl.storage.lineage import FallBack, read_fall_backs, step_survives
 
 Tree = Mapping[str, Any]

@@ -13,7 +13,7 @@ from typing import Any
 from unisd_rl.config import Config
 from unisd_rl.config.load import configuration, overlay
 from unisd_rl.errors import UserError
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock
 
 CHANGEABLE = (
     "run.checkpoint_every",

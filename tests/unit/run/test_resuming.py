@@ -6,7 +6,7 @@ from unisd_rl.cli import split_resume
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock
 from unisd_rl.storage.resuming import CHANGEABLE, resumed_config
 
 CONFIG = load_recipe("unisd_star", {"run": {"steps": 7}})

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from unisd_rl.cluster.ray_cluster import beside_the_driver
 from unisd_rl.config import Config, RolloutConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.storage.folder_lock import FolderLock
+from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.driver_client import ServedQueue
 
 _CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
