@@ -11,7 +11,7 @@ import xxhash
 
 import unisd_rl
 from unisd_rl.contexts.views import Problems
-from unisd_rl.storage.file_digest import fed
+from unisd_rl.storage.files import fed
 from unisd_rl.types import Example
 
 _CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py")

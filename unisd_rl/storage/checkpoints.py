@@ -19,7 +19,7 @@ from pathlib import Path
 import xxhash
 
 from unisd_rl.cluster.restarts import Fault, Report
-from unisd_rl.storage.file_digest import fed
+from unisd_rl.storage.files import fed
 from unisd_rl.storage.lineage import FallBack, version_survives
 
 MANIFEST, RUN_STATE = "manifest.json", "run_state.json"

@@ -1,6 +1,8 @@
 """Files of a run's folder that are there as a whole or as they were before.
 
 One owner of a folder at a time, whatever becomes of it: the system lets go of a lock when its process ends.
+
+The digest of a file of any size.
 """
 
 import fcntl
@@ -8,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import xxhash
 
 from unisd_rl.errors import RunFailed
 
@@ -74,3 +79,16 @@ class FolderLock:
     def close(self) -> None:
         """Let go of it."""
         self._file.close()
+
+
+_BLOCK_BYTES = 1 << 24
+
+_State = TypeVar("_State", xxhash.xxh3_64, xxhash.xxh3_128)
+
+
+def fed(state: _State, path: Path) -> _State:
+    """`state`, which has read this file too, block by block."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            state.update(block)
+    return state
