@@ -3,7 +3,7 @@
 import pytest
 from full_disk import files_of_at_most
 
-from unisd_rl.storage.journal import Journal
+from unisd_rl.storage.jsonl import Journal
 
 
 def test_records_are_restored_in_order_and_a_line_cut_short_is_taken_off(tmp_path):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from unisd_rl.storage.journal import Journal
+from unisd_rl.storage.jsonl import Journal
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Consumed
 from unisd_rl.transport.rollouts.lineages import Lineages

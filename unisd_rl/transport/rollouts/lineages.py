@@ -15,7 +15,7 @@ counts.
 from dataclasses import asdict
 from pathlib import Path
 
-from unisd_rl.storage.journal import Journal
+from unisd_rl.storage.jsonl import Journal
 from unisd_rl.storage.lineage import FallBack, step_survives
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from unisd_rl.storage.journal import Journal
+from unisd_rl.storage.jsonl import Journal
 
 
 class Quarantine:
