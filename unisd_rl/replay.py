@@ -18,8 +18,7 @@ from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.config.load import OneSentenceParser, overlay, parse_fields
 from unisd_rl.errors import UserError
-from unisd_rl.storage.recorded_run import RecordedRun
-from unisd_rl.storage.replay_request import ReplayRequest, changed_settings
+from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings
 
 PROGRAM = "python -m unisd_rl.replay"
 _ANY_GAP = 1e9  # nats

@@ -23,7 +23,7 @@ from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepReport
 from unisd_rl.storage.checkpoints import RunState
-from unisd_rl.storage.replay_request import ReplayRequest
+from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.transport.rollouts.replay import Recording
 
 

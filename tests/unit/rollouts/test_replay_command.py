@@ -12,8 +12,7 @@ from rollout_rows import rollout
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.replay import main, replay_request
-from unisd_rl.storage.recorded_run import RecordedRun
-from unisd_rl.storage.replay_request import changed_settings
+from unisd_rl.storage.recorded_run import RecordedRun, changed_settings
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.replay import Recording
 from unisd_rl.transport.rollouts.schema import decode, encode
