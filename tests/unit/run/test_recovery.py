@@ -122,7 +122,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path, request, monkeypatch):
-    monkeypatch.setattr("unisd_rl.driver.weight_check.PROBES", 0)
+    monkeypatch.setattr("unisd_rl.driver.publish.PROBES", 0)
     recipe, run = getattr(request, "param", ("unisd_star", {}))
     config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": run})
     said, events = [], []
