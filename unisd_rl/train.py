@@ -24,8 +24,8 @@ from unisd_rl.driver.checkpointing import insist, save, save_last
 from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.publish import check_published, publish, publish_checked, watch, watch_source
 from unisd_rl.driver.recovery import LearnerRecovery
-from unisd_rl.driver.step_log import StepTimes, log_step
 from unisd_rl.driver.stop import StopRequest, stop_request
+from unisd_rl.driver.summary import StepTimes, log_step
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.evaluate import Evaluation, evaluate
 from unisd_rl.evaluation.examined import Examined
