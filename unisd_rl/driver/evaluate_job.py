@@ -18,9 +18,8 @@ from unisd_rl.cluster.resources import answering_requirements, retention_require
 from unisd_rl.config import Config
 from unisd_rl.driver.build import answering_cores, model_folder, retention_scorer
 from unisd_rl.driver.console import Screen
-from unisd_rl.evaluation.checks import refuse_long_questions, refuse_other_tokens
 from unisd_rl.evaluation.evaluate import evaluate
-from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest
+from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest, refuse_long_questions, refuse_other_tokens
 from unisd_rl.evaluation.results import Result, comparisons, write_answers, write_results
 from unisd_rl.evaluation.table import comparison_table, results_table
 from unisd_rl.models.tokenizer import ChatTokenizer

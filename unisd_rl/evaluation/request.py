@@ -2,6 +2,8 @@
 
 A task is named by its type or by a TOML file with a `[task]` section; limits, engine and patience come from a recipe,
 as in a run. Of that recipe only what concerns answering is read. Imports nothing heavy.
+
+What only a look at the tokenizers can refuse: before any engine starts.
 """
 
 import time
@@ -11,14 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from unisd_rl.config import Config, TaskConfig
 from unisd_rl.config.load import DEFAULT_TASK, configuration, overlay, parse_fields, recipe_path, recipe_tree
 from unisd_rl.errors import UserError
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.task import Task
 
 BASE = "base"
 """The name of the embedded base model."""
+
 DEFAULT_RECIPE = "unisd_star"
+
 _READ = ("run", "model", "task", "rollout", "evaluation")
+
 Tree = Mapping[str, Any]
 
 
@@ -133,3 +142,26 @@ def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, 
 def _refuse_doubles(what: str, names: Sequence[str]) -> None:
     if double := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{what} = {double} is given twice: leave one out")
+
+
+def refuse_long_questions(tokenizer: ChatTokenizer, task: Task, name: str, limit: int) -> None:
+    """Raise `UserError` if a problem has more than `limit` tokens: the score would be of fewer, and of easier ones."""
+    too_long = sum(len(tokenizer.encode(task.student_messages(one))) > limit for one in task.evaluation)
+    if too_long:
+        raise UserError(
+            f"{too_long} of {len(task.evaluation)} problems of {name} are longer than "
+            f"rollout.max_prompt_tokens = {limit}: raise it, or take them out of the data"
+        )
+
+
+def refuse_other_tokens(base: ChatTokenizer, tokenizer: ChatTokenizer, task: Task, model: str) -> None:
+    """Raise `UserError` unless the base of retention reads every problem and gold completion as the model does."""
+    for one in task.evaluation:
+        chat = task.student_messages(one)
+        same = np.array_equal(base.encode(chat), tokenizer.encode(chat))
+        gold = one.demonstration
+        if not same or not np.array_equal(base.encode_completion(gold), tokenizer.encode_completion(gold)):
+            raise UserError(
+                f"--retention: the base and {model} turn problem {one.id} into different tokens, so they do not belong "
+                "together; name the model it was trained from"
+            )

@@ -4,7 +4,7 @@ import pytest
 from tiny_chat_model import save_tokenizer
 
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.checks import refuse_long_questions, refuse_other_tokens
+from unisd_rl.evaluation.request import refuse_long_questions, refuse_other_tokens
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.arithmetic import Arithmetic
 
