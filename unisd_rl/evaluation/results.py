@@ -7,6 +7,8 @@
 | answers/MODEL-TASK.jsonl | the same as lines, for a person |
 | retention.parquet | retention by completion, where it is measured (`retention.table.SCHEMA`) |
 | model-N/logs/ | every process its own |
+
+Every answer of an evaluation on storage: as lines for a person, as a Parquet table with all tokens for a program.
 """
 
 import json
@@ -18,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unisd_rl.config import Config
-from unisd_rl.evaluation.answers import json_lines, table
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.retention_table import retention_table
 from unisd_rl.evaluation.statistics import Comparison, compare
 from unisd_rl.storage.jsonl import plain
+from unisd_rl.types import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def write_answers(folder: Path, results: Sequence[Result]) -> None:
     for result in results:
         name = f"model-{models.index(result.model)}-{result.task}.jsonl"
         (lines / name).write_text(json_lines(result.evaluation.answers), encoding="utf-8")
-    tables = [table(one.model, one.task, one.evaluation.answers) for one in results]
+    tables = [answers_table(one.model, one.task, one.evaluation.answers) for one in results]
     pq.write_table(pa.concat_tables(tables), folder / "answers.parquet")
 
 
@@ -85,3 +87,56 @@ def _row(result: Result) -> dict[str, object]:
     settings = result.config.model_dump(mode="json", include={"run", "model", "task", "rollout", "evaluation"})
     numbers = result.evaluation.to_json(result.config.evaluation.k)
     return {"model": result.model, "task": result.task, **numbers, "settings": settings}
+
+
+ANSWERS_SCHEMA = pa.schema(
+    {
+        "model": pa.string(),
+        "task": pa.string(),
+        "id": pa.string(),
+        "sample": pa.int32(),
+        "prompt_tokens": pa.list_(pa.int32()),
+        "completion": pa.string(),
+        "completion_tokens": pa.list_(pa.int32()),
+        "logprobs": pa.list_(pa.float32()),
+        "reference": pa.string(),
+        "correct": pa.bool_(),
+        "finish_reason": pa.string(),
+    }
+)
+"""One row an answer. `logprobs`: of the distribution that was sampled from, at temperature 1 where it was greedy."""
+
+
+def json_lines(answers: Sequence[Answer]) -> str:
+    """One JSON object an answer; `tokens` is how many the completion has."""
+    return "".join(json.dumps(_answer_row(answer)) + "\n" for answer in answers)
+
+
+def answers_table(model: str, task: str, answers: Sequence[Answer]) -> pa.Table:
+    """The answers of one model to one task, by `SCHEMA`."""
+    columns = {
+        "model": [model] * len(answers),
+        "task": [task] * len(answers),
+        "id": [answer.id for answer in answers],
+        "sample": [answer.sample for answer in answers],
+        "prompt_tokens": [answer.prompt_tokens for answer in answers],
+        "completion": [answer.completion for answer in answers],
+        "completion_tokens": [answer.generation.tokens for answer in answers],
+        "logprobs": [answer.generation.logprobs for answer in answers],
+        "reference": [answer.reference for answer in answers],
+        "correct": [answer.correct for answer in answers],
+        "finish_reason": [answer.generation.finish_reason for answer in answers],
+    }
+    return pa.table(columns, ANSWERS_SCHEMA)
+
+
+def _answer_row(answer: Answer) -> dict[str, object]:
+    return {
+        "id": answer.id,
+        "sample": answer.sample,
+        "completion": answer.completion,
+        "tokens": len(answer.generation.tokens),
+        "reference": answer.reference,
+        "correct": answer.correct,
+        "finish_reason": answer.generation.finish_reason,
+    }
