@@ -9,6 +9,8 @@
 | model-N/logs/ | every process its own |
 
 Every answer of an evaluation on storage: as lines for a person, as a Parquet table with all tokens for a program.
+
+Retention completion by completion, as a Parquet table: what the pooled and per-example numbers are made of.
 """
 
 import json
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 
 from unisd_rl.config import Config
 from unisd_rl.evaluation.evaluate import Evaluation
-from unisd_rl.evaluation.retention_table import retention_table
+from unisd_rl.evaluation.retention import Likelihood, Retention
 from unisd_rl.evaluation.statistics import Comparison, compare
 from unisd_rl.storage.jsonl import plain
 from unisd_rl.types import Answer
@@ -139,4 +141,42 @@ def _answer_row(answer: Answer) -> dict[str, object]:
         "reference": answer.reference,
         "correct": answer.correct,
         "finish_reason": answer.generation.finish_reason,
+    }
+
+
+RETENTION_SCHEMA = pa.schema(
+    {
+        "model": pa.string(),
+        "task": pa.string(),
+        "completion": pa.string(),
+        "id": pa.string(),
+        "sample": pa.int32(),
+        "tokens": pa.int32(),
+        "logprob": pa.float64(),
+        "divergence": pa.float64(),
+    }
+)
+"""`completion` is `gold` (log-prob under the adapted model) or `own` (under the base). `logprob` and `divergence` are
+sums over its tokens in nats; null where there is none."""
+
+
+def retention_table(model: str, task: str, retention: Retention) -> pa.Table:
+    """One row a completion, by `SCHEMA`."""
+    rows = [_retention_row(model, task, "gold", gold, None) for gold in retention.gold]
+    rows += [_retention_row(model, task, "own", drift.likelihood, drift.divergence) for drift in retention.answers]
+    return pa.Table.from_pylist(rows, RETENTION_SCHEMA)
+
+
+def _retention_row(
+    model: str, task: str, completion: str, likelihood: Likelihood, divergence: float | None
+) -> dict[str, object]:
+    return {
+        "model": model,
+        "task": task,
+        "completion": completion,
+        "id": likelihood.id,
+        "sample": likelihood.sample,
+        "tokens": likelihood.tokens,
+        "logprob": likelihood.logprob,
+        "divergence": divergence,
     }
