@@ -20,8 +20,14 @@ from unisd_rl.driver.build import answering_cores, model_folder, retention_score
 from unisd_rl.driver.console import Screen
 from unisd_rl.evaluation.evaluate import evaluate
 from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest, refuse_long_questions, refuse_other_tokens
-from unisd_rl.evaluation.results import Result, comparisons, write_answers, write_results
-from unisd_rl.evaluation.table import comparison_table, results_table
+from unisd_rl.evaluation.results import (
+    Result,
+    comparison_table,
+    comparisons,
+    results_table,
+    write_answers,
+    write_results,
+)
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task

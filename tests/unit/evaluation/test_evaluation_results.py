@@ -9,10 +9,16 @@ from evaluation_answers import evaluation
 
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.console import Screen
-from unisd_rl.evaluation.results import Result, comparisons, write_answers, write_results
+from unisd_rl.evaluation.results import (
+    Result,
+    comparison_table,
+    comparisons,
+    results_table,
+    write_answers,
+    write_results,
+)
 from unisd_rl.evaluation.retention import Drift, Likelihood, Retention
 from unisd_rl.evaluation.statistics import compare
-from unisd_rl.evaluation.table import comparison_table, results_table
 
 CONFIG = load_recipe("unisd_star")
 FIRST, SECOND = [1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 1, 0]
