@@ -28,9 +28,9 @@ from unisd_rl.driver.stop import StopRequest, stop_request
 from unisd_rl.driver.summary import StepTimes, log_step
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.evaluate import Evaluation, evaluate
-from unisd_rl.evaluation.examined import Examined
 from unisd_rl.evaluation.results import retention_table
 from unisd_rl.evaluation.retention_scorer import RetentionScorer
+from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.types import PolicyVersion
 
 

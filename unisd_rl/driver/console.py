@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unisd_rl.cluster.restarts import Event, Recovery
 from unisd_rl.evaluation.evaluate import Evaluation
-from unisd_rl.evaluation.examined import Examined
+from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.metrics import StepReport
 
 _WIDE = 1000  # columns

@@ -34,8 +34,8 @@ import tomli_w
 from unisd_rl.cluster.restarts import Event
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.examined import Examined
 from unisd_rl.evaluation.results import json_lines
+from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, or_not_written, whole, write_whole
 from unisd_rl.storage.jsonl import LineFile, plain

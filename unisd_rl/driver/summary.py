@@ -16,8 +16,7 @@ from unisd_rl.contexts.prompts import PreparationReport
 from unisd_rl.driver.bottleneck import Balance, Bottleneck
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.evaluation.examined import Examined
-from unisd_rl.evaluation.statistics import Interval
+from unisd_rl.evaluation.statistics import Examined, Interval
 from unisd_rl.metrics import StepReport
 from unisd_rl.storage.lineage import FallBack
 from unisd_rl.train import Outcome

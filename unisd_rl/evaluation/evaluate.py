@@ -8,9 +8,8 @@ from typing import Any
 from actors.group import RolloutGroup
 from actors.rollout_actor import Answered
 from unisd_rl.config import Config
-from unisd_rl.evaluation.examined import Examined
 from unisd_rl.evaluation.retention import Retention
-from unisd_rl.evaluation.statistics import Interval, pass_at_k, wilson_interval
+from unisd_rl.evaluation.statistics import Examined, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.task import Task

@@ -1,16 +1,20 @@
 """How sure an evaluation is: intervals of one score, and of the difference of two on the same problems.
 
 Everything is a pure function of counts or of one number a problem. Levels are 95 % unless they say otherwise.
+
+What is kept of an evaluation once its answers are on storage: the numbers a run is summed up with.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
+
 _RESAMPLES, _RESAMPLES_AT_A_TIME = 10_000, 500
 
 
@@ -97,3 +101,25 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One evaluated version. `accuracy` (0 to 1) with its 95 % interval; `retention` where it was measured."""
+
+    lineage: int
+    version: int
+    problems: int
+    accuracy: float
+    interval: Interval
+    retention: Mapping[str, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written, beside whatever else is."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, numbers: Mapping[str, Any]) -> "Examined":
+        """As it was written; other numbers beside it are left alone."""
+        fields = {name: numbers[name] for name in cls.__slots__}
+        return cls(**{**fields, "interval": Interval(**numbers["interval"])})

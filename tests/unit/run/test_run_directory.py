@@ -14,8 +14,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.examined import Examined
-from unisd_rl.evaluation.statistics import Interval
+from unisd_rl.evaluation.statistics import Examined, Interval
 from unisd_rl.storage.files import NotWritten
 from unisd_rl.types import Answer, Generation
 
