@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from unisd_rl.contexts.making import Maker
+from unisd_rl.contexts.prepare import Maker
 from unisd_rl.contexts.prompts import Prepared, PromptStream
 from unisd_rl.contexts.rows import Lengths
 from unisd_rl.contexts.selection import selected
