@@ -14,7 +14,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.negatives import GradeMany
 from unisd_rl.contexts.prepare import Preparation
-from unisd_rl.contexts.rows import Lengths
+from unisd_rl.contexts.selection import Lengths
 from unisd_rl.driver.console import Screen
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.load import load_task

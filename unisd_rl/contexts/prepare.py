@@ -18,8 +18,7 @@ from unisd_rl.contexts.cache import Segments
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negatives import GradeMany, Verified, verified_wrong
 from unisd_rl.contexts.prompts import Prepared, prompt_of
-from unisd_rl.contexts.rows import Measure, PreparedRow, measure_with
-from unisd_rl.contexts.selection import refuse_long_questions, selected
+from unisd_rl.contexts.selection import Measure, PreparedRow, measure_with, refuse_long_questions, selected
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.contexts.views import Contexts, candidates, references
 from unisd_rl.driver.console import Screen

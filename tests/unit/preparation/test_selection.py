@@ -3,8 +3,7 @@
 import pytest
 
 from unisd_rl.config.load import load_recipe
-from unisd_rl.contexts.rows import Lengths, PreparedRow
-from unisd_rl.contexts.selection import selected
+from unisd_rl.contexts.selection import Lengths, PreparedRow, selected
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
