@@ -13,8 +13,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from unisd_rl.config import Config, InductionAuxiliary, RetrievalAuxiliary, WrittenNegative
-from unisd_rl.contexts import fingerprints
-from unisd_rl.contexts.cache import Segments
+from unisd_rl.contexts.cache import Segments, cache_key, code_fingerprint, model_fingerprint, records_fingerprint
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negatives import GradeMany, Verified, verified_wrong
 from unisd_rl.contexts.prompts import Prepared, prompt_of
@@ -83,17 +82,19 @@ class Preparation:
 
     config: Config
     task: Task
-    model: Path
+    model_fingerprint: Path
     open_writer: OpenWriter
     screen: Screen
     measure: Measure
     grade: GradeMany
 
     @classmethod
-    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, screen: Screen) -> "Preparation":
+    def of(
+        cls, config: Config, task: Task, model_fingerprint: Path, open_writer: OpenWriter, screen: Screen
+    ) -> "Preparation":
         """With the model's own tokenizer and the task's own grader."""
-        measure = measure_with(ChatTokenizer(model))
-        return cls(config, task, model, open_writer, screen, measure, partial(grade_all, task))
+        measure = measure_with(ChatTokenizer(model_fingerprint))
+        return cls(config, task, model_fingerprint, open_writer, screen, measure, partial(grade_all, task))
 
     def prepared(self) -> Prepared:
         """The problems to train on, with their contexts.
@@ -138,11 +139,11 @@ class Preparation:
         groups = demonstration_groups(self.task.train, settings.instructions, settings.demonstrations, seed)
         requests = [instruction_request(group) for group in groups]
         made_from = {
-            "requests": fingerprints.key_of({"requests": [[turn.content for turn in chat] for chat in requests]}),
+            "requests": cache_key({"requests": [[turn.content for turn in chat] for chat in requests]}),
             "sampling": settings.model_dump(exclude={"views"}),
             "by": [self.config.rollout.engine.type, self.config.model.dtype, self.config.rollout.max_prompt_tokens],
             "seed": seed,
-            "model": fingerprints.model(self.model, weights=True),
+            "model": model_fingerprint(self.model, weights=True),
         }
         segments = Segments(folder_of(self.config, "instructions", made_from), len(groups), _INSTRUCTIONS_A_SEGMENT)
         for number, places in enumerate(segments.ranges()):
@@ -161,9 +162,9 @@ class Preparation:
     def _held_out_lengths(self) -> list[int]:
         task = self.task
         made_from = {
-            "records": fingerprints.records(task, task.evaluation),
-            "tokenizer": fingerprints.model(self.model, weights=False),
-            "code": fingerprints.code(),
+            "records": records_fingerprint(task, task.evaluation),
+            "tokenizer": model_fingerprint(self.model, weights=False),
+            "code": code_fingerprint(),
         }
         segments = Segments(folder_of(self.config, "held_out", made_from), len(task.evaluation))
         if not segments.finished:
@@ -175,27 +176,27 @@ class Preparation:
         return [row["tokens"] for row in segments.read()]
 
 
-def made_from_train(config: Config, task: Task, model: Path) -> JsonObject:
+def made_from_train(config: Config, task: Task, model_fingerprint: Path) -> JsonObject:
     """Everything the rows of training problems follow from."""
     read = config.contexts_read
     written = bool(written_sections(config))
     embeds = isinstance(read.auxiliary, RetrievalAuxiliary) and read.auxiliary.model
     return {
-        "records": fingerprints.records(task, task.train),
+        "records": records_fingerprint(task, task.train),
         "contexts": read.model_dump(mode="json"),
         "views": config.reads_teacher,
         "gold": config.rollout.sources.gold > 0.0,
         "seed": config.run.seed,
-        "code": fingerprints.code(),
-        "model": fingerprints.model(model, weights=written),
+        "code": code_fingerprint(),
+        "model": model_fingerprint(model_fingerprint, weights=written),
         "written by": [config.rollout.engine.type, config.model.dtype, config.rollout.max_prompt_tokens] * written,
-        "embeddings": fingerprints.model(embeds, weights=True) if embeds else None,
+        "embeddings": model_fingerprint(embeds, weights=True) if embeds else None,
     }
 
 
 def folder_of(config: Config, kind: str, made_from: JsonObject) -> Path:
     """Where the rows made from this are kept."""
-    return cache_folder(config) / kind / fingerprints.key_of(made_from)
+    return cache_folder(config) / kind / cache_key(made_from)
 
 
 def cache_folder(config: Config) -> Path:

@@ -10,8 +10,7 @@ import preparing
 import pytest
 from preparing import INDUCES, WRITES, CountingGrader, HandWriter, configuration, model_in, preparation
 
-from unisd_rl.contexts import fingerprints
-from unisd_rl.contexts.cache import Segments
+from unisd_rl.contexts.cache import Segments, records_fingerprint
 from unisd_rl.contexts.prepare import folder_of, made_from_train
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
@@ -119,13 +118,13 @@ def test_records_that_differ_in_any_field_or_in_what_the_student_reads_have_anot
     example = task.train[0]
     fields = ("id", "question", "demonstration", "answer")
     changed = [[type(example)(**{**{f: getattr(example, f) for f in fields}, name: "x"})] for name in fields]
-    assert len({fingerprints.records(task, one) for one in ([example], *changed)}) == 5
+    assert len({records_fingerprint(task, one) for one in ([example], *changed)}) == 5
 
     class Wordy(type(task)):
         def student_messages(self, example):
             return (*super().student_messages(example), *super().student_messages(example))
 
-    assert fingerprints.records(Wordy(5, 5, 0), [example]) != fingerprints.records(task, [example])
+    assert records_fingerprint(Wordy(5, 5, 0), [example]) != records_fingerprint(task, [example])
 
 
 def test_of_two_that_make_the_same_segment_the_first_counts(tmp_path):
