@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 
 from unisd_rl.config import BugsNegative, CorruptionNegative, PerturbationNegative, TaskNegative, WrittenNegative
 from unisd_rl.contexts.corruption import Corruption, near_numbers
-from unisd_rl.contexts.negatives import FromEach, Verified, plausible, verified_wrong
+from unisd_rl.contexts.negatives import (
+    FromEach,
+    Verified,
+    WrittenCandidates,
+    mistake_request,
+    plausible,
+    verified_wrong,
+)
 from unisd_rl.contexts.perturbation import WORDS, perturbed
 from unisd_rl.contexts.views import candidates
-from unisd_rl.contexts.written import WrittenCandidates, mistake_request
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
 from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.program_mutations import buggy_programs, bugs_by_kind
