@@ -12,6 +12,8 @@ Negatives written by the model: confident solutions that are mistaken, in the fo
 Two ways, in turn. First the model is asked for one particular mistake, another each time: the argument for a wrong
 option, one kind of bug, a call that differs in one respect, or a slip of the pen. Then it is asked nothing but the
 problem: what it gets wrong by itself is the likeliest mistake of all. The grader tells.
+
+Candidates with a planted bug, for a task whose demonstrations hold a Python program.
 """
 
 import random
@@ -24,6 +26,7 @@ from typing import Protocol
 from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
 from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.program_mutations import buggy_programs
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
@@ -169,3 +172,22 @@ def mistake_request(example: Example, number: int, seed: int) -> str:
     kinds = list(_CALLS if calls_in(example.answer) else _BUGS if functions_of(example.demonstration) else _SLIPS)
     draw.shuffle(kinds)
     return _PLAIN.format(mistake=kinds[number % len(kinds)])
+
+
+_FENCE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
+
+
+def bug_candidates(example: Example, seed: int) -> Iterator[str]:
+    """The demonstration with one bug in the last of its programs; the four kinds in turn, in a seeded order.
+
+    Some bugs change nothing that a test sees: grade them. A demonstration without a Python program gives none.
+    """
+    blocks = list(_FENCE.finditer(example.demonstration))
+    start, end = blocks[-1].span(1) if blocks else (0, len(example.demonstration))
+    before, program, after = (
+        example.demonstration[:start],
+        example.demonstration[start:end],
+        example.demonstration[end:],
+    )
+    for buggy in buggy_programs(program, derive_seed(seed, "bugs", example.id)):
+        yield before + buggy + after

@@ -22,10 +22,9 @@ from unisd_rl.config import (
     TaskNegative,
 )
 from unisd_rl.contexts.auxiliary import RandomReferences, References
-from unisd_rl.contexts.bugs import bug_candidates
 from unisd_rl.contexts.corruption import Corruption
 from unisd_rl.contexts.induction import InductionReferences, Instruction
-from unisd_rl.contexts.negatives import Candidates, FromEach, Write, WrittenCandidates
+from unisd_rl.contexts.negatives import Candidates, FromEach, Write, WrittenCandidates, bug_candidates
 from unisd_rl.contexts.perturbation import perturbed
 from unisd_rl.contexts.retrieval import Bm25, Embeddings, NeighbourReferences
 from unisd_rl.contexts.templates import with_demonstration, with_reference
