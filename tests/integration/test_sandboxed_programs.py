@@ -10,10 +10,10 @@ from shared_data import shared
 
 from unisd_rl.tasks import humaneval, mbpp
 from unisd_rl.tasks.benchmark_data import from_file
-from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.programs import Programming, trial
 from unisd_rl.tasks.sandbox.limits import Limits
 from unisd_rl.tasks.sandbox.pool import Sandbox
+from unisd_rl.tasks.task import grade_all
 
 SOURCES = {
     "mbpp full": ("mbpp.jsonl", lambda record: mbpp.to_example(record, "full"), 974),

@@ -5,7 +5,7 @@ from functools import partial
 from unisd_rl.contexts.prepare import Maker
 from unisd_rl.contexts.prompts import Prepared, PromptStream
 from unisd_rl.contexts.selection import Lengths, selected
-from unisd_rl.tasks.grading import grade_all
+from unisd_rl.tasks.task import grade_all
 
 TOO_LONG = Lengths(prompt=10**6, gold=0)
 

@@ -16,8 +16,8 @@ from unisd_rl.contexts.negatives import GradeMany
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.selection import Lengths
 from unisd_rl.driver.console import Screen
-from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.task import grade_all
 
 PROBLEMS = 600  # three segments
 WRITES = {"negative": {"type": "written"}}

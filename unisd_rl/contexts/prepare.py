@@ -24,8 +24,7 @@ from unisd_rl.driver.console import Screen
 from unisd_rl.driver.context_generation import OpenWriter, Writer, written_sections
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.grading import grade_all
-from unisd_rl.tasks.task import Task
+from unisd_rl.tasks.task import Task, grade_all
 from unisd_rl.types import Example, Prompt
 
 

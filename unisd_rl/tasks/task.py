@@ -2,9 +2,13 @@
 
 A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns its examples into views,
 an evaluation grades completions with it; both rely on the same `grade`.
+
+Many completions graded at a time.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from unisd_rl.types import Example, Message
@@ -41,3 +45,13 @@ class Task(Protocol):
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """Candidate demonstrations that should be wrong, best first; the caller verifies each with `grade`."""
         ...
+
+
+def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
+    """Whether each completion is right, in order; where grading runs programs, one on every core.
+
+    Raises:
+        SandboxError: the sandbox failed, so there are no grades.
+    """
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+        return list(threads.map(lambda answer: task.grade(*answer), answers))

@@ -25,8 +25,8 @@ from unisd_rl.contexts.induction import Instruction, distinct_instructions
 from unisd_rl.contexts.negatives import verified_wrong
 from unisd_rl.contexts.templates import with_demonstration
 from unisd_rl.contexts.views import Contexts, candidates, prompt_for, references
-from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import ViewKind
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

@@ -20,8 +20,8 @@ from unisd_rl.contexts.negatives import (
 from unisd_rl.contexts.perturbation import WORDS, perturbed
 from unisd_rl.contexts.views import candidates
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
-from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.program_mutations import buggy_programs, bugs_by_kind
+from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example, Message
 
 TASK = Arithmetic(200, 20, seed=0)

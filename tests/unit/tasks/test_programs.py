@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
-from unisd_rl.tasks.grading import grade_all
 from unisd_rl.tasks.program_mutations import buggy_programs
 from unisd_rl.tasks.programs import Programming, Reference, fenced, program_in, trial
+from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example
 
 CODE = "def f(x):\n    return x\n"
