@@ -13,8 +13,8 @@ from unisd_rl.config import ArithmeticTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.long_sums import long_problems, wrong_results
-from unisd_rl.tasks.noise import with_wrong_demonstrations
 from unisd_rl.tasks.problems import Problem, held_out_pool, solution, training_pool
+from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.types import Example, Message
 
 # Eighteen digits fit any integer type; the last part keeps 83 from being read out of 83.5, 83rd or 83,000.

@@ -12,7 +12,7 @@ from string import ascii_uppercase
 from unisd_rl.config import MultiplesTask
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.multiple_choice import MultipleChoice, Question, options_of, solution
-from unisd_rl.tasks.noise import with_wrong_demonstrations
+from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.types import Example
 
 DIVISORS = range(3, 10)

@@ -14,7 +14,7 @@ from unisd_rl.config import ToolUseTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import Call, to_json
-from unisd_rl.tasks.noise import with_wrong_demonstrations
+from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.tasks.toolbox import TOOLS, UNSEEN_TOOLS, Tool
 from unisd_rl.types import Example
