@@ -18,8 +18,7 @@ from unisd_rl.config import (
 )
 from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, scienceqa, tool_use, toolalpaca
 from unisd_rl.tasks import python_task as own
-from unisd_rl.tasks.files import check_files
-from unisd_rl.tasks.records import load_datasets, load_jsonl
+from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task
 
 # Benchmarks that bring no training problems.

@@ -9,9 +9,8 @@ import pytest
 
 from unisd_rl.config import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.files import check_files
 from unisd_rl.tasks.load import load_task
-from unisd_rl.tasks.records import Records, records_of
+from unisd_rl.tasks.records import Records, check_files, records_of
 from unisd_rl.types import Example, Message
 
 RECORDS = [
@@ -134,7 +133,7 @@ def test_the_check_imports_neither_torch_nor_datasets_nor_ray(tmp_path):
     path = write(tmp_path / "a.jsonl", RECORDS)
     code = (
         "import sys; from pathlib import Path; from unisd_rl.config import JsonlTask;"
-        "from unisd_rl.tasks.files import check_files;"
+        "from unisd_rl.tasks.records import check_files;"
         f"check_files(JsonlTask(type='jsonl', train=Path({str(path)!r})));"
         "print(sorted({'torch', 'datasets', 'ray', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)))"
     )
