@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from unisd_rl.config import ArithmeticTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.long_sums import long_problems, wrong_results
-from unisd_rl.tasks.problems import Problem, held_out_pool, solution, training_pool
+from unisd_rl.tasks.problems import Problem, held_out_pool, long_problems, solution, training_pool, wrong_results
 from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.types import Example, Message
 
