@@ -9,7 +9,7 @@ from unisd_rl.config import ArithmeticTask, MultiplesTask, ToolUseTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.multiple_choice import options_of
-from unisd_rl.tasks.toolbox import TOOLS, UNSEEN_TOOLS
+from unisd_rl.tasks.tool_use import TOOLS, UNSEEN_TOOLS
 
 KINDS = {
     "arithmetic": lambda **settings: ArithmeticTask(**settings),
