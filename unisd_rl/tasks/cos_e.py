@@ -7,9 +7,8 @@ which some questions have twice: either position counts. The source's own files 
 from pathlib import Path
 
 from unisd_rl.config import CosETask
-from unisd_rl.tasks.benchmark_data import Raw, from_file, from_hub
+from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
-from unisd_rl.tasks.splits import by_split, capped, note_sizes
 from unisd_rl.types import Example
 
 FULL = {"train": 9741, "validation": 1221}

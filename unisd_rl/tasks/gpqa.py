@@ -9,9 +9,8 @@ from pathlib import Path
 
 from unisd_rl.config import GPQATask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.benchmark_data import Raw
+from unisd_rl.tasks.benchmark_data import Raw, capped, note_sizes
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
-from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
 
 SIZES = {"gpqa_main": 448, "gpqa_diamond": 198, "gpqa_extended": 546}

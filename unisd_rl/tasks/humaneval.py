@@ -5,9 +5,8 @@ fence the body alone, as the reference solutions do.
 """
 
 from unisd_rl.config import HumanEvalTask
-from unisd_rl.tasks.benchmark_data import Raw, from_file, from_hub
+from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.programs import Programming, Reference, fenced
-from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
 
 FULL = {"test": 164}

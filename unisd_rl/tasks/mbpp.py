@@ -7,9 +7,8 @@ that were checked by hand.
 import ast
 
 from unisd_rl.config import MBPPTask
-from unisd_rl.tasks.benchmark_data import Raw, from_file, from_hub
+from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.programs import Programming, Reference, fenced, top_level
-from unisd_rl.tasks.splits import capped, note_sizes
 from unisd_rl.types import Example
 
 FULL = {"full": {"train": 374, "test": 500}, "sanitized": {"train": 120, "test": 257}}

@@ -7,9 +7,8 @@ lecture is if the configuration says so; the solution is the rationale of the de
 from pathlib import Path
 
 from unisd_rl.config import ScienceQATask
-from unisd_rl.tasks.benchmark_data import Raw, from_file, from_hub, object_in
+from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes, object_in
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
-from unisd_rl.tasks.splits import by_split, capped, note_sizes
 from unisd_rl.types import Example
 
 FULL = {"train": 6508, "test": 2224}

@@ -12,9 +12,8 @@ from typing import Any
 
 from unisd_rl.config import ToolAlpacaTask
 from unisd_rl.tasks import calls
-from unisd_rl.tasks.benchmark_data import Raw, from_file, from_hub
+from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_once, note_sizes
 from unisd_rl.tasks.calls import Call
-from unisd_rl.tasks.splits import by_split, capped, note_once, note_sizes
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 

@@ -22,12 +22,11 @@ from unisd_rl.config import (
 )
 from unisd_rl.errors import UserError
 from unisd_rl.run import check_without_imports
-from unisd_rl.tasks.benchmark_data import from_file
+from unisd_rl.tasks.benchmark_data import from_file, note_once, size_notes
 from unisd_rl.tasks.load import check_task, load_task
 from unisd_rl.tasks.mbpp import to_example
 from unisd_rl.tasks.multiple_choice import options_of
 from unisd_rl.tasks.programs import Reference
-from unisd_rl.tasks.splits import note_once, size_notes
 
 CONFIGS = {
     "scienceqa": lambda: ScienceQATask(type="scienceqa", data=shared("scienceqa.jsonl")),
