@@ -40,9 +40,9 @@ from learner.training_state import restore, training_state
 from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.metrics import StepReport
-from unisd_rl.objective.diagnostics import MicroReport, objective_report
 from unisd_rl.objective.kernels.chunked import realised_logprobs
 from unisd_rl.objective.kernels.head import Head
+from unisd_rl.objective.step import MicroReport, objective_report
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState

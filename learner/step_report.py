@@ -10,7 +10,7 @@ from learner.ranks import largest, total
 from learner.stopwatch import PARTS, READ, Stopwatch
 from learner.teacher import Movement
 from unisd_rl.metrics import StepReport
-from unisd_rl.objective.diagnostics import Diagnostics, ObjectiveReport
+from unisd_rl.objective.step import Diagnostics, ObjectiveReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import torch
 from objective_oracle import Problem
 from torch import Tensor
 
-from unisd_rl.objective.diagnostics import Diagnostics, ObjectiveReport, objective_report
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.reduction import Gather
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
+from unisd_rl.objective.step import Diagnostics, ObjectiveReport, objective_report
 from unisd_rl.objective.unisd import TokenSignals, micro_batch_loss, step_terms
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unisd_rl.objective.diagnostics import Diagnostics
+from unisd_rl.objective.step import Diagnostics
 
 
 @dataclass(frozen=True)

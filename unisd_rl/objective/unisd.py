@@ -13,14 +13,13 @@ from torch import Tensor
 
 from unisd_rl.objective.agreement import StepWeights, equal_step_weights, sequence_step_weights, token_step_weights
 from unisd_rl.objective.clipping import clip_threshold, clipped, keeps_gradient
-from unisd_rl.objective.diagnostics import Diagnostics, MicroReport
 from unisd_rl.objective.kernels.chunked import ScoredTokens, scored_tokens
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.matching import feature_error
 from unisd_rl.objective.reduction import Counts, Gather, Shares, global_shares, quantile, step_counts, token_counts
 from unisd_rl.objective.reference_reductions import micro_batches, released_shares, released_step_weights
 from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
-from unisd_rl.objective.step import TokenSignals, check_signals
+from unisd_rl.objective.step import Diagnostics, MicroReport, TokenSignals, check_signals
 from unisd_rl.objective.terms import StepTerms, TokenTerms
 
 __all__ = ["Gather", "StepTerms", "TokenSignals", "TokenTerms", "micro_batch_loss", "step_terms"]
