@@ -16,7 +16,7 @@ from torch import Tensor
 from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 ALPHAS = {"fkl": 0.0, "jsd": 0.5, "rkl": 1.0}
 

@@ -7,7 +7,7 @@ from triton_rows import disagreements
 from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 pytestmark = pytest.mark.gpu
 CONTRAST = DivergenceContrast(weight=1.0, margin=0.05, alpha=0.5)

@@ -12,7 +12,7 @@ import torch
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 NONE = ObjectiveSettings(0.7, None, None, None, None, None, None, 64)
 CONTRASTS = (

@@ -19,8 +19,7 @@ from unisd_rl.objective.matching import feature_error
 from unisd_rl.objective.reduction import Counts, Gather, Shares, global_shares, quantile, step_counts, token_counts
 from unisd_rl.objective.reference_reductions import micro_batches, released_shares, released_step_weights
 from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
-from unisd_rl.objective.step import Diagnostics, MicroReport, TokenSignals, check_signals
-from unisd_rl.objective.terms import StepTerms, TokenTerms
+from unisd_rl.objective.step import Diagnostics, MicroReport, StepTerms, TokenSignals, TokenTerms, check_signals
 
 __all__ = ["Gather", "StepTerms", "TokenSignals", "TokenTerms", "micro_batch_loss", "step_terms"]
 

@@ -14,7 +14,7 @@ from unisd_rl.objective.kernels.chunk_logits import Kernel, States
 from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 CONTRASTED = replace(PLAIN, contrastive=ALL_FIVE.contrastive)
 # A margin at which some of the random tokens' hinges are open and some are closed.

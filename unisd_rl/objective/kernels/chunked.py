@@ -26,7 +26,7 @@ from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.kernels.token_scores import TokenScores
 from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from unisd_rl.objective.clipping import clipped, keeps_gradient
 from unisd_rl.objective.contrastive import hinge, hinge_slope
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from unisd_rl.objective.divergence import divergence, log_softmax_
 from unisd_rl.objective.kernels.head import ScaledHead
 from unisd_rl.objective.kernels.token_scores import Derivatives, TokenScores
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 # Elements of one block. On the CPU 4 MiB of float32: a block of logits and its scratch stay in the last-level cache,
 # and threads do not meet too often. Elsewhere 64 MiB: scratch stays small beside a chunk, launches stay few.

@@ -21,7 +21,7 @@ from unisd_rl.objective.kernels.token_scores import TokenScores
 from unisd_rl.objective.kernels.torch_rows import Logits
 from unisd_rl.objective.kernels.triton_kernels import differentiate, measure
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
-from unisd_rl.objective.terms import TokenTerms
+from unisd_rl.objective.step import TokenTerms
 
 _BLOCK = 4096
 _ABSENT, _FORWARD, _REVERSE, _MIXED = 0, 1, 2, 3
