@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.kernels.head import Head, ScaledHead
-from unisd_rl.objective.kernels.products import add_weight_gradient_, hidden_gradient_, multiplies_half
+from unisd_rl.objective.kernels.head import Head, ScaledHead, add_weight_gradient_, hidden_gradient_, multiplies_half
 from unisd_rl.objective.kernels.torch_rows import Logits, spans
 
 
