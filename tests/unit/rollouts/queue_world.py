@@ -20,8 +20,8 @@ from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
 from unisd_rl.config import RolloutConfig
+from unisd_rl.transport.rollouts.history import FellBack
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.lineages import FellBack
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.types import PolicyVersion, Source

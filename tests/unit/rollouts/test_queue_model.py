@@ -34,10 +34,9 @@ from queue_world import LEASE_S, Setting, World
 
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.dispatch import Issuing
-from unisd_rl.transport.rollouts.history import Consumption
+from unisd_rl.transport.rollouts.history import Consumption, Lineages
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.lineages import Lineages
 from unisd_rl.transport.rollouts.queue import RolloutQueue
 
 ANY = st.integers(0, 99)  # which of those that are there, counted round
