@@ -31,10 +31,9 @@ from unisd_rl.storage.stores import settle
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe
 from unisd_rl.transport.rollouts.dispatch import BatchWaits, Issuing
-from unisd_rl.transport.rollouts.history import Consumption, Lineages
+from unisd_rl.transport.rollouts.history import Consumption, Lineages, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.quarantine import Quarantine
 from unisd_rl.transport.rollouts.report import QueueReport, TurnedAway, mean
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
