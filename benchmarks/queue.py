@@ -38,9 +38,8 @@ from rich.progress import Progress
 from benchmarks.output import finish, machine, show_table
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
-from unisd_rl.transport.rollouts.driver_client import QueueClient
+from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import decode, encode
-from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source, TokenView, ViewKind
 
 CORES = len(os.sched_getaffinity(0))

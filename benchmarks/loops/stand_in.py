@@ -17,9 +17,8 @@ from ray.actor import ActorHandle
 from benchmarks.loops.rows import Row
 from benchmarks.scale import here, prompts, rollout
 from unisd_rl.config import Config
-from unisd_rl.transport.rollouts.driver_client import QueueClient
+from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.transport.rollouts.spawn import spawn_queue
 from unisd_rl.transport.weights.publisher import weight_publisher
 from unisd_rl.transport.weights.receiver import weight_receiver
 from unisd_rl.transport.weights.store import StoreClient, spawn_store

@@ -28,7 +28,7 @@ ALLOWED = {
         "unisd_rl/transport/rollouts/driver_client.py",
         "unisd_rl/cluster/retry.py",
         "unisd_rl/cluster/ray_cluster.py",
-        "unisd_rl/transport/rollouts/spawn.py",
+        "unisd_rl/transport/rollouts/driver_client.py",
         "unisd_rl/transport/weights/publisher.py",
         "unisd_rl/transport/weights/receiver.py",
         "unisd_rl/transport/weights/target.py",

@@ -22,8 +22,7 @@ from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_scorer import RetentionScorer
 from unisd_rl.tasks.task import Task
-from unisd_rl.transport.rollouts.driver_client import QueueClient
-from unisd_rl.transport.rollouts.spawn import spawn_queue
+from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.weights.store import StoreWatch, spawn_store
 
 
