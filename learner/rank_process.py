@@ -19,7 +19,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.metrics import PublishReport, StepReport
 from unisd_rl.storage.checkpoints import RunState
-from unisd_rl.transport.weights.target import PublishTarget
+from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from benchmarks.scale import here, prompts, rollout
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
+from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.transport.weights.publisher import weight_publisher
 from unisd_rl.transport.weights.receiver import weight_receiver
 from unisd_rl.transport.weights.store import StoreClient, spawn_store
-from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 BATCH, PLACES = 64, 64

@@ -31,7 +31,7 @@ ALLOWED = {
         "unisd_rl/transport/rollouts/driver_client.py",
         "unisd_rl/transport/weights/publisher.py",
         "unisd_rl/transport/weights/receiver.py",
-        "unisd_rl/transport/weights/target.py",
+        "unisd_rl/transport/weights/manifest.py",
         "unisd_rl/transport/weights/store.py",
     },
     "vllm": {

@@ -19,7 +19,7 @@ from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.parts import Parts
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.weights.target import PublishTarget
+from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.types import PolicyVersion, Sampling
 from unisd_rl.watch import Watch
 

@@ -2,6 +2,8 @@
 
 A snapshot travels as a few buckets of bytes and one `SnapshotManifest` that says which tensor lies
 where. No torch here: the process that only holds snapshots need not import it.
+
+Whom a publication is for: a store that actors fetch from, or the actors themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +13,12 @@ import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from ray.actor import ActorHandle
 
 from unisd_rl.types import PolicyVersion
 
 Bytes = NDArray[np.uint8]
+
 _PIECE = 1 << 19  # bytes; below a core's second cache
 
 
@@ -103,3 +107,11 @@ def parse_label(text: str) -> PolicyVersion:
     """
     lineage, _, number = text.partition(":")
     return PolicyVersion(int(lineage), int(number))
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTarget:
+    """`object_store` publishes to the store, `nccl` and `ipc` to each actor."""
+
+    store: ActorHandle
+    actors: tuple[ActorHandle, ...]

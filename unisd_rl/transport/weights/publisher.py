@@ -20,9 +20,8 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from unisd_rl.config import Config, VllmEngine
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.weights.manifest import label
+from unisd_rl.transport.weights.manifest import PublishTarget, label
 from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack
-from unisd_rl.transport.weights.target import PublishTarget
 from unisd_rl.types import PolicyVersion
 
 if TYPE_CHECKING:
