@@ -25,7 +25,6 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.absence import Absence
-from actors.busy import BusyShares
 from actors.demand import ActorDemand
 from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
@@ -34,7 +33,7 @@ from actors.report import ActorReport, Pulse
 from actors.retirements import Retirements
 from actors.rollout_actor import Answered, Chat
 from actors.scale_requests import ActorsStatus
-from actors.scaling import Observation
+from actors.scaling import BusyShares, Observation
 from actors.supervisor import Orders, Slot, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import rollout_bundle

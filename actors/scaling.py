@@ -13,12 +13,16 @@ have a tenth of their time to spare: n b <= 0.9 (n-1). The gap between the two c
 in which all actors served: what an actor does to the waits is seen when it is there.
 
 In lockstep (staleness 0) actors are idle while the learner works, b + w = 1, and n* = n: nothing changes.
+
+How busy the actors were between two looks at their pulses.
 """
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from actors.report import Pulse
 from unisd_rl.config import AutoActors
 
 _SPARE = 0.9  # share of its time an actor may be busy after another has gone
@@ -83,3 +87,26 @@ class ScalingRule:
         if count != self._count:
             self._count = count
             self._recent.clear()
+
+
+class BusyShares:
+    """Pulses count from the start of each actor; what matters is the time since the last look."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Pulse] = {}
+        self._shares: dict[str, float] = {}
+
+    def mean(self, pulses: Mapping[str, Pulse]) -> float:
+        """Mean share of time, 0 to 1, with a prompt in flight, of the actors named in `pulses`.
+
+        An actor with no newer pulse than before counts as it did then. 1 where nothing is known: nobody is taken for
+        idle without proof.
+        """
+        for name, pulse in pulses.items():
+            before = self._seen.get(name)
+            served_s = pulse.served_s - (before.served_s if before else 0.0)
+            if served_s > 0.0:
+                self._shares[name] = (pulse.busy_s - (before.busy_s if before else 0.0)) / served_s
+                self._seen[name] = pulse
+        known = [self._shares[name] for name in pulses if name in self._shares]
+        return sum(known) / len(known) if known else 1.0

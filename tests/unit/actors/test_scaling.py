@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.busy import BusyShares
 from actors.report import Pulse
-from actors.scaling import Observation, ScalingRule
+from actors.scaling import BusyShares, Observation, ScalingRule
 from unisd_rl.config import AutoActors
 from unisd_rl.types import PolicyVersion
 
