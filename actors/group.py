@@ -25,7 +25,6 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.absence import Absence
-from actors.demand import ActorDemand
 from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
 from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
@@ -33,7 +32,7 @@ from actors.report import ActorReport, Pulse
 from actors.retirements import Retirements
 from actors.rollout_actor import Answered, Chat
 from actors.scale_requests import ActorsStatus
-from actors.scaling import BusyShares, Observation
+from actors.scaling import ActorDemand, BusyShares, Observation
 from actors.supervisor import Orders, Slot, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import rollout_bundle

@@ -6,9 +6,9 @@ import pytest
 from finished import FinishedRun, read_until, start_job
 from rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 
-from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from actors.scale_requests import RunControl
+from actors.scaling import ActorDemand
 from unisd_rl.cli import STOPPED
 from unisd_rl.config import AutoActors
 from unisd_rl.scale import main as scale

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from actors.demand import ActorDemand
 from actors.group import RolloutGroup
 from actors.scale_requests import RunControl
+from actors.scaling import ActorDemand
 from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import CorePlan, plan_cores
 from unisd_rl.cluster.restarts import Event, Report

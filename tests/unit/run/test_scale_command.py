@@ -6,9 +6,8 @@ import json
 import pytest
 from full_disk import files_of_at_most
 
-from actors.demand import ActorDemand
 from actors.scale_requests import ActorsStatus, RunControl
-from actors.scaling import Observation
+from actors.scaling import ActorDemand, Observation
 from unisd_rl.cluster.restarts import Fault
 from unisd_rl.config import AutoActors, RolloutConfig
 from unisd_rl.config.load import load_recipe
