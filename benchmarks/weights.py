@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 
 from actors.engines.engine import EngineSpec, PauseReport
 from actors.engines.vllm_engine import VllmRolloutEngine
-from actors.environment import actor_environment
+from actors.process import actor_environment
 from benchmarks.output import finish, machine, show_table
 from learner.rank_process import rank_environment
 from unisd_rl.cluster.cores import Cores, bind_to

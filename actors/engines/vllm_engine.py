@@ -4,7 +4,7 @@ An update pauses the scheduler, keeps the requests, drops their keys and values 
 again under the new weights), loads, and resumes. All that can be done before the pause is done
 before: copying to shared memory and the checks (`vllm_updates`).
 
-vLLM reads its environment when it is imported, so `actors.environment` must have been applied to
+vLLM reads its environment when it is imported, so `actors.process` must have been applied to
 the process first; nothing of vLLM is imported before `start`.
 """
 

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
 from actors.engines.vllm_engine import VllmRolloutEngine
-from actors.environment import actor_environment
+from actors.process import actor_environment
 from benchmarks.scale import here
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import redirect_output

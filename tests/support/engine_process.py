@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engines.build import build_engine
-from actors.environment import actor_environment
+from actors.process import actor_environment
 from unisd_rl.cluster.cores import bind_to
 from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.config import Config

@@ -1,4 +1,4 @@
-from actors.environment import actor_environment
+from actors.process import actor_environment
 from unisd_rl.config import Config
 
 
