@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from actors.places import Places
+from actors.service import Places
 
 
 class Clock:
