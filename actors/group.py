@@ -12,6 +12,8 @@ stuck actor does not hold the others up.
 Only the first start is strict: what the cluster lacks then is the user's error, and an engine that starts on no actor
 is a failure of the run. Afterwards the run goes on with those that serve, and fails when none has for
 `run.cluster_timeout_s` + `run.start_timeout_s`.
+
+Names of rollout actors that are not coming back, until the queue has confirmed each.
 """
 
 import sys
@@ -23,13 +25,13 @@ from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from actors.absence import Absence
 from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
 from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
 from actors.report import ActorReport, Pulse
-from actors.retirements import Retirements
 from actors.rollout_actor import Answered, Chat
 from actors.scale_requests import ActorsStatus
 from actors.scaling import ActorDemand, BusyShares, Observation
@@ -44,8 +46,35 @@ from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion, Sampling
 from unisd_rl.watch import Watch, look_nowhere
 
+
+class Retirements:
+    """Tells the queue, where there is one. One that was away when it was told is told again."""
+
+    def __init__(self, queue: ActorHandle | None) -> None:
+        self._queue = queue
+        self._calls: dict[str, ray.ObjectRef[None]] = {}
+
+    def retire(self, name: str) -> None:
+        """Tell the queue that `name` needs no prompts any more, and what it held is free; returns at once."""
+        if self._queue is not None:
+            self._calls[name] = self._queue.retire.remote(name)
+
+    def check(self) -> None:
+        """Look at what was answered meanwhile. Raises what the queue refused a retirement with."""
+        for name, call in tuple(self._calls.items()):
+            if not ray.wait([call], timeout=0)[0]:
+                continue
+            try:
+                ray.get(call, timeout=0)
+                del self._calls[name]
+            except RayActorError:
+                self.retire(name)
+
+
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
+
 _CLOSE_TIMEOUT_S = 20.0
+
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 

@@ -19,7 +19,7 @@ ALLOWED = {
         "actors/group.py",
         "unisd_rl/transport/rollouts/actor_client.py",
         "actors/process.py",
-        "actors/retirements.py",
+        "actors/group.py",
         "actors/rollout_actor.py",
         "learner/group.py",
         "learner/rank_process.py",
