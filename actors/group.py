@@ -14,11 +14,13 @@ is a failure of the run. Afterwards the run goes on with those that serve, and f
 `run.cluster_timeout_s` + `run.start_timeout_s`.
 
 Names of rollout actors that are not coming back, until the queue has confirmed each.
+
+Whether nobody has served for too long.
 """
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,6 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from actors.absence import Absence
 from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
 from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
@@ -45,6 +46,25 @@ from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion, Sampling
 from unisd_rl.watch import Watch, look_nowhere
+
+
+class Absence:
+    """Looked at now and then. The time counts from the first look that finds nobody: what happened before it, while
+    nobody looked, is not known. `clock` returns seconds."""
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s, self._clock = limit_s, clock
+        self._since_s: float | None = None
+
+    def too_long(self, serving: int) -> bool:
+        """Whether `serving` has been 0 at every look for more than `limit_s` seconds."""
+        if serving:
+            self._since_s = None
+            return False
+        now = self._clock()
+        if self._since_s is None:
+            self._since_s = now
+        return now > self._since_s + self.limit_s
 
 
 class Retirements:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from hand_moved import Clock
 
-from actors.absence import Absence
-from actors.group import RolloutGroup, say
+from actors.group import Absence, RolloutGroup, say
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.config import Config
