@@ -16,11 +16,14 @@ is a failure of the run. Afterwards the run goes on with those that serve, and f
 Names of rollout actors that are not coming back, until the queue has confirmed each.
 
 Whether nobody has served for too long.
+
+When rollout actors cannot go on: one sentence that says who, why, and what helps.
 """
 
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,13 +34,13 @@ from ray.exceptions import RayActorError
 
 from actors.eval_batch import Shares
 from actors.process import ActorProcess, Call
-from actors.refusals import refuse_if_all_fail_alike, refuse_unless_some_follow, too_few_places, too_late
 from actors.report import ActorReport, Pulse
 from actors.rollout_actor import Answered, Chat
 from actors.scale_requests import ActorsStatus
 from actors.scaling import ActorDemand, BusyShares, Observation
 from actors.supervisor import Orders, Slot, State
 from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import rollout_bundle
 from unisd_rl.cluster.restarts import Event, Fault, Report
 from unisd_rl.config import Config
@@ -46,6 +49,41 @@ from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion, Sampling
 from unisd_rl.watch import Watch, look_nowhere
+
+
+def refuse_if_all_fail_alike(slots: Sequence[Slot]) -> None:
+    """An engine that starts nowhere, for one reason, will not start at the second attempt either: RunFailed."""
+    failures = {re.sub(r"rollout-[\d.]*\d", "rollout", slot.failure or "") for slot in slots}
+    if len(failures) == 1 and (failure := slots[0].failure) is not None:
+        raise RunFailed(failure)
+
+
+def refuse_unless_some_follow(slots: Sequence[Slot], version: PolicyVersion) -> None:
+    """RunFailed where nobody is at `version`, or on the way to it."""
+    for slot in slots:
+        if slot.state in (State.WAITING, State.PLACING, State.STARTING) or slot.updating:
+            return
+    serving = [slot for slot in slots if slot.state is State.SERVING]
+    if serving and not any(slot.applied == version for slot in serving):
+        raise RunFailed(f"{serving[0].name} was asked for answers of {version} but is at {serving[0].applied}")
+
+
+def too_late(slot: Slot, task: str, timeout_s: float, run_dir: Path) -> RunFailed:
+    """The error of a slot whose process did not do its `task` within `timeout_s` seconds."""
+    log = log_path(run_dir, slot.name)
+    return RunFailed(f"waited {timeout_s:g} s for {slot.name} to {task}; its log is {log}")
+
+
+def too_few_places(
+    each: Mapping[str, float], free: Mapping[str, float], placed: int, count: int, waited_s: float
+) -> str:
+    """Only `placed` of `count` actors found room for what `each` asks for in a cluster with so much `free`."""
+    wants = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+    there = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in each)
+    return (
+        f"only {placed} of {count} rollout actors found a place within {waited_s:g} s: each asks one node for {wants}, "
+        f"and the cluster has {there} left; add nodes, or lower rollout.actors"
+    )
 
 
 class Absence:
