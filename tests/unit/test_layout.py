@@ -35,7 +35,7 @@ ALLOWED = {
         "unisd_rl/transport/weights/store.py",
     },
     "vllm": {
-        "actors/engines/vllm_adapter.py",
+        "actors/engines/vllm_weights.py",
         "actors/engines/vllm_engine.py",
         "actors/engines/vllm_weights.py",
         "actors/engines/vllm_push.py",
