@@ -1,6 +1,11 @@
 """One learner rank as a Ray actor: a process with cores, a log file and a place among the ranks.
 
 Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
+
+Which network interface has an address.
+
+gloo listens where the machine's own name leads, and on many Linux machines that is the loopback, where ranks on other
+machines look for it in vain. So each rank tells it the interface by which Ray's nodes know each other.
 """
 
 import os
@@ -12,7 +17,6 @@ from typing import TYPE_CHECKING
 import ray
 
 from learner.errors import telling_broken_collectives
-from learner.interface import interface_of
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.config import Config
@@ -25,6 +29,27 @@ from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 if TYPE_CHECKING:
     from learner.learner import Learner
     from unisd_rl.transport.weights.publisher import WeightPublisher
+import fcntl
+import struct
+
+_SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
+
+_NAME_BYTES, _ADDRESS = 15, slice(20, 24)  # of struct ifreq
+
+
+def interface_of(address: str) -> str | None:
+    """The name of this machine's interface with this IPv4 address, e.g. `eth0`; None where none has it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:_NAME_BYTES])
+            try:
+                found = fcntl.ioctl(asking, _SIOCGIFADDR, request)[_ADDRESS]
+            except OSError:  # it has no address
+                continue
+            if socket.inet_ntoa(found) == address:
+                return name
+    return None
+
 
 _NICENESS = 5
 

@@ -1,4 +1,4 @@
-from learner.interface import interface_of
+from learner.rank_process import interface_of
 
 
 def test_an_address_belongs_to_the_interface_that_has_it():
