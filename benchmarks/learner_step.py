@@ -173,8 +173,8 @@ def config_of() -> Config:
 
 
 def our_step(model: Path, rollouts: list[Rollout]) -> Step:
-    from learner.distributed import join
     from learner.learner import Learner
+    from learner.rank_process import join
 
     learner = Learner(config_of(), model, join(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S))
 

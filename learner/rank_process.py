@@ -6,6 +6,8 @@ Which network interface has an address.
 
 gloo listens where the machine's own name leads, and on many Linux machines that is the loopback, where ranks on other
 machines look for it in vain. So each rank tells it the interface by which Ray's nodes know each other.
+
+How a process becomes one of the learner's ranks: threads, device, process group.
 """
 
 import os
@@ -31,6 +33,24 @@ if TYPE_CHECKING:
     from unisd_rl.transport.weights.publisher import WeightPublisher
 import fcntl
 import struct
+from datetime import timedelta
+
+import deepspeed
+import torch
+
+
+def join(gpus: bool, threads: int, timeout_s: float) -> torch.device:
+    """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns the device to use.
+
+    `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    return torch.device("cuda", 0) if gpus else torch.device("cpu")
+
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
 
@@ -109,7 +129,6 @@ class RankProcess:
             "WORLD_SIZE": str(self._config.learner.ranks),
             "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
         }
-        from learner.distributed import join
 
         with telling_broken_collectives(self._rank):
             device = join(gpus, len(self._cores), self._config.run.step_timeout_s)

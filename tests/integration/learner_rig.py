@@ -208,7 +208,7 @@ def _base(learner: object) -> dict:
 
 
 def main(folder: Path) -> None:
-    from learner.distributed import join
+    from learner.rank_process import join
 
     join(gpus=False, threads=1, timeout_s=TIMEOUT_S)
     for case in pickle.loads((folder / "job.pickle").read_bytes()):
