@@ -23,11 +23,10 @@ from torch import Tensor
 from learner import ranks
 from learner.archive import Archive
 from learner.attention import choose_attention
-from learner.batch import Inputs, Reading, Share
+from learner.batch import Inputs, Layout, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.model import Measure, load_reader
-from learner.packing import Layout
 from learner.schedule import learning_rate
 from learner.scores import Scores
 from learner.scoring import Scorer, agreed_passes, signals, student_divergences

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch import Share
-from learner.packing import Layout
+from learner.batch import Layout, Share
 from learner.plan import Line
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 

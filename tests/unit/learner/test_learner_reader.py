@@ -18,9 +18,8 @@ from transformers import (
 )
 
 from learner.attention import choose_attention
-from learner.batch import Share
+from learner.batch import Layout, Share
 from learner.model import Reader, check_head, check_names, load_reader
-from learner.packing import Layout
 from unisd_rl.errors import UserError
 from unisd_rl.objective.kernels.chunked import realised_logprobs
 from unisd_rl.types import Rollout, Source
