@@ -28,8 +28,7 @@ from learner.checkpoint import STATE, save_checkpoint
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.model import Measure, load_reader
 from learner.schedule import learning_rate
-from learner.scores import Scores
-from learner.scoring import Scorer, agreed_passes, signals, student_divergences
+from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
 from learner.staleness import current_tokens, token_staleness
 from learner.step_report import StepFindings, step_report
