@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from learner.ranks import gather
+from learner.sharding import gather
 from unisd_rl.errors import RunFailed
 
 CONSTANT_NATS = 1e-9

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learner import ranks
 from learner.archive import Archive
 from learner.attention import choose_attention
 from learner.batch import Inputs, Layout, Reading, Share
@@ -30,6 +29,7 @@ from learner.model import Measure, load_reader
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
+from learner.sharding import gather, own
 from learner.staleness import current_tokens, token_staleness
 from learner.step_report import StepFindings, step_report
 from learner.stopwatch import Stopwatch
@@ -79,22 +79,22 @@ class Learner:
 
     def accumulate(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepFindings:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
-        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, ranks.own()))
+        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, own()))
         share, watch = Share(rollouts, self._device, self._layout), Stopwatch()
         with watch.measure_views():
             scores = self._scorer.score(share, watch)
         if self.teacher:
-            check_teacher_speaks(ranks.gather(scores.sample_n), self._vocabulary)
+            check_teacher_speaks(gather(scores.sample_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
             with watch.measure("divergence"):
                 divergence_N = self._divergences(share, scores, teacher_head, watch)
-            terms = step_terms(signals(share, scores, divergence_N), self._settings, ranks.gather)
+            terms = step_terms(signals(share, scores, divergence_N), self._settings, gather)
             with watch.measure("gradient"):
                 found = self._gradient(share, scores, teacher_head, terms, watch)
-        objective = objective_report([one.report for one in found], ranks.gather, self._device)
+        objective = objective_report([one.report for one in found], gather, self._device)
         check_finite("loss", objective.loss)
         gap = self._behaviour_gap(share, found, PolicyVersion(lineage, version))
-        staleness = ranks.gather(token_staleness(share.rollouts, version, self._device))
+        staleness = gather(token_staleness(share.rollouts, version, self._device))
         return StepFindings(version, terms.diagnostics, objective, staleness, gap, watch)
 
     def advance(self, findings: StepFindings) -> StepReport:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from learner.batch import Inputs, Reading, Share
 from learner.plan import Line, ScoringPlan
-from learner.ranks import largest
+from learner.sharding import largest
 from learner.stopwatch import Stopwatch
 from learner.student import Student
 from learner.teacher import Teacher

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.ranks import largest, total
+from learner.sharding import largest, total
 from learner.stopwatch import PARTS, READ, Stopwatch
 from learner.teacher import Movement
 from unisd_rl.metrics import StepReport

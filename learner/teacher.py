@@ -26,8 +26,7 @@ from learner.batch import Inputs
 from learner.checks import check_teacher_moved
 from learner.lora import TEACHER, add_adapters, factors, speaking
 from learner.model import Measure, Reader, Result
-from learner.ranks import total
-from learner.sharding import assembled, gathered, is_sharded, local, local_master, part_of
+from learner.sharding import assembled, gathered, is_sharded, local, local_master, part_of, total
 from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
 from unisd_rl.config import Config, EmaConfig
 from unisd_rl.objective.ema import ema_update_

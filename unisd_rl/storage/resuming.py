@@ -37,7 +37,7 @@ CHANGEABLE = (
     "weights.bucket_mib",
     "weights.checksum",
     "weights.timeout_s",
-    "learner.ranks",
+    "learner.sharding",
     "learner.gpus_per_rank",
     "learner.resources",
     "learner.cores",
