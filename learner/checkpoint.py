@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from learner.archive import write_archive
 from learner.errors import CheckpointNotWritten
+from learner.training_state import write_archive
 from unisd_rl.config import ModelConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, put_in_place, seal
 from unisd_rl.transport.weights.adapter import peft_config

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learner.archive import Archive
 from learner.attention import choose_attention
 from learner.batch import Inputs, Layout, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint
@@ -34,7 +33,7 @@ from learner.staleness import current_tokens, token_staleness
 from learner.step_report import StepFindings, step_report
 from learner.stopwatch import Stopwatch
 from learner.teacher import STILL, student_and_teacher
-from learner.training_state import restore, training_state
+from learner.training_state import Archive, restore, training_state
 from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.metrics import StepReport

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from learner import archive
-from learner.archive import Archive, write_archive
+from learner import training_state as archive
+from learner.training_state import Archive, write_archive
 from unisd_rl.errors import RunFailed
 
 TENSORS = {f"kind/{index}": torch.randn(3, index + 1) for index in range(7)}
