@@ -5,11 +5,15 @@ Under LoRA the model in it is the merged one, and `adapter/` holds the factors, 
 where the run stood, and the manifest, written last, has the checksum of every file (unisd_rl/storage/checkpoints.py).
 
 It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
+
+The student's weights for others: what travels to the rollout actors, and the whole model for a checkpoint.
+
+Everything here is a collective under ZeRO-3: all ranks iterate to the end, and each tensor is valid until the next.
 """
 
 import itertools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,13 +24,42 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.errors import CheckpointNotWritten
+from learner.lora import STUDENT, base_name, factors, factors_of, merged
+from learner.sharding import gathered, named_weights, whole
+from learner.student import Student
 from learner.training_state import write_archive
-from unisd_rl.config import ModelConfig
+from unisd_rl.config import LoraConfig, ModelConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, put_in_place, seal
 from unisd_rl.transport.weights.adapter import peft_config
 
+
+def travelling(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under its Hugging Face name, tied ones once; under LoRA only the factors, as peft names them."""
+    model = student.reader.model
+    return whole(named_weights(model) if lora is None else factors(model, STUDENT).items())
+
+
+def whole_model(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under its Hugging Face name; under LoRA the adapter is merged into a float32 copy of each."""
+    model = student.reader.model
+    return whole(named_weights(model)) if lora is None else _merged_model(student, lora)
+
+
+def _merged_model(student: Student, lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
+    adapter = factors(student.reader.model, STUDENT)
+    for name, weight in named_weights(student.reader.model):
+        plain = base_name(name)
+        if plain is None:
+            continue
+        pair = factors_of(plain, adapter)
+        with gathered((weight, *pair)):
+            yield plain, merged(weight.detach(), pair[0], pair[1], lora) if pair else weight.detach()
+
+
 NamedTensors = Iterable[tuple[str, Tensor]]
+
 STATE = "training_state"
+
 _WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from learner.attention import choose_attention
 from learner.batch import Inputs, Layout, Reading, Share
-from learner.checkpoint import STATE, save_checkpoint
+from learner.checkpoint import STATE, save_checkpoint, travelling, whole_model
 from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
 from learner.model import Measure, load_reader
 from learner.schedule import learning_rate
@@ -34,7 +34,6 @@ from learner.step_report import StepFindings, step_report
 from learner.stopwatch import Stopwatch
 from learner.teacher import STILL, student_and_teacher
 from learner.training_state import Archive, restore, training_state
-from learner.weights import travelling, whole_model
 from unisd_rl.config import Config
 from unisd_rl.metrics import StepReport
 from unisd_rl.objective.kernels.chunked import realised_logprobs
