@@ -23,13 +23,12 @@ from torch import Tensor
 from learner.attention import choose_attention
 from learner.batch import Inputs, Layout, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint, travelling, whole_model
-from learner.checks import behaviour_gap, check_finite, check_teacher_speaks
+from learner.checks import behaviour_gap, check_finite, check_teacher_speaks, current_tokens, token_staleness
 from learner.model import Measure, load_reader
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
 from learner.sharding import gather, own
-from learner.staleness import current_tokens, token_staleness
 from learner.step_report import StepFindings, step_report
 from learner.stopwatch import Stopwatch
 from learner.teacher import STILL, student_and_teacher

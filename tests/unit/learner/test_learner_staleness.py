@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from learner.staleness import current_tokens, token_staleness
+from learner.checks import current_tokens, token_staleness
 from unisd_rl.types import PolicyVersion, Rollout, Source
 
 CPU = torch.device("cpu")
