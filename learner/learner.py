@@ -29,8 +29,7 @@ from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
 from learner.sharding import gather, own
-from learner.step_report import StepFindings, step_report
-from learner.stopwatch import Stopwatch
+from learner.step_report import StepFindings, Stopwatch, step_report
 from learner.teacher import STILL, student_and_teacher
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config

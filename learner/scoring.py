@@ -21,7 +21,7 @@ from torch import Tensor
 from learner.batch import Inputs, Reading, Share
 from learner.plan import Line, ScoringPlan
 from learner.sharding import largest
-from learner.stopwatch import Stopwatch
+from learner.step_report import Stopwatch
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence

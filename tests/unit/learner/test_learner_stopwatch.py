@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from learner.batch import Inputs
-from learner.stopwatch import PARTS, Stopwatch
+from learner.step_report import PARTS, Stopwatch
 
 NONE = torch.empty(0, dtype=torch.long)
 
