@@ -130,9 +130,7 @@ class Retirements:
 
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
-
 _CLOSE_TIMEOUT_S = 20.0
-
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 

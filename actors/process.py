@@ -62,9 +62,7 @@ def _vllm_on_cpu(cores: Cores) -> dict[str, str]:
 
 
 _CALLS_IN_FLIGHT = 1000  # calls that wait (run, update, answer) occupy a place each
-
 _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
-
 Result = TypeVar("Result")
 
 

@@ -83,7 +83,6 @@ class Places:
 
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
-
 _GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
 
 

@@ -57,9 +57,7 @@ def _merged_model(student: Student, lora: LoraConfig) -> Iterator[tuple[str, Ten
 
 
 NamedTensors = Iterable[tuple[str, Tensor]]
-
 STATE = "training_state"
-
 _WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
 
 

@@ -16,9 +16,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.types import PolicyVersion, Rollout
 
 CONSTANT_NATS = 1e-9
-
 UNIFORM_NATS = 1e-4
-
 ROUNDING = 1e-6
 
 

@@ -53,7 +53,6 @@ def join(gpus: bool, threads: int, timeout_s: float) -> torch.device:
 
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
-
 _NAME_BYTES, _ADDRESS = 15, slice(20, 24)  # of struct ifreq
 
 

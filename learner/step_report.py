@@ -20,9 +20,7 @@ from unisd_rl.metrics import StepReport
 from unisd_rl.objective.step import Diagnostics, ObjectiveReport
 
 VIEWS = ("primary", "auxiliary", "negative")
-
 READ = (*VIEWS, "divergence", "gradient")
-
 PARTS = (*READ, "update")
 
 

@@ -96,7 +96,6 @@ def _groups(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 
 
 MASTER, MOMENTS, TEACHER = "master", ("exp_avg", "exp_avg_sq"), "teacher"
-
 Lookup = Callable[[str], Tensor]
 """A whole float32 tensor by its name."""
 

@@ -28,11 +28,8 @@ RAY_ENVIRONMENT = {
     "RAY_free_objects_period_milliseconds": "10",
 }
 """For this process before it starts or joins a cluster; nodes that others start have their own (`deploy/node.sh`)."""
-
 POLL_S = 1.0
-
 KNOCK_S = 10.0
-
 _SILENT = {"log_to_driver": False, "logging_level": "ERROR"}
 
 

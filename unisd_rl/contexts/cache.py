@@ -99,7 +99,6 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 Row = Mapping[str, Any]
-
 SEGMENT_ROWS = 256
 
 

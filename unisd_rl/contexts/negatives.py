@@ -118,21 +118,18 @@ _PLAIN = (
     "Write a solution of the problem below that sounds sure of itself but is mistaken: {mistake}. Do not say that "
     "anything is wrong. Keep to the form that is asked for."
 )
-
 _SLIPS = (
     "make a slip in one step and carry it on to the end",
     "overlook one condition",
     "mix up two quantities",
     "stop one step too early",
 )
-
 _BUGS = (
     "one loop or index is off by one",
     "one operator or comparison is the wrong one",
     "one edge case is forgotten",
     "the wrong value is returned at the end",
 )
-
 _CALLS = (
     "call another function than the one that is needed",
     "give one argument a wrong value",

@@ -71,7 +71,6 @@ class Maker:
 
 
 _INSTRUCTIONS_A_SEGMENT = 16
-
 JsonObject = Mapping[str, Any]
 
 
@@ -81,19 +80,17 @@ class Preparation:
 
     config: Config
     task: Task
-    model_fingerprint: Path
+    model: Path
     open_writer: OpenWriter
     screen: Screen
     measure: Measure
     grade: GradeMany
 
     @classmethod
-    def of(
-        cls, config: Config, task: Task, model_fingerprint: Path, open_writer: OpenWriter, screen: Screen
-    ) -> "Preparation":
+    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, screen: Screen) -> "Preparation":
         """With the model's own tokenizer and the task's own grader."""
-        measure = measure_with(ChatTokenizer(model_fingerprint))
-        return cls(config, task, model_fingerprint, open_writer, screen, measure, partial(grade_all, task))
+        measure = measure_with(ChatTokenizer(model))
+        return cls(config, task, model, open_writer, screen, measure, partial(grade_all, task))
 
     def prepared(self) -> Prepared:
         """The problems to train on, with their contexts.
@@ -175,7 +172,7 @@ class Preparation:
         return [row["tokens"] for row in segments.read()]
 
 
-def made_from_train(config: Config, task: Task, model_fingerprint: Path) -> JsonObject:
+def made_from_train(config: Config, task: Task, model: Path) -> JsonObject:
     """Everything the rows of training problems follow from."""
     read = config.contexts_read
     written = bool(written_sections(config))
@@ -187,7 +184,7 @@ def made_from_train(config: Config, task: Task, model_fingerprint: Path) -> Json
         "gold": config.rollout.sources.gold > 0.0,
         "seed": config.run.seed,
         "code": code_fingerprint(),
-        "model": model_fingerprint(model_fingerprint, weights=written),
+        "model": model_fingerprint(model, weights=written),
         "written by": [config.rollout.engine.type, config.model.dtype, config.rollout.max_prompt_tokens] * written,
         "embeddings": model_fingerprint(embeds, weights=True) if embeds else None,
     }

@@ -23,11 +23,8 @@ from unisd_rl.tasks.task import Task
 
 BASE = "base"
 """The name of the embedded base model."""
-
 DEFAULT_RECIPE = "unisd_star"
-
 _READ = ("run", "model", "task", "rollout", "evaluation")
-
 Tree = Mapping[str, Any]
 
 

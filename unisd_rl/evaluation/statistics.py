@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
-
 _RESAMPLES, _RESAMPLES_AT_A_TIME = 10_000, 500
 
 

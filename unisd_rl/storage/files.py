@@ -82,7 +82,6 @@ class FolderLock:
 
 
 _BLOCK_BYTES = 1 << 24
-
 _State = TypeVar("_State", xxhash.xxh3_64, xxhash.xxh3_128)
 
 

@@ -19,7 +19,6 @@ from unisd_rl.storage.files import FolderLock
 from unisd_rl.storage.lineage import FallBack, read_fall_backs, step_survives
 
 Tree = Mapping[str, Any]
-
 _BASE_MODEL = "base_model"
 
 
@@ -114,7 +113,6 @@ _DECIDING = (
     "run.seed", "run.steps", "model.dtype", "model.lora", "contexts", "objective", "learner",
     "rollout.temperature", "rollout.top_p", "rollout.top_k",
 )  # fmt: skip
-
 _PLACES = ("learner.cores", "learner.resources", "learner.logprob_tolerance", "contexts.cache")
 
 

@@ -24,19 +24,12 @@ from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
 _PEOPLE = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Femi", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena")
-
 _CITIES = ("Oslo", "Lima", "Nairobi", "Kyoto", "Quebec", "Porto", "Hanoi", "Dakar", "Turin", "Perth")
-
 _TOPICS = ("the budget", "our trip", "the new kitchen", "the exam", "the garden", "the concert")
-
 _SONGS = ("Blue River", "Night Train", "Paper Moon", "Golden Hour", "Old Friends", "Stone Bridge")
-
 _ITEMS = ("rice", "lamps", "notebooks", "batteries", "apples", "candles", "towels")
-
 _ROOMS = ("kitchen", "hall", "office", "bedroom", "cellar")
-
 _CURRENCIES = ("EUR", "USD", "JPY", "GBP", "KES", "PEN")
-
 _AMOUNTS = tuple(count / 2 for count in range(21, 400))
 
 
@@ -187,9 +180,7 @@ UNSEEN_TOOLS = (
 )
 
 HELD_OUT_SHARE = 5  # one request in so many is held out
-
 SHOWN = 3
-
 _FORM = (
     "Answer the request with one call of one of these tools, as one JSON object with the keys "
     '"name" and "arguments". Give every argument, and no other.'

@@ -39,9 +39,7 @@ from unisd_rl.types import NumberedPrompt
 from unisd_rl.watch import Watch
 
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
-
 _WATCH_S = 1.0
-
 _PART = "queue"
 
 Answer = TypeVar("Answer")
@@ -223,9 +221,7 @@ def _first_line(error: Exception) -> str:
 
 
 _CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
-
 _FOR_EVER = -1
-
 _OWNER_S = 60.0
 
 

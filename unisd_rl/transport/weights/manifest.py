@@ -18,7 +18,6 @@ from ray.actor import ActorHandle
 from unisd_rl.types import PolicyVersion
 
 Bytes = NDArray[np.uint8]
-
 _PIECE = 1 << 19  # bytes; below a core's second cache
 
 
