@@ -42,13 +42,11 @@ from actors.supervisor import Orders, Slot, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import rollout_bundle
-from unisd_rl.cluster.restarts import Event, Fault, Report
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import PolicyVersion, Sampling
-from unisd_rl.watch import Watch, look_nowhere
+from unisd_rl.types import Event, Fault, PolicyVersion, Report, Sampling, Watch, look_nowhere
 
 
 def refuse_if_all_fail_alike(slots: Sequence[Slot]) -> None:

@@ -20,10 +20,10 @@ from enum import StrEnum
 
 from actors.process import ActorFailed, ActorProcess, Call
 from actors.report import ActorReport, Pulse
-from unisd_rl.cluster.restarts import Fault, Recovery, Report, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.manifest import label
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import Fault, PolicyVersion, Recovery, Report
 
 _GRACE_S = 60.0  # a drained actor may take so much longer than its limit before it is ended
 

@@ -30,8 +30,7 @@ from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import PublishReport, StepReport
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.manifest import PublishTarget
-from unisd_rl.types import Logprobs, PolicyVersion, Tokens
-from unisd_rl.watch import Watch, look_nowhere
+from unisd_rl.types import Logprobs, PolicyVersion, Tokens, Watch, look_nowhere
 
 __all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
 

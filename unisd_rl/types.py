@@ -7,13 +7,16 @@ No torch and no Ray here: every package may import this module at no cost.
 Token arrays are one-dimensional numpy arrays: int32 for ids and versions, float32 for log-probs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
+
 Logprobs = NDArray[np.float32]
 
 
@@ -176,3 +179,36 @@ class Answer:
     generation: Generation
     reference: str
     correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `evaluation`,
+    `driver`), `what` a sentence without a full stop, `restart` how many times in a row it has been started again,
+    `wait_s` the back-off before."""
+
+    part: str
+    what: str
+    restart: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """That part works again, `seconds` after it broke."""
+
+    part: str
+    seconds: float
+
+
+Event = Fault | Recovery
+
+Report = Callable[[Event], None]
+"""Who is told: the run's folder and the screen."""
+
+Watch: TypeAlias = Callable[[], None]
+"""Called about once a second during a wait; what it raises ends the wait."""
+
+
+def look_nowhere() -> None:
+    """Nobody else is looked after."""

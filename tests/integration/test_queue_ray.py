@@ -12,12 +12,11 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from unisd_rl.cluster.restarts import Fault
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import decode, encode
-from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source
+from unisd_rl.types import Fault, Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source
 
 CALL_S = 60.0
 BATCH = 4

@@ -14,13 +14,23 @@ from transformers import AutoModelForCausalLM
 
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.restarts import Event, Fault, Recovery
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
-from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, View, ViewKind
+from unisd_rl.types import (
+    Event,
+    Fault,
+    Message,
+    NumberedPrompt,
+    PolicyVersion,
+    Prompt,
+    Recovery,
+    Rollout,
+    View,
+    ViewKind,
+)
 
 WAIT_S = 120.0
 BATCH = 8

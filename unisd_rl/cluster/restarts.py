@@ -6,35 +6,10 @@ Every recovery is a `Fault` on the screen and in `events.jsonl`; its waits and i
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `evaluation`,
-    `driver`), `what` a sentence without a full stop, `restart` how many times in a row it has been started again,
-    `wait_s` the back-off before."""
-
-    part: str
-    what: str
-    restart: int
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """That part works again, `seconds` after it broke."""
-
-    part: str
-    seconds: float
-
-
-Event = Fault | Recovery
-Report = Callable[[Event], None]
-"""Who is told: the run's folder and the screen."""
+from unisd_rl.types import Fault
 
 
 class RestartBudget:

@@ -11,7 +11,6 @@ from actors.scale_requests import RunControl
 from actors.scaling import ActorDemand
 from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import CorePlan, plan_cores
-from unisd_rl.cluster.restarts import Event, Report
 from unisd_rl.config import Config
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
@@ -24,6 +23,7 @@ from unisd_rl.evaluation.retention_scorer import RetentionScorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.weights.store import StoreWatch, spawn_store
+from unisd_rl.types import Event, Report
 
 
 def model_folder(config: Config, directory: Path, screen: Screen) -> Path:

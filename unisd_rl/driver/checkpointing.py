@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from learner.group import CheckpointNotWritten
-from unisd_rl.cluster.restarts import Fault, Recovery, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.driver.parts import Parts
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, opened
 from unisd_rl.storage.files import NotWritten
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import Fault, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
 

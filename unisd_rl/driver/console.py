@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from unisd_rl.cluster.restarts import Event, Recovery
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.metrics import StepReport
+from unisd_rl.types import Event, Recovery
 
 _WIDE = 1000  # columns
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup
-from unisd_rl.cluster.restarts import Report
 from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
@@ -14,6 +13,7 @@ from unisd_rl.evaluation.retention_scorer import RetentionScorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient
 from unisd_rl.transport.weights.store import StoreClient, StoreWatch
+from unisd_rl.types import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,12 @@ import numpy as np
 
 from actors.group import RolloutGroup
 from learner.group import LearnerGroup, LearnerLost
-from unisd_rl.cluster.restarts import Recovery
 from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.parts import Parts
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import PublishTarget
-from unisd_rl.types import PolicyVersion, Sampling
-from unisd_rl.watch import Watch
+from unisd_rl.types import PolicyVersion, Recovery, Sampling, Watch
 
 PROBES = 4
 

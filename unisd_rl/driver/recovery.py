@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from learner.group import LearnerLost, NoRoom
-from unisd_rl.cluster.restarts import Fault, Recovery, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.driver.checkpointing import pause
 from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.publish import publish_checked
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import newest_whole
-from unisd_rl.types import INITIAL_VERSION, PolicyVersion
+from unisd_rl.types import INITIAL_VERSION, Fault, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
 

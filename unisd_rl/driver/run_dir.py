@@ -31,7 +31,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
-from unisd_rl.cluster.restarts import Event
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.results import json_lines
@@ -40,7 +39,7 @@ from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, or_not_written, whole, write_whole
 from unisd_rl.storage.jsonl import LineFile, plain
 from unisd_rl.storage.lineage import FallBack, read_fall_backs, version_survives
-from unisd_rl.types import Answer
+from unisd_rl.types import Answer, Event
 
 
 class RunDirectory:

@@ -12,8 +12,7 @@ from unisd_rl.evaluation.retention import Retention
 from unisd_rl.evaluation.statistics import Examined, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Answer, Example, PolicyVersion, Sampling
-from unisd_rl.watch import Watch, look_nowhere
+from unisd_rl.types import Answer, Example, PolicyVersion, Sampling, Watch, look_nowhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,7 @@ from unisd_rl.config import Config, RetentionConfig
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.retention import Completion, Retention
 from unisd_rl.models.tokenizer import ChatTokenizer
-from unisd_rl.types import Answer, Example
-from unisd_rl.watch import Watch, look_nowhere
+from unisd_rl.types import Answer, Example, Watch, look_nowhere
 
 if TYPE_CHECKING:
     from learner.model import Reader

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import xxhash
 
-from unisd_rl.cluster.restarts import Fault, Report
 from unisd_rl.storage.files import fed
 from unisd_rl.storage.lineage import FallBack, version_survives
+from unisd_rl.types import Fault, Report
 
 MANIFEST, RUN_STATE = "manifest.json", "run_state.json"
 _PREFIX = "step-"

@@ -6,9 +6,9 @@ from hand_moved import Clock
 
 from actors.group import Absence, RolloutGroup, say
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.types import Fault, Recovery
 
 
 def test_before_its_start_a_group_that_is_looked_after_starts_nothing():

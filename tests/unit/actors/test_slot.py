@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.supervisor import State
-from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.errors import RunFailed
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import Fault, PolicyVersion, Recovery
 
 VERSION_1 = PolicyVersion(0, 1)
 

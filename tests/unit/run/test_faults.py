@@ -3,10 +3,11 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from unisd_rl.cluster.restarts import Fault, Recovery, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.config import FaultsConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
+from unisd_rl.types import Fault, Recovery
 
 CONFIG = FaultsConfig(backoff_s=1.0, backoff_max_s=5.0, max_restarts=4, window_s=100.0)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
-from unisd_rl.cluster.restarts import Fault, Recovery
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.checkpointing import insist, save, save_last
@@ -17,7 +16,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, opened, seal
 from unisd_rl.storage.files import NotWritten
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import Fault, PolicyVersion, Recovery
 
 BATCH = 8
 PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}

@@ -8,12 +8,12 @@ from full_disk import files_of_at_most
 
 from actors.scale_requests import ActorsStatus, RunControl
 from actors.scaling import ActorDemand, Observation
-from unisd_rl.cluster.restarts import Fault
 from unisd_rl.config import AutoActors, RolloutConfig
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.scale import describe, main
+from unisd_rl.types import Fault
 
 THREE_SERVE = ActorsStatus(3, 3, ("rollout-0: serving", "rollout-1: serving", "rollout-2: serving"))
 

@@ -27,7 +27,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from unisd_rl.cluster.ray_cluster import beside_the_driver
-from unisd_rl.cluster.restarts import Recovery, Report, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.cluster.retry import Heartbeat, end_hanging
 from unisd_rl.config import Config, RolloutConfig
 from unisd_rl.errors import RunFailed
@@ -35,8 +35,7 @@ from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.batch import TakenBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import NumberedPrompt
-from unisd_rl.watch import Watch
+from unisd_rl.types import NumberedPrompt, Recovery, Report, Watch
 
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
 _WATCH_S = 1.0

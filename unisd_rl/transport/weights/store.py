@@ -27,12 +27,12 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
 from unisd_rl.cluster.ray_cluster import beside_the_driver
-from unisd_rl.cluster.restarts import Fault, RestartBudget
+from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.cluster.retry import Heartbeat, end_hanging
 from unisd_rl.config import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import Fault, PolicyVersion
 
 _COPY_TIMEOUT_S = 600.0  # bytes that lie on another machine
 _SERVED_FIRST = 1 << 29  # bytes a second, about: how fast actors that waited read and load
