@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 
 from unisd_rl.config import Config, InductionAuxiliary, RetrievalAuxiliary, WrittenNegative
 from unisd_rl.contexts.cache import Segments, cache_key, code_fingerprint, model_fingerprint, records_fingerprint
+from unisd_rl.contexts.generator import OpenWriter, Writer, written_sections
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negatives import GradeMany, Verified, verified_wrong
 from unisd_rl.contexts.prompts import Prepared, prompt_of
@@ -21,7 +22,6 @@ from unisd_rl.contexts.selection import Measure, PreparedRow, measure_with, refu
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.contexts.views import Contexts, candidates, references
 from unisd_rl.driver.console import Screen
-from unisd_rl.driver.context_generation import OpenWriter, Writer, written_sections
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all

@@ -12,11 +12,12 @@ from actors.scaling import ActorDemand
 from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import CorePlan, plan_cores
 from unisd_rl.config import Config
+from unisd_rl.contexts.generator import Writer
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Screen
-from unisd_rl.driver.context_generation import Writer, writing_engine
+from unisd_rl.driver.context_generation import writing_engine
 from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_scorer import RetentionScorer

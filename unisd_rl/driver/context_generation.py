@@ -5,34 +5,21 @@ chats --too long? None--> rollout actor (as in a run, without queue or updates) 
 ```
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.config import Config, InductionAuxiliary, VllmEngine, WrittenNegative
+from unisd_rl.config import Config, VllmEngine
+from unisd_rl.contexts.generator import Writer, Written, longest_request, written_sections
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Sampling
 
-Written = InductionAuxiliary | WrittenNegative
-MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
 _SLICE = 64  # requests that go out together; fixed, because each one's seed follows from its place
-
-
-class Writer(Protocol):
-    """Something that answers chats."""
-
-    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
-        """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""
-        ...
-
-
-OpenWriter = Callable[[], AbstractContextManager[Writer]]
 
 
 class EngineWriter:
@@ -88,14 +75,3 @@ def engine_config(config: Config) -> Config:
             "weights": config.weights.model_copy(update={"transport": "object_store"}),
         }
     )
-
-
-def written_sections(config: Config) -> list[Written]:
-    """The contexts that some term reads and the model writes."""
-    read = config.contexts_read
-    return [section for section in (read.auxiliary, read.negative) if isinstance(section, Written)]
-
-
-def longest_request(config: Config, settings: Written) -> int:
-    """Tokens of the longest request that is made."""
-    return settings.max_prompt_tokens or config.rollout.max_prompt_tokens + MARGIN

@@ -1,0 +1,34 @@
+"""TODO."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from unisd_rl.config import Config, InductionAuxiliary, WrittenNegative
+from unisd_rl.contexts.templates import Chat
+
+Written = InductionAuxiliary | WrittenNegative
+
+MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
+
+
+class Writer(Protocol):
+    """Something that answers chats."""
+
+    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
+        """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""
+        ...
+
+
+OpenWriter = Callable[[], AbstractContextManager[Writer]]
+
+
+def written_sections(config: Config) -> list[Written]:
+    """The contexts that some term reads and the model writes."""
+    read = config.contexts_read
+    return [section for section in (read.auxiliary, read.negative) if isinstance(section, Written)]
+
+
+def longest_request(config: Config, settings: Written) -> int:
+    """Tokens of the longest request that is made."""
+    return settings.max_prompt_tokens or config.rollout.max_prompt_tokens + MARGIN
