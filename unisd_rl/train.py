@@ -20,8 +20,8 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 
+from unisd_rl.driver.build import Parts
 from unisd_rl.driver.checkpointing import insist, save, save_last
-from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.publish import check_published, publish, publish_checked, watch, watch_source
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.stop import StopRequest, stop_request

@@ -27,9 +27,8 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.build import core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.build import Parts, core_plan, model_folder, prompt_stream, started_parts
 from unisd_rl.driver.console import Screen
-from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.stop import StopRequest

@@ -1,9 +1,13 @@
-"""Composition: the one place that knows every part, in the order they come to life."""
+"""Composition: the one place that knows every part, in the order they come to life.
+
+What a run is made of while it trains.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.group import RolloutGroup
@@ -18,13 +22,33 @@ from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.context_generation import writing_engine
-from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_scorer import RetentionScorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
-from unisd_rl.transport.weights.store import StoreWatch, spawn_store
+from unisd_rl.transport.weights.store import StoreClient, StoreWatch, spawn_store
 from unisd_rl.types import Event, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a run is made of, started and ready."""
+
+    config: Config
+    task: Task
+    prompts: PromptStream
+    queue: QueueClient
+    store: StoreClient
+    store_watch: StoreWatch
+    rollouts: RolloutGroup
+    learners: LearnerGroup
+    directory: RunDirectory
+    screen: Screen
+    meter: BottleneckMeter
+    retention: RetentionScorer | None
+    """Absent where retention is not measured."""
+    report: Report
+    """Told of every fault and every recovery."""
 
 
 def model_folder(config: Config, directory: Path, screen: Screen) -> Path:

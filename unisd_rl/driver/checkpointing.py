@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from learner.group import CheckpointNotWritten
 from unisd_rl.cluster.restarts import RestartBudget
-from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.build import Parts
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, opened
 from unisd_rl.storage.files import NotWritten
 from unisd_rl.types import Fault, PolicyVersion, Recovery

@@ -16,7 +16,7 @@ from actors.group import RolloutGroup
 from learner.group import LearnerGroup, LearnerLost
 from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
-from unisd_rl.driver.parts import Parts
+from unisd_rl.driver.build import Parts
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.types import PolicyVersion, Recovery, Sampling, Watch

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from learner.group import LearnerLost, NoRoom
 from unisd_rl.cluster.restarts import RestartBudget
+from unisd_rl.driver.build import Parts
 from unisd_rl.driver.checkpointing import pause
-from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.publish import publish_checked
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import newest_whole

@@ -7,8 +7,8 @@ import pytest
 from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
+from unisd_rl.driver.build import Parts
 from unisd_rl.driver.checkpointing import insist, save, save_last
-from unisd_rl.driver.parts import Parts
 from unisd_rl.driver.publish import publish_checked, watch
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
