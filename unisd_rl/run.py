@@ -55,7 +55,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(describe(config))
         return 0
     spin_briefly()
-    from unisd_rl.job import run_job  # heavy: torch, Ray
+    from unisd_rl.train import run_job  # heavy: torch, Ray
 
     return STOPPED if run_job(config, resumed=folder is not None).status == "interrupted" else 0
 

@@ -19,9 +19,23 @@ from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.statistics import Examined, Interval
 from unisd_rl.metrics import StepReport
 from unisd_rl.storage.lineage import FallBack
-from unisd_rl.train import Outcome
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.transport.rollouts.report import QueueReport
+from unisd_rl.types import PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the loop achieved: for the summary and the last lines on the screen. Times and tokens are this process's."""
+
+    interrupted: bool
+    version: PolicyVersion
+    before: Examined
+    after: Examined | None
+    waited_s: float
+    loop_s: float
+    tokens: int
+
 
 Part = Literal["wait_s", "learn_s", "publish_s"]
 
