@@ -23,10 +23,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from unisd_rl.cluster.cores import core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.driver.build import Parts, core_plan, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.build import Parts, model_folder, prompt_stream, started_parts
 from unisd_rl.driver.checkpointing import insist, save, save_last
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.publish import check_published, publish, publish_checked, watch, watch_source
@@ -37,7 +38,7 @@ from unisd_rl.driver.summary import Outcome, StepTimes, Summary, log_step, summa
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.evaluate import Evaluation, evaluate
 from unisd_rl.evaluation.results import retention_table
-from unisd_rl.evaluation.retention_scorer import RetentionScorer
+from unisd_rl.evaluation.retention_process import RetentionScorer
 from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task

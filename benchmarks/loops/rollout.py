@@ -21,8 +21,9 @@ from benchmarks.loops.bare_engine import spawn_bare_engine
 from benchmarks.loops.real import STEP_S, TimedDirectory, configured, parts_of
 from benchmarks.loops.rows import SpeedRow
 from unisd_rl.base_model import ensure_base_model
+from unisd_rl.cluster.cores import core_plan
 from unisd_rl.config import Config
-from unisd_rl.driver.build import Parts, core_plan
+from unisd_rl.driver.build import Parts
 from unisd_rl.driver.recovery import LearnerRecovery
 
 EMBEDDED, LARGER = "embedded", "10m"

@@ -23,7 +23,7 @@ ALLOWED = {
         "learner/group.py",
         "learner/rank_process.py",
         "unisd_rl/cluster/ray_cluster.py",
-        "unisd_rl/evaluation/retention_scorer.py",
+        "unisd_rl/evaluation/retention_process.py",
         "unisd_rl/transport/rollouts/driver_client.py",
         "unisd_rl/cluster/retry.py",
         "unisd_rl/transport/weights/publisher.py",

@@ -3,7 +3,6 @@
 What a run is made of while it trains.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,7 +13,7 @@ from actors.group import RolloutGroup
 from actors.scale_requests import RunControl
 from actors.scaling import ActorDemand
 from learner.group import LearnerGroup
-from unisd_rl.cluster.cores import CorePlan, plan_cores
+from unisd_rl.cluster.cores import answering_cores, core_plan
 from unisd_rl.config import Config
 from unisd_rl.contexts.generator import Writer
 from unisd_rl.contexts.prepare import Preparation
@@ -23,7 +22,7 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.context_generation import writing_engine
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.evaluation.retention_scorer import RetentionScorer
+from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.weights.store import StoreClient, StoreWatch, spawn_store
@@ -89,27 +88,6 @@ def preparation(config: Config, task: Task, model: Path, logs: Path, screen: Scr
     return Preparation.of(config, task, model, open_writer, screen)
 
 
-def core_plan(config: Config) -> CorePlan:
-    """Cores of every process that computes on the CPU of this machine."""
-    plan = plan_cores(
-        sorted(os.sched_getaffinity(0)),
-        config.rollout.actors_at_most,
-        config.learner.ranks,
-        config.rollout.cores,
-        config.learner.cores,
-    )
-    return CorePlan(
-        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
-        learner=() if config.learner.gpus_per_rank else plan.learner,
-    )
-
-
-def answering_cores(config: Config) -> CorePlan:
-    """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
-    return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
-
-
 @contextmanager
 def started_parts(
     config: Config, task: Task, prompts: PromptStream, model: Path, directory: RunDirectory, screen: Screen
@@ -161,20 +139,3 @@ def reporter(directory: RunDirectory, screen: Screen) -> Report:
         directory.record(event)
 
     return report
-
-
-def retention_scorer(
-    config: Config, plan: CorePlan, base: Path, run_dir: Path, stack: ExitStack
-) -> RetentionScorer | None:
-    """The process that measures retention beside `base`, started, and closed with `stack`; None where none does.
-
-    On the CPU it has the learner's cores, or the actors' where there is no learner: those wait meanwhile.
-    """
-    settings = config.evaluation.retention
-    if settings is None:
-        return None
-    cores = () if settings.gpus else tuple(sorted({core for cores in plan.learner or plan.rollout for core in cores}))
-    scorer = RetentionScorer(config, settings, cores, base, run_dir)
-    stack.callback(scorer.close)
-    scorer.start(config.run.start_timeout_s)
-    return scorer

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.cluster.cores import CorePlan, bind_to, plan_cores
+from unisd_rl.cluster.cores import CorePlan, bind_to, core_plan, plan_cores
 from unisd_rl.cluster.resources import Requirement, learner_bundle, missing, ray_options, requirements
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.build import core_plan
 
 
 def test_two_cores_one_each():

@@ -30,7 +30,9 @@ from unisd_rl.types import Answer, Example, Watch, look_nowhere
 
 if TYPE_CHECKING:
     from learner.model import Reader
+from contextlib import ExitStack
 
+from unisd_rl.cluster.cores import CorePlan
 
 NAME = "retention"
 
@@ -156,3 +158,20 @@ def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:
     if not settings.gpus:
         variables["DS_ACCELERATOR"] = "cpu"
     return variables
+
+
+def retention_scorer(
+    config: Config, plan: CorePlan, base: Path, run_dir: Path, stack: ExitStack
+) -> RetentionScorer | None:
+    """The process that measures retention beside `base`, started, and closed with `stack`; None where none does.
+
+    On the CPU it has the learner's cores, or the actors' where there is no learner: those wait meanwhile.
+    """
+    settings = config.evaluation.retention
+    if settings is None:
+        return None
+    cores = () if settings.gpus else tuple(sorted({core for cores in plan.learner or plan.rollout for core in cores}))
+    scorer = RetentionScorer(config, settings, cores, base, run_dir)
+    stack.callback(scorer.close)
+    scorer.start(config.run.start_timeout_s)
+    return scorer
