@@ -2,15 +2,20 @@
 
 import os
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from unisd_rl.cluster.resources import Requirement, on_cluster, on_this_machine
-from unisd_rl.config import ContextsConfig, RetrievalAuxiliary, TaskConfig
+from unisd_rl.config import Config, ContextsConfig, RetrievalAuxiliary, TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 STOPPED = 130
+
 DEFAULT_RECIPE = "unisd_star"
 
 
@@ -113,3 +118,50 @@ def describe_places(needed: Sequence[Requirement]) -> str:
     from unisd_rl.cluster.ray_cluster import look  # Ray
 
     return "\n".join([*lines, on_cluster(needed, look(address))])
+
+
+def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
+    """The fields set on the command line, nested and unvalidated. `--help` prints every field and exits.
+
+    Raises:
+        UserError: an option that does not exist.
+    """
+
+    class Fields(Config, BaseSettings):
+        """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: unisd_star)."""
+
+        model_config = SettingsConfigDict(cli_implicit_flags=True)
+
+    words = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    if program.endswith(".run"):
+        words += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
+    parser = OneSentenceParser(program, words)
+    parser.add_dry_run()
+    source: CliSettingsSource[Fields] = CliSettingsSource(
+        Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
+    )
+    fields = source()
+    return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+class OneSentenceParser(ArgumentParser):
+    """Refuses in one sentence, not with a page of usage. It takes no abbreviations, and shows its texts as they are."""
+
+    def __init__(self, program: str, words: str, description: str | None = None, epilog: str | None = None) -> None:
+        """`words` are shown after the program's name."""
+        super().__init__(
+            prog=program,
+            usage=f"{program} {words}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+
+    def add_dry_run(self) -> None:
+        """The option `--dry-run`."""
+        self.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        raise UserError(f"{message}; `{self.prog} --help` lists all options")

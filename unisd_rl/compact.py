@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unisd_rl.cli import exit_code
-from unisd_rl.config.load import OneSentenceParser
+from unisd_rl.cli import OneSentenceParser, exit_code
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.files import FolderLock
 

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from unisd_rl.cli import (
+    OneSentenceParser,
     describe_places,
     exit_code,
     refuse_missing_folder,
@@ -17,7 +18,6 @@ from unisd_rl.cli import (
     spin_briefly,
 )
 from unisd_rl.cluster.resources import answering_requirements, retention_requirement
-from unisd_rl.config.load import OneSentenceParser
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 

@@ -11,13 +11,14 @@ from unisd_rl.cli import (
     check_contexts,
     check_training_task,
     exit_code,
+    parse_fields,
     refuse_missing_folder,
     spin_briefly,
     split_arguments,
 )
 from unisd_rl.cluster.resources import answering_requirements
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe, parse_fields
+from unisd_rl.config.load import load_recipe
 
 PROGRAM = "python -m unisd_rl.prepare"
 

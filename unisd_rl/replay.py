@@ -13,10 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.cli import exit_code, refuse_missing_folder, refuse_relative_under_a_job, spin_briefly
+from unisd_rl.cli import (
+    OneSentenceParser,
+    exit_code,
+    parse_fields,
+    refuse_missing_folder,
+    refuse_relative_under_a_job,
+    spin_briefly,
+)
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
-from unisd_rl.config.load import OneSentenceParser, overlay, parse_fields
+from unisd_rl.config.load import overlay
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings
 

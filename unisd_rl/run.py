@@ -17,6 +17,7 @@ from unisd_rl.cli import (
     check_training_task,
     describe_places,
     exit_code,
+    parse_fields,
     refuse_missing_folder,
     refuse_relative_under_a_job,
     spin_briefly,
@@ -25,7 +26,7 @@ from unisd_rl.cli import (
 )
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe, parse_fields
+from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.storage.resuming import resumed_config

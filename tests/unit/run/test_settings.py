@@ -2,8 +2,9 @@
 
 import pytest
 
+from unisd_rl.cli import parse_fields
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe, overlay, parse_fields
+from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.errors import UserError
 
 
