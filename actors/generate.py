@@ -9,18 +9,9 @@ import time
 from dataclasses import dataclass
 
 from actors.engines.engine import RolloutEngine
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
-from unisd_rl.types import (
-    INITIAL_VERSION,
-    Generation,
-    NumberedPrompt,
-    Rollout,
-    Sampling,
-    Source,
-    Tokens,
-    TokenView,
-)
+from unisd_rl.types import INITIAL_VERSION, Generation, NumberedPrompt, Rollout, Sampling, Source, Tokens, TokenView
 
 
 @dataclass(frozen=True, slots=True)

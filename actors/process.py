@@ -27,7 +27,8 @@ from actors.rollout_actor import Answered, Asked, RolloutActor
 from unisd_rl.cluster.cores import Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
-from unisd_rl.config import Config, VllmEngine
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from actors.report import Pulse
 from actors.scale_requests import ActorsStatus, RunControl, Unreadable
-from unisd_rl.config import AutoActors, RolloutConfig
+from unisd_rl.config.rollout import AutoActors, RolloutConfig
 from unisd_rl.types import Fault, Report
 
 _SPARE = 0.9  # share of its time an actor may be busy after another has gone

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from actors.engines.engine import NOTHING_APPLIED, PromptFailed, RolloutEngine
 from actors.generate import Answering
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
 from unisd_rl.transport.rollouts.schema import encode

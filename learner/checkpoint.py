@@ -28,7 +28,7 @@ from learner.lora import STUDENT, base_name, factors, factors_of, merged
 from learner.sharding import gathered, named_weights, whole
 from learner.student import Student
 from learner.training_state import write_archive
-from unisd_rl.config import LoraConfig, ModelConfig
+from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, put_in_place, seal
 from unisd_rl.transport.weights.adapter import peft_config
 

@@ -1,7 +1,8 @@
 """From the configuration to what the objective and the scorer need. Imports nothing heavy."""
 
 from learner.plan import ScoringPlan, scoring_plan
-from unisd_rl.config import Config, DivergenceContrast, TokenAgreement
+from unisd_rl.config import Config
+from unisd_rl.config.objective import DivergenceContrast, TokenAgreement
 from unisd_rl.objective import settings as objective
 
 

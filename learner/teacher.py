@@ -28,7 +28,8 @@ from learner.lora import TEACHER, add_adapters, factors, speaking
 from learner.model import Measure, Reader, Result
 from learner.sharding import assembled, gathered, is_sharded, local, local_master, part_of, total
 from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
-from unisd_rl.config import Config, EmaConfig
+from unisd_rl.config import Config
+from unisd_rl.config.objective import EmaConfig
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.seeds import derive_seed

@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from unisd_rl.cluster.resources import Requirement, on_cluster, on_this_machine
-from unisd_rl.config import Config, ContextsConfig, RetrievalAuxiliary, TaskConfig
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
+from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 STOPPED = 130

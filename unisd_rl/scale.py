@@ -16,8 +16,8 @@ from rich.console import Console
 
 from actors.scale_requests import ActorsStatus, RunControl
 from unisd_rl.cli import OneSentenceParser, exit_code
-from unisd_rl.config import AutoActors
 from unisd_rl.config.load import recipe_tree
+from unisd_rl.config.rollout import AutoActors
 from unisd_rl.errors import RunFailed, UserError
 
 PROGRAM = "python -m unisd_rl.scale"

@@ -23,11 +23,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.driver.build import Parts, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.build import Parts, prompt_stream, started_parts
 from unisd_rl.driver.checkpointing import insist, save, save_last
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.publish import check_published, publish, publish_checked, watch, watch_source

@@ -8,9 +8,10 @@ Token arrays are one-dimensional numpy arrays: int32 for ids and versions, float
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,6 +206,19 @@ Event = Fault | Recovery
 
 Report = Callable[[Event], None]
 """Who is told: the run's folder and the screen."""
+
+
+class Progress(Protocol):
+    """Where long work is shown: the driver's console, or nowhere."""
+
+    def waiting(self, what: str) -> AbstractContextManager[None]:
+        """Something without a known end runs in this block."""
+        ...
+
+    def progress(self, what: str) -> AbstractContextManager[Callable[[float, str], None]]:
+        """The block reports its share done (0 to 1) and a short note."""
+        ...
+
 
 Watch: TypeAlias = Callable[[], None]
 """Called about once a second during a wait; what it raises ends the wait."""

@@ -6,7 +6,8 @@ from actors.engines.engine import EngineSpec, GroupShape, RolloutEngine
 from actors.engines.transformers_engine import TransformersRolloutEngine
 from actors.engines.vllm_engine import VllmRolloutEngine
 from unisd_rl.cluster.cores import Cores
-from unisd_rl.config import Config, TransformersEngine
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.models.tokenizer import ChatTokenizer
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from unisd_rl.cluster.cores import Cores
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from actors.engines.engine import EngineDied, UpdateRefused
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
 from unisd_rl.transport.weights.snapshot import unpack
 

@@ -18,7 +18,7 @@ import numpy as np
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed
 from actors.engines.reaper import Reaper
 from actors.engines.vllm_weights import AdapterUpdates, VllmUpdates, WholeModelUpdates
-from unisd_rl.config import VllmEngine
+from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 

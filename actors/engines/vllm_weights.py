@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import checksum, label
 
 if TYPE_CHECKING:

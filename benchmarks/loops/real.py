@@ -22,12 +22,13 @@ import ray
 from benchmarks.loops.bare_engine import spawn_bare_engine
 from benchmarks.loops.rows import Row
 from learner.group import LearnerGroup
+from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import CorePlan, core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.build import Parts, model_folder, prompt_stream, started_parts
+from unisd_rl.driver.build import Parts, prompt_stream, started_parts
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory

@@ -167,7 +167,7 @@ def test_layers_that_cannot_be_adapted_are_refused_in_one_sentence(base, targets
     from transformers import AutoModelForCausalLM
 
     from learner.lora import add_adapters
-    from unisd_rl.config import LoraConfig
+    from unisd_rl.config.model import LoraConfig
     from unisd_rl.errors import UserError
 
     with pytest.raises(UserError, match=said):

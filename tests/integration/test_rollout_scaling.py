@@ -10,7 +10,7 @@ from actors.group import RolloutGroup
 from actors.scale_requests import RunControl
 from actors.scaling import ActorDemand
 from unisd_rl.cli import STOPPED
-from unisd_rl.config import AutoActors
+from unisd_rl.config.rollout import AutoActors
 from unisd_rl.scale import main as scale
 
 pytestmark = pytest.mark.slow

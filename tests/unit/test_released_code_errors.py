@@ -19,8 +19,10 @@ from prepared import made, prepared_stream
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.settings import objective_settings
-from unisd_rl.config import Config, ContextsConfig, ObjectiveConfig, RandomAuxiliary, TaskNegative
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.objective import ObjectiveConfig
 from unisd_rl.contexts.prompts import PreparationReport, prompt_of
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement

@@ -1,6 +1,6 @@
 """The embedded base model: tiny, trained from scratch at first use, imperfect on purpose.
 
-`ensure_base_model` is all that others need. The model lies in the user's cache folder under the hash of
+`model_folder` is all that others need. The model lies in the user's cache folder under the hash of
 its recipe, its corpus and its tokenizer; it appears there whole or not at all.
 """
 
@@ -13,8 +13,30 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
+from unisd_rl.config import Config
+from unisd_rl.types import Progress
 
-__all__ = ["BaseModelRecipe", "ensure_base_model"]
+__all__ = ["BaseModelRecipe", "ensure_base_model", "model_folder"]
+
+
+def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
+    """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
+    every node that sees this folder sees the model."""
+    if config.model.path is not None:
+        path = Path(config.model.path).expanduser()
+        return path.absolute() if path.is_dir() else Path(config.model.path)
+    with progress.progress("base model") as report:
+        cached = ensure_base_model(config.model.base_seed, report)
+    return _copied(cached, directory / "base_model")
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
+    if not place.exists():
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial).rename(place)
+    return place
 
 
 def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.config import Config, RetentionConfig, TransformersEngine
+from unisd_rl.config import Config
+from unisd_rl.config.evaluation import RetentionConfig
+from unisd_rl.config.rollout import TransformersEngine
 
 CPU, GPU = "CPU", "GPU"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unisd_rl.config import Config
+from unisd_rl.config.schema import Config
 from unisd_rl.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"

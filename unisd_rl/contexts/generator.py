@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from unisd_rl.config import Config, InductionAuxiliary, WrittenNegative
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import InductionAuxiliary, WrittenNegative
 from unisd_rl.contexts.templates import Chat
 
 Written = InductionAuxiliary | WrittenNegative

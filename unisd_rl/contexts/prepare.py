@@ -12,7 +12,8 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from unisd_rl.config import Config, InductionAuxiliary, RetrievalAuxiliary, WrittenNegative
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import InductionAuxiliary, RetrievalAuxiliary, WrittenNegative
 from unisd_rl.contexts.cache import Segments, cache_key, code_fingerprint, model_fingerprint, records_fingerprint
 from unisd_rl.contexts.generator import OpenWriter, Writer, written_sections
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
@@ -21,11 +22,10 @@ from unisd_rl.contexts.prompts import Prepared, prompt_of
 from unisd_rl.contexts.selection import Measure, PreparedRow, measure_with, refuse_long_questions, selected
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.contexts.views import Contexts, candidates, references
-from unisd_rl.driver.console import Screen
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Example, Prompt
+from unisd_rl.types import Example, Progress, Prompt
 
 
 class Maker:
@@ -82,15 +82,15 @@ class Preparation:
     task: Task
     model: Path
     open_writer: OpenWriter
-    screen: Screen
+    progress: Progress
     measure: Measure
     grade: GradeMany
 
     @classmethod
-    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, screen: Screen) -> "Preparation":
+    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, progress: Progress) -> "Preparation":
         """With the model's own tokenizer and the task's own grader."""
         measure = measure_with(ChatTokenizer(model))
-        return cls(config, task, model, open_writer, screen, measure, partial(grade_all, task))
+        return cls(config, task, model, open_writer, progress, measure, partial(grade_all, task))
 
     def prepared(self) -> Prepared:
         """The problems to train on, with their contexts.
@@ -110,7 +110,7 @@ class Preparation:
 
     def _make(self, segments: Segments, made_from: JsonObject) -> None:
         with ExitStack() as stack:
-            report = stack.enter_context(self.screen.progress("preparing contexts"))
+            report = stack.enter_context(self.progress.progress("preparing contexts"))
             writer = self._writer(stack)
             maker = Maker(self.config, self.task, lambda: self._instructions(writer), writer, self.grade, self.measure)
             total = len(self.task.train)
@@ -125,7 +125,7 @@ class Preparation:
     def _writer(self, stack: ExitStack) -> Writer:
         if not written_sections(self.config):
             return _NoWriter()
-        with self.screen.waiting("starting the engine that writes contexts"):
+        with self.progress.waiting("starting the engine that writes contexts"):
             return stack.enter_context(self.open_writer())
 
     def _instructions(self, writer: Writer) -> Sequence[Instruction]:

@@ -12,7 +12,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from unisd_rl.config import Config, SourcesConfig
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import SourcesConfig
 from unisd_rl.contexts.views import Contexts, prompt_for
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task

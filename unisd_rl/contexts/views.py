@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from unisd_rl.config import (
+from unisd_rl.config.contexts import (
     AuxiliaryConfig,
     BugsNegative,
     CorruptionNegative,

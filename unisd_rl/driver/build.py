@@ -3,7 +3,6 @@
 What a run is made of while it trains.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -48,28 +47,6 @@ class Parts:
     """Absent where retention is not measured."""
     report: Report
     """Told of every fault and every recovery."""
-
-
-def model_folder(config: Config, directory: Path, screen: Screen) -> Path:
-    """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
-    every node that sees this folder sees the model."""
-    if config.model.path is not None:
-        path = Path(config.model.path).expanduser()
-        return path.absolute() if path.is_dir() else Path(config.model.path)
-    from unisd_rl.base_model import ensure_base_model  # only the embedded default needs torch in this process
-
-    with screen.progress("base model") as report:
-        cached = ensure_base_model(config.model.base_seed, report)
-    return _copied(cached, directory / "base_model")
-
-
-def _copied(folder: Path, place: Path) -> Path:
-    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
-    if not place.exists():
-        partial = place.with_name(f"{place.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial).rename(place)
-    return place
 
 
 def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:

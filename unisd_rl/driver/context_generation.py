@@ -12,7 +12,8 @@ from pathlib import Path
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.config import Config, VllmEngine
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.contexts.generator import Writer, Written, longest_request, written_sections
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.models.tokenizer import ChatTokenizer

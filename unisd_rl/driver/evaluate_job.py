@@ -13,11 +13,11 @@ from pathlib import Path
 
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
+from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import answering_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import answering_requirements, retention_requirement
 from unisd_rl.config import Config
-from unisd_rl.driver.build import model_folder
 from unisd_rl.driver.console import Screen
 from unisd_rl.evaluation.evaluate import evaluate
 from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest, refuse_long_questions, refuse_other_tokens

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import answering_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import answering_requirements
@@ -10,7 +11,6 @@ from unisd_rl.config import Config
 from unisd_rl.contexts.generator import Writer
 from unisd_rl.contexts.prepare import Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
-from unisd_rl.driver.build import model_folder
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.context_generation import writing_engine
 from unisd_rl.tasks.load import load_task

@@ -16,8 +16,9 @@ from typing import Any, get_args
 import numpy as np
 
 from unisd_rl.cli import parse_fields
-from unisd_rl.config import Config, TaskConfig
+from unisd_rl.config import Config
 from unisd_rl.config.load import DEFAULT_TASK, configuration, overlay, recipe_path, recipe_tree
+from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.task import Task

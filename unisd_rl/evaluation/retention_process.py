@@ -22,7 +22,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.resources import ray_options, retention_bundle
-from unisd_rl.config import Config, RetentionConfig
+from unisd_rl.config import Config
+from unisd_rl.config.evaluation import RetentionConfig
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.retention import Completion, Retention
 from unisd_rl.models.tokenizer import ChatTokenizer

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from unisd_rl.config import ArithmeticTask
+from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.problems import Problem, held_out_pool, long_problems, solution, training_pool, wrong_results

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.config import Benchmark
+from unisd_rl.config.task import Benchmark
 from unisd_rl.errors import UserError
 from unisd_rl.types import Example
 

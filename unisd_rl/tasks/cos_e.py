@@ -6,7 +6,7 @@ which some questions have twice: either position counts. The source's own files 
 
 from pathlib import Path
 
-from unisd_rl.config import CosETask
+from unisd_rl.config.task import CosETask
 from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.types import Example

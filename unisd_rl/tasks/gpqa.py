@@ -7,7 +7,7 @@ nothing of it is shipped or downloaded here. Columns other than those named belo
 import csv
 from pathlib import Path
 
-from unisd_rl.config import GPQATask
+from unisd_rl.config.task import GPQATask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.benchmark_data import Raw, capped, note_sizes
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example

@@ -4,7 +4,7 @@ A completion may give the whole function, with or without the imports and earlie
 fence the body alone, as the reference solutions do.
 """
 
-from unisd_rl.config import HumanEvalTask
+from unisd_rl.config.task import HumanEvalTask
 from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.programs import Programming, Reference, fenced
 from unisd_rl.types import Example

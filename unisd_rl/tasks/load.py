@@ -1,6 +1,6 @@
 """From the `task` section of the configuration to a `Task`."""
 
-from unisd_rl.config import (
+from unisd_rl.config.task import (
     ArithmeticTask,
     Benchmark,
     CosETask,

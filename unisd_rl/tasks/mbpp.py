@@ -6,7 +6,7 @@ that were checked by hand.
 
 import ast
 
-from unisd_rl.config import MBPPTask
+from unisd_rl.config.task import MBPPTask
 from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
 from unisd_rl.tasks.programs import Programming, Reference, fenced, top_level
 from unisd_rl.types import Example

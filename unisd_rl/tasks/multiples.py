@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from string import ascii_uppercase
 
-from unisd_rl.config import MultiplesTask
+from unisd_rl.config.task import MultiplesTask
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.multiple_choice import MultipleChoice, Question, options_of, solution
 from unisd_rl.tasks.task import with_wrong_demonstrations

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from unisd_rl.config import PythonTask
+from unisd_rl.config.task import PythonTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.task import Task
 

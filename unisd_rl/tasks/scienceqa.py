@@ -6,7 +6,7 @@ lecture is if the configuration says so; the solution is the rationale of the de
 
 from pathlib import Path
 
-from unisd_rl.config import ScienceQATask
+from unisd_rl.config.task import ScienceQATask
 from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes, object_in
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.types import Example

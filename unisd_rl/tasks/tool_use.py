@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from unisd_rl.config import ToolUseTask
+from unisd_rl.config.task import ToolUseTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import Call, to_json

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.config import ToolAlpacaTask
+from unisd_rl.config.task import ToolAlpacaTask
 from unisd_rl.tasks import calls
 from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_once, note_sizes
 from unisd_rl.tasks.calls import Call

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from unisd_rl.config import VLLM_LARGEST_RANK, Config
+from unisd_rl.config import Config
+from unisd_rl.config.schema import VLLM_LARGEST_RANK
 
 
 def refused(settings, match):

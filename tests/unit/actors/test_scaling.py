@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from actors.report import Pulse
 from actors.scaling import BusyShares, Observation, ScalingRule
-from unisd_rl.config import AutoActors
+from unisd_rl.config.rollout import AutoActors
 from unisd_rl.types import PolicyVersion
 
 WAITING = {"wait_share": 0.5, "batches_ready": 0.0, "busy_share": 1.0}

@@ -6,7 +6,7 @@ from fake_parts import END_OF_TURN, NO_VERSION, VERSION_0, ByteTokenizer, HeldEn
 
 from actors.engines.engine import EngineDied
 from actors.service import RolloutService
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.types import PolicyVersion, Source
 
 

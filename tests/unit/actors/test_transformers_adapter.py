@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied, UpdateRefused
 from actors.engines.transformers_weights import add_adapter, factors, replace_adapter
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 
 TOKENS = torch.arange(30)[None]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from unisd_rl.config import (
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import (
     BugsNegative,
-    Config,
     CorruptionNegative,
     InductionAuxiliary,
     PerturbationNegative,

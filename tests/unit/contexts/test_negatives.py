@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unisd_rl.config import BugsNegative, CorruptionNegative, PerturbationNegative, TaskNegative, WrittenNegative
+from unisd_rl.config.contexts import (
+    BugsNegative,
+    CorruptionNegative,
+    PerturbationNegative,
+    TaskNegative,
+    WrittenNegative,
+)
 from unisd_rl.contexts.corruption import Corruption, near_numbers
 from unisd_rl.contexts.negatives import (
     FromEach,

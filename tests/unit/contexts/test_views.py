@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unisd_rl.config import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
+from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.auxiliary import random_donors
 from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
 from unisd_rl.contexts.views import Contexts, prompt_for, references

@@ -5,7 +5,8 @@ from argparse import Namespace
 import pytest
 from commands import command, started
 
-from unisd_rl.config import ArithmeticTask, JsonlTask, TransformersEngine
+from unisd_rl.config.rollout import TransformersEngine
+from unisd_rl.config.task import ArithmeticTask, JsonlTask
 from unisd_rl.evaluate import main
 from unisd_rl.evaluation.request import evaluation_request, task_types
 

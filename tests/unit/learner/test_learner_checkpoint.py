@@ -6,7 +6,7 @@ from tiny_chat_model import save_model, save_tokenizer
 
 from learner.checkpoint import save_checkpoint
 from learner.errors import CheckpointNotWritten
-from unisd_rl.config import ModelConfig
+from unisd_rl.config.model import ModelConfig
 from unisd_rl.storage.checkpoints import RunState, newest_first, opened
 
 STATE = RunState(lineage=1, version=4, next_prompt=32, fall_backs=())

@@ -6,15 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from objective_expected import literal_weights
-from objective_oracle import (
-    ALL_FIVE,
-    PLAIN,
-    SEQUENCE,
-    TOKEN,
-    literal_disagreement,
-    literal_quantile,
-    random_problem,
-)
+from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, literal_disagreement, literal_quantile, random_problem
 from objective_steps import signals_of
 
 from unisd_rl.objective.agreement import disagreement

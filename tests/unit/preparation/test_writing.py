@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.rollout_actor import Answered
-from unisd_rl.config import InductionAuxiliary, WrittenNegative
+from unisd_rl.config.contexts import InductionAuxiliary, WrittenNegative
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.generator import longest_request
 from unisd_rl.driver.context_generation import EngineWriter, engine_config

@@ -19,7 +19,7 @@ from full_disk import files_of_at_most
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.transport.rollouts.history import FellBack
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue

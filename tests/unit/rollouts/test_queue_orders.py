@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rollout_rows import numbered, rollout
 from test_leases import HandClock
 
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode

@@ -8,8 +8,8 @@ from full_disk import files_of_at_most
 
 from actors.scale_requests import ActorsStatus, RunControl
 from actors.scaling import ActorDemand, Observation
-from unisd_rl.config import AutoActors, RolloutConfig
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.rollout import AutoActors, RolloutConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.scale import describe, main

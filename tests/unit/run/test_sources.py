@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepared import prepared_stream
 
-from unisd_rl.config import SourcesConfig
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.rollout import SourcesConfig
 from unisd_rl.contexts.prompts import source_of
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unisd_rl.config import PythonTask
+from unisd_rl.config.task import PythonTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
 

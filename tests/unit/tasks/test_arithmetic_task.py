@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.config import ArithmeticTask
+from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.arithmetic import Arithmetic, problem_of, stated_integer
 from unisd_rl.tasks.load import load_task

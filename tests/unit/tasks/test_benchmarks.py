@@ -8,18 +8,10 @@ import sys
 import pytest
 from shared_data import shared
 
-from unisd_rl.config import (
-    Config,
-    CosETask,
-    DivergenceConfig,
-    GPQATask,
-    HumanEvalTask,
-    MBPPTask,
-    ModelConfig,
-    ObjectiveConfig,
-    ScienceQATask,
-    ToolAlpacaTask,
-)
+from unisd_rl.config import Config
+from unisd_rl.config.model import ModelConfig
+from unisd_rl.config.objective import DivergenceConfig, ObjectiveConfig
+from unisd_rl.config.task import CosETask, GPQATask, HumanEvalTask, MBPPTask, ScienceQATask, ToolAlpacaTask
 from unisd_rl.errors import UserError
 from unisd_rl.run import check_without_imports
 from unisd_rl.tasks.benchmark_data import from_file, note_once, size_notes

@@ -5,17 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared import prepared_stream
 
-from unisd_rl.config import (
-    Config,
-    ContextsConfig,
-    DivergenceConfig,
-    LogprobContrast,
-    ObjectiveConfig,
-    RandomAuxiliary,
-    RunConfig,
-    TaskNegative,
-    TokenAgreement,
-)
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
+from unisd_rl.config.objective import DivergenceConfig, LogprobContrast, ObjectiveConfig, TokenAgreement
+from unisd_rl.config.run import RunConfig
 from unisd_rl.contexts.prompts import PreparationReport, PromptStream
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unisd_rl.config import DatasetsTask, Fields, JsonlTask
+from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.records import Records, check_files, records_of

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from unisd_rl.config import ArithmeticTask, MultiplesTask, ToolUseTask
+from unisd_rl.config.task import ArithmeticTask, MultiplesTask, ToolUseTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.multiple_choice import options_of

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from tiny_chat_model import save_model
 from transformers import AutoModelForCausalLM
 
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.adapter import AdapterFolder, misfit
 
 

@@ -29,7 +29,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from unisd_rl.cluster.ray_cluster import beside_the_driver
 from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.cluster.retry import Heartbeat, end_hanging
-from unisd_rl.config import Config, RolloutConfig
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.batch import TakenBatch

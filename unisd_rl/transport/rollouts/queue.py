@@ -26,7 +26,7 @@ import time
 from collections.abc import Container, Sequence, Set
 from pathlib import Path
 
-from unisd_rl.config import RolloutConfig
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.storage.stores import settle
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe

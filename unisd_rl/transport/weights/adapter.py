@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from safetensors.torch import save
 
-from unisd_rl.config import LoraConfig
+from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.shared_memory import shared
 
 FILE_PREFIX = "base_model.model."

@@ -18,7 +18,8 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from unisd_rl.config import Config, VllmEngine
+from unisd_rl.config import Config
+from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import PublishTarget, label
 from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack

@@ -1,0 +1,190 @@
+"""Every knob: one frozen tree, read from a TOML recipe and the command line (decision 13), one module a section.
+
+Unknown keys are refused. A mechanism that is off is a section that is absent. What follows from
+other numbers is derived, not asked. Nothing here imports torch, Ray, vLLM or DeepSpeed.
+"""
+
+from pathlib import Path
+
+from pydantic import model_validator
+
+from unisd_rl.config.base import Section
+from unisd_rl.config.contexts import ContextsConfig
+from unisd_rl.config.evaluation import EvaluationConfig
+from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.learner import LearnerConfig
+from unisd_rl.config.model import ModelConfig
+from unisd_rl.config.objective import ObjectiveConfig
+from unisd_rl.config.rollout import RolloutConfig, VllmEngine, WeightsConfig
+from unisd_rl.config.run import RunConfig
+from unisd_rl.config.task import ArithmeticTask, TaskConfig
+
+VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
+
+
+class Config(Section):
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = ArithmeticTask()
+    contexts: ContextsConfig = ContextsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    weights: WeightsConfig = WeightsConfig()
+    learner: LearnerConfig = LearnerConfig()
+    objective: ObjectiveConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    faults: FaultsConfig = FaultsConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Config":
+        for check in (
+            _agreement_has_views,
+            _contrast_has_negatives,
+            _publication_keeps_up,
+            _model_fits_task,
+            _adapters_can_travel,
+            _transport_has_gpus,
+            _engine_takes_the_longest,
+            _base_actors_keep_the_initial_weights,
+            _units_fill_batches,
+        ):
+            check(self)
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this run leaves its files."""
+        return self.run.dir / self.run.name
+
+    @property
+    def logprob_tolerance(self) -> float:
+        """The gap at which the run stops: as set, or what the model's type makes plausible."""
+        return self.learner.logprob_tolerance or {"float32": 0.02, "bfloat16": 0.5}[self.model.dtype]
+
+    @property
+    def temperature(self) -> float:
+        """The objective's temperature: its own setting, or the sampling temperature."""
+        return self.objective.temperature or self.rollout.temperature
+
+    @property
+    def evaluation_temperature(self) -> float:
+        """The evaluation's temperature: its own setting, or 0 (greedy) for one answer a problem and the rollouts' for
+        several."""
+        if self.evaluation.temperature is not None:
+            return self.evaluation.temperature
+        return self.rollout.temperature if self.evaluation.samples > 1 else 0.0
+
+    @property
+    def auxiliary_temperature(self) -> float:
+        """The auxiliary views' temperature: their own setting, or the objective's."""
+        return self.objective.auxiliary_temperature or self.temperature
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
+        return bool(self.objective.divergence or self.objective.contrastive or self.objective.matching)
+
+    @property
+    def contexts_read(self) -> ContextsConfig:
+        """Those contexts that a term reads beside the primary view: nothing else is built."""
+        agreement = self.objective.agreement is not None and self.objective.divergence is not None
+        return ContextsConfig(
+            auxiliary=self.contexts.auxiliary if agreement else None,
+            negative=self.contexts.negative if self.objective.contrastive else None,
+        )
+
+    @property
+    def unread_contexts(self) -> tuple[str, ...]:
+        """One sentence for each context that is asked for and read by no term."""
+        given, read = self.contexts, self.contexts_read
+        contexts = (
+            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
+            ("negative", given.negative, read.negative, "objective.contrastive"),
+        )
+        return tuple(
+            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
+            for name, asked, built, reader in contexts
+            if asked and not built
+        )
+
+
+def _agreement_has_views(config: Config) -> None:
+    views = config.contexts.auxiliary.views if config.contexts.auxiliary else 0
+    if config.objective.agreement is not None and views < 2:
+        raise ValueError(
+            f"contexts.auxiliary.views = {views}: agreement compares views, so it needs at least 2; "
+            "raise it or leave out objective.agreement"
+        )
+
+
+def _contrast_has_negatives(config: Config) -> None:
+    if config.objective.contrastive is not None and config.contexts.negative is None:
+        raise ValueError("objective.contrastive needs the negative view: add contexts.negative or leave the term out")
+
+
+def _publication_keeps_up(config: Config) -> None:
+    every, staleness = config.weights.publish_every, config.rollout.max_staleness
+    if every > staleness + 1:
+        raise ValueError(
+            f"weights.publish_every = {every} needs rollout.max_staleness >= {every - 1}, but it is {staleness}: "
+            "no rollout could start; lower the first or raise the second"
+        )
+
+
+def _model_fits_task(config: Config) -> None:
+    if config.model.path is None and config.task.type != "arithmetic":
+        raise ValueError(
+            f'task.type = "{config.task.type}" needs a model: set model.path (the embedded model only knows arithmetic)'
+        )
+
+
+def _adapters_can_travel(config: Config) -> None:
+    lora, transport = config.model.lora, config.weights.transport
+    if lora is not None and transport != "object_store":
+        raise ValueError(
+            f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
+            'set weights.transport to "object_store" or leave out model.lora'
+        )
+    if lora is not None and isinstance(config.rollout.engine, VllmEngine) and lora.rank > VLLM_LARGEST_RANK:
+        raise ValueError(
+            f"model.lora.rank = {lora.rank} is more than the {VLLM_LARGEST_RANK} that vLLM serves; "
+            'lower it or set rollout.engine.type to "transformers"'
+        )
+
+
+def _transport_has_gpus(config: Config) -> None:
+    gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
+    if config.weights.transport != "object_store" and (not gpus or config.rollout.engine.type != "vllm"):
+        raise ValueError(
+            f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
+            'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
+        )
+
+
+def _base_actors_keep_the_initial_weights(config: Config) -> None:
+    share, every = config.rollout.sources.base, config.evaluation.every
+    if share and every:
+        raise ValueError(
+            f"rollout.sources.base = {share:g} needs actors that keep the initial weights, and evaluation.every = "
+            f"{every} would give them others in mid-run: leave out evaluation.every"
+        )
+
+
+def _engine_takes_the_longest(config: Config) -> None:
+    rollout = config.rollout
+    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
+    if isinstance(rollout.engine, VllmEngine) and (rollout.engine.max_model_len or longest) < longest:
+        raise ValueError(
+            f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than max_prompt_tokens + "
+            f"max_completion_tokens = {longest}; raise it, lower those, or leave it out"
+        )
+
+
+def _units_fill_batches(config: Config) -> None:
+    unit, batch = config.rollout.lease_unit, config.learner.batch_size
+    if batch % unit:
+        raise ValueError(
+            f"rollout.lease_unit = {unit} does not divide learner.batch_size = {batch}: a unit would be of two steps; "
+            "choose one that does"
+        )
