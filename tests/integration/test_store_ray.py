@@ -7,7 +7,7 @@ import time
 import pytest
 import ray
 
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.weights.store import StoreWatch, spawn_store
 
 CALL_S = 60.0

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.types import Fault
 

@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 
 Result = TypeVar("Result")

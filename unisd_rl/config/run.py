@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unisd_rl.config.base import Count, Positive, Section
 
@@ -29,3 +29,35 @@ class RunConfig(Section):
     """How long an engine or a learner may take to start."""
     cluster_timeout_s: Positive = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
+
+
+class FaultsConfig(Section):
+    """What happens when a part of a run dies or hangs. Each restart waits `backoff_s`, doubled each time."""
+
+    backoff_s: Positive = 1.0
+    """Wait before the first restart of a part (seconds); each further one in a row waits twice as long."""
+    backoff_max_s: Positive = 60.0
+    """Longest wait before a restart."""
+    max_restarts: Annotated[int, Field(ge=0)] = 20
+    """Restarts of one part within `window_s`, and of the learner without a step further however long that takes; one
+    more failure ends the run. 0: the first failure does."""
+    window_s: Positive = 3600.0
+    """Failures older than this are forgotten."""
+    ping_s: Positive = 5.0
+    """How often each rollout actor is asked whether it lives."""
+    silent_s: Positive = 60.0
+    """An actor that does not answer for so long is taken for dead."""
+    stall_s: Positive = 180.0
+    """An engine that for so long makes no token with prompts in flight, or stays paused for new weights, is taken for
+    stuck."""
+    patience_s: Positive = 300.0
+    """How long a call waits for the rollout queue or the weight store to come back before the run gives up."""
+
+    @model_validator(mode="after")
+    def _pings_fit_into_the_silence(self) -> "FaultsConfig":
+        if self.ping_s >= self.silent_s:
+            raise ValueError(
+                f"ping_s = {self.ping_s:g} is not below silent_s = {self.silent_s:g}: every actor would be taken for "
+                "dead before it is asked a second time; lower ping_s"
+            )
+        return self

@@ -11,12 +11,11 @@ from pydantic import model_validator
 from unisd_rl.config.base import Section
 from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.evaluation import EvaluationConfig
-from unisd_rl.config.faults import FaultsConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import ObjectiveConfig
 from unisd_rl.config.rollout import RolloutConfig, VllmEngine, WeightsConfig
-from unisd_rl.config.run import RunConfig
+from unisd_rl.config.run import FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
 
 VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks

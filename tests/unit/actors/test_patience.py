@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from unisd_rl.cluster.retry import patiently
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from unisd_rl.cluster.restarts import RestartBudget
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
 from unisd_rl.types import Fault, Recovery

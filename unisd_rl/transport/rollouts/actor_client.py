@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from unisd_rl.cluster.retry import patiently
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 _RELEASE_S = 10.0

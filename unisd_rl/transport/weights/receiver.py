@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from unisd_rl.cluster.retry import patiently
 from unisd_rl.config import Config
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
 from unisd_rl.transport.weights.store import Snapshot, StoreClient
 from unisd_rl.types import PolicyVersion

@@ -29,7 +29,7 @@ from ray.exceptions import ObjectLostError
 from unisd_rl.cluster.ray_cluster import beside_the_driver
 from unisd_rl.cluster.restarts import RestartBudget
 from unisd_rl.cluster.retry import Heartbeat, end_hanging
-from unisd_rl.config.faults import FaultsConfig
+from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import Fault, PolicyVersion
