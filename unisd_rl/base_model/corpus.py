@@ -19,7 +19,7 @@ from itertools import takewhile
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.problems import Problem, solution, training_pool
+from unisd_rl.tasks.arithmetic import Problem, solution, training_pool
 from unisd_rl.types import Message
 
 

@@ -14,7 +14,7 @@ from unisd_rl.base_model.muon import Muon, orthogonalised
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
 from unisd_rl.base_model.train import learning_batch, new_model, train_model
-from unisd_rl.tasks.problems import held_out_pool, training_pool
+from unisd_rl.tasks.arithmetic import held_out_pool, training_pool
 
 RECIPE = BaseModelRecipe()
 TOKENIZER = train_tokenizer(RECIPE, corpus_text(RECIPE))

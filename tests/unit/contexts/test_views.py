@@ -11,8 +11,7 @@ from unisd_rl.contexts.auxiliary import random_donors
 from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
 from unisd_rl.contexts.views import Contexts, prompt_for, references
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.arithmetic import Arithmetic
-from unisd_rl.tasks.problems import training_pool
+from unisd_rl.tasks.arithmetic import Arithmetic, training_pool
 from unisd_rl.types import Example, Message, ViewKind
 
 TASK = Arithmetic(len(training_pool()), 500, seed=0)

@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.arithmetic import Arithmetic, problem_of, stated_integer
+from unisd_rl.tasks.arithmetic import (
+    Arithmetic,
+    Problem,
+    held_out_pool,
+    problem_of,
+    solution,
+    stated_integer,
+    training_pool,
+)
 from unisd_rl.tasks.load import load_task
-from unisd_rl.tasks.problems import Problem, held_out_pool, solution, training_pool
 from unisd_rl.types import Example
 
 TASK = Arithmetic(train_examples=400, eval_examples=100, seed=0)
