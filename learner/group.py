@@ -39,7 +39,7 @@ _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another 
 
 
 class LearnerGroup:
-    """`learner.sharding` processes that train one student; they may be closed and started again.
+    """`learner.ranks` processes that train one student; they may be closed and started again.
 
     `watch` is called about once a second while the driver waits for the ranks; what it raises ends the wait.
     """
@@ -166,7 +166,7 @@ class LearnerGroup:
             free = ", ".join(f"{amount:g} {name}" for name, amount in sorted(_free(bundle).items()))
             raise NoRoom(
                 f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
-                f"ranks of {wants} each; free now: {free}; add nodes or lower learner.sharding"
+                f"ranks of {wants} each; free now: {free}; add nodes or lower learner.ranks"
             )
         return placement
 

@@ -174,7 +174,7 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
         found["reports"].append(dataclasses.asdict(learner.advance(findings)))
     found["masters"] = _student_masters(learner)
     found["teacher"] = _teacher(learner)
-    found["weights"] = {name: value.clone() for name, value in learner.checkpoint()}
+    found["weights"] = {name: value.clone() for name, value in learner.weights()}
     found["base"] = _base(learner)
     first = case.shards[0][0]
     found["logprobs"] = torch.from_numpy(learner.logprobs(first.prompt_tokens, first.completion_tokens))

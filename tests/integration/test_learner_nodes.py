@@ -145,14 +145,14 @@ RUN = (
     "--learner.batch_size", str(BATCH), "--run.steps", str(STEPS), "--run.checkpoint_every", "2",
     "--task.train_examples", "100", "--task.eval_examples", "8",
 )  # fmt: skip
-SPREAD = ("--learner.sharding", "2", "--learner.resources", '{"learner": 1}', "--rollout.resources", '{"rollout": 1}')
+SPREAD = ("--learner.ranks", "2", "--learner.resources", '{"learner": 1}', "--rollout.resources", '{"rollout": 1}')
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_loss_of_a_learner_node_ends_in_a_fall_back_once_there_is_another_and_changes_no_bit(nodes, tmp_path):
     stage = ("--learner.zero_stage", "3")
-    expected = run_job(tmp_path / "unharmed", *RUN, *stage, "--learner.sharding", "2")
+    expected = run_job(tmp_path / "unharmed", *RUN, *stage, "--learner.ranks", "2")
     running = start_job(tmp_path, *RUN, *stage, *SPREAD, RAY_ADDRESS=nodes.address)
     seen = read_until(running, f"step    3/{STEPS}")
     nodes.cluster.remove_node(nodes.learners[1])

@@ -10,7 +10,7 @@ from finished import REPOSITORY, TIMEOUT_S, FinishedRun, run_job
 
 STEPS, BATCH = 4, 16
 TINY = (
-    "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--learner.sharding", "2",
+    "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--learner.ranks", "2",
     "--task.train_examples", "100", "--task.eval_examples", "8", "--run.steps", str(STEPS),
 )  # fmt: skip
 

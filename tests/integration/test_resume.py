@@ -82,7 +82,7 @@ def test_a_killed_learner_rank_falls_back_and_the_run_finishes(tmp_path):
 
 @pytest.mark.slow
 def test_one_of_two_ranks_killed_ends_both_and_the_run_finishes(tmp_path):
-    running = start_job(tmp_path, *SHORT, "--learner.sharding", "2", "--learner.zero_stage", "3")
+    running = start_job(tmp_path, *SHORT, "--learner.ranks", "2", "--learner.zero_stage", "3")
     seen = read_until(running, f"step    5/{STEPS}")
     os.kill(process_of(tmp_path / "run" / "logs" / "learner-1.log"), signal.SIGKILL)
     run = finished(tmp_path, running, seen)
@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_on_other_ranks_and_actors(tmp
     running.communicate(timeout=120)
     assert running.returncode == 130
     stopped = FinishedRun(tmp_path / "run", "").summary["steps"]
-    others = ("--learner.sharding", "2", "--learner.zero_stage", "2", "--rollout.actors", "2")
+    others = ("--learner.ranks", "2", "--learner.zero_stage", "2", "--rollout.actors", "2")
     run = finished(tmp_path, resume_job(tmp_path, *others))
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)

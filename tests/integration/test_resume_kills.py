@@ -166,7 +166,7 @@ def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_in_the_reference_mode_two_ranks_taken_up_again_change_no_bit(tmp_path):
-    arguments = (*REFERENCE, *SIZES, "--run.steps", "8", "--learner.sharding", "2", "--learner.zero_stage", "2")
+    arguments = (*REFERENCE, *SIZES, "--run.steps", "8", "--learner.ranks", "2", "--learner.zero_stage", "2")
     expected = run_job(tmp_path / "unharmed", *arguments)
     running = start_job(tmp_path, *arguments)
     read_until(running, "step    5/8")

@@ -24,7 +24,7 @@ from unisd_rl.storage.checkpoints import opened
 
 STEPS, BATCH = 6, 32
 SHORT = ("--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64")
-TWO_AND_TWO = ("--rollout.actors", "2", "--learner.sharding", "2")
+TWO_AND_TWO = ("--rollout.actors", "2", "--learner.ranks", "2")
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,37 @@ def test_every_module_has_its_place_among_the_layers():
     assert placed - set(PACKAGES) == present
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def imports_of(name: str, present: dict[str, Path]) -> set[str]:
+    """The product's modules that this one imports anywhere in its file; `from a import b` may name the module `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(present[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            module = node.module or ""
+            found |= {
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in present else module for alias in node.names
+            }
+    return found & present.keys() - {name}
+
+
+def test_no_import_circle_exists_between_files():
+    """A contract of layers does not see circles between files of one layer. What is left when all files that import
+    nothing unresolved are taken away, again and again, is a circle and what leads to it."""
+    present = modules()
+    graph = {name: imports_of(name, present) for name in present}
+    while resolved := {name for name, needs in graph.items() if not needs}:
+        graph = {name: needs - resolved for name, needs in graph.items() if name not in resolved}
+    assert graph == {}
+
+
 def test_no_file_is_named_like_a_library_on_a_folder_that_is_put_on_the_path():
     # torch.compile inside vLLM imports z3 and others by name; a file of ours of that name would be picked up.
     on_path = [ROOT, ROOT / "tests" / "support", *{path.parent for path in (ROOT / "tests").rglob("test_*.py")}]

@@ -121,7 +121,7 @@ def _wait(config: Config, needed: Sequence[Requirement]) -> None:
     while lacking := missing(needed, ray.cluster_resources()):
         if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):
             what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
-            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.sharding")
+            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
         time.sleep(POLL_S)
 
 

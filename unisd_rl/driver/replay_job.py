@@ -4,7 +4,7 @@
 ledger of RUN --read, checksums--> batch of step k --deal--> learner ranks --> loss, compared with RUN's
 ```
 
-With `learner.sharding` and threads as in the run, on the CPU in float32, everything that a loss is made of is the same:
+With `learner.ranks` and threads as in the run, on the CPU in float32, everything that a loss is made of is the same:
 rows, their dealing to ranks, seeds, schedule. So is every bit of it.
 """
 

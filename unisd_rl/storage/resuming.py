@@ -37,7 +37,7 @@ CHANGEABLE = (
     "weights.bucket_mib",
     "weights.checksum",
     "weights.timeout_s",
-    "learner.sharding",
+    "learner.ranks",
     "learner.gpus_per_rank",
     "learner.resources",
     "learner.cores",

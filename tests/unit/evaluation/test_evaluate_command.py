@@ -56,7 +56,7 @@ BAD = {
     "missing records": (["./model", "--task", "jsonl", "--task.train", "none.jsonl"], "none.jsonl"),
     "more tries than answers": (["base", "--k", "1", "5"], "samples = 1"),
     "the same answer many times": (["base", "--samples", "3", "--temperature", "0"], "samples = 3 greedy"),
-    "a field of no use": (["base", "--learner.sharding", "2"], "--learner"),
+    "a field of no use": (["base", "--learner.ranks", "2"], "--learner"),
     "a model as a field": (["base", "--model.path", "./model"], "MODEL"),
     "unknown field": (["base", "--rollout.fast", "1"], "--rollout.fast"),
     "missing base": (["./model", "--retention", "./nowhere"], "--retention = './nowhere'"),

@@ -139,7 +139,7 @@ def test_a_setting_that_losses_depend_on_is_named_and_no_other(folder):
 
     assert changed() == ()
     assert changed(run={"name": "b", "step_timeout_s": 1.0}, rollout={"actors": 3}, learner={"cores": [0]}) == ()
-    assert changed(learner={"ranks": 2}, run={"steps": 9}) == ("learner.sharding", "run.steps")
+    assert changed(learner={"ranks": 2}, run={"steps": 9}) == ("learner.ranks", "run.steps")
     assert changed(objective={"clipping": None}) != ()
 
 

@@ -18,7 +18,7 @@ def test_help_imports_nothing_heavy_and_lists_the_fields():
 
 
 def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
-    result = command("--dry-run", "--rollout.actors", "2", "--learner.sharding", "3")
+    result = command("--dry-run", "--rollout.actors", "2", "--learner.ranks", "3")
     assert result.code == 0, result.errors
     assert "2 x rollout actor: 1 CPU" in result.output
     assert "3 x learner rank: 1 CPU" in result.output
@@ -122,7 +122,7 @@ def test_going_on_with_a_folder_is_refused_before_anything_heavy(tmp_path):
 
 def test_a_run_is_gone_on_with_in_its_own_folder_on_other_resources(tmp_path):
     (tmp_path / "config.toml").write_text("[run]\nsteps = 7\n[objective.divergence]\n")
-    result = command("--resume", str(tmp_path), "--learner.sharding", "3", "--dry-run")
+    result = command("--resume", str(tmp_path), "--learner.ranks", "3", "--dry-run")
     assert result.code == 0, result.errors
     assert f"run {tmp_path}: 7 steps" in result.output
     assert "3 x learner rank" in result.output

@@ -330,7 +330,7 @@ def test_training_on_an_evaluation_benchmark_or_on_bad_data_is_refused_before_an
 def test_the_check_of_local_data_imports_neither_torch_nor_datasets_nor_ray():
     path = shared("mbpp.jsonl")
     code = (
-        "import sys; from pathlib import Path; from unisd_rl.config import MBPPTask;"
+        "import sys; from pathlib import Path; from unisd_rl.config.task import MBPPTask;"
         "from unisd_rl.tasks.load import check_task;"
         f"check_task(MBPPTask(type='mbpp', variant='full', data=Path({str(path)!r})));"
         "print(sorted({'torch', 'datasets', 'ray', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)))"

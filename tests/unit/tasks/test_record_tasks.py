@@ -132,7 +132,7 @@ def test_holding_out_every_record_is_refused(tmp_path):
 def test_the_check_imports_neither_torch_nor_datasets_nor_ray(tmp_path):
     path = write(tmp_path / "a.jsonl", RECORDS)
     code = (
-        "import sys; from pathlib import Path; from unisd_rl.config import JsonlTask;"
+        "import sys; from pathlib import Path; from unisd_rl.config.task import JsonlTask;"
         "from unisd_rl.tasks.records import check_files;"
         f"check_files(JsonlTask(type='jsonl', train=Path({str(path)!r})));"
         "print(sorted({'torch', 'datasets', 'ray', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)))"
