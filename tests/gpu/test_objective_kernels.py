@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from triton_rows import disagreements
 
+from tests.fakes.triton_rows import disagreements
 from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings

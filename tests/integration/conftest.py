@@ -3,10 +3,11 @@ their queue and store."""
 
 import pytest
 import ray
-from engine_scenarios import ENGINES
-from engine_started import started
-from rollout_rig import Parts, config
-from tiny_chat_model import save_model, save_tokenizer
+
+from tests.fakes.engine_scenarios import ENGINES
+from tests.fakes.engine_started import started
+from tests.fakes.rollout_rig import Parts, config
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 
 
 @pytest.fixture(scope="session")

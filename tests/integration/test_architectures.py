@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learner_findings import Found
-from learner_rig import VOCABULARY, Case, learner_config, make_rollouts
+
+from tests.fakes.learner_findings import Found
+from tests.fakes.learner_rig import VOCABULARY, Case, learner_config, make_rollouts
 
 STEPS = 5
 WINDOW = 6

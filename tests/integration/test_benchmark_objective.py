@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from quick_benchmark import quick
+
+from tests.fakes.quick_benchmark import quick
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,14 @@ Nothing is learnt by such a model: what is shown is that records, views, negativ
 import math
 
 import pytest
-from finished import assert_accuracy_is_what_its_items_say, assert_every_prompt_exactly_once_and_in_order, run_job
-from shared_data import shared
-from tiny_chat_model import save_model, save_tokenizer
+
+from tests.fakes.finished import (
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    run_job,
+)
+from tests.fakes.shared_data import shared
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 
 STEPS, BATCH, HELD_OUT = 2, 4, 4
 LONGEST = 16_000  # bytes are tokens here

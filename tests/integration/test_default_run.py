@@ -6,7 +6,8 @@ Engine starts of this file: three.
 import statistics
 
 import pytest
-from finished import (
+
+from tests.fakes.finished import (
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,

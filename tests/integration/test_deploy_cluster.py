@@ -10,14 +10,15 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from deployment import service_command
-from finished import (
+
+from tests.fakes.deployment import service_command
+from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
 )
-from local_nodes import JOB_TIMEOUT_S, LocalNodes
+from tests.fakes.local_nodes import JOB_TIMEOUT_S, LocalNodes
 
 STEPS, BATCH = 2, 8
 TINY = f"--run.steps {STEPS} --learner.batch_size {BATCH} --task.eval_examples 8 --rollout.engine.type transformers"

@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from deployment import ROOT, Command, console_blocks, kuberay_start, launcher, manifest
-from finished import FinishedRun, lines
-from local_nodes import JOB_TIMEOUT_S, LocalNodes, end, free_port, wait_until
 from ray.autoscaler._private.util import fillout_defaults
+
+from tests.fakes.deployment import ROOT, Command, console_blocks, kuberay_start, launcher, manifest
+from tests.fakes.finished import FinishedRun, lines
+from tests.fakes.local_nodes import JOB_TIMEOUT_S, LocalNodes, end, free_port, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

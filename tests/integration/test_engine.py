@@ -11,7 +11,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from engine_scenarios import (
+from transformers import AutoModelForCausalLM
+
+from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
+from actors.engines.vllm_push import PushedUpdates
+from tests.fakes.engine_scenarios import (
     ENGINES,
     changed,
     gap,
@@ -26,10 +30,6 @@ from engine_scenarios import (
     update,
     version,
 )
-from transformers import AutoModelForCausalLM
-
-from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
-from actors.engines.vllm_push import PushedUpdates
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.shared_memory import shared
 from unisd_rl.types import PolicyVersion

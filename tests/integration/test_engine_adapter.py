@@ -6,11 +6,11 @@ Engine starts of this file: vLLM once (`adapted_engine`), twice more in the slow
 import numpy as np
 import pytest
 import torch
-from adapters import LORA, adapted_base, adapter_snapshot, blank_factors, random_factors, with_factors
-from engine_scenarios import ENGINES, gap, generate_all, prompts, sampling, straddle, update, version
-from engine_started import started
 
 from actors.engines.engine import NOTHING_APPLIED, EngineDied, UpdateRefused
+from tests.fakes.adapters import LORA, adapted_base, adapter_snapshot, blank_factors, random_factors, with_factors
+from tests.fakes.engine_scenarios import ENGINES, gap, generate_all, prompts, sampling, straddle, update, version
+from tests.fakes.engine_started import started
 from unisd_rl.types import PolicyVersion
 
 # Float32 rounding: padded and with a cache, either engine is up to 2e-5 nats away from one pass of the base alone.

@@ -6,12 +6,12 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from engine_process import EngineProcess
-from engine_scenarios import changed, gap, generate_all, prompts, sampling, snapshot_of, update
-from engine_started import engine_config
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import PromptFailed
+from tests.fakes.engine_process import EngineProcess
+from tests.fakes.engine_scenarios import changed, gap, generate_all, prompts, sampling, snapshot_of, update
+from tests.fakes.engine_started import engine_config
 from unisd_rl.config import Config
 
 UNIT, LIMIT = 8, 64

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from finished import REPOSITORY, TIMEOUT_S, run_job
 from scipy.stats import binomtest
 
+from tests.fakes.finished import REPOSITORY, TIMEOUT_S, run_job
 from unisd_rl.base_model import ensure_base_model
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.arithmetic import Arithmetic

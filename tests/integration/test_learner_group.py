@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import ray
 import torch
-from learner_rig import learner_config, make_model, make_rollouts
 
 from learner.group import CheckpointNotWritten, LearnerGroup, LearnerLost
+from tests.fakes.learner_rig import learner_config, make_model, make_rollouts
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.checkpoints import RunState, opened

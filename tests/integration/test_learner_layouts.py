@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from learner_findings import (
+
+from tests.fakes.learner_findings import (
     ONE_SIDED,
     ROLLOUTS,
     UNEVEN,
@@ -16,7 +17,7 @@ from learner_findings import (
     assert_the_teacher_moved_by_its_share_of_the_gap,
     relative,
 )
-from learner_rig import ALL_FIVE, Case, learner_config, make_model
+from tests.fakes.learner_rig import ALL_FIVE, Case, learner_config, make_model
 
 # Tokens of a gradient pass. The students' readings of all rollouts are 152 tokens, those of the busier uneven rank 113.
 ALL_AT_ONCE = 10_000

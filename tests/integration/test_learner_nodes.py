@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import ray
-from finished import finished, read_until, run_job, start_job
-from learner_rig import learner_config, make_model, make_rollouts
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
-from same_training import files, rows, trained
 
 from learner.group import LearnerGroup, LearnerLost, NoRoom
+from tests.fakes.finished import finished, read_until, run_job, start_job
+from tests.fakes.learner_rig import learner_config, make_model, make_rollouts
+from tests.fakes.same_training import files, rows, trained
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import encode

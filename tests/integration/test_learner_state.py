@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from learner_findings import ROLLOUTS, WHOLE, Found, relative
-from learner_rig import Case, learner_config, make_model
+
+from tests.fakes.learner_findings import ROLLOUTS, WHOLE, Found, relative
+from tests.fakes.learner_rig import Case, learner_config, make_model
 
 UNEVEN = (ROLLOUTS[:7], ROLLOUTS[7:])
 STAGES = range(4)

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import appending
 import pytest
-from appending import row
-from rollout_rows import same_rollouts
 
+from tests.fakes.appending import row
+from tests.fakes.rollout_rows import same_rollouts
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 ROUNDS = 4
@@ -33,7 +32,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_and_every_row_is_whole(tmp
 
 def killed_after(place, first, fsync, lines):
     """Numbers that the process acknowledged until it was killed, which happens when it has said so many."""
-    command = [sys.executable, appending.__file__, str(place), str(first), str(fsync)]
+    command = [sys.executable, "-m", "tests.fakes.appending", str(place), str(first), str(fsync)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}

@@ -5,7 +5,8 @@ Two jobs of processes, one rank and two ranks; each builds its learners one afte
 
 import pytest
 import torch
-from learner_findings import (
+
+from tests.fakes.learner_findings import (
     ONE_SIDED,
     ROLLOUTS,
     UNEVEN,
@@ -14,7 +15,7 @@ from learner_findings import (
     assert_the_teacher_moved_by_its_share_of_the_gap,
     relative,
 )
-from learner_rig import Case, learner_config, make_model
+from tests.fakes.learner_rig import Case, learner_config, make_model
 
 RANK, ALPHA = 4, 8
 LORA = {"rank": RANK, "alpha": ALPHA}

@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux")
 
 def test_every_divergence_contrast_cap_and_likelihood_agrees_with_torch_under_the_interpreter():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "triton_rows.py")],
+        [sys.executable, "-m", "tests.fakes.triton_rows"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,8 +3,12 @@
 import json
 
 import pytest
-from finished import assert_accuracy_is_what_its_items_say, assert_every_prompt_exactly_once_and_in_order, run_job
 
+from tests.fakes.finished import (
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    run_job,
+)
 from unisd_rl.base_model import ensure_base_model
 
 STEPS, BATCH, HELD_OUT = 2, 8, 6

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from finished import REPOSITORY, assert_every_prompt_exactly_once_and_in_order, run_job
 
+from tests.fakes.finished import REPOSITORY, assert_every_prompt_exactly_once_and_in_order, run_job
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.selection import PreparedRow
 from unisd_rl.tasks.load import load_task

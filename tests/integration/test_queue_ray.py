@@ -65,7 +65,7 @@ class Completing:
 
 @pytest.fixture(scope="module")
 def cluster():
-    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # where Ray's processes find this module
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}  # where Ray's processes find this module
     ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env=here)
     yield
     ray.shutdown()

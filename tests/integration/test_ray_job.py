@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from finished import (
+
+from tests.fakes.finished import (
     REPOSITORY,
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
 )
-from local_nodes import free_port
+from tests.fakes.local_nodes import free_port
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 120

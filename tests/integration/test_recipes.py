@@ -9,8 +9,8 @@ import statistics
 
 import numpy as np
 import pytest
-from finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
 
+from tests.fakes.finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
 from unisd_rl.config.load import RECIPES, load_recipe
 from unisd_rl.config.rollout import SourcesConfig
 from unisd_rl.contexts.prompts import source_of

@@ -1,8 +1,8 @@
 """With fixed groups, staleness 0, the CPU and float32, who generates and when changes no bit of what is trained."""
 
 import pytest
-from finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
 
+from tests.fakes.finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 STEPS, BATCH, UNIT = 4, 16, 8

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from finished import REPOSITORY, TIMEOUT_S, FinishedRun, run_job
+
+from tests.fakes.finished import REPOSITORY, TIMEOUT_S, FinishedRun, run_job
 
 STEPS, BATCH = 4, 16
 TINY = (

@@ -8,7 +8,8 @@ import signal
 import subprocess
 
 import pytest
-from finished import (
+
+from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-from finished import (
+
+from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
@@ -25,8 +26,8 @@ from finished import (
     run_job,
     start_job,
 )
-from lives import MARK, Kill, Life, Moment, Pace, moments
-from same_training import answers, files, gaps, rows, trained
+from tests.fakes.lives import MARK, Kill, Life, Moment, Pace, moments
+from tests.fakes.same_training import answers, files, gaps, rows, trained
 
 STEPS, BATCH, EVERY = 24, 16, 6
 SEED = 5

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 
+from tests.fakes.rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue

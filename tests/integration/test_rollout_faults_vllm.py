@@ -5,8 +5,8 @@ import signal
 import psutil
 import pytest
 import ray
-from rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 
+from tests.fakes.rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 from unisd_rl.types import PolicyVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]

@@ -6,12 +6,12 @@ The transformers engine stands in (seconds to start); test_engine.py shows that 
 import numpy as np
 import pytest
 import ray
-from adapters import LORA, random_factors, with_factors
-from engine_scenarios import gap
-from rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
 
 from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
+from tests.fakes.adapters import LORA, random_factors, with_factors
+from tests.fakes.engine_scenarios import gap
+from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.rollouts.driver_client import spawn_queue
 from unisd_rl.transport.rollouts.schema import decode

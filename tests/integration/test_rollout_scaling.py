@@ -3,12 +3,12 @@
 import signal
 
 import pytest
-from finished import FinishedRun, read_until, start_job
-from rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 
 from actors.group import RolloutGroup
 from actors.scale_requests import RunControl
 from actors.scaling import ActorDemand
+from tests.fakes.finished import FinishedRun, read_until, start_job
+from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 from unisd_rl.cli import STOPPED
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.scale import main as scale

@@ -9,7 +9,8 @@ import tomllib
 
 import numpy as np
 import pytest
-from finished import (
+
+from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
@@ -18,7 +19,6 @@ from finished import (
     run_job,
     start_job,
 )
-
 from unisd_rl.config import Config
 from unisd_rl.storage.checkpoints import opened
 

@@ -6,8 +6,8 @@ A sample in the default tier; all of them, some thousands of programs, with the 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from shared_data import shared
 
+from tests.fakes.shared_data import shared
 from unisd_rl.tasks import humaneval, mbpp
 from unisd_rl.tasks.benchmark_data import from_file
 from unisd_rl.tasks.programs import Programming, trial

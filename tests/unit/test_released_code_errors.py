@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objective_expected import literal_kappa, literal_tokens
-from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, random_problem
-from objective_steps import over_ranks, relative_difference, single
-from prepared import made, prepared_stream
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.settings import objective_settings
+from tests.fakes.objective_expected import literal_kappa, literal_tokens
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, random_problem
+from tests.fakes.objective_steps import over_ranks, relative_difference, single
+from tests.fakes.prepared import made, prepared_stream
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
 from unisd_rl.config.load import load_recipe

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from hand_moved import Clock
-
 from actors.group import Absence, RolloutGroup, say
+from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.store import StoreClient

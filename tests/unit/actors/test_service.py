@@ -2,10 +2,19 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from fake_parts import END_OF_TURN, NO_VERSION, VERSION_0, ByteTokenizer, HeldEngine, ListQueue, numbered, until
 
 from actors.engines.engine import EngineDied
 from actors.service import RolloutService
+from tests.fakes.service_parts import (
+    END_OF_TURN,
+    NO_VERSION,
+    VERSION_0,
+    ByteTokenizer,
+    HeldEngine,
+    ListQueue,
+    numbered,
+    until,
+)
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.types import PolicyVersion, Source
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tiny_chat_model import save_model, save_tokenizer
 
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.contexts.retrieval import Bm25, Embeddings, NeighbourReferences
 from unisd_rl.types import Example
 

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 import yaml
-from deployment import COMPOSE, ROOT, compose, interpolated, service_command
 from jsonschema import Draft202012Validator
 
+from tests.fakes.deployment import COMPOSE, ROOT, compose, interpolated, service_command
 from unisd_rl.config.load import load_recipe
 
 SERVICES = compose({"HOME": "/home/me"})["services"]

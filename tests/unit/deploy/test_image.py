@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployment import DEPLOY, ROOT, checker
+from tests.fakes.deployment import DEPLOY, ROOT, checker
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 

@@ -14,9 +14,9 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from deployment import DEPLOY, KUBERNETES, manifest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from tests.fakes.deployment import DEPLOY, KUBERNETES, manifest
 from unisd_rl.config.load import load_recipe
 
 VERSION = "1.33"

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import ray
-from deployment import DEPLOY, ROOT, launcher
 from jsonschema import Draft7Validator
 from ray.autoscaler._private.util import fillout_defaults, validate_config
+
+from tests.fakes.deployment import DEPLOY, ROOT, launcher
 
 
 def test_rays_launcher_accepts_the_file():

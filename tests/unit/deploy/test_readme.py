@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from deployment import COMPOSE, DEPLOY, ROOT, console_blocks
+
+from tests.fakes.deployment import COMPOSE, DEPLOY, ROOT, console_blocks
 
 README = (DEPLOY / "README.md").read_text()
 MODELS = {  # parameters, layers, hidden, intermediate, vocabulary, key-value heads, head size

@@ -3,7 +3,8 @@
 import subprocess
 
 import pytest
-from deployment import DEPLOY, ROOT, checker
+
+from tests.fakes.deployment import DEPLOY, ROOT, checker
 
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
 

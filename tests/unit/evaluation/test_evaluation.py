@@ -1,8 +1,8 @@
 """Every problem is answered as often as asked, by one version, and graded; how it is drawn depends on nothing else."""
 
 import pytest
-from evaluation_answers import VERSION, FakeGroup, answer, evaluation
 
+from tests.fakes.evaluation_answers import VERSION, FakeGroup, answer, evaluation
 from unisd_rl.config.load import load_recipe
 from unisd_rl.evaluation.evaluate import Evaluation, evaluate
 from unisd_rl.evaluation.statistics import wilson_interval

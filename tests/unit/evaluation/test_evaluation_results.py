@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from evaluation_answers import evaluation
 
+from tests.fakes.evaluation_answers import evaluation
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.console import Screen
 from unisd_rl.evaluation.results import (

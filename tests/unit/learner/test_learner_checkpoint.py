@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_chat_model import save_model, save_tokenizer
 
 from learner.checkpoint import save_checkpoint
 from learner.errors import CheckpointNotWritten
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.storage.checkpoints import RunState, newest_first, opened
 

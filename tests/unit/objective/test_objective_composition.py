@@ -7,10 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objective_expected import dense_gradient, dense_loss, literal_kappa, literal_loss, literal_parts, literal_tokens
-from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, random_problem
-from objective_steps import over_ranks, signals_of, single
 
+from tests.fakes.objective_expected import (
+    dense_gradient,
+    dense_loss,
+    literal_kappa,
+    literal_loss,
+    literal_parts,
+    literal_tokens,
+)
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, random_problem
+from tests.fakes.objective_steps import over_ranks, signals_of, single
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast
 from unisd_rl.objective.unisd import micro_batch_loss, step_terms

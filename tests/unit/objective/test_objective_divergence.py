@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objective_oracle import dense_divergence, literal_divergence
 
+from tests.fakes.objective_oracle import dense_divergence, literal_divergence
 from unisd_rl.objective.divergence import divergence, log_softmax_
 from unisd_rl.objective.settings import divergence_bound
 

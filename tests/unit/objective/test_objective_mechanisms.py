@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objective_oracle import literal_quantile
 
+from tests.fakes.objective_oracle import literal_quantile
 from unisd_rl.objective.contrastive import hinge, hinge_slope
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.matching import feature_error

@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN
 
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, divergence_bound
 

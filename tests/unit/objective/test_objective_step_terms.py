@@ -5,10 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objective_expected import literal_weights
-from objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, literal_disagreement, literal_quantile, random_problem
-from objective_steps import signals_of
 
+from tests.fakes.objective_expected import literal_weights
+from tests.fakes.objective_oracle import (
+    ALL_FIVE,
+    PLAIN,
+    SEQUENCE,
+    TOKEN,
+    literal_disagreement,
+    literal_quantile,
+    random_problem,
+)
+from tests.fakes.objective_steps import signals_of
 from unisd_rl.objective.agreement import disagreement
 from unisd_rl.objective.unisd import step_terms
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from shared_data import shared
 
+from tests.fakes.shared_data import shared
 from unisd_rl.config import Config
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import DivergenceConfig, ObjectiveConfig

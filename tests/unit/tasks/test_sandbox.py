@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_programs import ATTACKS, CHEATS, ENDLESS, HARMLESS, RIGHT, attacks
 
+from tests.fakes.hostile_programs import ATTACKS, CHEATS, ENDLESS, HARMLESS, RIGHT, attacks
 from unisd_rl.tasks.sandbox.cage import FIRST_USER
 from unisd_rl.tasks.sandbox.limits import Limits, Trial
 from unisd_rl.tasks.sandbox.pool import Sandbox, SandboxError

@@ -1,0 +1,99 @@
+"""Commands of the project as a user meets them, each in a process of its own.
+
+To start Python and to import the settings takes a third of a second. The processes are therefore forks of one that has
+done this and nothing else. `started` is for what only a start shows: `python -m`, from nothing.
+"""
+
+import functools
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+
+HEAVY = frozenset({"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "scipy"})
+PROGRAMS = ("unisd_rl.run", "unisd_rl.prepare", "unisd_rl.replay", "unisd_rl.evaluate")
+LIMIT_S = 60
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command said; `heavy` are the libraries it imported that a refusal must not wait for."""
+
+    code: int
+    output: str
+    errors: str
+    heavy: frozenset[str]
+
+
+def started(program, *arguments):
+    """`python -m program arguments`."""
+    words = [sys.executable, "-X", "importtime", "-m", program, *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
+    lines = done.stderr.splitlines()
+    imported = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
+    said = "\n".join(line for line in lines if not line.startswith("import time:"))
+    return Ended(done.returncode, done.stdout, said, HEAVY & imported)
+
+
+def command(program, *arguments, **environment):
+    """The same in a fork, with `environment` beside what is set here."""
+    server = _server()
+    server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment]) + "\n")
+    server.stdin.flush()
+    code, output, errors, heavy = json.loads(server.stdout.readline())
+    return Ended(code, output, errors, frozenset(heavy))
+
+
+@functools.cache
+def _server():
+    """It ends when this process does, whose end closes its standard input."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.commands"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _serve():
+    for program in PROGRAMS:
+        importlib.import_module(program)
+    for line in sys.stdin:
+        print(json.dumps(_forked(*json.loads(line))), flush=True)
+
+
+def _forked(program, arguments, environment):
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if child == 0:
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            _become(program, arguments, environment)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        *said, heavy = output.read().split("\f")
+        errors.seek(0)
+        return code, "".join(said), errors.read().rstrip("\n"), json.loads(heavy or "[]")
+
+
+def _become(program, arguments, environment):
+    signal.alarm(LIMIT_S)
+    os.environ.update(environment)
+    sys.argv = [program, *arguments]
+    code = 1
+    try:
+        code = importlib.import_module(program).main()
+    except SystemExit as end:  # argparse, after --help
+        code = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        print(end="\f" + json.dumps(sorted(HEAVY & set(sys.modules))))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,221 @@
+"""Tiny models, rollouts and rank processes for the learner's tests. `python learner_rig.py FOLDER` is one rank.
+
+A job is a pickled list of `Case`s in FOLDER/job.pickle; rank 0 writes what each case found to FOLDER/<name>.pt.
+"""
+
+import dataclasses
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unisd_rl.config import Config
+from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.types import Rollout, Source, TokenView, ViewKind
+
+VOCABULARY = 64
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Case:
+    """One learner, built, taken through `steps` steps, and thrown away."""
+
+    name: str
+    config: Config
+    model: Path
+    shards: tuple[tuple[Rollout, ...], ...]
+    steps: int = 2
+    save: Path | None = None
+    resume: Path | None = None
+    """A checkpoint to go on from ..."""
+    first: int = 0
+    """... and the step it goes on with."""
+
+
+def make_model(folder: Path, tied: bool) -> Path:
+    """A random Qwen2 of two layers with a word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(3)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        max_position_embeddings=256,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    words = Tokenizer(WordLevel({str(index): index for index in range(VOCABULARY)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="0").save_pretrained(folder)
+    return folder
+
+
+def make_rollouts(count: int = 12, views: int = 3, seed: int = 0) -> tuple[Rollout, ...]:
+    """Prompts and completions of unequal lengths; every fourth has no negative view, one has no token."""
+    random = np.random.default_rng(seed)
+
+    def tokens(low: int, high: int) -> np.ndarray:
+        return random.integers(0, VOCABULARY, random.integers(low, high)).astype(np.int32)
+
+    rollouts = []
+    for number in range(count):
+        completion = tokens(2, 14) if number != 5 else np.empty(0, np.int32)
+        contexts = [TokenView(ViewKind.PRIMARY, tokens(8, 20))]
+        contexts += [TokenView(ViewKind.AUXILIARY, tokens(8, 24)) for _ in range(views)]
+        contexts += [TokenView(ViewKind.NEGATIVE, tokens(8, 20))] if number % 4 else []
+        rollouts.append(
+            Rollout(
+                number=number,
+                id=str(number),
+                source=Source.POLICY,
+                prompt_tokens=tokens(3, 12),
+                views=tuple(contexts),
+                completion_tokens=completion,
+                logprobs=np.full(len(completion), -1.0, np.float32),
+                lineages=np.zeros(len(completion), np.int32),
+                versions=np.full(len(completion), -1, np.int32),
+                finish_reason="stop",
+                seed=number,
+                actor="rig",
+                started_s=0.0,
+                finished_s=1.0,
+            )
+        )
+    return tuple(rollouts)
+
+
+ALL_FIVE = {
+    "divergence": {"alpha": 0.5},
+    "clipping": {"quantile": 0.9},
+    "agreement": {"level": "token"},
+    "contrastive": {"signal": "logprob", "weight": 0.1, "margin": 0.5},
+    "matching": {"weight": 0.1},
+    "ema": {"beta": 0.9, "every": 1},
+}
+
+
+def learner_config(without: str = "", **sections: dict) -> Config:
+    """All five mechanisms, less the section named; steps that show in a tiny model, and clipped gradients."""
+    learner = {"learning_rate": 1e-2, "micro_batch_tokens": 64, "max_grad_norm": 0.3, **sections.pop("learner", {})}
+    objective = sections.pop("objective", {name: section for name, section in ALL_FIVE.items() if name != without})
+    contexts = {"auxiliary": {"views": 3}, "negative": {}}
+    return Config.model_validate({"learner": learner, "objective": objective, "contexts": contexts, **sections})
+
+
+def run_ranks(folder: Path, cases: list[Case], ranks: int) -> None:
+    """Run the job in `ranks` processes on the CPU; fails with the end of what a failed one printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.pickle").write_bytes(pickle.dumps(cases))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    outputs = [(folder / f"rank-{rank}.log").open("w+") for rank in range(ranks)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.learner_rig", str(folder)],
+            cwd=REPOSITORY,
+            env={**os.environ, **_environment(rank, ranks, port)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    try:
+        codes = [process.wait(TIMEOUT_S) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, code in enumerate(codes):
+        text = (folder / f"rank-{rank}.log").read_text()
+        assert code == 0, f"rank {rank} ended with {code}:\n{text[-4000:]}"
+
+
+def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+def _run_case(case: Case, rank: int, folder: Path) -> None:
+    import torch
+
+    from learner.learner import Learner
+
+    learner = Learner(case.config, case.model, torch.device("cpu"))
+    found: dict[str, object] = {"reports": []}
+    if case.resume is not None:
+        learner.load(case.resume, case.first)
+    for step in range(case.first, case.first + case.steps):
+        findings = learner.accumulate(list(case.shards[rank]), step)
+        found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
+        found[f"masters {step}"] = _student_masters(learner)
+        found[f"teacher {step}"] = _teacher(learner)
+        found["reports"].append(dataclasses.asdict(learner.advance(findings)))
+    found["masters"] = _student_masters(learner)
+    found["teacher"] = _teacher(learner)
+    found["weights"] = {name: value.clone() for name, value in learner.weights()}
+    found["base"] = _base(learner)
+    first = case.shards[0][0]
+    found["logprobs"] = torch.from_numpy(learner.logprobs(first.prompt_tokens, first.completion_tokens))
+    if case.save is not None:
+        learner.save(case.save, write=rank == 0, run_state=RunState(0, case.first + case.steps, 0, ()))
+    if rank == 0:
+        torch.save(found, folder / f"{case.name}.pt")
+    learner.close()
+
+
+def _teacher(learner: object) -> dict:
+    return {name: value.clone() for name, value in learner.teacher.average()} if learner.teacher else {}
+
+
+def _student_masters(learner: object) -> dict:
+    from learner.sharding import assembled, local_master
+
+    return {
+        name: assembled(local_master(value), value).detach().clone()
+        for name, value in learner.student.parameters.items()
+    }
+
+
+def _base(learner: object) -> dict:
+    """The weights under the adapters, whole; everything where there are none."""
+    from learner.lora import base_name
+    from learner.sharding import named_weights, whole
+
+    named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.reader.model)]
+    return {name: tensor.clone() for name, tensor in whole((name, tensor) for name, tensor in named if name)}
+
+
+def main(folder: Path) -> None:
+    from learner.rank_process import join
+
+    join(gpus=False, threads=1, timeout_s=TIMEOUT_S)
+    for case in pickle.loads((folder / "job.pickle").read_bytes()):
+        print(f"=== {case.name}", flush=True)
+        _run_case(case, int(os.environ["RANK"]), folder)
+    assert "vllm" not in sys.modules, "an engine and DeepSpeed do not live in one process"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

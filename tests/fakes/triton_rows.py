@@ -1,0 +1,85 @@
+"""Random logits and terms scored twice, by Triton's rows and by torch's; run as a program it prints what disagrees.
+
+`TRITON_INTERPRET=1 python tests/fakes/triton_rows.py` needs no GPU. That variable must be set before triton is first
+imported, so tests run this in a process of its own.
+"""
+
+import itertools
+from dataclasses import replace
+
+import torch
+
+from unisd_rl.objective.kernels.head import Head
+from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
+from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
+from unisd_rl.objective.step import TokenTerms
+
+NONE = ObjectiveSettings(0.7, None, None, None, None, None, None, 64)
+CONTRASTS = (
+    None,
+    LogprobContrast(weight=1.0, margin=1.0),
+    DivergenceContrast(weight=1.0, margin=0.05, alpha=0.5),
+    DivergenceContrast(weight=1.0, margin=0.05, alpha=0.0),
+    DivergenceContrast(weight=1.0, margin=0.05, alpha=1.0),
+)
+
+
+def all_settings():
+    """Every divergence, with and without a main term, with each contrast, with likelihood in every second."""
+    for number, (alpha, contrast) in enumerate(itertools.product((None, 0.0, 0.3, 0.5, 1.0), CONTRASTS)):
+        yield replace(NONE, alpha=alpha, contrastive=contrast, likelihood_weight=1.0 if number % 2 else None)
+
+
+def problem(vocabulary, device, spread=3.0, tokens=5, distance=0.5):
+    generator = torch.Generator().manual_seed(vocabulary)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    teacher_CV = spread * normal(tokens, vocabulary)
+    logits = Logits(
+        *(
+            view.to(device)
+            for view in (
+                teacher_CV + distance * normal(tokens, vocabulary),
+                teacher_CV,
+                teacher_CV + distance * normal(tokens, vocabulary),
+            )
+        )
+    )
+    uniform = torch.rand(6, tokens, generator=generator).to(device)
+    terms = TokenTerms(*uniform[:3], *(-3.0 * uniform[3:5]), uniform[5], kappa=0.1, kept_N=None)
+    targets_C = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
+    return logits, targets_C, terms
+
+
+def copied(logits):
+    return Logits(logits.student_CV.clone(), logits.teacher_CV.clone(), logits.negative_CV.clone())
+
+
+def disagreements(device, vocabularies=(7, 50), caps=(None, 4.0), gradient_type=torch.float32):
+    """One line for every number of every case in which the two differ by more than float32 rounding."""
+    from unisd_rl.objective.kernels.triton_rows import TritonRows
+
+    found = []
+    for vocabulary, cap, settings in itertools.product(vocabularies, caps, all_settings()):
+        weight_VH = torch.empty(vocabulary, 1, device=device)
+        head = replace(Head(weight_VH, None, cap).at(settings.temperature, torch.float32), after=1.3)
+        logits, targets_C, terms = problem(vocabulary, device)
+        expected_CV, gradient_CV = (torch.empty_like(logits.student_CV) for _ in range(2))
+        gradient_CV = gradient_CV.to(gradient_type)
+        plain = copied(logits)
+        right = TorchRows(head, head, settings, plain).score_(plain, targets_C, terms, expected_CV)
+        ours = TritonRows(head, head, settings).score_(logits, targets_C, terms, gradient_CV)
+        pairs = [(name, getattr(ours, name), getattr(right, name)) for name in vars(right)]
+        rounding = 3e-5 if gradient_type == torch.float32 else 1e-2
+        for name, left, wanted in [*pairs, ("gradient", gradient_CV, expected_CV)]:
+            tolerance = rounding if name == "gradient" else 3e-5
+            if not torch.allclose(left.float(), wanted.float(), rtol=tolerance, atol=1e-5):
+                gap = float((left.float() - wanted.float()).abs().max())
+                found.append(f"{name} by {gap:.1e} with V {vocabulary}, cap {cap}, {settings}")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(disagreements("cpu")) or "all agree")

@@ -1,0 +1,85 @@
+"""An evaluation's prompts, dealt by hand to slots that die."""
+
+from actors.eval_batch import Shares
+from actors.supervisor import State
+from tests.fakes.hand_moved import VERSION_0, Clock, Rig
+
+ASKED = tuple(range(7))
+
+
+def dealt(*indices, timeout_s=50.0):
+    clock = Clock()
+    shares, rigs = Shares(ASKED, VERSION_0, timeout_s, clock), [Rig(index).started() for index in indices]
+    shares.deal([rig.slot for rig in rigs])
+    return shares, rigs, clock
+
+
+def asked_of(rig):
+    return [call.arguments[0] for call in rig.process.calls.get("answer", [])]
+
+
+def answer(rig):
+    """The last share of this actor: prompt p is answered with "a" + p."""
+    call = rig.process.last("answer")
+    call.end([f"a{prompt}" for prompt in call.arguments[0]])
+
+
+def expected():
+    return [f"a{prompt}" for prompt in ASKED]
+
+
+def test_prompts_are_dealt_in_turn_and_come_back_in_order():
+    shares, (first, second), _ = dealt(0, 1)
+    assert (asked_of(first), asked_of(second)) == ([[0, 2, 4, 6]], [[1, 3, 5]])
+    for rig in (second, first):
+        answer(rig)
+        shares.collect()
+    assert shares.complete
+    assert shares.answers() == expected()
+
+
+def test_what_a_dead_actor_leaves_unanswered_goes_to_the_others_once():
+    shares, (first, second), _ = dealt(0, 1)
+    answer(second)
+    first.process.last("answer").break_("rollout-0 died")
+    shares.collect()
+    assert first.slot.state is State.WAITING
+    assert [fault.what for fault in first.events] == ["rollout-0 died"]
+    assert shares.undealt
+    shares.deal([second.slot])
+    assert asked_of(second) == [[1, 3, 5], [0, 2, 4, 6]]
+    answer(second)
+    shares.collect()
+    assert shares.answers() == expected()
+
+
+def test_a_share_whose_actor_was_replaced_meanwhile_is_dealt_again_though_the_slot_lives():
+    shares, (only,), _ = dealt(0)
+    only.slot.fail("rollout-0 did not answer")
+    only.check(1.0)
+    only.serve()
+    shares.collect()
+    shares.deal([only.slot])
+    assert asked_of(only) == [list(ASKED)]  # of the new process
+    answer(only)
+    shares.collect()
+    assert shares.answers() == expected()
+
+
+def test_with_nobody_able_the_prompts_wait():
+    shares, (only,), _ = dealt(0)
+    only.process.last("answer").break_("rollout-0 died")
+    shares.collect()
+    shares.deal([])
+    assert (shares.undealt, shares.complete) == (True, False)
+
+
+def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
+    shares, (only,), clock = dealt(0, timeout_s=50.0)
+    clock.now = 50.0
+    shares.collect()
+    assert not only.events
+    clock.now = 50.5
+    shares.collect()
+    assert only.events[0].what.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
+    assert shares.undealt

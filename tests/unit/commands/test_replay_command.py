@@ -1,0 +1,151 @@
+"""`python -m unisd_rl.replay` before anything is trained: what it reads, what it compares, what it refuses."""
+
+import asyncio
+import fcntl
+import json
+
+import pytest
+import tomli_w
+
+from tests.fakes.commands import command, started
+from tests.fakes.rollout_rows import rollout
+from unisd_rl.config.load import load_recipe
+from unisd_rl.errors import UserError
+from unisd_rl.replay import main, replay_request
+from unisd_rl.storage.recorded_run import RecordedRun, changed_settings
+from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.replay import Recording
+from unisd_rl.transport.rollouts.schema import decode, encode
+
+BATCH, STEPS = 4, 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of three steps of four prompts: number 5 was given up, and each row is a segment of its own."""
+    path = tmp_path / "run"
+    path.mkdir()
+    fields = {"run": {"name": "run", "dir": str(tmp_path), "steps": STEPS}, "learner": {"batch_size": BATCH}}
+    config = load_recipe("unisd_star", fields)
+    (path / "config.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    (path / "base_model").mkdir()
+    write_lines(path / "quarantined.jsonl", [{"prompt": 5, "actor": "a", "reason": "too long"}])
+    write_lines(path / "metrics.jsonl", [{"step": step, "loss": float(step), "lineage": 0} for step in range(STEPS)])
+    store(path, [number for number in range(BATCH * STEPS) if number != 5])
+    return path
+
+
+def store(path, numbers):
+    ledger = Ledger(path / "rollouts", fsync=False)
+    for number in numbers:
+        asyncio.run(ledger.append(encode([rollout(number)])))
+
+
+def write_lines(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def refusal(arguments, capsys):
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def recording(folder, steps=STEPS):
+    return Recording(RecordedRun.at(folder), BATCH, steps)
+
+
+def test_a_batch_is_its_steps_stored_prompts_in_order_dealt_to_the_ranks(folder):
+    found = recording(folder)
+    assert (found.steps, found.rollouts) == (3, 11)
+    shards, numbers = found.shards(1, 2)
+    assert numbers == [4, 6, 7]
+    assert [[row.number for row in decode(shard)] for shard in shards] == [[4, 7], [6]]
+
+
+def test_no_more_steps_than_asked_and_than_are_whole(folder):
+    assert recording(folder, steps=2).steps == 2
+    write_lines(folder / "quarantined.jsonl", [])
+    assert recording(folder).steps == 1
+
+
+def test_a_ledger_without_a_whole_step_is_refused(folder):
+    (folder / "rollouts" / "index" / "00000003.json").unlink()
+    with pytest.raises(UserError, match=r"1 of its 4 prompts are not there, 2 first"):
+        recording(folder)
+
+
+def test_a_damaged_segment_is_refused_before_anything_is_trained(folder):
+    segment = folder / "rollouts" / "segments" / "00000007.arrows"
+    segment.write_bytes(segment.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(UserError, match=r"00000007\.arrows is damaged.*step 1 cannot be trained on again"):
+        recording(folder)
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    assert "is no run: it has no config.toml and no rollouts" in refusal([tmp_path], capsys)
+    assert "is no run" in refusal([tmp_path / "nowhere"], capsys)
+
+
+def test_a_run_that_still_writes_is_refused(folder, capsys):
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "still being written" in refusal([folder], capsys)
+    RecordedRun.at(folder)
+
+
+def test_a_lost_base_model_is_named_and_may_be_given(folder, tmp_path, capsys):
+    (folder / "base_model").rmdir()
+    assert "give it as --model.path" in refusal([folder, "--dry-run"], capsys)
+    assert main([str(folder), "--dry-run", "--model.path", str(tmp_path)]) == 0
+
+
+def test_the_run_itself_is_not_moved_aside(folder, capsys):
+    assert "take another name" in refusal([folder, "--run.name", "run"], capsys)
+
+
+def test_a_check_of_what_cannot_be_equal_is_refused(folder, capsys):
+    said = refusal([folder, "--check", "--objective.clipping", "null"], capsys)
+    assert "objective.clipping" in said
+    (folder / "metrics.jsonl").unlink()
+    assert "no losses to compare" in refusal([folder, "--check"], capsys)
+
+
+def test_help_and_a_dry_run_import_nothing_heavy(folder):
+    for ended in (started("unisd_rl.replay", "--help"), command("unisd_rl.replay", folder, "--dry-run")):
+        assert ended.code == 0
+        assert not ended.heavy
+    assert "up to 3 steps of 4 prompts" in ended.output
+    assert "1 x learner rank: 1 CPU" in ended.output
+
+
+def test_losses_are_of_the_surviving_chain_and_a_line_cut_short_does_not_count(folder):
+    # Lineage 1 began again at step 1 and died after it; step 2 of lineage 0 is of no version that was kept.
+    lines = [{"step": step, "loss": 0.1 * step, "lineage": 0} for step in range(3)]
+    lines.append({"step": 1, "loss": 7.0, "lineage": 1})
+    write_lines(folder / "metrics.jsonl", lines)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    write_lines(folder / "lineages.jsonl", [{"lineage": 1, "step": 1, "steps_lost": 2}])
+    run = RecordedRun.at(folder)
+    assert run.losses() == {0: 0.0, 1: 7.0}
+    assert [run.lineage_of(step) for step in range(3)] == [0, 1, 1]
+
+
+def test_a_setting_that_losses_depend_on_is_named_and_no_other(folder):
+    def changed(**fields):
+        return changed_settings(RecordedRun.at(folder).original, RecordedRun.at(folder).config(fields))
+
+    assert changed() == ()
+    assert changed(run={"name": "b", "step_timeout_s": 1.0}, rollout={"actors": 3}, learner={"cores": [0]}) == ()
+    assert changed(learner={"ranks": 2}, run={"steps": 9}) == ("learner.ranks", "run.steps")
+    assert changed(objective={"clipping": None}) != ()
+
+
+def test_where_settings_changed_no_gap_of_log_probs_ends_the_replay(folder):
+    tolerance = [
+        replay_request(folder, False, fields).config.logprob_tolerance
+        for fields in ({}, {"learner": {"ranks": 2}}, {"learner": {"ranks": 2, "logprob_tolerance": 0.5}})
+    ]
+    assert tolerance == [0.02, 1e9, 0.5]

@@ -1,0 +1,138 @@
+"""`python -m unisd_rl.run` as a user meets it: refusals, help and the dry run, in a process of its own."""
+
+import socket
+from functools import partial
+
+import pytest
+
+from tests.fakes.commands import command, started
+
+command = partial(command, "unisd_rl.run")
+
+
+def test_help_imports_nothing_heavy_and_lists_the_fields():
+    result = started("unisd_rl.run", "--help")
+    assert result.code == 0
+    assert "--rollout.max_staleness" in result.output
+    assert "--dry-run" in result.output
+    assert not result.heavy
+
+
+def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
+    result = command("--dry-run", "--rollout.actors", "2", "--learner.ranks", "3")
+    assert result.code == 0, result.errors
+    assert "2 x rollout actor: 1 CPU" in result.output
+    assert "3 x learner rank: 1 CPU" in result.output
+    assert not result.heavy
+
+
+def test_recipes_before_the_first_option_lie_over_one_another():
+    result = command("ema", "qwen2_5_0_5b", "--dry-run", "--rollout.actors", "3")
+    assert result.code == 0, result.errors
+    assert "run runs/ema: 100 steps of 64 prompts" in result.output
+    assert "3 x rollout actor: 1 CPU, 1 GPU" in result.output
+    assert result.errors == ""
+
+
+BAD = {
+    "set-up alone": (["qwen2_5_7b"], "put a recipe before the set-up"),
+    "base and evaluations": (["ssd", "--evaluation.every", "3"], "evaluation.every = 3"),
+    "unknown key": (["--run.stepz", "3"], "--run.stepz"),
+    "bad value": (["--run.steps", "many"], "run.steps = 'many'"),
+    "missing recipe": (["nowhere.toml"], "nowhere.toml"),
+    "one view with agreement": (["--contexts.auxiliary.views", "1"], "at least 2"),
+    "publication too rare": (["--weights.publish_every", "5"], "weights.publish_every = 5"),
+    "missing model": (["--model.path", "/nowhere/model"], "/nowhere/model"),
+    "missing data": (["--model.path", "a/b", "--task.type", "jsonl", "--task.train", "none.jsonl"], "none.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2_before_anything_heavy(case):
+    arguments, named = BAD[case]
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.errors.startswith("error: ")
+    assert len(result.errors.splitlines()) == 1
+    assert named in result.errors
+    assert not result.heavy
+
+
+def test_a_record_without_its_field_is_refused_with_its_line_number(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "p", "demonstration": "d", "answer": "a"}\n{"prompt": "p", "answer": "a"}\n')
+    result = command("--model.path", "a/b", "--task.type", "jsonl", "--task.train", str(data))
+    assert result.code == 2
+    assert "line 2" in result.errors
+    assert "demonstration" in result.errors
+    assert not result.heavy
+
+
+def test_a_model_inside_the_folder_that_would_be_moved_aside_is_refused(tmp_path):
+    checkpoint = tmp_path / "first" / "checkpoints" / "step-3"
+    checkpoint.mkdir(parents=True)
+    arguments = ("--dry-run", "--run.dir", str(tmp_path), "--model.path", str(checkpoint), "--run.name")
+    assert command(*arguments, "second").code == 0
+    refused = command(*arguments, "first")
+    assert refused.code == 2
+    assert "run.name" in refused.errors
+
+
+def test_a_model_in_the_home_folder_is_found(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert command("--dry-run", "--model.path", "~/model", HOME=str(tmp_path)).code == 0
+
+
+def test_a_setting_that_cannot_act_is_said():
+    result = command("--dry-run", "--objective.clipping.threshold", "10", "--objective.clipping.quantile", "null")
+    assert result.code == 0
+    assert "clip threshold 10 can never bind" in result.errors
+    assert not result.heavy
+
+
+def test_contexts_that_no_term_reads_are_said():
+    result = command("clip", "--dry-run", "--contexts.auxiliary.views", "2", "--contexts.negative.attempts", "3")
+    assert result.code == 0
+    assert [line.partition(" gives")[0] for line in result.errors.splitlines()] == [
+        "note: contexts.auxiliary",
+        "note: contexts.negative",
+    ]
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
+    with socket.socket() as nobody:  # bound, but not listening
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        result = command("--run.dir", str(tmp_path), RAY_ADDRESS=address)
+    assert result.code == 2
+    assert f"RAY_ADDRESS = {address}" in result.errors
+
+
+def test_going_on_with_a_folder_is_refused_before_anything_heavy(tmp_path):
+    for arguments, named in (
+        (["--resume", str(tmp_path)], "no run began there"),
+        (["--resume", str(tmp_path), "ema"], "leave out 'ema'"),
+        (["--resume"], "--resume needs the folder"),
+    ):
+        result = command(*arguments)
+        assert result.code == 2
+        assert named in result.errors
+        assert len(result.errors.splitlines()) == 1
+        assert not result.heavy
+
+
+def test_a_run_is_gone_on_with_in_its_own_folder_on_other_resources(tmp_path):
+    (tmp_path / "config.toml").write_text("[run]\nsteps = 7\n[objective.divergence]\n")
+    result = command("--resume", str(tmp_path), "--learner.ranks", "3", "--dry-run")
+    assert result.code == 0, result.errors
+    assert f"run {tmp_path}: 7 steps" in result.output
+    assert "3 x learner rank" in result.output
+    assert not result.heavy
+
+
+def test_a_relative_run_folder_is_refused_under_a_ray_job():
+    for arguments, named in (([], "run.dir"), (["--resume", "runs/arithmetic"], "resume")):
+        result = command(*arguments, RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+        assert result.code == 2
+        assert named in result.errors
+        assert "absolute" in result.errors

@@ -1,0 +1,138 @@
+"""What a run leaves behind is never overwritten and never torn."""
+
+import json
+import math
+import tomllib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors.scale_requests import RunControl
+from tests.fakes.full_disk import files_of_at_most
+from unisd_rl.config import Config
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.errors import UserError
+from unisd_rl.evaluation.statistics import Examined, Interval
+from unisd_rl.storage.files import NotWritten
+from unisd_rl.types import Answer, Generation
+
+CONFIG = load_recipe("unisd_star")
+
+
+def created(path):
+    directory = RunDirectory(path)
+    directory.create(CONFIG)
+    return directory
+
+
+def answer(sample):
+    tokens = np.arange(4, dtype=np.int32)
+    generation = Generation(tokens, np.zeros(4, np.float32), tokens, tokens, "stop")
+    return Answer("a", sample, tokens, "Answer: 3", generation, "3", sample == 0)
+
+
+def test_the_resolved_configuration_is_a_recipe(tmp_path):
+    directory = created(tmp_path / "run")
+    assert Config.model_validate(tomllib.loads(directory.config.read_text())) == CONFIG
+
+
+def test_an_earlier_run_of_the_same_name_is_moved_aside(tmp_path):
+    for loss in (1.0, 2.0, 3.0):
+        directory = created(tmp_path / "run")
+        directory.log_step({"step": 0, "loss": loss})
+        directory.close()
+    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss"] for name in ("run.1", "run.2", "run")]
+    assert losses == [1.0, 2.0, 3.0]
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    first = created(tmp_path / "run")
+    with pytest.raises(UserError, match=r"another run is writing.*run\.name"):
+        created(tmp_path / "run")
+    first.close()
+
+
+def test_numbers_that_do_not_exist_are_null(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.log_step({"step": 0, "gap": float("nan"), "loss": 0.5})
+    assert json.loads((directory.path / "metrics.jsonl").read_text()) == {"step": 0, "gap": None, "loss": 0.5}
+
+
+def test_every_answer_and_the_numbers_of_an_evaluation_are_kept(tmp_path):
+    directory = created(tmp_path / "run")
+    path = directory.write_evaluation(7, [answer(0), answer(1)], {"retention": {"jsd": math.nan}})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["sample"], row["correct"], row["tokens"]) for row in rows] == [(0, True, 4), (1, False, 4)]
+    assert json.loads(path.with_suffix(".json").read_text()) == {"retention": {"jsd": None}}
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run\.dir"):
+        created(tmp_path / "file" / "run")
+
+
+def test_a_reopened_run_appends_and_has_not_ended(tmp_path):
+    first = created(tmp_path / "run")
+    first.log_step({"step": 0, "lineage": 0})
+    first.write_summary({"status": "interrupted"})
+    first.close()
+    again = RunDirectory(tmp_path / "run")
+    again.reopen(CONFIG)
+    again.log_step({"step": 0, "lineage": 1})
+    rows = [json.loads(line) for line in (again.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lineage"] for row in rows] == [0, 1]
+    assert not again.summary.exists()
+    with pytest.raises(UserError, match="another run is writing"):
+        RunDirectory(tmp_path / "run").reopen(CONFIG)
+
+
+def test_other_prompts_than_those_a_run_began_with_are_refused(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.refuse_other_prompts("abc")
+    directory.refuse_other_prompts("abc")
+    with pytest.raises(UserError, match="not those that"):
+        directory.refuse_other_prompts("abd")
+
+
+def test_an_evaluation_counts_while_its_version_survives(tmp_path):
+    directory = created(tmp_path / "run")
+    found = Examined(lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None)
+    directory.write_evaluation(6, [], {**found.to_json(), "cut": 1})
+    assert directory.examined(5) is None
+    (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 6, "steps_lost": 1}\n')
+    assert directory.examined(6) == found
+    (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 4, "steps_lost": 3}\n')
+    assert directory.examined(6) is None
+
+
+def test_an_evaluation_the_disk_does_not_take_leaves_nothing_and_may_be_written_again(tmp_path):
+    directory = created(tmp_path / "run")
+    with files_of_at_most(8), pytest.raises(NotWritten, match=r"step-6\.jsonl cannot be written: File too large"):
+        directory.write_evaluation(6, [answer(0), answer(1)], {})
+    with (
+        files_of_at_most(8),
+        pytest.raises(NotWritten, match=r"parquet cannot be written: .*too large"),
+    ):
+        directory.write_retention(6, pa.table({"a": range(10)}))
+    assert list((directory.path / "evaluations").iterdir()) == []
+    assert directory.write_evaluation(6, [answer(0), answer(1)], {}).read_text().count("\n") == 2
+
+
+def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
+    directory = created(tmp_path / "run")
+    directory.summary.mkdir()  # nothing can be renamed to it
+    with pytest.raises(NotWritten, match=r"summary\.json cannot be written: .*--resume"):
+        directory.write_summary({"status": "completed"})
+
+
+@pytest.mark.parametrize(("actors", "said"), [(1, 4), (2, None)])
+def test_a_number_of_actors_said_in_mid_run_holds_until_another_is_given(tmp_path, actors, said):
+    directory = created(tmp_path / "run")
+    RunControl(directory.path).request_actors(4)
+    directory.close()
+    again = RunDirectory(directory.path)
+    again.reopen(CONFIG.model_copy(update={"rollout": CONFIG.rollout.model_copy(update={"actors": actors})}))
+    assert RunControl(directory.path).requested_actors() == said
