@@ -28,7 +28,6 @@ from unisd_rl.cluster.cores import Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
 from unisd_rl.config import Config
-from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import PolicyVersion
@@ -48,18 +47,9 @@ def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[st
         variables["HF_HUB_OFFLINE"] = "1"
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
-    if isinstance(config.rollout.engine, VllmEngine) and not config.rollout.gpus_per_actor:
-        variables |= _vllm_on_cpu(cores)
+    if not config.rollout.on_gpu:
+        variables |= config.rollout.engine.cpu_environment
     return variables
-
-
-def _vllm_on_cpu(cores: Cores) -> dict[str, str]:
-    """One process for scheduler and model: a second one would only spin on a queue between the two.
-
-    vLLM turns its single-process executor into a multi-process one on the CPU, to set the threads'
-    places itself, unless it is told that it must not start processes. We have set the places already.
-    """
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 _CALLS_IN_FLIGHT = 1000  # calls that wait (run, update, answer) occupy a place each

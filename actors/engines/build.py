@@ -14,12 +14,11 @@ from unisd_rl.models.tokenizer import ChatTokenizer
 def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: ChatTokenizer) -> RolloutEngine:
     """An engine that is not started yet."""
     engine, rollout = config.rollout.engine, config.rollout
-    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
     spec = EngineSpec(
         model_path=model_path,
         dtype=config.model.dtype,
         cores=cores,
-        max_model_len=longest if isinstance(engine, TransformersEngine) else engine.max_model_len or longest,
+        max_model_len=engine.model_length(rollout.longest_request),
         concurrency=max(rollout.concurrency, config.evaluation.concurrency),
         stop_tokens=tokenizer.stop_tokens,
         verify=config.weights.checksum,
@@ -29,7 +28,7 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
     )
     if isinstance(engine, TransformersEngine):
         return TransformersRolloutEngine(spec)
-    return VllmRolloutEngine(spec, engine, config.weights.transport, on_gpu=rollout.gpus_per_actor > 0)
+    return VllmRolloutEngine(spec, engine, config.weights.transport, on_gpu=rollout.on_gpu)
 
 
 def _group_shape(config: Config) -> GroupShape | None:

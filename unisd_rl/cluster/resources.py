@@ -16,7 +16,6 @@ from typing import Any
 
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
-from unisd_rl.config.rollout import TransformersEngine
 
 CPU, GPU = "CPU", "GPU"
 
@@ -37,9 +36,8 @@ class Requirement:
 
 def rollout_bundle(config: Config) -> dict[str, float]:
     """Ray resources of one rollout actor, tensor-parallel engines included."""
-    engine = config.rollout.engine
-    replicas = 1 if isinstance(engine, TransformersEngine) else engine.tensor_parallel
-    return _bundle(config.rollout.gpus_per_actor * replicas, config.rollout.resources)
+    rollout = config.rollout
+    return _bundle(rollout.gpus_per_actor * rollout.engine.weight_shards, rollout.resources)
 
 
 def learner_bundle(config: Config) -> dict[str, float]:

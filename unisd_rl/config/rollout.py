@@ -1,15 +1,47 @@
 """Who generates, and how the weights reach them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from typing_extensions import override
 
 from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
 
 
-class VllmEngine(Section):
+class Engine(Section):
+    """What a run asks any engine's configuration: only `actors.engines.build` asks for its type."""
+
+    takes_pushed_weights: ClassVar[bool] = False
+    """Whether the learner can push weights into it (`weights.transport` nccl and ipc)."""
+    largest_lora_rank: ClassVar[int | None] = None
+    """Largest adapter it serves; None is any."""
+    cpu_environment: ClassVar[Mapping[str, str]] = {}
+    """Environment variables that it needs where it computes on the CPU."""
+
+    @property
+    def weight_shards(self) -> int:
+        """Processes, each with a GPU's share, that hold a part of the weights of one rollout actor."""
+        return 1
+
+    def model_length(self, longest: int) -> int:
+        """Longest prompt plus completion it takes (tokens), in a run whose limits allow `longest`."""
+        return longest
+
+    def without_length_limit(self) -> Self:
+        """The same engine, as long as the run's limits ask for."""
+        return self
+
+
+class VllmEngine(Engine):
     """vLLM's AsyncLLM inside the rollout actor."""
+
+    takes_pushed_weights = True
+    largest_lora_rank = 512  # of vLLM 0.32's list of adapter ranks
+    # One process for scheduler and model: a second one would only spin on a queue between the two. And vLLM turns its
+    # single-process executor into a multi-process one on the CPU, to bind the threads itself, unless it is told that it
+    # must not: the rollout actor has bound them already.
+    cpu_environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
     type: Literal["vllm"] = "vllm"
     kv_cache_gib: Positive = 0.5
@@ -21,8 +53,21 @@ class VllmEngine(Section):
     max_model_len: Count | None = None
     """Longest prompt plus completion. Absent: the sum of the two limits."""
 
+    @property
+    @override
+    def weight_shards(self) -> int:
+        return self.tensor_parallel
 
-class TransformersEngine(Section):
+    @override
+    def model_length(self, longest: int) -> int:
+        return self.max_model_len or longest
+
+    @override
+    def without_length_limit(self) -> Self:
+        return self.model_copy(update={"max_model_len": None})
+
+
+class TransformersEngine(Engine):
     """Generation by transformers: for machines without vLLM, exact runs and fast tests."""
 
     type: Literal["transformers"]
@@ -158,6 +203,16 @@ class RolloutConfig(Section):
     def actors_at_most(self) -> int:
         """Rollout actors the configuration plans for."""
         return self.actors.max if isinstance(self.actors, AutoActors) else self.actors
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engines compute on GPUs."""
+        return self.gpus_per_actor > 0.0
+
+    @property
+    def longest_request(self) -> int:
+        """Longest prompt plus completion (tokens)."""
+        return self.max_prompt_tokens + self.max_completion_tokens
 
     @property
     def truncated(self) -> bool:

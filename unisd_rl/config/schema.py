@@ -14,11 +14,9 @@ from unisd_rl.config.evaluation import EvaluationConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import ObjectiveConfig
-from unisd_rl.config.rollout import RolloutConfig, VllmEngine, WeightsConfig
+from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
 from unisd_rl.config.run import FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
-
-VLLM_LARGEST_RANK = 512  # of vLLM 0.32's list of adapter ranks
 
 
 class Config(Section):
@@ -145,16 +143,17 @@ def _adapters_can_travel(config: Config) -> None:
             f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
             'set weights.transport to "object_store" or leave out model.lora'
         )
-    if lora is not None and isinstance(config.rollout.engine, VllmEngine) and lora.rank > VLLM_LARGEST_RANK:
+    largest = config.rollout.engine.largest_lora_rank
+    if lora is not None and largest is not None and lora.rank > largest:
         raise ValueError(
-            f"model.lora.rank = {lora.rank} is more than the {VLLM_LARGEST_RANK} that vLLM serves; "
+            f"model.lora.rank = {lora.rank} is more than the {largest} that vLLM serves; "
             'lower it or set rollout.engine.type to "transformers"'
         )
 
 
 def _transport_has_gpus(config: Config) -> None:
     gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
-    if config.weights.transport != "object_store" and (not gpus or config.rollout.engine.type != "vllm"):
+    if config.weights.transport != "object_store" and (not gpus or not config.rollout.engine.takes_pushed_weights):
         raise ValueError(
             f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
             'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'
@@ -172,10 +171,10 @@ def _base_actors_keep_the_initial_weights(config: Config) -> None:
 
 def _engine_takes_the_longest(config: Config) -> None:
     rollout = config.rollout
-    longest = rollout.max_prompt_tokens + rollout.max_completion_tokens
-    if isinstance(rollout.engine, VllmEngine) and (rollout.engine.max_model_len or longest) < longest:
+    longest = rollout.longest_request
+    if (length := rollout.engine.model_length(longest)) < longest:
         raise ValueError(
-            f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than max_prompt_tokens + "
+            f"rollout.engine.max_model_len = {length} is less than max_prompt_tokens + "
             f"max_completion_tokens = {longest}; raise it, lower those, or leave it out"
         )
 

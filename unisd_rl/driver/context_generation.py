@@ -13,7 +13,6 @@ from actors.engines.engine import NOTHING_APPLIED
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
-from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.contexts.generator import Writer, Written, longest_request, written_sections
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.models.tokenizer import ChatTokenizer
@@ -61,10 +60,9 @@ def writing_engine(config: Config, plan: CorePlan, model: Path, folder: Path) ->
 def engine_config(config: Config) -> Config:
     """The configuration of engines that only write: no adapters, no updates, as long as requests and texts are."""
     sections = written_sections(config)
-    engine = config.rollout.engine
     rollout = config.rollout.model_copy(
         update={
-            "engine": engine.model_copy(update={"max_model_len": None}) if isinstance(engine, VllmEngine) else engine,
+            "engine": config.rollout.engine.without_length_limit(),
             "max_prompt_tokens": max((longest_request(config, section) for section in sections), default=1),
             "max_completion_tokens": max((section.max_tokens for section in sections), default=1),
         }

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from unisd_rl.config import Config
-from unisd_rl.config.schema import VLLM_LARGEST_RANK
+from unisd_rl.config.rollout import VllmEngine
 
 
 def refused(settings, match):
@@ -47,4 +47,4 @@ def test_the_largest_rank_is_that_of_the_installed_vllm():
 
     from vllm.config.lora import MaxLoRARanks
 
-    assert max(get_args(MaxLoRARanks)) == VLLM_LARGEST_RANK
+    assert max(get_args(MaxLoRARanks)) == VllmEngine.largest_lora_rank

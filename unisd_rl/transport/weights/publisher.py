@@ -19,7 +19,6 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from unisd_rl.config import Config
-from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import PublishTarget, label
 from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack
@@ -104,9 +103,8 @@ def weight_publisher(config: Config, target: PublishTarget) -> WeightPublisher:
     """The publisher that goes with `weights.transport`."""
     if config.weights.transport == "object_store":
         return ObjectStorePublisher(target.store, config.weights.bucket_mib)
-    engine = config.rollout.engine
-    replicas = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
-    return TrainerEnginePublisher(config.weights.transport, target.actors, replicas, config.weights.timeout_s)
+    shards = config.rollout.engine.weight_shards
+    return TrainerEnginePublisher(config.weights.transport, target.actors, shards, config.weights.timeout_s)
 
 
 class _HeldTensors:
