@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from actors.process import ActorFailed, ActorProcess, Call
 from actors.report import ActorReport, Pulse
-from unisd_rl.cluster.restarts import RestartBudget
+from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import Fault, PolicyVersion, Recovery, Report
@@ -91,7 +91,7 @@ class Slot:
         self.part = f"rollout-{index}"
         self._config, self._orders, self._clock = config, orders, clock
         self._begin, self._retire, self._report = begin, retire, report
-        self._budget = RestartBudget(self.part, config.faults, clock)
+        self._budget = RestartPolicy(self.part, config.faults, clock)
         self._incarnations = 0
         self._life: _Life | None = None
         self._until_s = 0.0
@@ -191,7 +191,7 @@ class Slot:
         if self._broken_s is None:
             self._broken_s = now
         self.failure = what
-        fault = self._budget.failed(what)
+        fault = self._budget.record_failure(what)
         self.state, self._until_s = State.WAITING, now + fault.wait_s
         self._report(fault)
 

@@ -29,7 +29,7 @@ from learner.sharding import gathered, named_weights, whole
 from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig, ModelConfig
-from unisd_rl.storage.checkpoints import RUN_STATE, RunState, put_in_place, seal
+from unisd_rl.storage.checkpoints import RUN_STATE, RunState, replace_directory, write_manifest
 from unisd_rl.transport.weights.adapter import peft_config
 
 
@@ -86,7 +86,7 @@ def save_checkpoint(
     partial = path.with_name(path.name + ".partial")
     try:
         _write(partial, weights, adapter, state, model_path, model, run_state)
-        put_in_place(partial, path)
+        replace_directory(partial, path)
     except (OSError, SafetensorError) as error:
         _drain(weights, adapter, state)  # the other ranks are in the same collectives, and would wait in them
         shutil.rmtree(partial, ignore_errors=True)
@@ -113,7 +113,7 @@ def _write(
     if run_state is not None:
         write_archive(folder / STATE, state)
         (folder / RUN_STATE).write_text(run_state.to_json(), encoding="utf-8")
-        seal(folder)
+        write_manifest(folder)
 
 
 def _drain(*tensors: NamedTensors) -> None:

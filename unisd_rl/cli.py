@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from unisd_rl.cluster.resources import Requirement, on_cluster, on_this_machine
+from unisd_rl.cluster.resources import Requirement, describe_cluster, describe_local
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
 from unisd_rl.config.task import TaskConfig
@@ -37,7 +37,7 @@ def exit_code(work: Callable[[Sequence[str]], int], arguments: Sequence[str] | N
         return STOPPED
 
 
-def spin_briefly() -> None:
+def limit_openmp_spinning() -> None:
     """Let threads that wait spin briefly, then sleep; before torch is imported.
 
     Without spinning two threads train the base model no faster than one, and with torch's usual long spinning they
@@ -116,10 +116,10 @@ def describe_places(needed: Sequence[Requirement]) -> str:
     lines = [requirement.describe() for requirement in needed]
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return "\n".join([*lines, on_this_machine(needed)])
-    from unisd_rl.cluster.ray_cluster import look  # Ray
+        return "\n".join([*lines, describe_local(needed)])
+    from unisd_rl.cluster.ray_cluster import cluster_state  # Ray
 
-    return "\n".join([*lines, on_cluster(needed, look(address))])
+    return "\n".join([*lines, describe_cluster(needed, cluster_state(address))])
 
 
 def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from unisd_rl.cli import (
     OneSentenceParser,
     describe_places,
     exit_code,
+    limit_openmp_spinning,
     refuse_missing_folder,
     refuse_relative_under_a_job,
-    spin_briefly,
 )
 from unisd_rl.cluster.resources import answering_requirements, retention_requirement
 from unisd_rl.errors import UserError
@@ -44,7 +44,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
-    spin_briefly()
+    limit_openmp_spinning()
     from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
 
     run_evaluation(request)

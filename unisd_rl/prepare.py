@@ -11,9 +11,9 @@ from unisd_rl.cli import (
     check_contexts,
     check_training_task,
     exit_code,
+    limit_openmp_spinning,
     parse_fields,
     refuse_missing_folder,
-    spin_briefly,
     split_arguments,
 )
 from unisd_rl.cluster.resources import answering_requirements
@@ -35,7 +35,7 @@ def _prepare(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
-    spin_briefly()
+    limit_openmp_spinning()
     from unisd_rl.driver.prepare_job import run_preparation  # heavy: torch, Ray
 
     run_preparation(config)

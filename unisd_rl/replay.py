@@ -16,10 +16,10 @@ from typing import Any
 from unisd_rl.cli import (
     OneSentenceParser,
     exit_code,
+    limit_openmp_spinning,
     parse_fields,
     refuse_missing_folder,
     refuse_relative_under_a_job,
-    spin_briefly,
 )
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -48,7 +48,7 @@ def _replay(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
-    spin_briefly()
+    limit_openmp_spinning()
     from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
 
     run_replay(request)

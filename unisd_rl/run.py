@@ -17,10 +17,10 @@ from unisd_rl.cli import (
     check_training_task,
     describe_places,
     exit_code,
+    limit_openmp_spinning,
     parse_fields,
     refuse_missing_folder,
     refuse_relative_under_a_job,
-    spin_briefly,
     split_arguments,
     split_resume,
 )
@@ -30,7 +30,7 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.objective.inert import inert_settings
 from unisd_rl.storage.resuming import resumed_config
-from unisd_rl.storage.stores import refuse_unreachable
+from unisd_rl.storage.stores import check_reachable
 
 PROGRAM = "python -m unisd_rl.run"
 
@@ -55,7 +55,7 @@ def _run(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
-    spin_briefly()
+    limit_openmp_spinning()
     from unisd_rl.train import run_job  # heavy: torch, Ray
 
     return STOPPED if run_job(config, resumed=folder is not None).status == "interrupted" else 0
@@ -91,7 +91,7 @@ def check_data(config: Config) -> None:
     if config.model.path is not None:
         refuse_missing_folder("model.path", config.model.path)
     if config.rollout.ledger is not None and "://" in config.rollout.ledger:
-        refuse_unreachable("rollout.ledger", config.rollout.ledger)
+        check_reachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.run import ChaoticRun
-from unisd_rl.storage.checkpoints import DamagedCheckpoint, newest_first, opened
+from unisd_rl.storage.checkpoints import DamagedCheckpoint, newest_first, open_verified
 
 _EXAMINING = "evaluating version"
 
@@ -85,7 +85,7 @@ def whole_checkpoints(run: ChaoticRun) -> list[Path]:
     found = []
     for path in newest_first(run.path / "checkpoints"):
         try:
-            found.append(opened(path).path)
+            found.append(open_verified(path).path)
         except DamagedCheckpoint:
             continue
     return found

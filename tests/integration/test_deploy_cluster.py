@@ -67,8 +67,8 @@ def test_the_documented_job_runs_to_its_end_on_the_nodes_of_its_kinds(cluster, t
 
 def test_a_dry_run_as_a_job_says_who_has_a_place_and_who_has_none(cluster, tmp_path):
     output = finished(cluster.submit(f"unisd_star cluster --run.dir {tmp_path} --dry-run --rollout.actors 3"))
-    assert "the cluster (nodes: 3) has not a place for every process:" in output
-    (rollout,) = re.findall(r"  rollout actor: on \S+/(\w+) \(1\); NO PLACE for 2 of 3", output)
+    assert "the cluster (nodes: 3) cannot run every process:" in output
+    (rollout,) = re.findall(r"  rollout actor: on \S+/(\w+) \(1\); no room for 2 of 3", output)
     (learner,) = re.findall(r"  learner rank: on \S+/(\w+) \(1\)", output)
     assert {node[:6] for node in nodes_of(cluster, "rollout")} == {rollout}
     assert {node[:6] for node in nodes_of(cluster, "learner")} == {learner}

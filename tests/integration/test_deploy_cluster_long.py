@@ -272,7 +272,7 @@ def test_the_steps_by_hand_of_the_readme_word_for_word(cluster, home, tmp_path):
         assert done.returncode == 0, done.stdout[-4000:]
     finally:
         end_all_below(cluster.folder)
-    assert "the cluster (nodes: 3) has a place for each process:" in done.stdout
+    assert "the cluster (nodes: 3) can run every process:" in done.stdout
     summary = FinishedRun(tmp_path / "runs/arithmetic", done.stdout).summary
     assert summary["status"] == "completed"
     assert summary["engine"] == "vllm"

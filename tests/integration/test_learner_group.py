@@ -11,7 +11,7 @@ from learner.group import CheckpointNotWritten, LearnerGroup, LearnerLost
 from tests.fakes.learner_rig import learner_config, make_model, make_rollouts
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.storage.checkpoints import RunState, opened
+from unisd_rl.storage.checkpoints import RunState, open_verified
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.transport.weights.snapshot import unpack
@@ -121,7 +121,7 @@ def test_after_a_rank_died_in_mid_run_all_start_again_from_a_checkpoint(cluster,
     group.step(whole, 0, TIMEOUT_S)
     checkpoint = tmp_path / "checkpoints" / "step-1"
     group.save(checkpoint, RunState(0, 1, 11, ()))
-    assert opened(checkpoint).state.version == 1
+    assert open_verified(checkpoint).state.version == 1
     before = group.step(whole, 1, TIMEOUT_S)
     (rank,) = group.ranks
     ray.kill(rank)

@@ -20,7 +20,7 @@ from tests.fakes.finished import (
     start_job,
 )
 from unisd_rl.config import Config
-from unisd_rl.storage.checkpoints import opened
+from unisd_rl.storage.checkpoints import open_verified
 
 STEPS, BATCH = 6, 32
 SHORT = ("--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64")
@@ -137,7 +137,7 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(tmp
     steps = run.summary["steps"]
     assert 2 <= steps < 500
     assert f"--resume {run.path}" in output
-    assert opened(run.checkpoint(steps)).state.version == steps
+    assert open_verified(run.checkpoint(steps)).state.version == steps
     assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
 
 

@@ -14,7 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from unisd_rl.cluster.resources import CPU, GPU, Node, Requirement, Seen, missing
+from unisd_rl.cluster.resources import CPU, GPU, ClusterState, Node, Requirement, missing
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 
@@ -52,7 +52,7 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
         ray.shutdown()
 
 
-def look(address: str) -> Seen:
+def cluster_state(address: str) -> ClusterState:
     """The cluster at this address, without asking it for anything.
 
     Raises:
@@ -60,9 +60,9 @@ def look(address: str) -> Seen:
     """
     os.environ.update(RAY_ENVIRONMENT)
     try:
-        _join(address)
+        _connect_to(address)
         alive = [node for node in ray.nodes() if node["Alive"]]
-        return Seen(tuple(Node(_name(node), node["Resources"]) for node in alive), ray.available_resources())
+        return ClusterState(tuple(Node(_name(node), node["Resources"]) for node in alive), ray.available_resources())
     finally:
         ray.shutdown()
 
@@ -75,7 +75,7 @@ def _name(node: Mapping[str, Any]) -> str:
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
     """`joining`: processes that may come in mid-run; a cluster of the run's own has places for them."""
     if address := os.environ.get("RAY_ADDRESS"):
-        _join(address)
+        _connect_to(address)
         return
     processes = joining + max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
     ray.init(
@@ -87,9 +87,9 @@ def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
     )
 
 
-def _join(address: str) -> None:
+def _connect_to(address: str) -> None:
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(address="auto" if _under_job() else address, **_SILENT)
     except OSError as error:  # Ray's ConnectionError is one
         raise UserError(
@@ -98,7 +98,7 @@ def _join(address: str) -> None:
         ) from None
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
@@ -134,7 +134,7 @@ def _under_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def beside_the_driver() -> NodeAffinitySchedulingStrategy:
+def driver_node_only() -> NodeAffinitySchedulingStrategy:
     """On the driver's node and no other: what asks for no resource would be put on a rollout node too, and go with it
     when the run is scaled down. A soft wish is not enough, Ray passes it on while the node is busy starting a process.
     Without that node there is no driver, and no run, either."""

@@ -112,7 +112,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ClusterState:
     """A cluster as it is now: its nodes, and what of their resources nobody uses."""
 
     nodes: tuple[Node, ...]
@@ -120,7 +120,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Placement:
     """How many processes of one kind have a place, and on which nodes (name -> count)."""
 
     requirement: Requirement
@@ -135,28 +135,29 @@ class Fit:
         """One line, e.g. `  rollout actor: on 10.0.0.4 (2), 10.0.0.5 (1)`."""
         on = ", ".join(f"{name} ({count})" for name, count in self.nodes.items())
         line = f"  {self.requirement.process}: {f'on {on}' if on else 'nowhere'}"
-        return f"{line}; NO PLACE for {self.lacking} of {self.requirement.count}" if self.lacking else line
+        return f"{line}; no room for {self.lacking} of {self.requirement.count}" if self.lacking else line
 
 
-def fits(needed: Sequence[Requirement], nodes: Sequence[Node]) -> tuple[Fit, ...]:
+def place(needed: Sequence[Requirement], nodes: Sequence[Node]) -> tuple[Placement, ...]:
     """Processes dealt to nodes, each to the first that has room; those that ask for nothing run anywhere."""
     left = {node.name: dict(node.resources) for node in nodes}
-    return tuple(Fit(one, _deal(one, left)) for one in needed if any(one.each.values()))
+    return tuple(Placement(one, _deal(one, left)) for one in needed if any(one.each.values()))
 
 
-def on_cluster(needed: Sequence[Requirement], seen: Seen) -> str:
+def describe_cluster(needed: Sequence[Requirement], cluster: ClusterState) -> str:
     """What this cluster means for a run."""
-    found = fits(needed, seen.nodes)
-    verdict = "not a place for every process" if any(fit.lacking for fit in found) else "a place for each process"
-    lines = [f"the cluster (nodes: {len(seen.nodes)}) has {verdict}:", *(fit.describe() for fit in found)]
-    taken = missing(needed, seen.free)
-    if taken and not any(fit.lacking for fit in found):
+    placements = place(needed, cluster.nodes)
+    lacking = any(placement.lacking for placement in placements)
+    verdict = "cannot run every process" if lacking else "can run every process"
+    lines = [f"the cluster (nodes: {len(cluster.nodes)}) {verdict}:", *(each.describe() for each in placements)]
+    taken = missing(needed, cluster.free)
+    if taken and not lacking:
         what = ", ".join(f"{there:g} of {need:g} {name}" for name, (need, there) in taken.items())
         lines.append(f"others use some of it now; free: {what}")
     return "\n".join(lines)
 
 
-def on_this_machine(needed: Sequence[Requirement]) -> str:
+def describe_local(needed: Sequence[Requirement]) -> str:
     """What it means for a run that Ray is started for it here. Custom resources are then offered as asked for."""
     cores, gpus = len(os.sched_getaffinity(0)), gpus_here()
     computing = sum(one.count for one in needed if one.each.get(CPU))
@@ -165,7 +166,7 @@ def on_this_machine(needed: Sequence[Requirement]) -> str:
     if wanted > gpus:
         return f"{line} which lacks GPUs: {wanted:g} needed"
     shared = f"; {computing} processes that compute share the cores" if computing > cores else ""
-    return f"{line} which has a place for each process{shared}"
+    return f"{line} which can run every process{shared}"
 
 
 def gpus_here() -> int:

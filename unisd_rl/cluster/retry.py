@@ -22,7 +22,7 @@ from unisd_rl.errors import RunFailed
 Result = TypeVar("Result")
 
 
-async def patiently(
+async def retry(
     call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...], faults: FaultsConfig, what: str
 ) -> Result:
     """What `call` returns, once it does not raise one of `again`. A call must be safe to repeat.
@@ -59,33 +59,33 @@ class Heartbeat(Generic[Answer]):
         self._ask, self.silent_s, self._clock = ask, silent_s, clock
         self._asked: ray.ObjectRef[Answer] | None = None
         self._asked_s = 0.0
-        self._in_vain_since_s: float | None = None
+        self._unanswered_since_s: float | None = None
         self.answer: Answer | None = None
 
     @property
-    def in_vain_s(self) -> float:
+    def unanswered_s(self) -> float:
         """Seconds since the first question after the last answer; 0 while none is open."""
-        return 0.0 if self._in_vain_since_s is None else self._clock() - self._in_vain_since_s
+        return 0.0 if self._unanswered_since_s is None else self._clock() - self._unanswered_since_s
 
-    def silent(self) -> bool:
+    def unresponsive(self) -> bool:
         """Whether a question has had no answer for `silent_s`; said once, then the next one is asked.
 
         Who died as it answered hangs no more, but that is no answer either. The last one is `answer`.
         """
         if self._asked is None:
             self._asked, self._asked_s = self._ask(), self._clock()
-            if self._in_vain_since_s is None:
-                self._in_vain_since_s = self._asked_s
+            if self._unanswered_since_s is None:
+                self._unanswered_since_s = self._asked_s
         ended = bool(ray.wait([self._asked], timeout=0)[0])
         if ended:
             with suppress(RayActorError):
-                self.answer, self._in_vain_since_s = ray.get(self._asked, timeout=self.silent_s), None
-        silent = not ended and self._clock() > self._asked_s + self.silent_s
-        if ended or silent:
+                self.answer, self._unanswered_since_s = ray.get(self._asked, timeout=self.silent_s), None
+        hung = not ended and self._clock() > self._asked_s + self.silent_s
+        if ended or hung:
             self._asked = None
-        return silent
+        return hung
 
 
-def end_hanging(actor: ActorHandle) -> None:
+def kill_hung(actor: ActorHandle) -> None:
     """End a process that does not answer; Ray starts it again, as often as its `max_restarts` says."""
     ray.kill(actor, no_restart=False)

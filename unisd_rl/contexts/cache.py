@@ -26,7 +26,7 @@ import xxhash
 import unisd_rl
 from unisd_rl.contexts.views import Problems
 from unisd_rl.errors import UserError
-from unisd_rl.storage.files import fed
+from unisd_rl.storage.files import hash_file
 from unisd_rl.types import Example
 
 _CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py")
@@ -73,7 +73,7 @@ def model_fingerprint(path: Path | str, weights: bool) -> str:
     if not folder.is_dir():
         return _digest([str(path).encode(), _hub_commit(str(path)).encode()])
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and _counts(file, weights)]
-    return _digest(part for file in files for part in (file.name.encode(), fed(xxhash.xxh3_128(), file).digest()))
+    return _digest(part for file in files for part in (file.name.encode(), hash_file(xxhash.xxh3_128(), file).digest()))
 
 
 def _counts(file: Path, weights: bool) -> bool:

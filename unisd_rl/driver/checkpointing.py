@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from learner.group import CheckpointNotWritten
-from unisd_rl.cluster.restarts import RestartBudget
+from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.driver.build import Parts
-from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, opened
-from unisd_rl.storage.files import NotWritten
+from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, open_verified
+from unisd_rl.storage.files import WriteError
 from unisd_rl.types import Fault, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
 
-_REFUSED = (CheckpointNotWritten, DamagedCheckpoint, NotWritten)
+_REFUSED = (CheckpointNotWritten, DamagedCheckpoint, WriteError)
 
 
 def save(parts: Parts, version: PolicyVersion) -> None:
@@ -46,12 +46,12 @@ def insist(parts: Parts, what: str, write: Callable[[], Result]) -> Result:
     Raises:
         RunFailed: it was not written after as many tries as `faults` allows.
     """
-    budget, started, failed = RestartBudget(what, parts.config.faults), time.monotonic(), False
+    budget, started, failed = RestartPolicy(what, parts.config.faults), time.monotonic(), False
     while True:
         try:
             written = write()
         except _REFUSED as error:
-            failed, fault = True, budget.failed(str(error))
+            failed, fault = True, budget.record_failure(str(error))
             parts.report(fault)
             pause(parts, fault.wait_s)
         else:
@@ -74,4 +74,4 @@ def _save(parts: Parts, version: PolicyVersion) -> None:
     state = RunState(version.lineage, version.number, next_prompt, parts.directory.fall_backs())
     path = parts.directory.checkpoint(version.number)
     parts.learners.save(path, state)
-    opened(path)
+    open_verified(path)

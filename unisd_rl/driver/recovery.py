@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from learner.group import LearnerLost, NoRoom
-from unisd_rl.cluster.restarts import RestartBudget
+from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.driver.build import Parts
 from unisd_rl.driver.checkpointing import pause
 from unisd_rl.driver.publish import publish_checked
 from unisd_rl.errors import RunFailed
-from unisd_rl.storage.checkpoints import newest_whole
+from unisd_rl.storage.checkpoints import latest_valid
 from unisd_rl.types import INITIAL_VERSION, Fault, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ class LearnerRecovery:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._budget = RestartBudget("learner", parts.config.faults)
+        self._budget = RestartPolicy("learner", parts.config.faults)
 
     def begin(self, resumed: bool) -> PolicyVersion:
         """Give the learner, the queue and the actors the version that training starts from, and say which it is."""
@@ -65,7 +65,7 @@ class LearnerRecovery:
     def _fall_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
         parts, started = self._parts, time.monotonic()
         while True:
-            fault = self._budget.failed(str(lost), parts.directory.steps_logged)
+            fault = self._budget.record_failure(str(lost), parts.directory.steps_logged)
             parts.report(fault)
             parts.learners.close()
             pause(parts, fault.wait_s)
@@ -86,7 +86,7 @@ def take_up(parts: Parts) -> PolicyVersion:
     now, while the learner has them.
     """
     lineage = parts.queue.lineage() + 1  # asked first: it answers when no queue of a killed driver writes any more
-    checkpoint = newest_whole(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
+    checkpoint = latest_valid(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
     step = checkpoint.state.version if checkpoint else 0
     version = PolicyVersion(lineage, step)
     on_policy = parts.config.rollout.sources.on_policy

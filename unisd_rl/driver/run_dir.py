@@ -36,8 +36,8 @@ from unisd_rl.errors import UserError
 from unisd_rl.evaluation.results import json_lines
 from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.storage.checkpoints import newest_first
-from unisd_rl.storage.files import FolderLock, or_not_written, whole, write_whole
-from unisd_rl.storage.jsonl import LineFile, plain
+from unisd_rl.storage.files import FolderLock, atomic_write, raise_write_error, write_text_atomic
+from unisd_rl.storage.jsonl import LineFile, nan_to_none
 from unisd_rl.storage.lineage import FallBack, read_fall_backs, version_survives
 from unisd_rl.types import Answer, Event
 
@@ -139,7 +139,7 @@ class RunDirectory:
         """
         path = self.path / "prompts.json"
         if not path.exists():
-            write_whole(path, json.dumps({"checksum": checksum}) + "\n")
+            write_text_atomic(path, json.dumps({"checksum": checksum}) + "\n")
         elif json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
             raise UserError(
                 f"the problems and contexts are not those that {self.path} began with: its data, the model's tokenizer "
@@ -150,12 +150,12 @@ class RunDirectory:
         """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
 
         Raises:
-            NotWritten: the disk does not take it. It may be written again.
+            WriteError: the disk does not take it. It may be written again.
         """
         path = self._evaluation(step, "jsonl")
-        with or_not_written(path):
-            write_whole(path, json_lines(answers))
-            write_whole(self._evaluation(step, "json"), json.dumps(plain(numbers), indent=2) + "\n")
+        with raise_write_error(path):
+            write_text_atomic(path, json_lines(answers))
+            write_text_atomic(self._evaluation(step, "json"), json.dumps(nan_to_none(numbers), indent=2) + "\n")
         return path
 
     def examined(self, step: int) -> Examined | None:
@@ -167,19 +167,19 @@ class RunDirectory:
         return found if version_survives(found.lineage, found.version, self.fall_backs()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
-        """What the retention numbers of that evaluation are made of. Raises NotWritten as `write_evaluation` does."""
+        """What the retention numbers of that evaluation are made of. Raises WriteError as `write_evaluation` does."""
         path = self._evaluation(step, "retention.parquet")
-        with or_not_written(path), whole(path) as partial:
+        with raise_write_error(path), atomic_write(path) as partial:
             pq.write_table(rows, partial)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json; its presence says that the run ended.
 
         Raises:
-            NotWritten: the disk does not take it.
+            WriteError: the disk does not take it.
         """
-        with or_not_written(self.summary):
-            write_whole(self.summary, json.dumps(plain(summary), indent=2) + "\n")
+        with raise_write_error(self.summary):
+            write_text_atomic(self.summary, json.dumps(nan_to_none(summary), indent=2) + "\n")
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -188,7 +188,7 @@ class RunDirectory:
 
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
-        write_whole(self.config, tomli_w.dumps(_recorded(config)))
+        write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
         self._metrics = LineFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:

@@ -28,7 +28,7 @@ from unisd_rl.config import Config
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.retention import Likelihood, Retention
 from unisd_rl.evaluation.statistics import Comparison, Interval, compare
-from unisd_rl.storage.jsonl import plain
+from unisd_rl.storage.jsonl import nan_to_none
 from unisd_rl.types import Answer
 
 
@@ -85,7 +85,7 @@ def write_results(folder: Path, results: Sequence[Result], compared: Sequence[Co
         "results": [_row(result) for result in results],
         "comparisons": [asdict(one) for one in compared],
     }
-    (folder / "results.json").write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(nan_to_none(content), indent=2) + "\n", encoding="utf-8")
 
 
 def _row(result: Result) -> dict[str, object]:

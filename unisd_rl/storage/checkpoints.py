@@ -18,7 +18,7 @@ from pathlib import Path
 
 import xxhash
 
-from unisd_rl.storage.files import fed
+from unisd_rl.storage.files import hash_file
 from unisd_rl.storage.lineage import FallBack, version_survives
 from unisd_rl.types import Fault, Report
 
@@ -62,7 +62,7 @@ class Checkpoint:
     state: RunState
 
 
-def seal(folder: Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Make `folder` a checkpoint: its files are on the disk, then their checksums are, in the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     checksums = {str(path.relative_to(folder)): _synced_checksum(path) for path in files}
@@ -72,7 +72,7 @@ def seal(folder: Path) -> None:
     partial.rename(folder / MANIFEST)
 
 
-def put_in_place(partial: Path, path: Path) -> None:
+def replace_directory(partial: Path, path: Path) -> None:
     """Give a sealed folder its name; one that had the name is there until then."""
     old = path.with_name(f"{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -82,7 +82,7 @@ def put_in_place(partial: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def opened(path: Path) -> Checkpoint:
+def open_verified(path: Path) -> Checkpoint:
     """The checkpoint at `path`, every byte of it compared with its manifest.
 
     Raises:
@@ -110,11 +110,11 @@ def newest_first(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"{_PREFIX}{step}" for step in sorted(steps, reverse=True))
 
 
-def newest_whole(folder: Path, fall_backs: Sequence[FallBack], report: Report) -> Checkpoint | None:
+def latest_valid(folder: Path, fall_backs: Sequence[FallBack], report: Report) -> Checkpoint | None:
     """The newest checkpoint of the surviving chain that is whole; each one passed over is reported."""
     for path in newest_first(folder):
         try:
-            found = opened(path)
+            found = open_verified(path)
         except DamagedCheckpoint as damaged:
             report(Fault("checkpoint", f"{damaged}; the one before it is used", 0, 0.0))
             continue
@@ -138,4 +138,4 @@ def _synced_checksum(path: Path) -> str:
 
 
 def _checksum(path: Path) -> str:
-    return fed(xxhash.xxh3_64(), path).hexdigest()
+    return hash_file(xxhash.xxh3_64(), path).hexdigest()

@@ -17,12 +17,12 @@ import xxhash
 from unisd_rl.errors import RunFailed
 
 
-class NotWritten(RunFailed):
+class WriteError(RunFailed):
     """The disk did not take a file, for example because it is full: it may be written again."""
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to in this block; at its end the file gets its own. A process that is killed meanwhile leaves
     none that is cut short.
 
@@ -38,20 +38,20 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file by `whole`."""
-    with whole(path) as partial:
+def write_text_atomic(path: Path, text: str) -> None:
+    """A text file by `atomic_write`."""
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def or_not_written(path: Path) -> Iterator[None]:
-    """What the disk refuses in this block is `NotWritten`, with the file's name and the remedy."""
+def raise_write_error(path: Path) -> Iterator[None]:
+    """What the disk refuses in this block is `WriteError`, with the file's name and the remedy."""
     try:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise NotWritten(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
+        raise WriteError(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
 
 
 _POLL_S = 0.2
@@ -85,7 +85,7 @@ _BLOCK_BYTES = 1 << 24
 _State = TypeVar("_State", xxhash.xxh3_64, xxhash.xxh3_128)
 
 
-def fed(state: _State, path: Path) -> _State:
+def hash_file(state: _State, path: Path) -> _State:
     """`state`, which has read this file too, block by block."""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):

@@ -33,7 +33,7 @@ class LineFile:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line; with the system when this returns, or still here where the disk is full."""
-        self._unwritten += json.dumps(plain(line)).encode() + b"\n"
+        self._unwritten += json.dumps(nan_to_none(line)).encode() + b"\n"
         try:
             with self._path.open("ab", buffering=0) as file:
                 self._write(file.fileno(), file.tell())
@@ -51,12 +51,12 @@ class LineFile:
             raise
 
 
-def plain(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
     """JSON has no nan: null stands for a number that does not exist, however deep it lies."""
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

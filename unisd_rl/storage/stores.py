@@ -19,11 +19,11 @@ from unisd_rl.errors import UserError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_ELSEWHERE = "elsewhere.json"
+_LOCATION = "elsewhere.json"
 _PIECE_BYTES = 1 << 16
 
 
-class Place(Protocol):
+class FileStore(Protocol):
     """Named files. Every method raises OSError as the storage does; `str()` of a place shows no credentials."""
 
     def names(self, folder: str) -> list[str]:
@@ -51,7 +51,7 @@ class _InPieces(io.FileIO):
         return super().write(memoryview(data)[:_PIECE_BYTES])
 
 
-class LocalFolder:
+class LocalStore:
     """A folder of this machine or of a shared disk. `fsync`: what was created also survives a power loss."""
 
     def __init__(self, folder: Path, fsync: bool) -> None:
@@ -61,17 +61,17 @@ class LocalFolder:
         return str(self._folder)
 
     def names(self, folder: str) -> list[str]:
-        """See `Place`."""
+        """See `FileStore`."""
         path = self._folder / folder
         return sorted(os.listdir(path)) if path.is_dir() else []
 
     def open(self, name: str) -> BinaryIO:
-        """See `Place`."""
+        """See `FileStore`."""
         return (self._folder / name).open("rb")
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """See `Place`. Cut short by a crash, it leaves a file whose name ends in `.part`."""
+        """See `FileStore`. Cut short by a crash, it leaves a file whose name ends in `.part`."""
         path = self._folder / name
         temporary = path.with_name(path.name + ".part")
         self._make(path.parent)
@@ -89,7 +89,7 @@ class LocalFolder:
         self._sync(path.parent)
 
     def remove(self, names: Sequence[str]) -> None:
-        """See `Place`."""
+        """See `FileStore`."""
         paths = [self._folder / name for name in names]
         for path in paths:
             path.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ class LocalFolder:
             sync_folder(folder)
 
 
-class ObjectStore:
+class FsspecStore:
     """A place behind an fsspec URL, e.g. `s3://bucket/folder`. It is as durable as the store; nothing is renamed.
 
     Each store has errors of its own (botocore's, aiohttp's): they become OSError, which those who try again know.
@@ -118,7 +118,7 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
-        refuse_unreachable("ledger", url)
+        check_reachable("ledger", url)
         self._url = url
         self._system, self._root = url_to_fs(url)
 
@@ -126,7 +126,7 @@ class ObjectStore:
         return self._url
 
     def names(self, folder: str) -> list[str]:
-        """See `Place`."""
+        """See `FileStore`."""
         self._system.invalidate_cache()
         with self._as_os_error():
             try:
@@ -137,13 +137,13 @@ class ObjectStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """See `Place`."""
+        """See `FileStore`."""
         with self._as_os_error(), self._system.open(self._path(name), "rb") as file:
             yield file
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """See `Place`. A store that uploads in parts may leave a part of a file of several writes."""
+        """See `FileStore`. A store that uploads in parts may leave a part of a file of several writes."""
         path = self._path(name)
         with self._as_os_error():
             try:
@@ -155,7 +155,7 @@ class ObjectStore:
             file.close()
 
     def remove(self, names: Sequence[str]) -> None:
-        """See `Place`."""
+        """See `FileStore`."""
         for name in names:
             with self._as_os_error(), suppress(FileNotFoundError):
                 self._system.rm_file(self._path(name))
@@ -174,22 +174,22 @@ class ObjectStore:
             raise OSError(f"{self} failed: {type(error).__name__}: {error}") from error
 
 
-def open_place(place: str | Path, fsync: bool) -> Place:
-    """The place that a path or an fsspec URL names; a folder that `settle` made leads to where its ledger lies.
+def open_store(place: str | Path, fsync: bool) -> FileStore:
+    """The place that a path or an fsspec URL names; a folder that `pin_location` made leads to where its ledger lies.
 
     Raises:
         UserError: no such place can be reached; one sentence, without credentials.
     """
     if isinstance(place, str) and "://" in place:
-        return ObjectStore(place)
+        return FsspecStore(place)
     folder = Path(place)
-    pointer = folder / _ELSEWHERE
+    pointer = folder / _LOCATION
     if pointer.is_file():
-        return open_place(json.loads(pointer.read_text(encoding="utf-8"))["place"], fsync)
-    return LocalFolder(folder, fsync)
+        return open_store(json.loads(pointer.read_text(encoding="utf-8"))["place"], fsync)
+    return LocalStore(folder, fsync)
 
 
-def settle(folder: Path, elsewhere: str | None) -> Path:
+def pin_location(folder: Path, elsewhere: str | None) -> Path:
     """Let the ledger of `folder` lie under `elsewhere` (`rollout.ledger`) if that is given; returns `folder`.
 
     The first call decides, so a run opened again finds its rollouts. Under `elsewhere` each run has a place of its
@@ -198,12 +198,12 @@ def settle(folder: Path, elsewhere: str | None) -> Path:
     untouched = not folder.exists() or not any(folder.iterdir())
     if elsewhere is not None and untouched:
         place = f"{elsewhere.rstrip('/')}/{folder.absolute().parent.name}-{uuid4().hex[:8]}"
-        with LocalFolder(folder, fsync=True).create(_ELSEWHERE) as file:
+        with LocalStore(folder, fsync=True).create(_LOCATION) as file:
             file.write(json.dumps({"place": place}).encode())
     return folder
 
 
-def refuse_unreachable(setting: str, place: str) -> None:
+def check_reachable(setting: str, place: str) -> None:
     """Raise `UserError` for a place that fsspec does not know, or that holds credentials."""
     from fsspec import get_filesystem_class
 

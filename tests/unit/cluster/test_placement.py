@@ -1,6 +1,14 @@
 """Whether there is a place for each process: the whole bundle on one node, never a sum over nodes."""
 
-from unisd_rl.cluster.resources import Node, Requirement, Seen, fits, gpus_here, on_cluster, on_this_machine
+from unisd_rl.cluster.resources import (
+    ClusterState,
+    Node,
+    Requirement,
+    describe_cluster,
+    describe_local,
+    gpus_here,
+    place,
+)
 
 ACTORS = Requirement("rollout actor", 3, {"CPU": 1.0, "rollout": 1.0})
 RANKS = Requirement("learner rank", 2, {"CPU": 1.0, "GPU": 1.0, "learner": 1.0})
@@ -11,41 +19,41 @@ LEARNER = Node("learner", {"CPU": 8.0, "GPU": 2.0, "learner": 2.0})
 
 def test_each_process_goes_to_a_node_that_has_all_it_asks_for():
     rollouts = [Node("a", {"CPU": 2.0, "rollout": 2.0}), Node("b", {"CPU": 2.0, "rollout": 2.0})]
-    found = {fit.requirement.process: fit.nodes for fit in fits([ACTORS, RANKS, QUEUE], [HEAD, LEARNER, *rollouts])}
+    found = {fit.requirement.process: fit.nodes for fit in place([ACTORS, RANKS, QUEUE], [HEAD, LEARNER, *rollouts])}
     assert found == {"rollout actor": {"a": 2, "b": 1}, "learner rank": {"learner": 2}}
 
 
 def test_enough_in_all_but_on_no_node_is_no_place():
     halves = [Node("a", {"CPU": 4.0}), Node("b", {"rollout": 4.0})]
-    (fit,) = fits([ACTORS], halves)
+    (fit,) = place([ACTORS], halves)
     assert fit.lacking == 3
-    assert "NO PLACE for 3 of 3" in on_cluster([ACTORS], Seen(tuple(halves), {"CPU": 4.0, "rollout": 4.0}))
+    assert "no room for 3 of 3" in describe_cluster([ACTORS], ClusterState(tuple(halves), {"CPU": 4.0, "rollout": 4.0}))
 
 
 def test_a_resource_is_given_once():
     both = Requirement("rollout actor", 2, {"CPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0})
-    assert [fit.lacking for fit in fits(both, [Node("a", {"CPU": 2.0})])] == [0, 1]
+    assert [fit.lacking for fit in place(both, [Node("a", {"CPU": 2.0})])] == [0, 1]
 
 
 def test_what_others_use_is_said():
     node = Node("a", {"CPU": 4.0, "rollout": 3.0})
-    text = on_cluster([ACTORS], Seen((node,), {"CPU": 4.0, "rollout": 1.0}))
-    assert "the cluster (nodes: 1) has a place for each process:" in text
+    text = describe_cluster([ACTORS], ClusterState((node,), {"CPU": 4.0, "rollout": 1.0}))
+    assert "the cluster (nodes: 1) can run every process:" in text
     assert "rollout actor: on a (3)" in text
     assert text.endswith("others use some of it now; free: 1 of 3 rollout")
 
 
 def test_a_process_that_asks_for_nothing_is_not_told_a_place():
-    assert "queue" not in on_cluster([ACTORS, QUEUE], Seen((LEARNER,), {}))
+    assert "queue" not in describe_cluster([ACTORS, QUEUE], ClusterState((LEARNER,), {}))
 
 
 def test_this_machine_without_the_gpus_asked_for_is_said(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpus_here() == 0
-    assert "lacks GPUs: 2 needed" in on_this_machine([RANKS])
-    assert "has a place for each process" in on_this_machine([ACTORS, QUEUE])
+    assert "lacks GPUs: 2 needed" in describe_local([RANKS])
+    assert "can run every process" in describe_local([ACTORS, QUEUE])
 
 
 def test_processes_that_share_cores_are_said():
     crowd = Requirement("rollout actor", 10_000, {"CPU": 1.0})
-    assert "10000 processes that compute share the cores" in on_this_machine([crowd])
+    assert "10000 processes that compute share the cores" in describe_local([crowd])

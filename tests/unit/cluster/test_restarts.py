@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from unisd_rl.cluster.restarts import RestartBudget
+from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
@@ -20,44 +20,44 @@ class Clock:
 
 
 def test_each_failure_in_a_row_waits_twice_as_long_up_to_the_longest_wait():
-    budget = RestartBudget("rollout-1", CONFIG, Clock())
-    faults = [budget.failed("it died") for _ in range(4)]
+    budget = RestartPolicy("rollout-1", CONFIG, Clock())
+    faults = [budget.record_failure("it died") for _ in range(4)]
     assert [fault.wait_s for fault in faults] == [1.0, 2.0, 4.0, 5.0]
     assert faults[2] == Fault("rollout-1", "it died", 3, 4.0)
 
 
 def test_one_failure_more_than_allowed_ends_the_run_and_says_why():
-    budget = RestartBudget("learner", CONFIG, Clock())
+    budget = RestartPolicy("learner", CONFIG, Clock())
     for _ in range(4):
-        budget.failed("a rank died")
+        budget.record_failure("a rank died")
     with pytest.raises(RunFailed, match=r"learner failed 5 times within 100 s .*max_restarts = 4.*rank 1 died"):
-        budget.failed("rank 1 died")
+        budget.record_failure("rank 1 died")
 
 
 def test_failures_older_than_the_window_are_forgotten():
     clock = Clock()
-    budget = RestartBudget("queue", CONFIG, clock)
+    budget = RestartPolicy("queue", CONFIG, clock)
     for _ in range(4):
-        budget.failed("it died")
+        budget.record_failure("it died")
     clock.now = 100.0
-    assert budget.failed("it died").restart == 1
+    assert budget.record_failure("it died").restart == 1
 
 
 def test_failures_without_a_step_further_are_counted_however_old_they_are():
     clock = Clock()
-    budget = RestartBudget("learner", CONFIG, clock)
+    budget = RestartPolicy("learner", CONFIG, clock)
     for reached in (7, 7, 8, 8, 8, 8):
         clock.now += 100.0
-        assert budget.failed("it hangs", reached).restart == 1
+        assert budget.record_failure("it hangs", reached).restart == 1
     with pytest.raises(
         RunFailed, match=r"learner failed 5 times and never got beyond step 8 .*max_restarts = 4.*hangs"
     ):
-        budget.failed("it hangs", 6)
+        budget.record_failure("it hangs", 6)
 
 
 def test_with_no_restarts_the_first_failure_ends_the_run():
     with pytest.raises(RunFailed):
-        RestartBudget("store", FaultsConfig(max_restarts=0), Clock()).failed("it died")
+        RestartPolicy("store", FaultsConfig(max_restarts=0), Clock()).record_failure("it died")
 
 
 def test_a_ping_slower_than_the_silence_it_ends_is_refused():

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from unisd_rl.cluster.retry import patiently
+from unisd_rl.cluster.retry import retry
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 
@@ -25,7 +25,7 @@ def asked(failures, **settings):
         return 7
 
     faults = FaultsConfig(**{"backoff_s": 0.001, "backoff_max_s": 0.004, "patience_s": 5.0, **settings})
-    return asyncio.run(patiently(call, (Away,), faults, "the queue to answer")), times
+    return asyncio.run(retry(call, (Away,), faults, "the queue to answer")), times
 
 
 def test_a_call_is_repeated_until_it_is_answered_with_growing_waits():
@@ -45,4 +45,4 @@ def test_another_failure_is_not_repeated():
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        asyncio.run(patiently(call, (Away,), FaultsConfig(), "anything"))
+        asyncio.run(retry(call, (Away,), FaultsConfig(), "anything"))

@@ -9,7 +9,7 @@ from tests.fakes.full_disk import files_of_at_most
 from unisd_rl.compact import main
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.storage.stores import settle
+from unisd_rl.storage.stores import pin_location
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import Rollout, Source
@@ -19,7 +19,7 @@ from unisd_rl.types import Rollout, Source
 def run(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.create(load_recipe("unisd_star"))
-    ledger = Ledger(settle(directory.path / "rollouts", str(tmp_path / "shared")), fsync=False)
+    ledger = Ledger(pin_location(directory.path / "rollouts", str(tmp_path / "shared")), fsync=False)
     for number in (1, 0):
         asyncio.run(ledger.append(encode([row(number)])))
     yield directory

@@ -13,8 +13,8 @@ from unisd_rl.driver.publish import publish_checked, watch
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
-from unisd_rl.storage.checkpoints import RunState, newest_first, opened, seal
-from unisd_rl.storage.files import NotWritten
+from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
+from unisd_rl.storage.files import WriteError
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Fault, PolicyVersion, Recovery
 
@@ -52,7 +52,7 @@ class Learners:
             raise self.saving.pop(0)
         path.mkdir(parents=True)
         (path / "run_state.json").write_text(state.to_json())
-        seal(path)
+        write_manifest(path)
 
 
 class Queue:
@@ -238,7 +238,7 @@ def test_a_check_that_fires_is_not_recovered_from(rig):
 def test_a_checkpoint_names_the_next_prompt_and_the_lineages_so_far(rig):
     rig.parts.queue.fall_back(1, 2)
     save(rig.parts, PolicyVersion(1, 4))
-    state = opened(rig.parts.directory.checkpoint(4)).state
+    state = open_verified(rig.parts.directory.checkpoint(4)).state
     assert state == RunState(1, 4, 4 * BATCH, rig.parts.directory.fall_backs())
     assert state.fall_backs[0].step == 2
 
@@ -268,7 +268,7 @@ def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):
 
 
 def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
-    refusals = [NotWritten("step-5.json cannot be written: No space left on device")] * 2
+    refusals = [WriteError("step-5.json cannot be written: No space left on device")] * 2
 
     def write():
         if refusals:
@@ -281,7 +281,7 @@ def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
         (Fault, "evaluation"),
         (Recovery, "evaluation"),
     ]
-    refusals += [NotWritten("full")] * 4
+    refusals += [WriteError("full")] * 4
     with pytest.raises(RunFailed, match=r"evaluation failed 4 times.*full"):
         insist(rig.parts, "evaluation", write)
 

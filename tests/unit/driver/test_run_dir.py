@@ -15,7 +15,7 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.statistics import Examined, Interval
-from unisd_rl.storage.files import NotWritten
+from unisd_rl.storage.files import WriteError
 from unisd_rl.types import Answer, Generation
 
 CONFIG = load_recipe("unisd_star")
@@ -110,11 +110,11 @@ def test_an_evaluation_counts_while_its_version_survives(tmp_path):
 
 def test_an_evaluation_the_disk_does_not_take_leaves_nothing_and_may_be_written_again(tmp_path):
     directory = created(tmp_path / "run")
-    with files_of_at_most(8), pytest.raises(NotWritten, match=r"step-6\.jsonl cannot be written: File too large"):
+    with files_of_at_most(8), pytest.raises(WriteError, match=r"step-6\.jsonl cannot be written: File too large"):
         directory.write_evaluation(6, [answer(0), answer(1)], {})
     with (
         files_of_at_most(8),
-        pytest.raises(NotWritten, match=r"parquet cannot be written: .*too large"),
+        pytest.raises(WriteError, match=r"parquet cannot be written: .*too large"),
     ):
         directory.write_retention(6, pa.table({"a": range(10)}))
     assert list((directory.path / "evaluations").iterdir()) == []
@@ -124,7 +124,7 @@ def test_an_evaluation_the_disk_does_not_take_leaves_nothing_and_may_be_written_
 def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
     directory = created(tmp_path / "run")
     directory.summary.mkdir()  # nothing can be renamed to it
-    with pytest.raises(NotWritten, match=r"summary\.json cannot be written: .*--resume"):
+    with pytest.raises(WriteError, match=r"summary\.json cannot be written: .*--resume"):
         directory.write_summary({"status": "completed"})
 
 

@@ -7,7 +7,7 @@ from learner.checkpoint import save_checkpoint
 from learner.errors import CheckpointNotWritten
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config.model import ModelConfig
-from unisd_rl.storage.checkpoints import RunState, newest_first, opened
+from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified
 
 STATE = RunState(lineage=1, version=4, next_prompt=32, fall_backs=())
 
@@ -39,14 +39,14 @@ def save(model, path, run_state=STATE, tensors=None):
 
 def test_a_checkpoint_is_whole_and_says_where_the_run_stood(model, tmp_path):
     save(model, tmp_path / "step-4")
-    assert opened(tmp_path / "step-4").state == STATE
+    assert open_verified(tmp_path / "step-4").state == STATE
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
 
 
 def test_a_later_one_of_the_same_name_takes_the_place_of_the_first(model, tmp_path):
     for lineage in (0, 1):
         save(model, tmp_path / "step-4", RunState(lineage, 4, 32, ()))
-    assert opened(tmp_path / "step-4").state.lineage == 1
+    assert open_verified(tmp_path / "step-4").state.lineage == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
 
 
@@ -67,7 +67,7 @@ def test_a_full_disk_keeps_the_old_one_and_every_collective_is_gone_through(mode
     with pytest.raises(CheckpointNotWritten, match=r"step-4 could not be written: .*No space left"):
         save(model, tmp_path / "step-4", RunState(2, 4, 32, ()), tensors)
     assert [counted.left for counted in tensors] == [0, 0, 0]
-    assert opened(tmp_path / "step-4").state == STATE
+    assert open_verified(tmp_path / "step-4").state == STATE
     assert newest_first(tmp_path) == (tmp_path / "step-4",)
     assert len(list(tmp_path.iterdir())) == 1
 

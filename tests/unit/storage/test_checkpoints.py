@@ -6,10 +6,10 @@ from unisd_rl.storage.checkpoints import (
     DamagedCheckpoint,
     RunState,
     keep_newest,
+    latest_valid,
     newest_first,
-    newest_whole,
-    opened,
-    seal,
+    open_verified,
+    write_manifest,
 )
 from unisd_rl.storage.lineage import FallBack
 
@@ -20,7 +20,7 @@ def written(folder, step, lineage=0):
     (path / "model.safetensors").write_bytes(b"weights of %d" % step)
     (path / "training_state" / "tensors-00000.safetensors").write_bytes(b"moments")
     (path / "run_state.json").write_text(RunState(lineage, step, step * 8, (FallBack(1, 2, 3),)).to_json())
-    seal(path)
+    write_manifest(path)
     return path
 
 
@@ -34,7 +34,7 @@ def names(folder):
 
 
 def test_what_was_written_is_what_is_read(tmp_path):
-    found = opened(written(tmp_path, 4))
+    found = open_verified(written(tmp_path, 4))
     assert found.state == RunState(0, 4, 32, (FallBack(1, 2, 3),))
 
 
@@ -47,14 +47,14 @@ def test_no_file_can_be_cut_short_or_lost_unnoticed(tmp_path, name, damage):
     path = written(tmp_path, 4)
     damage(path / name)
     with pytest.raises(DamagedCheckpoint, match="step-4"):
-        opened(path)
+        open_verified(path)
 
 
 def test_a_changed_byte_is_noticed(tmp_path):
     path = written(tmp_path, 4)
     (path / "model.safetensors").write_bytes(b"weights of 5")
     with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors is not what was written"):
-        opened(path)
+        open_verified(path)
 
 
 def test_they_are_ordered_by_step_and_half_written_ones_are_none(tmp_path):
@@ -69,7 +69,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path):
     events = []
     written(tmp_path, 2)
     truncate(written(tmp_path, 4) / "model.safetensors")
-    assert newest_whole(tmp_path, (), events.append).path.name == "step-2"
+    assert latest_valid(tmp_path, (), events.append).path.name == "step-2"
     (fault,) = events
     assert fault.part == "checkpoint"
     assert "step-4/model.safetensors" in fault.what
@@ -77,15 +77,15 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path):
 
 def test_without_a_whole_one_there_is_none(tmp_path):
     truncate(written(tmp_path, 4) / "manifest.json")
-    assert newest_whole(tmp_path, (), lambda event: None) is None
-    assert newest_whole(tmp_path / "nowhere", (), lambda event: None) is None
+    assert latest_valid(tmp_path, (), lambda event: None) is None
+    assert latest_valid(tmp_path / "nowhere", (), lambda event: None) is None
 
 
 def test_one_that_the_run_fell_back_past_is_not_gone_on_from(tmp_path):
     for step in (2, 4, 6):
         written(tmp_path, step, lineage=0)
-    assert newest_whole(tmp_path, (FallBack(1, 4, 2),), lambda event: None).path.name == "step-4"
-    assert newest_whole(tmp_path, (FallBack(1, 3, 3),), lambda event: None).path.name == "step-2"
+    assert latest_valid(tmp_path, (FallBack(1, 4, 2),), lambda event: None).path.name == "step-4"
+    assert latest_valid(tmp_path, (FallBack(1, 3, 3),), lambda event: None).path.name == "step-2"
 
 
 def test_only_the_newest_are_kept(tmp_path):

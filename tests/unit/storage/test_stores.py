@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from unisd_rl.errors import UserError
-from unisd_rl.storage.stores import open_place, settle
+from unisd_rl.storage.stores import open_store, pin_location
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 
@@ -17,7 +17,7 @@ from unisd_rl.transport.rollouts.ledger import Ledger
 def test_a_ledger_elsewhere_is_found_from_the_runs_folder(tmp_path, url):
     folder = tmp_path / "runs" / "one" / "rollouts"
     elsewhere = str(tmp_path / "shared") if url == "folder" else url
-    append(Ledger(settle(folder, elsewhere), fsync=True), rollout(1))
+    append(Ledger(pin_location(folder, elsewhere), fsync=True), rollout(1))
     assert [path.name for path in folder.iterdir()] == ["elsewhere.json"]
     assert json.loads((folder / "elsewhere.json").read_text())["place"].startswith(f"{elsewhere}/one-")
     assert same_rollouts(Ledger(folder, fsync=False).rollouts([1]), [rollout(1)])
@@ -26,20 +26,20 @@ def test_a_ledger_elsewhere_is_found_from_the_runs_folder(tmp_path, url):
 def test_two_runs_never_share_a_place_and_a_run_opened_again_keeps_its_own(tmp_path):
     first, second = tmp_path / "a" / "run" / "rollouts", tmp_path / "b" / "run" / "rollouts"
     shared = str(tmp_path / "shared")
-    append(Ledger(settle(first, shared), fsync=True), rollout(1))
-    assert len(Ledger(settle(second, shared), fsync=True)) == 0
-    assert Ledger(settle(first, shared), fsync=True).numbers == [1]
-    assert Ledger(settle(first, None), fsync=True).numbers == [1]
+    append(Ledger(pin_location(first, shared), fsync=True), rollout(1))
+    assert len(Ledger(pin_location(second, shared), fsync=True)) == 0
+    assert Ledger(pin_location(first, shared), fsync=True).numbers == [1]
+    assert Ledger(pin_location(first, None), fsync=True).numbers == [1]
 
 
 def test_a_run_that_began_in_its_folder_stays_there(tmp_path):
-    append(Ledger(settle(tmp_path / "rollouts", None), fsync=True), rollout(1))
-    assert Ledger(settle(tmp_path / "rollouts", str(tmp_path / "shared")), fsync=True).numbers == [1]
+    append(Ledger(pin_location(tmp_path / "rollouts", None), fsync=True), rollout(1))
+    assert Ledger(pin_location(tmp_path / "rollouts", str(tmp_path / "shared")), fsync=True).numbers == [1]
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, (1 << 16) - 1, 1 << 16, 5 * (1 << 16) + 3])
 def test_a_file_of_any_length_is_written_whole(tmp_path, nbytes):
-    place, data = open_place(tmp_path, fsync=True), random.Random(0).randbytes(nbytes)
+    place, data = open_store(tmp_path, fsync=True), random.Random(0).randbytes(nbytes)
     with place.create("folder/file") as file:
         file.write(data)
     assert (tmp_path / "folder" / "file").read_bytes() == data
@@ -55,7 +55,7 @@ def test_a_file_of_any_length_is_written_whole(tmp_path, nbytes):
 )
 def test_a_place_that_cannot_be_used_is_refused_in_one_sentence_without_credentials(url, told):
     with pytest.raises(UserError) as refused:
-        open_place(url, fsync=False)
+        open_store(url, fsync=False)
     assert told in str(refused.value)
     assert "hidden" not in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -64,7 +64,7 @@ def test_a_place_that_cannot_be_used_is_refused_in_one_sentence_without_credenti
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), ConnectionError("gone"), KeyError("region")])
 def test_whatever_an_object_store_raises_is_an_os_error_and_never_a_timeout_of_who_waits_for_rollouts(error):
-    place = open_place(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
+    place = open_store(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
     told = r"^(gone|failing://.* failed: (TimeoutError: no answer|KeyError: 'region'))$"
     with pytest.raises(OSError, match=told) as raised, place.create("segments/1"):
         raise error
@@ -72,7 +72,7 @@ def test_whatever_an_object_store_raises_is_an_os_error_and_never_a_timeout_of_w
 
 
 def test_a_store_that_fails_says_so_whatever_is_asked_of_it():
-    place = open_place(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
+    place = open_store(f"{FAILING}://{uuid4()}/rollouts", fsync=False)
     with place.create("segments/1") as file:
         file.write(b"rows")
     with store_fails_in("segments"):

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from unisd_rl.cluster.retry import patiently
+from unisd_rl.cluster.retry import retry
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
@@ -85,4 +85,4 @@ class RayLeaseQueue:
     async def _ask(
         self, what: str, call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...] = (RayActorError,)
     ) -> Result:
-        return await patiently(call, again, self._faults, f"the rollout queue to {what}")
+        return await retry(call, again, self._faults, f"the rollout queue to {what}")

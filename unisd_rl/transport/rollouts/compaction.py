@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from unisd_rl.storage.stores import Place, open_place
+from unisd_rl.storage.stores import FileStore, open_store
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import SCHEMA
 from unisd_rl.transport.rollouts.segments import (
@@ -52,7 +52,7 @@ def compact(place: str | Path) -> Compacted:
     Raises:
         OSError: the storage failed, or what was written does not read back the same. All rows are still there.
     """
-    files, ledger = open_place(place, fsync=True), Ledger(place, fsync=True)
+    files, ledger = open_store(place, fsync=True), Ledger(place, fsync=True)
     loose = [entry for entry in ledger.entries if not entry.compacted]
     done = {number for entry in ledger.entries if entry.compacted for number in entry.numbers}
     numbers = sorted({number for entry in loose for number in entry.numbers} - done)
@@ -67,7 +67,7 @@ def compact(place: str | Path) -> Compacted:
     return Compacted(len(numbers), len(loose), before, after)
 
 
-def _replace(files: Place, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> int:
+def _replace(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> int:
     """Write, verify and enter the Parquet file; its bytes."""
     entry = _write(files, ledger, blocks)
     try:
@@ -80,7 +80,7 @@ def _replace(files: Place, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> i
     return entry.nbytes
 
 
-def _write(files: Place, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> IndexEntry:
+def _write(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> IndexEntry:
     """The Parquet file, a row group a block, and its entry, which is not written yet."""
     segment = 1 + last_segment(files, compacted=True)
     entry = IndexEntry(segment, tuple(number for block in blocks for number in block), (), 0, "", compacted=True)
@@ -94,7 +94,7 @@ def _write(files: Place, ledger: Ledger, blocks: Sequence[Sequence[int]]) -> Ind
     return IndexEntry(segment, entry.numbers, tuple(lengths), sink.nbytes, sink.checksum, compacted=True)
 
 
-def _verify(files: Place, ledger: Ledger, blocks: Sequence[Sequence[int]], entry: IndexEntry) -> None:
+def _verify(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]], entry: IndexEntry) -> None:
     summed = xxhash.xxh3_64()
     with files.open(entry.file) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -124,7 +124,7 @@ def _bits(rows: pa.Table) -> tuple[pa.Table, pa.Array]:
     return rows.drop_columns("logprobs").append_column("lengths", lengths), logprobs.flatten().view(pa.int32())
 
 
-def _remove_leftovers(files: Place) -> None:
+def _remove_leftovers(files: FileStore) -> None:
     """What crashes left: files that no entry names, and entries that were cut short."""
     counting = {name for entry in read_entries(files) for name in (entry.file, entry.index_file)}
     for folder in (INDEX, SEGMENTS):

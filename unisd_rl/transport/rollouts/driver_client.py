@@ -26,9 +26,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from unisd_rl.cluster.ray_cluster import beside_the_driver
-from unisd_rl.cluster.restarts import RestartBudget
-from unisd_rl.cluster.retry import Heartbeat, end_hanging
+from unisd_rl.cluster.ray_cluster import driver_node_only
+from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import Heartbeat, kill_hung
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
@@ -82,7 +82,7 @@ class QueueClient:
 
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
-        self._budget = RestartBudget(_PART, config.faults)
+        self._budget = RestartPolicy(_PART, config.faults)
         self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
         self._admitted = 0
         self._kept: dict[int, NumberedPrompt] = {}
@@ -147,7 +147,7 @@ class QueueClient:
             return call()
         except _Interrupted as error:
             broke_s, reason = time.monotonic(), error
-        fault = self._budget.failed(str(reason))
+        fault = self._budget.record_failure(str(reason))
         self._report(fault)
         wait_s, faults = fault.wait_s, self._config.faults
         while True:
@@ -169,7 +169,7 @@ class QueueClient:
             return take()
         except NotAdmitted as error:
             noticed_s = time.monotonic()
-            self._report(self._budget.failed(f"the rollout queue was started again: {error}"))
+            self._report(self._budget.record_failure(f"the rollout queue was started again: {error}"))
             self._say_again()
             self._report(Recovery(_PART, time.monotonic() - noticed_s))
         try:
@@ -183,8 +183,8 @@ class QueueClient:
         self._ask("admit prompts", self._queue.admit.remote(list(self._kept.values())))
 
     def _refuse_silence(self) -> None:
-        if self._heartbeat.silent():
-            end_hanging(self._queue)
+        if self._heartbeat.unresponsive():
+            kill_hung(self._queue)
             raise _Interrupted(f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s")
 
     def _ask(self, task: str, call: "ray.ObjectRef[Any]", timeout_s: float | None = None) -> Any:
@@ -195,7 +195,7 @@ class QueueClient:
         except GetTimeoutError as error:
             if timeout_s is not None:
                 raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
-            end_hanging(self._queue)
+            kill_hung(self._queue)
             raise _Interrupted(f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s") from error
         except RayTaskError as error:
             if isinstance(error.cause, NotAdmitted):
@@ -247,6 +247,6 @@ def spawn_queue(directory: Path, config: Config) -> ActorHandle:
         max_concurrency=_CALLS_IN_FLIGHT,
         max_restarts=_FOR_EVER,
         max_task_retries=0,
-        scheduling_strategy=beside_the_driver(),
+        scheduling_strategy=driver_node_only(),
     )
     return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)

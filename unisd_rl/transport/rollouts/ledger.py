@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unisd_rl.storage.stores import open_place
+from unisd_rl.storage.stores import open_store
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
@@ -57,7 +57,7 @@ class Ledger:
     """
 
     def __init__(self, place: str | Path, fsync: bool) -> None:
-        self._place = open_place(place, fsync)
+        self._place = open_store(place, fsync)
         self._entries: list[IndexEntry] = []
         self._where: dict[int, tuple[int, int]] = {}
         self._tokens = 0

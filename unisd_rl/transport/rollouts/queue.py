@@ -27,7 +27,7 @@ from collections.abc import Container, Sequence, Set
 from pathlib import Path
 
 from unisd_rl.config.rollout import RolloutConfig
-from unisd_rl.storage.stores import settle
+from unisd_rl.storage.stores import pin_location
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe
 from unisd_rl.transport.rollouts.dispatch import BatchWaits, Issuing
@@ -266,4 +266,4 @@ class RolloutQueue:
 
 
 def _opened(directory: Path, rollout: RolloutConfig) -> Ledger:
-    return Ledger(settle(directory / "rollouts", elsewhere=rollout.ledger), rollout.fsync)
+    return Ledger(pin_location(directory / "rollouts", elsewhere=rollout.ledger), rollout.fsync)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from unisd_rl.storage.stores import Place
+from unisd_rl.storage.stores import FileStore
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc
 
 SEGMENTS, INDEX = "segments", "index"
@@ -54,13 +54,13 @@ class IndexEntry:
         return f"{'compacted-' if self.compacted else ''}{self.segment:08d}"
 
 
-def read_entries(place: Place) -> list[IndexEntry]:
+def read_entries(place: FileStore) -> list[IndexEntry]:
     """All entries: committed ones first, each kind in the order written."""
     found = (_read_entry(place, name) for name in place.names(INDEX) if name.endswith(".json"))
     return sorted((entry for entry in found if entry), key=lambda entry: (entry.compacted, entry.segment))
 
 
-def last_segment(place: Place, compacted: bool) -> int:
+def last_segment(place: FileStore, compacted: bool) -> int:
     """The highest number any file or entry of that kind has, also one that was cut short; 0 if there is none."""
     names = [name for folder in (SEGMENTS, INDEX) for name in place.names(folder)]
     found = [re.match(r"(compacted-)?(\d+)\.", name) for name in names]
@@ -68,7 +68,7 @@ def last_segment(place: Place, compacted: bool) -> int:
 
 
 def write_segment(
-    place: Place, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
+    place: FileStore, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
 ) -> IndexEntry:
     """Store one IPC stream. Whatever it raises, nothing of it counts and, if the storage lets it, nothing is left."""
     checksum = xxhash.xxh3_64_hexdigest(data)
@@ -84,19 +84,19 @@ def write_segment(
     return entry
 
 
-def write_entry(place: Place, entry: IndexEntry) -> None:
+def write_entry(place: FileStore, entry: IndexEntry) -> None:
     """From now on the file of this entry counts."""
     with place.create(entry.index_file) as file:
         file.write(json.dumps(asdict(entry)).encode() + b"\n")
 
 
-def remove(place: Place, entries: Sequence[IndexEntry]) -> None:
+def remove(place: FileStore, entries: Sequence[IndexEntry]) -> None:
     """Remove files, their entries first: an entry always has its file."""
     place.remove([entry.index_file for entry in entries])
     place.remove([entry.file for entry in entries])
 
 
-def load(place: Place, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+def load(place: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
     """A table with (at least) these rows of a file, and where they lie in it.
 
     Raises:
@@ -105,7 +105,7 @@ def load(place: Place, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table
     return _load_row_groups(place, entry, rows) if entry.compacted else (_load_stream(place, entry), list(rows))
 
 
-def _load_stream(place: Place, entry: IndexEntry) -> pa.Table:
+def _load_stream(place: FileStore, entry: IndexEntry) -> pa.Table:
     with place.open(entry.file) as file:
         data = file.read()
     if xxhash.xxh3_64_hexdigest(data) != entry.checksum:
@@ -113,7 +113,7 @@ def _load_stream(place: Place, entry: IndexEntry) -> pa.Table:
     return pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
 
 
-def _load_row_groups(place: Place, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+def _load_row_groups(place: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
     """Parquet checks each page it reads; the checksum of the whole file was checked when it was compacted."""
     with place.open(entry.file) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -127,7 +127,7 @@ def _load_row_groups(place: Place, entry: IndexEntry, rows: Sequence[int]) -> tu
     return table.cast(SCHEMA), lies
 
 
-def _read_entry(place: Place, name: str) -> IndexEntry | None:
+def _read_entry(place: FileStore, name: str) -> IndexEntry | None:
     with place.open(f"{INDEX}/{name}") as file:
         text = file.read()
     if not text.endswith(b"\n"):

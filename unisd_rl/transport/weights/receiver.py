@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ray.exceptions import ObjectLostError, RayActorError
 
-from unisd_rl.cluster.retry import patiently
+from unisd_rl.cluster.retry import retry
 from unisd_rl.config import Config
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
@@ -60,7 +60,7 @@ class ObjectStoreReceiver:
             snapshot: Snapshot | None = await self._store.newest.remote()
             return None if snapshot is None else await _buckets_of(snapshot)
 
-        return await patiently(newest, _AWAY, self._faults, "the weight store to show its newest weights")
+        return await retry(newest, _AWAY, self._faults, "the weight store to show its newest weights")
 
     async def fetch(self, version: PolicyVersion) -> Arrived | None:
         """See `WeightReceiver.fetch`."""
@@ -68,7 +68,7 @@ class ObjectStoreReceiver:
         async def fetch() -> Arrived:
             return await _buckets_of(await self._store.at_least.remote(version, self._timeout_s))
 
-        return await patiently(fetch, _AWAY, self._faults, f"the weight store to hand over {label(version)}")
+        return await retry(fetch, _AWAY, self._faults, f"the weight store to hand over {label(version)}")
 
 
 class PushedWeights:

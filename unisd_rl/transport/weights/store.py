@@ -26,9 +26,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
-from unisd_rl.cluster.ray_cluster import beside_the_driver
-from unisd_rl.cluster.restarts import RestartBudget
-from unisd_rl.cluster.retry import Heartbeat, end_hanging
+from unisd_rl.cluster.ray_cluster import driver_node_only
+from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import Heartbeat, kill_hung
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
@@ -139,7 +139,7 @@ def own_copy(lent: Snapshot) -> Snapshot:
 def spawn_store() -> StoreClient:
     """Start the store as a Ray actor; it asks for no core because it sleeps between snapshots."""
     spawned = ray.remote(WeightStore).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside_the_driver()
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=driver_node_only()
     )
     return StoreClient(spawned.remote())
 
@@ -150,7 +150,7 @@ class StoreWatch:
 
     def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
         self._store, self._patience_s = store.handle, faults.patience_s
-        self._budget = RestartBudget("store", faults)
+        self._budget = RestartPolicy("store", faults)
         self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.life.remote, faults.silent_s)
         self._known: str = ray.get(store.handle.life.remote(), timeout=self._patience_s)
 
@@ -160,9 +160,9 @@ class StoreWatch:
         Raises:
             RunFailed: it has not answered for `faults.patience_s`.
         """
-        if self._heartbeat.silent():
-            end_hanging(self._store)
-        if self._heartbeat.in_vain_s > self._patience_s:
+        if self._heartbeat.unresponsive():
+            kill_hung(self._store)
+        if self._heartbeat.unanswered_s > self._patience_s:
             raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
     def emptied(self) -> Fault | None:
@@ -177,4 +177,4 @@ class StoreWatch:
         if self._known == known:
             return None
         # Ray has started it by now, so there is no back-off left to wait for.
-        return replace(self._budget.failed("it died and was started again without weights"), wait_s=0.0)
+        return replace(self._budget.record_failure("it died and was started again without weights"), wait_s=0.0)
