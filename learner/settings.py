@@ -20,7 +20,7 @@ def objective_settings(config: Config) -> objective.ObjectiveSettings:
         chunk_tokens=config.learner.chunk_tokens,
         likelihood_weight=sections.likelihood.weight if sections.likelihood else None,
         auxiliary_temperature=config.auxiliary_temperature,
-        released_micro_batch=sections.released.micro_batch_size if sections.released else None,
+        released_micro_batch=sections.reference_reductions.micro_batch_size if sections.reference_reductions else None,
     )
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from unisd_rl.cluster.resources import Requirement, describe_cluster, describe_local
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
+from unisd_rl.config.load import check_renamed
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
@@ -126,8 +128,12 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     """The fields set on the command line, nested and unvalidated. `--help` prints every field and exits.
 
     Raises:
-        UserError: an option that does not exist.
+        UserError: an option that does not exist, or no longer under this name.
     """
+    for word in arguments:
+        if word.startswith("--"):
+            option = word.removeprefix("--").partition("=")[0]
+            check_renamed(reduce(lambda tree, name: {name: tree}, reversed(option.split(".")), {}))
 
     class Fields(Config, BaseSettings):
         """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: unisd_star)."""

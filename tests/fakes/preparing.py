@@ -20,7 +20,7 @@ from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import grade_all
 
 PROBLEMS = 600  # three segments
-WRITES = {"negative": {"type": "written"}}
+WRITES = {"negative": {"type": "generated"}}
 INDUCES = {"auxiliary": {"type": "induction", "views": 2, "instructions": 20}}
 
 

@@ -22,7 +22,7 @@ TASK = {"train_examples": PROBLEMS, "eval_examples": 6}
 SHORT = {"max_tokens": 40, "max_prompt_tokens": 512}
 CONTEXTS = {
     "auxiliary": {"type": "induction", "views": 2, "instructions": 8, "demonstrations": 2, **SHORT},
-    "negative": {"type": "written", "attempts": 4, **SHORT},
+    "negative": {"type": "generated", "attempts": 4, **SHORT},
 }
 
 

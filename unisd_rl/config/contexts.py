@@ -56,10 +56,10 @@ class TaskNegative(Section):
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
 
 
-class WrittenNegative(Section):
+class GeneratedNegative(Section):
     """Wrong demonstrations that the model writes itself: asked for a confident mistake, or its own wrong answers."""
 
-    type: Literal["written"] = "written"
+    type: Literal["generated"] = "generated"
     attempts: Count = 4
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
     temperature: Positive = 0.7
@@ -78,10 +78,10 @@ class CorruptionNegative(Section):
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
 
 
-class BugsNegative(Section):
+class ProgramMutationsNegative(Section):
     """The gold program with one bug planted: off by one, wrong operator, missing edge case, wrong return."""
 
-    type: Literal["bugs"] = "bugs"
+    type: Literal["program_mutations"] = "program_mutations"
     attempts: Count = 8
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
 
@@ -95,7 +95,7 @@ class PerturbationNegative(Section):
 
 
 NegativeConfig = Annotated[
-    TaskNegative | WrittenNegative | CorruptionNegative | BugsNegative | PerturbationNegative,
+    TaskNegative | GeneratedNegative | CorruptionNegative | ProgramMutationsNegative | PerturbationNegative,
     Field(discriminator="type"),
 ]
 _USUAL = {"auxiliary": "random", "negative": "task"}
@@ -125,4 +125,4 @@ class ContextsConfig(Section):
     @property
     def written(self) -> bool:
         """Whether the model itself writes any of it."""
-        return isinstance(self.auxiliary, InductionAuxiliary) or isinstance(self.negative, WrittenNegative)
+        return isinstance(self.auxiliary, InductionAuxiliary) or isinstance(self.negative, GeneratedNegative)

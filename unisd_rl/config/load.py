@@ -26,6 +26,12 @@ DISCRIMINATORS = ("type", "level", "signal")
 DEFAULT_TASK = "arithmetic"
 DEFAULT_KINDS: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
 """Which kind a section is of when neither the recipe nor the command line says so."""
+RENAMED: Mapping[str, str] = {
+    'contexts.negative.type = "written"': 'contexts.negative.type = "generated"',
+    'contexts.negative.type = "bugs"': 'contexts.negative.type = "program_mutations"',
+    "objective.released": "objective.reference_reductions",
+}
+"""Old keys, and old values of keys, with what they are called now. Each is refused wherever a configuration is read."""
 Tree = Mapping[str, Any]
 
 
@@ -51,10 +57,23 @@ def configuration(tree: Tree) -> Config:
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
+    check_renamed(tree)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(_sentences(error)) from None
+
+
+def check_renamed(tree: Tree, source: str = "") -> None:
+    """Raise `UserError` with the new name if `tree` has a renamed key or value; `source` opens the sentence."""
+    for old, new in RENAMED.items():
+        key, _, value = old.partition(" = ")
+        *sections, field = key.split(".")
+        section: Any = tree
+        for name in sections:
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and field in section and value in ("", f'"{section[field]}"'):
+            raise UserError(f"{source}{old} has a new name: use {new}")
 
 
 def recipe_path(recipe: str, folder: Path = Path()) -> Path:
@@ -104,9 +123,11 @@ def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Tree]:
 
 def _read(path: Path) -> Tree:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from None
+    check_renamed(tree, f"{path}: ")
+    return tree
 
 
 def _sentences(error: ValidationError) -> str:

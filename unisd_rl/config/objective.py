@@ -108,7 +108,7 @@ class EmaConfig(Section):
     """Optimiser steps between updates."""
 
 
-class ReleasedReductions(Section):
+class ReferenceReductions(Section):
     """The reductions of the UniSD authors' released code, for comparison with ours.
 
     Scale quantiles are of one micro-batch, sequence weights cancel within their sequence, the variance over views is
@@ -140,8 +140,8 @@ class ObjectiveConfig(Section):
     """Cross-entropy on the completions. Absent: none."""
     ema: EmaConfig | None = None
     """The moving teacher. Absent: the teacher stays the initial model."""
-    released: ReleasedReductions | None = None
-    """The released code's reductions. Absent: ours, the same on any layout."""
+    reference_reductions: ReferenceReductions | None = None
+    """The reductions of the authors' code. Absent: ours, the same on any layout."""
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveConfig":
@@ -150,10 +150,10 @@ class ObjectiveConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _released_clips_at_a_constant(self) -> "ObjectiveConfig":
-        if self.released is not None and self.clipping is not None and self.clipping.quantile is not None:
+    def _reference_reductions_clip_at_a_constant(self) -> "ObjectiveConfig":
+        if self.reference_reductions is not None and self.clipping is not None and self.clipping.quantile is not None:
             raise ValueError(
-                f"clipping.quantile = {self.clipping.quantile} is of the whole step, and `released` reduces each "
-                "micro-batch by itself: give clipping.threshold instead, or leave out `released`"
+                f"clipping.quantile = {self.clipping.quantile} is of the whole step, and `reference_reductions` "
+                "reduces each micro-batch by itself: give clipping.threshold instead, or leave the latter out"
             )
         return self

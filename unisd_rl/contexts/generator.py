@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from unisd_rl.config import Config
-from unisd_rl.config.contexts import InductionAuxiliary, WrittenNegative
+from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.contexts.templates import Chat
 
-Written = InductionAuxiliary | WrittenNegative
+Written = InductionAuxiliary | GeneratedNegative
 
 MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
 

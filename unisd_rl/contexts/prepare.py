@@ -13,7 +13,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from unisd_rl.config import Config
-from unisd_rl.config.contexts import InductionAuxiliary, RetrievalAuxiliary, WrittenNegative
+from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.cache import Segments, cache_key, code_fingerprint, model_fingerprint, records_fingerprint
 from unisd_rl.contexts.generator import OpenWriter, Writer, written_sections
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
@@ -63,7 +63,7 @@ class Maker:
             return [Verified()] * len(examples)
 
         def write(chats: Sequence[Chat], what: str) -> Sequence[str | None]:
-            assert isinstance(negative, WrittenNegative), "only these are written by the model"
+            assert isinstance(negative, GeneratedNegative), "only these are written by the model"
             return self._writer.write(chats, negative, derive_seed(self._seed, "written", name, what))
 
         proposed = candidates(negative, self._task, self._seed, write)

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from unisd_rl.config.contexts import (
     AuxiliaryConfig,
-    BugsNegative,
     CorruptionNegative,
     InductionAuxiliary,
     NegativeConfig,
     PerturbationNegative,
+    ProgramMutationsNegative,
     RandomAuxiliary,
     RetrievalAuxiliary,
     TaskNegative,
@@ -99,7 +99,7 @@ def candidates(config: NegativeConfig, task: Problems, seed: int, write: Write) 
             return FromEach(lambda example: task.wrong_demonstrations(example, seed))
         case CorruptionNegative():
             return FromEach(Corruption(task.train, seed).candidates)
-        case BugsNegative():
+        case ProgramMutationsNegative():
             return FromEach(lambda example: bug_candidates(example, seed))
         case PerturbationNegative():
             return FromEach(lambda example: perturbed(example, seed))

@@ -5,13 +5,12 @@ refused. Imports nothing heavy.
 """
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unisd_rl.config import Config
-from unisd_rl.config.load import configuration, overlay
+from unisd_rl.config.load import configuration, overlay, recipe_tree
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import FolderLock
 
@@ -71,7 +70,7 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
     _refuse_no_run(folder)
     _refuse_alive(folder)
     _refuse_finished(folder)
-    recorded = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    recorded = recipe_tree(str(folder / "config.toml"), under={})
     place = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
     before = configuration(overlay(recorded, place))
     now = configuration(overlay(overlay(recorded, place), overrides))

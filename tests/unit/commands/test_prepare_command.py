@@ -10,9 +10,9 @@ def test_a_dry_run_names_the_contexts_and_an_engine_only_where_the_model_writes(
     assert (result.code, result.errors) == (0, "")
     assert result.output == "3 auxiliary views (retrieval), a negative view (task)\n"
     assert not result.heavy
-    written = ("--contexts.negative.type", "written", "--rollout.actors", "2")
+    written = ("--contexts.negative.type", "generated", "--rollout.actors", "2")
     result = command("unisd_rl.prepare", "contrastive", "--dry-run", *written)
-    assert result.output == "no auxiliary view, a negative view (written)\n2 x rollout actor: 1 CPU\n"
+    assert result.output == "no auxiliary view, a negative view (generated)\n2 x rollout actor: 1 CPU\n"
 
 
 BAD = {

@@ -1,11 +1,14 @@
 """A configuration is read whole or refused in one sentence."""
 
+import json
+
 import pytest
 
 from unisd_rl.cli import parse_fields
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe, overlay
+from unisd_rl.config.load import RENAMED, load_recipe, overlay
 from unisd_rl.errors import UserError
+from unisd_rl.run import main
 
 
 def test_every_field_has_a_line_of_documentation():
@@ -76,6 +79,49 @@ def test_a_bad_value_is_refused_with_the_value_and_the_remedy(overrides, names):
     message = str(refused.value)
     assert "\n" not in message
     assert all(name in message for name in names), message
+
+
+def key_and_value(entry):
+    """Section, field and value of an entry of the table; a key without a value is a section, so its value is {}."""
+    key, _, value = entry.partition(" = ")
+    return *key.rsplit(".", 1), value or "{}"
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_or_value_is_refused_with_its_new_name_wherever_it_is_given(tmp_path, capsys, old, new):
+    section, field, value = key_and_value(old)
+    recipe = tmp_path / "old.toml"
+    recipe.write_text(f'extends = "contrastive"\n[{section}]\n{field} = {value}\n')
+    over = tmp_path / "over.toml"  # what lies over an old name does not hide it
+    over.write_text(f'extends = "old.toml"\n[{section}]\n' + f'{field} = "other"\n' * (" = " in old))
+    word = value.strip('"')
+    for arguments in (
+        [str(recipe)],
+        [str(over)],
+        [f"--{section}.{field}", word],
+        [f"--{section}.{field}={word}"],
+        [f"--{section}", json.dumps({field: json.loads(value)})],
+    ):
+        assert main([*arguments, "--dry-run"]) == 2, arguments
+        refusal = capsys.readouterr().err
+        assert f"{old} has a new name: use {new}\n" in refusal
+        assert refusal.count("\n") == 1
+        assert (str(recipe) in refusal) == arguments[0].endswith(".toml")
+
+
+def test_an_option_below_a_renamed_section_is_refused_with_the_new_name():
+    with pytest.raises(UserError, match=r"use objective\.reference_reductions"):
+        parse_fields(["--objective.released.micro_batch_size", "4"], "run")
+
+
+@pytest.mark.parametrize("new", RENAMED.values())
+def test_a_new_name_is_accepted(tmp_path, new):
+    section, field, value = key_and_value(new)
+    recipe = tmp_path / "new.toml"
+    recipe.write_text(f'extends = "contrastive"\n[{section}]\n{field} = {value}\n')
+    assert getattr(load_recipe(str(recipe)), section.split(".")[0]) != getattr(
+        load_recipe("contrastive"), section.split(".")[0]
+    )
 
 
 def test_a_recipe_that_is_nowhere_is_refused_with_the_names_there_are():

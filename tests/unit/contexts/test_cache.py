@@ -74,7 +74,7 @@ def test_written_contexts_are_asked_for_once_and_no_writer_is_opened_again(tmp_p
 
 def changed_rows(config):
     """The same instructions, and rows under another key: one attempt more for the negatives."""
-    negative = {"type": "written", "attempts": config.contexts.negative.attempts + 1}
+    negative = {"type": "generated", "attempts": config.contexts.negative.attempts + 1}
     return {"contexts": {**INDUCES, "negative": negative}, "task": {"train_examples": 70, "eval_examples": 5}}
 
 

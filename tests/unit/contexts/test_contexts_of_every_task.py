@@ -13,10 +13,10 @@ import pytest
 
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import (
-    BugsNegative,
     CorruptionNegative,
     InductionAuxiliary,
     PerturbationNegative,
+    ProgramMutationsNegative,
     RandomAuxiliary,
     RetrievalAuxiliary,
     TaskNegative,
@@ -47,7 +47,7 @@ NEGATIVES = {  # task -> the kinds that give nearly every problem a negative
     "tool_use": (TaskNegative(),),
     "scienceqa": (TaskNegative(), CorruptionNegative()),
     "cos_e": (TaskNegative(), CorruptionNegative()),
-    "mbpp": (TaskNegative(), BugsNegative()),
+    "mbpp": (TaskNegative(), ProgramMutationsNegative()),
     "toolalpaca": (TaskNegative(),),
 }
 

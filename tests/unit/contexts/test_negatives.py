@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisd_rl.config.contexts import (
-    BugsNegative,
     CorruptionNegative,
+    GeneratedNegative,
     PerturbationNegative,
+    ProgramMutationsNegative,
     TaskNegative,
-    WrittenNegative,
 )
 from unisd_rl.contexts.corruption import Corruption, near_numbers
 from unisd_rl.contexts.negatives import (
@@ -96,7 +96,9 @@ def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_n
 
 
 def test_a_task_without_programs_has_no_bugs():
-    found = verified_wrong(TASK.train[:5], candidates(BugsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8)
+    found = verified_wrong(
+        TASK.train[:5], candidates(ProgramMutationsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8
+    )
     assert found == (Verified(),) * 5
 
 
@@ -202,4 +204,4 @@ def test_a_text_without_an_answer_of_its_kind_is_not_plausible():
     assert not plausible("```python\ndef f(:\n```", code)
     assert plausible("```python\ndef f():\n    return 1\n```", code)
     assert not plausible("no call", calls)
-    assert WrittenNegative(type="written").attempts == 4
+    assert GeneratedNegative(type="generated").attempts == 4

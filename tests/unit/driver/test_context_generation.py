@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.rollout_actor import Answered
-from unisd_rl.config.contexts import InductionAuxiliary, WrittenNegative
+from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.generator import longest_request
 from unisd_rl.driver.context_generation import EngineWriter, engine_config
@@ -37,8 +37,8 @@ def chats(*texts):
     return [(Message("user", text),) for text in texts]
 
 
-CONFIG = load_recipe("unisd_star", {"contexts": {"negative": {"type": "written", "max_tokens": 9}}})
-SETTINGS = WrittenNegative(type="written", max_prompt_tokens=3, temperature=0.5, max_tokens=9)
+CONFIG = load_recipe("unisd_star", {"contexts": {"negative": {"type": "generated", "max_tokens": 9}}})
+SETTINGS = GeneratedNegative(type="generated", max_prompt_tokens=3, temperature=0.5, max_tokens=9)
 
 
 def test_too_long_a_request_is_not_made_and_a_cut_text_is_not_used():
@@ -59,13 +59,13 @@ def test_every_request_has_a_seed_of_its_own_however_many_there_are():
 
 
 def test_requests_may_be_a_little_longer_than_prompts_unless_a_limit_is_given():
-    assert longest_request(CONFIG, WrittenNegative(type="written")) == 512 + 256
+    assert longest_request(CONFIG, GeneratedNegative(type="generated")) == 512 + 256
     assert longest_request(CONFIG, InductionAuxiliary(type="induction", max_prompt_tokens=99)) == 99
 
 
 @pytest.mark.parametrize("transport", ["object_store", "nccl"])
 def test_the_engine_that_writes_takes_no_updates_and_no_adapters_and_holds_the_longest(transport):
-    given = {"contexts": {"negative": {"type": "written", "max_tokens": 300}}, "weights": {"transport": transport}}
+    given = {"contexts": {"negative": {"type": "generated", "max_tokens": 300}}, "weights": {"transport": transport}}
     given |= {"rollout": {"gpus_per_actor": 1}, "learner": {"gpus_per_rank": 1}}
     engine = engine_config(load_recipe("unisd_star", given))
     assert (engine.rollout.max_prompt_tokens, engine.rollout.max_completion_tokens) == (768, 300)
