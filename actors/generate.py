@@ -23,7 +23,7 @@ class _Completion:
     sampled: Generation | None
 
 
-class Answering:
+class RolloutGenerator:
     """Answers prompts with one engine, in the name of one actor."""
 
     def __init__(self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer) -> None:

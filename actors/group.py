@@ -32,13 +32,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from actors.eval_batch import Shares
-from actors.process import ActorProcess, Call
+from actors.eval_batch import EvaluationDispatch
+from actors.process import ActorProcess, PendingCall
 from actors.report import ActorReport, Pulse
-from actors.rollout_actor import Answered, Chat
-from actors.scale_requests import ActorsStatus
-from actors.scaling import ActorDemand, BusyShares, Observation
-from actors.supervisor import Orders, Slot, State
+from actors.rollout_actor import Chat, ChatAnswer
+from actors.scale_requests import ActorCounts
+from actors.scaling import Observation, TargetActorCount, Utilization
+from actors.supervisor import ActorSupervisor, DesiredState, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import rollout_bundle
@@ -49,14 +49,14 @@ from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Event, Fault, PolicyVersion, Report, Sampling, Watch, look_nowhere
 
 
-def refuse_if_all_fail_alike(slots: Sequence[Slot]) -> None:
+def refuse_if_all_fail_alike(slots: Sequence[ActorSupervisor]) -> None:
     """An engine that starts nowhere, for one reason, will not start at the second attempt either: RunFailed."""
     failures = {re.sub(r"rollout-[\d.]*\d", "rollout", slot.failure or "") for slot in slots}
     if len(failures) == 1 and (failure := slots[0].failure) is not None:
         raise RunFailed(failure)
 
 
-def refuse_unless_some_follow(slots: Sequence[Slot], version: PolicyVersion) -> None:
+def refuse_unless_some_follow(slots: Sequence[ActorSupervisor], version: PolicyVersion) -> None:
     """RunFailed where nobody is at `version`, or on the way to it."""
     for slot in slots:
         if slot.state in (State.WAITING, State.PLACING, State.STARTING) or slot.updating:
@@ -66,7 +66,7 @@ def refuse_unless_some_follow(slots: Sequence[Slot], version: PolicyVersion) -> 
         raise RunFailed(f"{serving[0].name} was asked for answers of {version} but is at {serving[0].applied}")
 
 
-def too_late(slot: Slot, task: str, timeout_s: float, run_dir: Path) -> RunFailed:
+def too_late(slot: ActorSupervisor, task: str, timeout_s: float, run_dir: Path) -> RunFailed:
     """The error of a slot whose process did not do its `task` within `timeout_s` seconds."""
     log = log_path(run_dir, slot.name)
     return RunFailed(f"waited {timeout_s:g} s for {slot.name} to {task}; its log is {log}")
@@ -84,7 +84,7 @@ def too_few_places(
     )
 
 
-class Absence:
+class OutageTimer:
     """Looked at now and then. The time counts from the first look that finds nobody: what happened before it, while
     nobody looked, is not known. `clock` returns seconds."""
 
@@ -92,7 +92,7 @@ class Absence:
         self.limit_s, self._clock = limit_s, clock
         self._since_s: float | None = None
 
-    def too_long(self, serving: int) -> bool:
+    def exceeded(self, serving: int) -> bool:
         """Whether `serving` has been 0 at every look for more than `limit_s` seconds."""
         if serving:
             self._since_s = None
@@ -103,7 +103,7 @@ class Absence:
         return now > self._since_s + self.limit_s
 
 
-class Retirements:
+class RetiredActors:
     """Tells the queue, where there is one. One that was away when it was told is told again."""
 
     def __init__(self, queue: ActorHandle | None) -> None:
@@ -132,7 +132,7 @@ _CLOSE_TIMEOUT_S = 20.0
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 
-def say(event: Event) -> None:
+def print_event(event: Event) -> None:
     """One line on standard error: the report of a group that belongs to no run."""
     print(f"{event.part}: {event.what if isinstance(event, Fault) else 'works again'}", file=sys.stderr)
 
@@ -148,22 +148,22 @@ class RolloutGroup:
         run_dir: Path,
         queue: ActorHandle | None,
         store: StoreClient,
-        report: Report = say,
-        demand: ActorDemand | None = None,
+        report: Report = print_event,
+        demand: TargetActorCount | None = None,
     ) -> None:
         """Nothing is started yet. Without a queue the actors only answer; `run` is then a mistake. Without a demand the
         number of actors changes by `scale` only."""
         self._config, self._plan, self._model_path = config, plan, model_path
         self._run_dir, self._queue, self._store, self._report = run_dir, queue, store, report
-        self._orders = Orders()
-        self._slots: list[Slot] = []
-        self._retirements = Retirements(queue)
+        self._orders = DesiredState()
+        self._slots: list[ActorSupervisor] = []
+        self._retirements = RetiredActors(queue)
         self._demand = demand
         self._count = config.rollout.actors_at_start
         self._started = False
-        self._busy = BusyShares()
+        self._busy = Utilization()
         # Nobody may serve for as long as a new actor may take to find a place and to start.
-        self._absence = Absence(config.run.cluster_timeout_s + config.run.start_timeout_s)
+        self._outage = OutageTimer(config.run.cluster_timeout_s + config.run.start_timeout_s)
 
     @property
     def handles(self) -> tuple[ActorHandle, ...]:
@@ -214,7 +214,7 @@ class RolloutGroup:
             RunFailed: no actor has it after `timeout_s` seconds, or after the longer time that a new one may need.
         """
         asked_s = dict[str, float]()
-        last_s = time.monotonic() + timeout_s + self._absence.limit_s
+        last_s = time.monotonic() + timeout_s + self._outage.limit_s
         while True:
             self.check()
             watch()
@@ -235,7 +235,7 @@ class RolloutGroup:
         sampling: Sampling,
         version: PolicyVersion,
         watch: Watch = look_nowhere,
-    ) -> list[Answered]:
+    ) -> list[ChatAnswer]:
         """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
 
         The chats are dealt to the actors in turn, with leases paused on all of them until all have answered; those of
@@ -246,13 +246,13 @@ class RolloutGroup:
             RunFailed: no actor is at `version`, and none will be.
         """
         asked = [(chat, _seeded(sampling, index)) for index, chat in enumerate(prompts)]
-        shares = Shares(asked, version, self._config.run.step_timeout_s)
+        shares = EvaluationDispatch(asked, version, self._config.run.step_timeout_s)
         with self.examination():
             while not shares.complete:
                 self.check()
                 shares.collect()
-                shares.deal([slot for slot in self._serving() if slot.applied == version])
-                if shares.undealt:
+                shares.assign([slot for slot in self._serving() if slot.applied == version])
+                if shares.unassigned:
                     watch()
                     refuse_unless_some_follow(self._slots, version)
                 if not shares.complete:
@@ -289,8 +289,8 @@ class RolloutGroup:
         calls = [process.report() for process in self._processes()]
         if calls:
             ray.wait([call.reference for call in calls], num_returns=len(calls), timeout=_CALL_TIMEOUT_S)
-        departed = [report for slot in self._slots for report in slot.departed]
-        return (*departed, *(call.result() for call in calls if call.succeeded()))
+        drained_reports = [report for slot in self._slots for report in slot.drained_reports]
+        return (*drained_reports, *(call.result() for call in calls if call.succeeded()))
 
     def scale(self, count: int) -> None:
         """From now on so many actors. Those that are too many, the last ones, lease nothing more, complete what they
@@ -314,14 +314,14 @@ class RolloutGroup:
         if not self._orders.examining:
             self._adjust()
         if self._demand is not None:
-            self._demand.tell(self.status())
+            self._demand.report(self.status())
         self._retirements.check()
         self._refuse_unless_some_serve()
 
-    def status(self) -> ActorsStatus:
+    def status(self) -> ActorCounts:
         """How many actors there shall be, and where each stands."""
-        slots = (f"{slot.name}: {slot.state}" for slot in self._slots if slot.state is not State.GONE)
-        return ActorsStatus(self._count, self.serving, tuple(slots))
+        slots = (f"{slot.name}: {slot.state}" for slot in self._slots if slot.state is not State.VACANT)
+        return ActorCounts(self._count, self.serving, tuple(slots))
 
     def observe(self, wait_share: float, batches_ready: float) -> None:
         """Take a step of the learner into account, where the number of actors follows it; see `Observation`."""
@@ -339,7 +339,7 @@ class RolloutGroup:
             slot.close()
         self._slots = []
 
-    def _serving(self) -> list[Slot]:
+    def _serving(self) -> list[ActorSupervisor]:
         return [slot for slot in self._slots if slot.state is State.SERVING]
 
     def _processes(self) -> list[ActorProcess]:
@@ -347,15 +347,15 @@ class RolloutGroup:
 
     def _adjust(self) -> None:
         """As many slots in use as there shall be actors: the first free ones are opened, the last ones drained."""
-        used = [slot for slot in self._slots if slot.state not in (State.GONE, State.DRAINING)]
+        used = [slot for slot in self._slots if slot.state not in (State.VACANT, State.DRAINING)]
         for slot in used[self._count :]:
             slot.drain()  # the last ones: cores are shared by those beyond the plan
-        free = [slot for slot in self._slots if slot.state is State.GONE]
+        free = [slot for slot in self._slots if slot.state is State.VACANT]
         for _ in range(self._count - len(used)):
             slot = free.pop(0) if free else self._new_slot()
             slot.open()
 
-    def _new_slot(self) -> Slot:
+    def _new_slot(self) -> ActorSupervisor:
         index = len(self._slots)
         cores = self._plan.of_actor(index)
 
@@ -363,10 +363,12 @@ class RolloutGroup:
             queue, store = self._queue, self._store
             return ActorProcess(name, self._config, cores, self._model_path, self._run_dir, queue, store)
 
-        self._slots.append(Slot(index, self._config, self._orders, begin, self._retirements.retire, self._report))
+        self._slots.append(
+            ActorSupervisor(index, self._config, self._orders, begin, self._retirements.retire, self._report)
+        )
         return self._slots[-1]
 
-    def _wait(self, calls: Sequence[Call], timeout_s: float) -> None:
+    def _wait(self, calls: Sequence[PendingCall], timeout_s: float) -> None:
         """Return when one of these calls has ended, or after `timeout_s` seconds."""
         if calls:
             ray.wait([call.reference for call in calls], num_returns=1, timeout=timeout_s)
@@ -390,15 +392,15 @@ class RolloutGroup:
             self._wait([call for slot in waiting for call in slot.awaited], min(_POLL_S, left_s))
 
     def _refuse_unless_some_serve(self) -> None:
-        if self._absence.too_long(self.serving):
+        if self._outage.exceeded(self.serving):
             states = "; ".join(f"{slot.part}: {slot.failure or slot.state}" for slot in self._slots)
             raise RunFailed(
-                f"no rollout actor has served for {self._absence.limit_s:g} s (run.cluster_timeout_s + "
+                f"no rollout actor has served for {self._outage.limit_s:g} s (run.cluster_timeout_s + "
                 f"run.start_timeout_s): {states}"
             )
 
 
-def _has(slot: Slot, version: PolicyVersion) -> bool:
+def _has(slot: ActorSupervisor, version: PolicyVersion) -> bool:
     return slot.applied is not None and slot.applied >= version
 
 

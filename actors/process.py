@@ -23,7 +23,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.report import ActorReport, Pulse
-from actors.rollout_actor import Answered, Asked, RolloutActor
+from actors.rollout_actor import ChatAnswer, ChatRequest, RolloutActor
 from unisd_rl.cluster.cores import Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
@@ -61,19 +61,19 @@ class ActorFailed(Exception):
     """A rollout actor failed; one sentence, with its name and its log, without a full stop."""
 
 
-class Call(Generic[Result]):
+class PendingCall(Generic[Result]):
     """One call to an actor, under way or ended."""
 
     def __init__(self, reference: "ray.ObjectRef[Result]", name: str, log: Path) -> None:
         self.reference, self._name, self._log = reference, name, log
 
-    def ended(self) -> bool:
+    def done(self) -> bool:
         """Whether `result` will not wait."""
         return bool(ray.wait([self.reference], timeout=0)[0])
 
     def succeeded(self) -> bool:
         """Whether it has ended well."""
-        if not self.ended():
+        if not self.done():
             return False
         try:
             self.result()
@@ -120,7 +120,7 @@ class ActorProcess:
         self._config, self._cores, self._model_path = config, cores, model_path
         self._arguments = (name, config, cores, model_path, run_dir, queue, store)
         self._bundle = placement_group([rollout_bundle(config)])
-        self.placed: Call[None] = self._call(self._bundle.ready())
+        self.placed: PendingCall[None] = self._call(self._bundle.ready())
         """Ends when the cluster has a place for it."""
         self._handle: ActorHandle | None = None
 
@@ -130,7 +130,7 @@ class ActorProcess:
         assert self._handle is not None, f"{self.name} was not started"
         return self._handle
 
-    def start(self) -> Call[PolicyVersion]:
+    def start(self) -> PendingCall[PolicyVersion]:
         """Begin the process in its place; the call ends with the engine's version when that is ready."""
         options = {
             **ray_options(rollout_bundle(self._config)),
@@ -141,15 +141,15 @@ class ActorProcess:
         self._handle = ray.remote(RolloutActor).options(**options).remote(*self._arguments)
         return self._call(self.handle.start.remote())
 
-    def run(self) -> Call[None]:
+    def run(self) -> PendingCall[None]:
         """See `RolloutActor.run`."""
         return self._call(self.handle.run.remote())
 
-    def update(self, version: PolicyVersion) -> Call[PolicyVersion]:
+    def update(self, version: PolicyVersion) -> PendingCall[PolicyVersion]:
         """See `RolloutActor.update`."""
         return self._call(self.handle.update.remote(version))
 
-    def ping(self) -> Call[Pulse]:
+    def ping(self) -> PendingCall[Pulse]:
         """See `RolloutActor.ping`."""
         return self._call(self.handle.ping.remote())
 
@@ -161,19 +161,19 @@ class ActorProcess:
         """See `RolloutActor.resume_leases`."""
         self.handle.resume_leases.remote()
 
-    def answer(self, asked: Sequence[Asked], version: PolicyVersion) -> Call[list[Answered]]:
+    def answer(self, asked: Sequence[ChatRequest], version: PolicyVersion) -> PendingCall[list[ChatAnswer]]:
         """See `RolloutActor.answer`."""
         return self._call(self.handle.answer.remote(asked, version))
 
-    def report(self) -> Call[ActorReport]:
+    def report(self) -> PendingCall[ActorReport]:
         """See `RolloutActor.report`."""
         return self._call(self.handle.report.remote())
 
-    def drain(self, limit_s: float) -> Call[ActorReport]:
+    def drain(self, limit_s: float) -> PendingCall[ActorReport]:
         """See `RolloutActor.drain`."""
         return self._call(self.handle.drain.remote(limit_s))
 
-    def close(self) -> "Call[None] | None":
+    def close(self) -> "PendingCall[None] | None":
         """See `RolloutActor.close`; None for one that was not started."""
         return None if self._handle is None else self._call(self._handle.close.remote())
 
@@ -183,8 +183,8 @@ class ActorProcess:
             ray.kill(self._handle)
         remove_placement_group(self._bundle)
 
-    def _call(self, reference: "ray.ObjectRef[Any]") -> Call[Any]:
-        return Call(reference, self.name, self.log)
+    def _call(self, reference: "ray.ObjectRef[Any]") -> PendingCall[Any]:
+        return PendingCall(reference, self.name, self.log)
 
 
 def _reason(error: RayActorError) -> str:

@@ -13,8 +13,8 @@ from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
-from actors.engines.stall_guard import WatchedEngine
-from actors.engines.vllm_push import PushedUpdates
+from actors.engines.stall_guard import StallGuard
+from actors.engines.vllm_push import VllmPushEndpoint
 from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
@@ -28,11 +28,11 @@ from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens
 
 Chat = tuple[Message, ...]
-Asked = tuple[Chat, Sampling]
+ChatRequest = tuple[Chat, Sampling]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ChatAnswer:
     """One prompt outside the queue: what the engine read, what it wrote, and that as text."""
 
     prompt_tokens: Tokens
@@ -40,7 +40,7 @@ class Answered:
     generation: Generation
 
 
-class RolloutActor(PushedUpdates):
+class RolloutActor(VllmPushEndpoint):
     """Generates with one engine. `cores` are those of this actor; empty leaves them to the system.
 
     Without a queue it only answers, and may not be asked to `run`.
@@ -62,7 +62,7 @@ class RolloutActor(PushedUpdates):
         bind_to(cores)
         self._tokenizer = ChatTokenizer(model_path)
         engine = build_engine(config, cores, model_path, self._tokenizer)
-        self._engine = WatchedEngine(engine, config.faults.stall_s)
+        self._engine = StallGuard(engine, config.faults.stall_s)
         leases = RayLeaseQueue(queue, config.faults)
         self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
         self._receiver = weight_receiver(config, store)
@@ -153,7 +153,7 @@ class RolloutActor(PushedUpdates):
         """Serve the queue again."""
         self._service.resume()
 
-    async def answer(self, asked: Sequence[Asked], version: PolicyVersion) -> list[Answered]:
+    async def answer(self, asked: Sequence[ChatRequest], version: PolicyVersion) -> list[ChatAnswer]:
         """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile.
 
         Raises:
@@ -208,11 +208,11 @@ class RolloutActor(PushedUpdates):
         async with self._applied:
             self._applied.notify_all()
 
-    async def _answer_one(self, chat: Chat, sampling: Sampling, places: asyncio.Semaphore) -> Answered:
+    async def _answer_one(self, chat: Chat, sampling: Sampling, places: asyncio.Semaphore) -> ChatAnswer:
         async with places:
             prompt_tokens = self._tokenizer.encode(chat)
             generation = await self._engine.generate(prompt_tokens, sampling)
-        return Answered(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
+        return ChatAnswer(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
 
     def _failed(self, error: BaseException) -> RunFailed:
         return RunFailed(f"{self._name} stopped: {error or type(error).__name__}; its log is {self._log}")

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 
-class Unreadable(Exception):
+class InvalidRequest(Exception):
     """A control file that says nothing; the message is a sentence with its path."""
 
 
 @dataclass(frozen=True, slots=True)
-class ActorsStatus:
+class ActorCounts:
     """`wanted` rollout actors, `serving` of them; `slots` says where each stands, e.g. `rollout-2: starting`."""
 
     wanted: int
@@ -29,12 +29,12 @@ class ActorsStatus:
     slots: tuple[str, ...]
 
 
-class RunControl:
+class ScaleRequests:
     """Both ends of the control files of one run folder."""
 
     def __init__(self, run_dir: Path) -> None:
         self._folder, self._lock = run_dir / "control", run_dir / "lock"
-        self._said: ActorsStatus | None = None
+        self._reported: ActorCounts | None = None
 
     @property
     def running(self) -> bool:
@@ -58,27 +58,27 @@ class RunControl:
         Raises:
             Unreadable: somebody wrote something else there.
         """
-        said = self._read("actors.json")
-        if said is None:
+        requested = self._read("actors.json")
+        if requested is None:
             return None
-        if not isinstance(said, dict) or not isinstance(count := said.get("actors"), int) or count < 1:
-            raise Unreadable(f'{self._folder / "actors.json"} is not {{"actors": N}} with N >= 1: it is ignored')
+        if not isinstance(requested, dict) or not isinstance(count := requested.get("actors"), int) or count < 1:
+            raise InvalidRequest(f'{self._folder / "actors.json"} is not {{"actors": N}} with N >= 1: it is ignored')
         return count
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """A driver starts: what an earlier one answered holds no more. What was asked of it does."""
         (self._folder / "status.json").unlink(missing_ok=True)
 
-    def tell(self, status: ActorsStatus) -> None:
+    def report(self, status: ActorCounts) -> None:
         """Write the driver's answer, if it is another than before."""
-        if status != self._said:
+        if status != self._reported:
             self._replace("status.json", asdict(status))
-            self._said = status
+            self._reported = status
 
-    def status(self) -> ActorsStatus | None:
+    def status(self) -> ActorCounts | None:
         """The driver's newest answer; None before the first."""
-        said = self._read("status.json")
-        return None if said is None else ActorsStatus(said["wanted"], said["serving"], tuple(said["slots"]))
+        report = self._read("status.json")
+        return None if report is None else ActorCounts(report["wanted"], report["serving"], tuple(report["slots"]))
 
     def _read(self, name: str) -> Any:
         try:
@@ -86,10 +86,10 @@ class RunControl:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise Unreadable(f"{self._folder / name} is not JSON ({error}): it is ignored") from None
+            raise InvalidRequest(f"{self._folder / name} is not JSON ({error}): it is ignored") from None
 
-    def _replace(self, name: str, said: dict[str, Any]) -> None:
+    def _replace(self, name: str, content: dict[str, Any]) -> None:
         self._folder.mkdir(exist_ok=True)
         fresh = self._folder / f".{name}.{os.getpid()}"
-        fresh.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        fresh.write_text(json.dumps(content) + "\n", encoding="utf-8")
         fresh.replace(self._folder / name)

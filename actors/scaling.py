@@ -16,7 +16,7 @@ In lockstep (staleness 0) actors are idle while the learner works, b + w = 1, an
 
 How busy the actors were between two looks at their pulses.
 
-How many rollout actors a run wants right now: as configured, as a person last said, or as the learner's waits ask.
+How many rollout actors a run wants right now: as configured, as a person last asked, or as the learner's waits ask.
 
 ```
  config --------------------+
@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from actors.report import Pulse
-from actors.scale_requests import ActorsStatus, RunControl, Unreadable
+from actors.scale_requests import ActorCounts, InvalidRequest, ScaleRequests
 from unisd_rl.config.rollout import AutoActors, RolloutConfig
 from unisd_rl.types import Fault, Report
 
@@ -100,7 +100,7 @@ class ScalingRule:
             self._recent.clear()
 
 
-class BusyShares:
+class Utilization:
     """Pulses count from the start of each actor; what matters is the time since the last look."""
 
     def __init__(self) -> None:
@@ -123,29 +123,29 @@ class BusyShares:
         return sum(known) / len(known) if known else 1.0
 
 
-class ActorDemand:
+class TargetActorCount:
     """See the module. What a person says holds until they say something else; with `rollout.actors.max` the rule goes
     on from there, within its bounds."""
 
-    def __init__(self, config: RolloutConfig, control: RunControl, report: Report) -> None:
+    def __init__(self, config: RolloutConfig, control: ScaleRequests, report: Report) -> None:
         self._control, self._report = control, report
-        control.begin()
+        control.reset()
         self._rule = ScalingRule(config.actors) if isinstance(config.actors, AutoActors) else None
         self._count = config.actors_at_start
-        self._said: int | None = None
+        self._requested: int | None = None
         self._objection = ""
 
     def count(self) -> int:
         """The number wanted now."""
         try:
-            said = self._control.requested_actors()
-        except Unreadable as error:
-            said = self._said
+            requested = self._control.requested_actors()
+        except InvalidRequest as error:
+            requested = self._requested
             self._object(str(error))
-        if said is not None and said != self._said:
-            self._said = self._count = said
+        if requested is not None and requested != self._requested:
+            self._requested = self._count = requested
             if self._rule is not None:
-                self._rule.set(said)
+                self._rule.set(requested)
         return self._count if self._rule is None else self._rule.count
 
     def observe(self, seen: Observation) -> None:
@@ -153,10 +153,10 @@ class ActorDemand:
         if self._rule is not None:
             self._rule.observe(seen)
 
-    def tell(self, status: ActorsStatus) -> None:
-        """Say what there is. What a full disk does not take is said at a later look."""
+    def report(self, status: ActorCounts) -> None:
+        """Say what there is. What a full disk does not take is written at a later look."""
         with suppress(OSError):
-            self._control.tell(status)
+            self._control.report(status)
 
     def _object(self, sentence: str) -> None:
         if sentence != self._objection:

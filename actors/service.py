@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from actors.engines.engine import NOTHING_APPLIED, PromptFailed, RolloutEngine
-from actors.generate import Answering
+from actors.engines.engine import NO_WEIGHTS, PromptFailed, RolloutEngine
+from actors.generate import RolloutGenerator
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
@@ -27,7 +27,7 @@ from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import NumberedPrompt, Rollout
 
 
-class Places:
+class InFlightLimit:
     """`limit` prompts at most. Not for more than one thread."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,20 +62,20 @@ class Places:
         self._began_s = self._busy_since_s = self._clock()
         self._busy_s = 0.0
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """A prompt starts."""
         if self._taken == 0:
             self._busy_since_s = self._clock()
         self._taken += 1
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """A prompt ended."""
         self._taken -= 1
         if self._taken == 0:
             self._busy_s += self._clock() - self._busy_since_s
         self._given_up.set()
 
-    async def wait_for_one(self) -> None:
+    async def wait_until_free(self) -> None:
         """Return when there is a free place."""
         while not self.free:
             self._given_up.clear()
@@ -110,18 +110,18 @@ class RolloutService:
         self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer, queue: LeaseQueue
     ) -> None:
         self._name, self._config, self._engine, self._queue = name, config, engine, queue
-        self._answering = Answering(name, config, engine, tokenizer)
-        self._places = Places(config.concurrency)
+        self._generator = RolloutGenerator(name, config, engine, tokenizer)
+        self._limit = InFlightLimit(config.concurrency)
         self._open = asyncio.Event()
         self._open.set()
         self._changed = asyncio.Event()
         self._draining = False
         self._lineage = 0
-        self._rolling: dict[int, asyncio.Task[None]] = {}
+        self._in_flight: dict[int, asyncio.Task[None]] = {}
         self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
         self._finished: list[Rollout] = []
         self._committing: list[Rollout] = []
-        self._none_rolling = asyncio.Event()
+        self._none_in_flight = asyncio.Event()
         self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
@@ -129,28 +129,28 @@ class RolloutService:
     @property
     def busy_fraction(self) -> float:
         """Share of the serving time, 0 to 1, with at least one prompt in flight."""
-        return self._places.busy_fraction
+        return self._limit.busy_fraction
 
     @property
     def served_s(self) -> float:
         """Seconds since `serve` was called."""
-        return self._places.served_s
+        return self._limit.served_s
 
     @property
     def busy_s(self) -> float:
         """Seconds of those with at least one prompt in flight."""
-        return self._places.busy_s
+        return self._limit.busy_s
 
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
         rollouts = (*self._finished, *self._committing, *(one for unit in self._partial.values() for one in unit))
-        return (*self._rolling, *(rollout.number for rollout in rollouts))
+        return (*self._in_flight, *(rollout.number for rollout in rollouts))
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
         self._open.clear()
-        self._look_again()
+        self._wake_lease_call()
 
     def resume(self) -> None:
         """Lease again."""
@@ -158,18 +158,18 @@ class RolloutService:
 
     def weights_changed(self) -> None:
         """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
-        self._look_again()
+        self._wake_lease_call()
 
     def drain(self) -> None:
         """Lease nothing from now on; `serve` returns when what is held is committed."""
         self._draining = True
-        self._look_again()
+        self._wake_lease_call()
 
     async def abandon(self, lineage: int) -> None:
         """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
         tokens of two lineages."""
         self._lineage = lineage
-        abandoned = tuple(self._rolling.values())
+        abandoned = tuple(self._in_flight.values())
         self._partial.clear()
         for task in abandoned:
             task.cancel()
@@ -183,7 +183,7 @@ class RolloutService:
         Raises:
             ExceptionGroup: with `EngineDied`, or what the queue's end raised.
         """
-        self._places.begin()
+        self._limit.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
@@ -196,7 +196,7 @@ class RolloutService:
         finally:
             await self._queue.release(self._name)
 
-    def _look_again(self) -> None:
+    def _wake_lease_call(self) -> None:
         """A lease call that waits asks anew, as things are now."""
         self._changed.set()
         self._changed = asyncio.Event()
@@ -204,11 +204,11 @@ class RolloutService:
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
             await self._open.wait()
-            await self._places.wait_for_one()
-            if self._engine.version == NOTHING_APPLIED or self._engine.version.lineage < self._lineage:
+            await self._limit.wait_until_free()
+            if self._engine.version == NO_WEIGHTS or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
-            for prompt in await self._lease(self._places.free):
+            for prompt in await self._lease(self._limit.free):
                 if prompt.number not in self.held:  # else our first lease has run out, and we have it again
                     self._begin(prompt, tasks)
 
@@ -241,27 +241,27 @@ class RolloutService:
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
     def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
-        self._places.take()
-        self._none_rolling.clear()
-        self._rolling[prompt.number] = task = tasks.create_task(self._answer(prompt))
+        self._limit.acquire()
+        self._none_in_flight.clear()
+        self._in_flight[prompt.number] = task = tasks.create_task(self._answer(prompt))
         task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
 
     def _ended(self, number: int) -> None:
-        self._places.give_up()
-        del self._rolling[number]
+        self._limit.release()
+        del self._in_flight[number]
         self._some_ended.set()
         unit = self._unit(number)
-        if not any(self._unit(other) == unit for other in self._rolling) and unit in self._partial:
+        if not any(self._unit(other) == unit for other in self._in_flight) and unit in self._partial:
             self._finished += self._partial.pop(unit)
             self._some_finished.set()
-        if not self._rolling:
-            self._none_rolling.set()
+        if not self._in_flight:
+            self._none_in_flight.set()
 
-    def _give_up(self, number: int) -> None:
+    def _drop_unit(self, number: int) -> None:
         """A unit is committed whole or not at all: what else there is of it would be for nothing."""
         unit = self._unit(number)
         self._partial.pop(unit, None)
-        for other, task in self._rolling.items():
+        for other, task in self._in_flight.items():
             if self._unit(other) == unit and other != number:
                 task.cancel()
 
@@ -271,10 +271,10 @@ class RolloutService:
     async def _answer(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
         try:
-            rollout = await self._answering.answer(numbered)
+            rollout = await self._generator.answer(numbered)
         except PromptFailed as error:
             self.counts.failed += 1
-            self._give_up(numbered.number)
+            self._drop_unit(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
         else:
             self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
@@ -283,7 +283,7 @@ class RolloutService:
         while True:
             await self._some_finished.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_rolling.wait(), _GROUP_S)
+                await asyncio.wait_for(self._none_in_flight.wait(), _GROUP_S)
             self._some_finished.clear()
             self._committing, self._finished = self._finished, []
             await self._queue.commit(self._name, encode(self._committing))

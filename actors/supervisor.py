@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actors.process import ActorFailed, ActorProcess, Call
+from actors.process import ActorFailed, ActorProcess, PendingCall
 from actors.report import ActorReport, Pulse
 from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.config import Config
@@ -31,7 +31,7 @@ _GRACE_S = 60.0  # a drained actor may take so much longer than its limit before
 class State(StrEnum):
     """Where a slot stands; see the module's drawing."""
 
-    GONE = "gone"
+    VACANT = "gone"
     WAITING = "waiting for its back-off"
     PLACING = "waiting for a place"
     STARTING = "starting"
@@ -40,7 +40,7 @@ class State(StrEnum):
 
 
 @dataclass(slots=True)
-class Orders:
+class DesiredState:
     """What holds for every actor, also for one that joins: the newest version, whether the queue is served, whether an
     evaluation is under way (no leases then)."""
 
@@ -53,28 +53,28 @@ class Orders:
 class _Update:
     """One broadcast, not known to have ended."""
 
-    call: Call[PolicyVersion]
+    call: PendingCall[PolicyVersion]
     version: PolicyVersion
     deadline_s: float
 
 
 @dataclass(slots=True)
-class _Life:
+class _Incarnation:
     """One process in the slot, and what it was asked to do."""
 
     process: ActorProcess
     since_s: float
     applied: PolicyVersion | None = None
-    starting: Call[PolicyVersion] | None = None
-    running: Call[None] | None = None
-    draining: Call[ActorReport] | None = None
+    starting: PendingCall[PolicyVersion] | None = None
+    running: PendingCall[None] | None = None
+    draining: PendingCall[ActorReport] | None = None
     updates: list[_Update] = field(default_factory=list)
-    ping: Call[Pulse] | None = None
+    ping: PendingCall[Pulse] | None = None
     pinged_s: float = 0.0
     pulse: Pulse | None = None
 
 
-class Slot:
+class ActorSupervisor:
     """See the module's drawing. `begin` makes a process of a name and asks for its place; `retire` tells the queue that
     a name is not coming back; `clock` returns seconds."""
 
@@ -82,7 +82,7 @@ class Slot:
         self,
         index: int,
         config: Config,
-        orders: Orders,
+        orders: DesiredState,
         begin: Callable[[str], ActorProcess],
         retire: Callable[[str], None],
         report: Report,
@@ -93,13 +93,13 @@ class Slot:
         self._begin, self._retire, self._report = begin, retire, report
         self._budget = RestartPolicy(self.part, config.faults, clock)
         self._incarnations = 0
-        self._life: _Life | None = None
+        self._life: _Incarnation | None = None
         self._until_s = 0.0
         self._broken_s: float | None = None
-        self.state = State.GONE
+        self.state = State.VACANT
         self.failure: str | None = None
         """What its processes failed of since one last served."""
-        self.departed: list[ActorReport] = []
+        self.drained_reports: list[ActorReport] = []
         """What those counted that were drained."""
 
     @property
@@ -123,7 +123,7 @@ class Slot:
         return bool(self._life and self._life.updates)
 
     @property
-    def awaited(self) -> list[Call]:
+    def awaited(self) -> list[PendingCall]:
         """The calls whose end moves the slot on."""
         if self._life is None:
             return []
@@ -141,7 +141,7 @@ class Slot:
         """Ask for a place for the next process."""
         name = f"{self.part}.{self._incarnations}" if self._incarnations else self.part
         self._incarnations += 1
-        self._life = _Life(self._begin(name), self._clock())
+        self._life = _Incarnation(self._begin(name), self._clock())
         self.state = State.PLACING
 
     def update(self, version: PolicyVersion) -> None:
@@ -163,7 +163,7 @@ class Slot:
         """End whatever is there; nothing is reported."""
         if self._life is not None:
             self._life.process.end()
-        self._life, self.state = None, State.GONE
+        self._life, self.state = None, State.VACANT
 
     def check(self) -> None:
         """Move on.
@@ -199,23 +199,23 @@ class Slot:
         life = self._life
         if self.state is State.WAITING and self._clock() >= self._until_s:
             self.open()
-        elif self.state is State.PLACING and life is not None and life.process.placed.ended():
+        elif self.state is State.PLACING and life is not None and life.process.placed.done():
             life.process.placed.result()
             life.starting, life.since_s = life.process.start(), self._clock()
             self.state = State.STARTING
         elif self.state is State.STARTING and life is not None:
-            self._look_at_start(life)
+            self._check_start(life)
         elif self.state is State.SERVING and life is not None:
-            self._look_at_service(life)
-            self._look_at_updates(life)
-            self._look_at_pulse(life)
+            self._check_service(life)
+            self._check_updates(life)
+            self._check_pulse(life)
         elif self.state is State.DRAINING and life is not None:
-            self._look_at_drain(life)
+            self._check_drain(life)
 
-    def _look_at_start(self, life: _Life) -> None:
+    def _check_start(self, life: _Incarnation) -> None:
         limit_s = self._config.run.start_timeout_s
         assert life.starting is not None, "a process is starting"
-        if not life.starting.ended():
+        if not life.starting.done():
             self._refuse_after(life, limit_s, f"did not start its engine within run.start_timeout_s = {limit_s:g} s")
             return
         life.applied, life.starting = life.starting.result(), None
@@ -225,53 +225,53 @@ class Slot:
             self._broken_s = None
         if self._orders.version is not None and self._orders.version > life.applied:
             self.update(self._orders.version)
-        self._look_at_service(life)
+        self._check_service(life)
 
-    def _look_at_service(self, life: _Life) -> None:
+    def _check_service(self, life: _Incarnation) -> None:
         """Serve the queue as soon as that is ordered; one that joins during an evaluation leases nothing before its
         end."""
         if life.running is None and self._orders.running:
             if self._orders.examining:
                 life.process.pause_leases()
             life.running = life.process.run()
-        elif life.running is not None and life.running.ended():
+        elif life.running is not None and life.running.done():
             life.running.result()
             raise ActorFailed(f"{life.process.name} stopped serving; its log is {life.process.log}")
 
-    def _look_at_updates(self, life: _Life) -> None:
+    def _check_updates(self, life: _Incarnation) -> None:
         for update in tuple(life.updates):
-            if update.call.ended():
+            if update.call.done():
                 life.applied = max(life.applied or update.version, update.call.result())
                 life.updates.remove(update)
             elif self._clock() > update.deadline_s:
                 limit_s = self._config.weights.timeout_s
                 self._refuse(life, f"did not apply {label(update.version)} within weights.timeout_s = {limit_s:g} s")
 
-    def _look_at_pulse(self, life: _Life) -> None:
+    def _check_pulse(self, life: _Incarnation) -> None:
         faults, now = self._config.faults, self._clock()
         if life.ping is None:
             if now >= life.pinged_s + faults.ping_s:
                 life.ping, life.pinged_s = life.process.ping(), now
-        elif life.ping.ended():
+        elif life.ping.done():
             life.pulse, life.ping = life.ping.result(), None
         elif now > life.pinged_s + faults.silent_s:
             self._refuse(life, f"did not answer for faults.silent_s = {faults.silent_s:g} s")
 
-    def _look_at_drain(self, life: _Life) -> None:
+    def _check_drain(self, life: _Incarnation) -> None:
         limit_s = self._config.rollout.lease_s + _GRACE_S
         assert life.draining is not None, "a process is draining"
-        if life.draining.ended():
-            self.departed.append(life.draining.result())
+        if life.draining.done():
+            self.drained_reports.append(life.draining.result())
             self._leave()
         else:
             self._refuse_after(life, limit_s, f"was not drained within {limit_s:g} s")
 
-    def _refuse_after(self, life: _Life, limit_s: float, what: str) -> None:
+    def _refuse_after(self, life: _Incarnation, limit_s: float, what: str) -> None:
         if self._clock() > life.since_s + limit_s:
             self._refuse(life, what)
 
     @staticmethod
-    def _refuse(life: _Life, what: str) -> None:
+    def _refuse(life: _Incarnation, what: str) -> None:
         raise ActorFailed(f"{life.process.name} {what}; its log is {life.process.log}")
 
     def _leave(self) -> None:
@@ -279,4 +279,4 @@ class Slot:
         if self._life is not None:
             self._retire(self._life.process.name)
             self._life.process.end()
-        self._life, self.state = None, State.GONE
+        self._life, self.state = None, State.VACANT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.scale_requests import ActorsStatus, RunControl
+from actors.scale_requests import ActorCounts, ScaleRequests
 from unisd_rl.cli import OneSentenceParser, exit_code
 from unisd_rl.config.load import recipe_tree
 from unisd_rl.config.rollout import AutoActors
@@ -37,7 +37,7 @@ def _scale(arguments: Sequence[str]) -> int:
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="longest wait (default: 900 s)")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until so many serve")
     asked = parser.parse_args(arguments)
-    control = RunControl(asked.run)
+    control = ScaleRequests(asked.run)
     _refuse(asked.run, control, asked.actors)
     control.request_actors(asked.actors)
     if not asked.no_wait:
@@ -45,7 +45,7 @@ def _scale(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _refuse(run: Path, control: RunControl, actors: int) -> None:
+def _refuse(run: Path, control: ScaleRequests, actors: int) -> None:
     """Raise `UserError` for what cannot be asked."""
     if actors < 1:
         raise UserError(f"--actors {actors}: a run needs at least 1 rollout actor")
@@ -66,7 +66,7 @@ def _bounds(run: Path) -> AutoActors | None:
     return AutoActors.model_validate(actors) if isinstance(actors, dict) else None
 
 
-def _wait_until(control: RunControl, run: Path, actors: int, timeout_s: float) -> None:
+def _wait_until(control: ScaleRequests, run: Path, actors: int, timeout_s: float) -> None:
     deadline_s, console = time.monotonic() + timeout_s, Console(highlight=False, soft_wrap=True)
     with console.status(f"{actors} rollout actors wanted") as spinner:
         while not _reached(status := control.status(), actors):
@@ -81,11 +81,11 @@ def _wait_until(control: RunControl, run: Path, actors: int, timeout_s: float) -
     console.print(describe(status), markup=False)
 
 
-def _reached(status: ActorsStatus | None, actors: int) -> bool:
+def _reached(status: ActorCounts | None, actors: int) -> bool:
     return status is not None and status.wanted == status.serving == actors and len(status.slots) == actors
 
 
-def describe(status: ActorsStatus | None) -> str:
+def describe(status: ActorCounts | None) -> str:
     """E.g. `2 of 3 rollout actors serve (rollout-2: waiting for a place)`."""
     if status is None:
         return "the run has not started its rollout actors yet"

@@ -16,7 +16,7 @@ from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
-NOTHING_APPLIED = PolicyVersion(lineage=0, number=-1)
+NO_WEIGHTS = PolicyVersion(lineage=0, number=-1)
 """Version of an engine that has received no snapshot yet."""
 
 

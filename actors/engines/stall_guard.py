@@ -36,7 +36,7 @@ class Progress:
         return now - self._moved_s >= self._stall_s
 
 
-class WatchedEngine:
+class StallGuard:
     """`RolloutEngine` around another one: every call in flight raises EngineDied once that one is stuck."""
 
     def __init__(self, engine: RolloutEngine, stall_s: float) -> None:

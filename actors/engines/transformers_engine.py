@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
+from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
@@ -37,7 +37,7 @@ class TransformersRolloutEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._version = NOTHING_APPLIED
+        self._version = NO_WEIGHTS
         self._waiting: deque[Asked] = deque()
         self._arrived = asyncio.Event()
         self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group

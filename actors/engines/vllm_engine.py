@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.engines.engine import NOTHING_APPLIED, EngineDied, EngineSpec, PauseReport, PromptFailed
+from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed
 from actors.engines.reaper import Reaper
 from actors.engines.vllm_weights import AdapterUpdates, VllmUpdates, WholeModelUpdates
 from unisd_rl.config.rollout import VllmEngine
@@ -38,7 +38,7 @@ class VllmRolloutEngine:
         self._updates = _updates(spec, transport)
         self._llm: AsyncLLM | None = None
         self._reaper: Reaper | None = None
-        self._version = NOTHING_APPLIED
+        self._version = NO_WEIGHTS
         self._numbers = itertools.count()
         self._finished_tokens, self._paused = 0, False
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actors.engines.vllm_engine import VllmRolloutEngine
 
 
-class PushedUpdates:
+class VllmPushEndpoint:
     """Base of `RolloutActor`; `updating` is held during an update, `announce` tells who waits for a version."""
 
     def __init__(self, engine: RolloutEngine, updating: asyncio.Lock, announce: Callable[[], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
 
-from actors.scale_requests import ActorsStatus, RunControl, Unreadable
+from actors.scale_requests import ActorCounts, InvalidRequest, ScaleRequests
 from tests.fakes.finished import REPOSITORY, FinishedRun
 from tests.fakes.local_nodes import end
 
@@ -74,10 +74,10 @@ class ChaoticRun:
         return len(_complete_lines(self.path / "lineages.jsonl"))
 
     @property
-    def status(self) -> ActorsStatus | None:
+    def status(self) -> ActorCounts | None:
         try:
-            return RunControl(self.path).status()
-        except (Unreadable, FileNotFoundError):
+            return ScaleRequests(self.path).status()
+        except (InvalidRequest, FileNotFoundError):
             return None
 
     @property

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from actors.rollout_actor import Answered
+from actors.rollout_actor import ChatAnswer
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.types import Answer, Generation, PolicyVersion
 
@@ -47,4 +47,4 @@ class FakeGroup:
         assert self.examining, "leases would be taken between two slices"
         texts = [messages[-1].content for messages in prompts]
         self.calls.append((texts, sampling, version))
-        return [Answered(np.arange(2, dtype=np.int32), f"said: {text}", generation()) for text in texts]
+        return [ChatAnswer(np.arange(2, dtype=np.int32), f"said: {text}", generation()) for text in texts]

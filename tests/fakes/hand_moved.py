@@ -4,7 +4,7 @@ from pathlib import Path
 
 from actors.process import ActorFailed
 from actors.report import ActorReport, Pulse
-from actors.supervisor import Orders, Slot
+from actors.supervisor import ActorSupervisor, DesiredState
 from unisd_rl.config import Config
 from unisd_rl.types import PolicyVersion
 
@@ -31,7 +31,7 @@ class HandCall:
     def break_(self, what):
         self._ended, self._failure = True, ActorFailed(what)
 
-    def ended(self):
+    def done(self):
         return self._ended
 
     def result(self):
@@ -100,9 +100,9 @@ class Rig:
                 "objective": {"divergence": {}},
             }
         )
-        self.clock, self.orders = Clock(), Orders()
+        self.clock, self.orders = Clock(), DesiredState()
         self.processes, self.retired, self.events = [], [], []
-        self.slot = Slot(
+        self.slot = ActorSupervisor(
             index, self.config, self.orders, self._begin, self.retired.append, self.events.append, self.clock
         )
 

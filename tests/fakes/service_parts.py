@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 
-from actors.engines.engine import NOTHING_APPLIED, PromptFailed
+from actors.engines.engine import NO_WEIGHTS, PromptFailed
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Source, View, ViewKind
 
@@ -133,4 +133,4 @@ class ListQueue:
         self.released += 1
 
 
-NO_VERSION = NOTHING_APPLIED
+NO_VERSION = NO_WEIGHTS

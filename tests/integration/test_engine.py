@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
-from actors.engines.vllm_push import PushedUpdates
+from actors.engines.vllm_push import VllmPushEndpoint
 from tests.fakes.engine_scenarios import (
     ENGINES,
     changed,
@@ -206,7 +206,7 @@ async def pushed(engine, manifest, buckets):
     async def announce():
         announced.append(engine.version)
 
-    actor = PushedUpdates(engine, asyncio.Lock(), announce)
+    actor = VllmPushEndpoint(engine, asyncio.Lock(), announce)
     with shared(buckets) as paths:
         await actor.init_weight_transfer_engine(WeightTransferInitRequest())
         await actor.start_weight_update()

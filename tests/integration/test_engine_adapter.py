@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engines.engine import NOTHING_APPLIED, EngineDied, UpdateRefused
+from actors.engines.engine import NO_WEIGHTS, EngineDied, UpdateRefused
 from tests.fakes.adapters import LORA, adapted_base, adapter_snapshot, blank_factors, random_factors, with_factors
 from tests.fakes.engine_scenarios import ENGINES, gap, generate_all, prompts, sampling, straddle, update, version
 from tests.fakes.engine_started import started
@@ -24,7 +24,7 @@ class Adapters:
     def __init__(self, engine, path, kind):
         self.engine, self.path, self.tolerance = engine, path, TOLERANCES[kind]
         self.base = adapted_base(path)
-        self.model, self.number = self.base, NOTHING_APPLIED.number
+        self.model, self.number = self.base, NO_WEIGHTS.number
         self.fresh = self.answers()
         self.straddling_the_first = self.straddle()
 
@@ -82,7 +82,7 @@ def assert_both_spans_agree(adapters, straddled):
 
 
 def test_before_the_first_adapter_the_base_answers(adapted_engine):
-    assert_agreement(adapted_engine, adapted_engine.fresh, adapted_engine.base, NOTHING_APPLIED.number)
+    assert_agreement(adapted_engine, adapted_engine.fresh, adapted_engine.base, NO_WEIGHTS.number)
 
 
 def test_an_answer_that_straddles_the_first_adapter_begins_with_the_base(adapted_engine):

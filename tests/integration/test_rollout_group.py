@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.engines.engine import NOTHING_APPLIED
+from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from tests.fakes.adapters import LORA, random_factors, with_factors
 from tests.fakes.engine_scenarios import gap
@@ -100,7 +100,7 @@ def test_weights_that_never_come_are_told_with_the_version(served):
 def test_actors_without_a_queue_answer_with_the_model_they_were_started_with(served, tied_model_path, tmp_path):
     alone = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, queue=None, store=spawn_store())
     alone.start(WAIT_S)
-    (answer,) = alone.answers([(Message("user", "question 1"),)], Sampling(0.7, 1.0, 12, seed=1), NOTHING_APPLIED)
+    (answer,) = alone.answers([(Message("user", "question 1"),)], Sampling(0.7, 1.0, 12, seed=1), NO_WEIGHTS)
     assert gap(served.base, answer.prompt_tokens, answer.generation) < 1e-4
     alone.close()
 

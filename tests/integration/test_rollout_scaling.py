@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from actors.group import RolloutGroup
-from actors.scale_requests import RunControl
-from actors.scaling import ActorDemand
+from actors.scale_requests import ScaleRequests
+from actors.scaling import TargetActorCount
 from tests.fakes.finished import FinishedRun, read_until, start_job
 from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
 from unisd_rl.cli import STOPPED
@@ -70,8 +70,8 @@ def test_an_actor_for_whom_there_is_no_place_holds_nobody_up(parts):
 
 
 def test_what_a_person_asks_for_comes_and_the_answer_is_written(parts, tied_model_path, tmp_path):
-    settings, control = config(actors=AutoActors(min=1, max=2)), RunControl(tmp_path)
-    demand = ActorDemand(settings.rollout, control, parts.events.append)
+    settings, control = config(actors=AutoActors(min=1, max=2)), ScaleRequests(tmp_path)
+    demand = TargetActorCount(settings.rollout, control, parts.events.append)
     group = RolloutGroup(
         settings, PLAN, tied_model_path, tmp_path, parts.queue_handle, parts.store, parts.events.append, demand
     )
@@ -96,7 +96,7 @@ def test_a_run_is_scaled_by_the_command_while_it_trains(tmp_path):
     try:
         read_until(running, "step    1/")
         assert scale([str(tmp_path / "run"), "--actors", "2"]) == 0
-        served = RunControl(tmp_path / "run").status()
+        served = ScaleRequests(tmp_path / "run").status()
         assert scale([str(tmp_path / "run"), "--actors", "1"]) == 0
         running.send_signal(signal.SIGINT)
         output = running.communicate(timeout=WAIT_S)[0]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.group import RolloutGroup
-from actors.scale_requests import RunControl
-from actors.scaling import ActorDemand
+from actors.scale_requests import ScaleRequests
+from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import answering_cores, core_plan
 from unisd_rl.config import Config
@@ -76,7 +76,7 @@ def started_parts(
         report = reporter(directory, screen)
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
-        demand = ActorDemand(config.rollout, RunControl(directory.path), report)
+        demand = TargetActorCount(config.rollout, ScaleRequests(directory.path), report)
         rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
         store_watch = StoreWatch(store, config.faults)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from actors.engines.engine import NOTHING_APPLIED
+from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
@@ -36,7 +36,7 @@ class EngineWriter:
         for start in range(0, len(fitting), _SLICE):
             places = fitting[start : start + _SLICE]
             sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, seed=(seed + start) % 2**31)
-            answers = self._group.answers([chats[place] for place in places], sampling, NOTHING_APPLIED)
+            answers = self._group.answers([chats[place] for place in places], sampling, NO_WEIGHTS)
             for place, answer in zip(places, answers, strict=True):
                 texts[place] = answer.text if answer.generation.finish_reason == "stop" else None
         return texts

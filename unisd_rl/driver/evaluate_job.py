@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from actors.engines.engine import NOTHING_APPLIED
+from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import answering_cores
@@ -80,7 +80,7 @@ def _answered(
     with _serving(pairs[0], folder, request.out.absolute() / f"model-{index}", store, screen) as group:
         for asked in pairs:
             with screen.progress(f"{asked.model} on {asked.task}") as progress:
-                evaluation = evaluate(group, tasks[asked.task], asked.config, NOTHING_APPLIED, progress)
+                evaluation = evaluate(group, tasks[asked.task], asked.config, NO_WEIGHTS, progress)
             yield Result(asked.model, asked.task, asked.config, evaluation)
 
 

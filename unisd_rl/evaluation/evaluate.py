@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.group import RolloutGroup
-from actors.rollout_actor import Answered
+from actors.rollout_actor import ChatAnswer
 from unisd_rl.config import Config
 from unisd_rl.evaluation.retention import Retention
 from unisd_rl.evaluation.statistics import Examined, Interval, pass_at_k, wilson_interval
@@ -111,7 +111,7 @@ def evaluate(
     """
     started, samples = time.monotonic(), config.evaluation.samples
     asked = [(example, sample) for example in task.evaluation for sample in range(samples)]
-    answered = list[Answered]()
+    answered = list[ChatAnswer]()
     with group.examination():
         while (start := len(answered)) < len(asked):
             size = config.evaluation.concurrency * max(1, group.serving)
@@ -128,7 +128,7 @@ def _sampling(config: Config, start: int) -> Sampling:
     return Sampling(temperature=temperature, top_p=1.0, max_tokens=limit, seed=seed)
 
 
-def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence[Answered]) -> tuple[Answer, ...]:
+def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence[ChatAnswer]) -> tuple[Answer, ...]:
     right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answered, asked, strict=True)])
     return tuple(
         Answer(

@@ -1,6 +1,6 @@
 """An evaluation's prompts, dealt by hand to slots that die."""
 
-from actors.eval_batch import Shares
+from actors.eval_batch import EvaluationDispatch
 from actors.supervisor import State
 from tests.fakes.hand_moved import VERSION_0, Clock, Rig
 
@@ -9,8 +9,8 @@ ASKED = tuple(range(7))
 
 def dealt(*indices, timeout_s=50.0):
     clock = Clock()
-    shares, rigs = Shares(ASKED, VERSION_0, timeout_s, clock), [Rig(index).started() for index in indices]
-    shares.deal([rig.slot for rig in rigs])
+    shares, rigs = EvaluationDispatch(ASKED, VERSION_0, timeout_s, clock), [Rig(index).started() for index in indices]
+    shares.assign([rig.slot for rig in rigs])
     return shares, rigs, clock
 
 
@@ -45,8 +45,8 @@ def test_what_a_dead_actor_leaves_unanswered_goes_to_the_others_once():
     shares.collect()
     assert first.slot.state is State.WAITING
     assert [fault.what for fault in first.events] == ["rollout-0 died"]
-    assert shares.undealt
-    shares.deal([second.slot])
+    assert shares.unassigned
+    shares.assign([second.slot])
     assert asked_of(second) == [[1, 3, 5], [0, 2, 4, 6]]
     answer(second)
     shares.collect()
@@ -59,7 +59,7 @@ def test_a_share_whose_actor_was_replaced_meanwhile_is_dealt_again_though_the_sl
     only.check(1.0)
     only.serve()
     shares.collect()
-    shares.deal([only.slot])
+    shares.assign([only.slot])
     assert asked_of(only) == [list(ASKED)]  # of the new process
     answer(only)
     shares.collect()
@@ -70,8 +70,8 @@ def test_with_nobody_able_the_prompts_wait():
     shares, (only,), _ = dealt(0)
     only.process.last("answer").break_("rollout-0 died")
     shares.collect()
-    shares.deal([])
-    assert (shares.undealt, shares.complete) == (True, False)
+    shares.assign([])
+    assert (shares.unassigned, shares.complete) == (True, False)
 
 
 def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
@@ -82,4 +82,4 @@ def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
     clock.now = 50.5
     shares.collect()
     assert only.events[0].what.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
-    assert shares.undealt
+    assert shares.unassigned

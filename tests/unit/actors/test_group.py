@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actors.group import Absence, RolloutGroup, say
+from actors.group import OutageTimer, RolloutGroup, print_event
 from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
@@ -18,14 +18,14 @@ def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
-    say(Fault("rollout-1", "rollout-1 died", 1, 1.0))
-    say(Recovery("rollout-1", 3.0))
+    print_event(Fault("rollout-1", "rollout-1 died", 1, 1.0))
+    print_event(Recovery("rollout-1", 3.0))
     assert capsys.readouterr().err == "rollout-1: rollout-1 died\nrollout-1: works again\n"
 
 
 def test_nobody_serves_for_too_long_only_if_nobody_is_found_all_the_time():
     clock = Clock()
-    absence, found = Absence(10.0, clock), []
+    absence, found = OutageTimer(10.0, clock), []
     for clock.now, serving in ((0, 1), (500, 0), (509, 0), (510, 1), (511, 0), (521, 0), (521.5, 0)):
-        found.append(absence.too_long(serving))
+        found.append(absence.exceeded(serving))
     assert found == [False] * 6 + [True]

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from actors.service import Places
+from actors.service import InFlightLimit
 
 
 class Clock:
@@ -14,34 +14,34 @@ class Clock:
 
 def test_the_busy_fraction_is_the_share_of_time_with_a_prompt_in_flight():
     clock = Clock()
-    places = Places(2, clock)
+    places = InFlightLimit(2, clock)
     clock.now = 5.0
     places.begin()
-    for now, act in ((6.0, places.take), (7.0, places.take), (8.0, places.give_up), (9.0, places.give_up)):
+    for now, act in ((6.0, places.acquire), (7.0, places.acquire), (8.0, places.release), (9.0, places.release)):
         clock.now = now
         act()
     clock.now = 11.0
     assert places.busy_fraction == pytest.approx(3.0 / 6.0)
-    places.take()
+    places.acquire()
     clock.now = 17.0
     assert places.busy_fraction == pytest.approx(9.0 / 12.0)
 
 
 def test_free_places_never_fall_below_none():
-    places = Places(1)
-    places.take()
-    places.take()
+    places = InFlightLimit(1)
+    places.acquire()
+    places.acquire()
     assert places.free == 0
 
 
 def test_waiting_ends_when_a_place_is_given_up():
     async def scenario():
-        places = Places(1)
-        places.take()
-        waiting = asyncio.create_task(places.wait_for_one())
+        places = InFlightLimit(1)
+        places.acquire()
+        waiting = asyncio.create_task(places.wait_until_free())
         await asyncio.sleep(0)
         assert not waiting.done()
-        places.give_up()
+        places.release()
         await asyncio.wait_for(waiting, 5.0)
         return places.free
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.report import Pulse
-from actors.scaling import BusyShares, Observation, ScalingRule
+from actors.scaling import Observation, ScalingRule, Utilization
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.types import PolicyVersion
 
@@ -123,7 +123,7 @@ def pulse(served_s, busy_s):
 
 
 def test_busy_shares_are_of_the_time_since_the_last_look():
-    shares = BusyShares()
+    shares = Utilization()
     assert shares.mean({}) == 1.0
     assert shares.mean({"a": pulse(10.0, 5.0), "b": pulse(4.0, 1.0)}) == pytest.approx((0.5 + 0.25) / 2)
     assert shares.mean({"a": pulse(20.0, 15.0), "b": pulse(4.0, 1.0)}) == pytest.approx((1.0 + 0.25) / 2)

@@ -171,7 +171,7 @@ def test_a_drained_actor_completes_what_it_holds_and_goes_for_good():
     assert not rig.process.killed
     rig.process.last("drain").end(counted())
     rig.check()
-    assert (rig.slot.state, rig.slot.departed) == (State.GONE, [counted()])
+    assert (rig.slot.state, rig.slot.drained_reports) == (State.VACANT, [counted()])
     assert rig.process.killed
     assert rig.retired == ["rollout-2"]
     rig.check(1000.0)
@@ -196,14 +196,14 @@ def test_one_that_breaks_while_it_leaves_is_told_and_not_replaced(ends):
     rig.check(101.0)
     (fault,) = rig.events
     assert fault.what.endswith("it was leaving, and what it held is issued again")
-    assert (rig.slot.state, rig.retired) == (State.GONE, ["rollout-2"])
+    assert (rig.slot.state, rig.retired) == (State.VACANT, ["rollout-2"])
 
 
 def test_what_does_not_serve_yet_leaves_at_once():
     rig = Rig()
     rig.slot.open()
     rig.slot.drain()
-    assert (rig.slot.state, rig.process.killed) == (State.GONE, True)
+    assert (rig.slot.state, rig.process.killed) == (State.VACANT, True)
 
 
 STEPS = st.lists(
@@ -226,7 +226,7 @@ def test_at_any_moment_at_most_one_process_lives_and_every_ended_one_is_retired_
         alive = [process.name for process in rig.processes if not process.killed]
         assert len(alive) <= 1
         assert (rig.slot.process.name if rig.slot.process else None) == (alive[0] if alive else None)
-        assert (rig.slot.process is None) == (rig.slot.state in (State.GONE, State.WAITING))
+        assert (rig.slot.process is None) == (rig.slot.state in (State.VACANT, State.WAITING))
         assert rig.retired == [process.name for process in rig.processes if process.killed]
     assert len({process.name for process in rig.processes}) == len(rig.processes)
 
@@ -246,9 +246,9 @@ def act_on(rig, act):
         process.last("update").end(VERSION_1)
     elif act == "pong" and slot.process is not None and "ping" in process.calls:
         process.last("ping").end(pulse())
-    elif act == "drain" and slot.state is not State.GONE:
+    elif act == "drain" and slot.state is not State.VACANT:
         slot.drain()
     elif act == "drained" and slot.state is State.DRAINING:
         process.last("drain").end(counted())
-    elif act == "open" and slot.state is State.GONE:
+    elif act == "open" and slot.state is State.VACANT:
         slot.open()

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from actors.scale_requests import ActorsStatus, RunControl
-from actors.scaling import ActorDemand, Observation
+from actors.scale_requests import ActorCounts, ScaleRequests
+from actors.scaling import Observation, TargetActorCount
 from tests.fakes.full_disk import files_of_at_most
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.rollout import AutoActors, RolloutConfig
@@ -15,7 +15,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.scale import describe, main
 from unisd_rl.types import Fault
 
-THREE_SERVE = ActorsStatus(3, 3, ("rollout-0: serving", "rollout-1: serving", "rollout-2: serving"))
+THREE_SERVE = ActorCounts(3, 3, ("rollout-0: serving", "rollout-1: serving", "rollout-2: serving"))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_run_that_has_ended_is_refused(run, capsys):
     run.close()
     code, said = scaled(capsys, run.path, "--actors", 2)
     assert (code, said) == (2, f"error: the run in {run.path} is not going on: nothing can be scaled")
-    assert RunControl(run.path).requested_actors() is None
+    assert ScaleRequests(run.path).requested_actors() is None
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_a_run_that_chooses_itself_refuses_what_is_beyond_its_bounds(tmp_path, c
 
 
 def test_the_request_is_written_whole_and_the_command_ends_when_so_many_serve(run, capsys):
-    control = RunControl(run.path)
-    control.tell(THREE_SERVE)
+    control = ScaleRequests(run.path)
+    control.report(THREE_SERVE)
     assert main([str(run.path), "--actors", "3"]) == 0
     assert "3 of 3 rollout actors serve" in capsys.readouterr().out
     assert json.loads((run.path / "control" / "actors.json").read_text()) == {"actors": 3}
@@ -84,15 +84,15 @@ def test_the_request_is_written_whole_and_the_command_ends_when_so_many_serve(ru
 @pytest.mark.parametrize(
     "status",
     [
-        ActorsStatus(2, 2, ("rollout-0: serving", "rollout-1: serving")),
-        ActorsStatus(3, 2, ("rollout-0: serving", "rollout-1: serving", "rollout-2: waiting for a place")),
-        ActorsStatus(3, 3, (*THREE_SERVE.slots, "rollout-3: draining")),
+        ActorCounts(2, 2, ("rollout-0: serving", "rollout-1: serving")),
+        ActorCounts(3, 2, ("rollout-0: serving", "rollout-1: serving", "rollout-2: waiting for a place")),
+        ActorCounts(3, 3, (*THREE_SERVE.slots, "rollout-3: draining")),
     ],
     ids=["not_seen_yet", "not_there_yet", "not_gone_yet"],
 )
 def test_what_is_not_there_in_time_is_told_and_the_request_stands(run, capsys, status):
-    control = RunControl(run.path)
-    control.tell(status)
+    control = ScaleRequests(run.path)
+    control.report(status)
     code, said = scaled(capsys, run.path, "--actors", 3, "--timeout", 0.01)
     assert code == 1
     assert said == f"failed: waited 0.01 s for 3 rollout actors: {describe(status)}; the request stands"
@@ -101,13 +101,13 @@ def test_what_is_not_there_in_time_is_told_and_the_request_stands(run, capsys, s
 
 def test_the_probe_of_a_run_leaves_its_folder_free(run):
     run.close()
-    assert not RunControl(run.path).running
+    assert not ScaleRequests(run.path).running
     with (run.path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def demand(run, told, **rollout):
-    return ActorDemand(RolloutConfig(**rollout), RunControl(run.path), told.append)
+    return TargetActorCount(RolloutConfig(**rollout), ScaleRequests(run.path), told.append)
 
 
 @pytest.mark.parametrize(
@@ -128,24 +128,24 @@ def test_a_number_of_actors_is_one_or_a_section_with_bounds(actors, said):
 def test_the_configured_number_holds_until_somebody_says_another(run):
     wanted = demand(run, [], actors=2)
     assert wanted.count() == 2
-    RunControl(run.path).request_actors(5)
+    ScaleRequests(run.path).request_actors(5)
     assert wanted.count() == 5
 
 
 def test_what_a_full_disk_does_not_take_of_the_status_is_said_later(run):
-    wanted, status = demand(run, [], actors=2), ActorsStatus(2, 1, ("rollout-0: serving",))
+    wanted, status = demand(run, [], actors=2), ActorCounts(2, 1, ("rollout-0: serving",))
     with files_of_at_most(8):
-        wanted.tell(status)
-    assert RunControl(run.path).status() is None
-    wanted.tell(status)
-    assert RunControl(run.path).status() == status
+        wanted.report(status)
+    assert ScaleRequests(run.path).status() is None
+    wanted.report(status)
+    assert ScaleRequests(run.path).status() == status
 
 
 @pytest.mark.parametrize("text", ["", "{", "[3]", '{"actors": 0}', '{"actors": "3"}'])
 def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
     told = []
     wanted = demand(run, told, actors=2)
-    RunControl(run.path).request_actors(3)
+    ScaleRequests(run.path).request_actors(3)
     assert wanted.count() == 3
     (run.path / "control" / "actors.json").write_text(text)
     assert [wanted.count(), wanted.count()] == [3, 3]
@@ -157,16 +157,16 @@ def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
 def test_the_rule_goes_on_from_what_was_said_last(run):
     wanted = demand(run, [], actors=AutoActors(min=1, max=6, patience=1))
     assert wanted.count() == 1
-    RunControl(run.path).request_actors(4)
+    ScaleRequests(run.path).request_actors(4)
     assert wanted.count() == 4
     wanted.observe(Observation(wait_share=0.0, batches_ready=2.0, busy_share=0.1, serving=4))
     assert wanted.count() == 3
 
 
 def test_a_run_that_goes_on_keeps_what_was_asked_and_forgets_what_was_answered(run):
-    earlier = RunControl(run.path)
+    earlier = ScaleRequests(run.path)
     earlier.request_actors(3)
-    earlier.tell(THREE_SERVE)
+    earlier.report(THREE_SERVE)
     wanted = demand(run, [], actors=1)
     assert wanted.count() == 3
-    assert RunControl(run.path).status() is None
+    assert ScaleRequests(run.path).status() is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.rollout_actor import Answered
+from actors.rollout_actor import ChatAnswer
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.generator import longest_request
@@ -30,7 +30,7 @@ class Group:
         texts = [chat[-1].content for chat in chats]
         ends = ("length" if "long" in text else "stop" for text in texts)
         generations = (Generation(nothing, nothing, nothing, nothing, end) for end in ends)
-        return [Answered(nothing, text, generation) for text, generation in zip(texts, generations, strict=True)]
+        return [ChatAnswer(nothing, text, generation) for text, generation in zip(texts, generations, strict=True)]
 
 
 def chats(*texts):

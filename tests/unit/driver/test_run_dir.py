@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.scale_requests import RunControl
+from actors.scale_requests import ScaleRequests
 from tests.fakes.full_disk import files_of_at_most
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
@@ -131,8 +131,8 @@ def test_a_summary_the_disk_does_not_take_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(("actors", "said"), [(1, 4), (2, None)])
 def test_a_number_of_actors_said_in_mid_run_holds_until_another_is_given(tmp_path, actors, said):
     directory = created(tmp_path / "run")
-    RunControl(directory.path).request_actors(4)
+    ScaleRequests(directory.path).request_actors(4)
     directory.close()
     again = RunDirectory(directory.path)
     again.reopen(CONFIG.model_copy(update={"rollout": CONFIG.rollout.model_copy(update={"actors": actors})}))
-    assert RunControl(directory.path).requested_actors() == said
+    assert ScaleRequests(directory.path).requested_actors() == said

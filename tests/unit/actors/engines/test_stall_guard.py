@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.engines.engine import EngineDied
-from actors.engines.stall_guard import Progress, WatchedEngine
+from actors.engines.stall_guard import Progress, StallGuard
 from tests.fakes.hand_moved import Clock
 from tests.fakes.service_parts import HeldEngine
 from unisd_rl.types import Sampling
@@ -53,7 +53,7 @@ def test_time_in_which_the_process_itself_was_stopped_does_not_count():
 
 def test_every_call_of_a_stuck_engine_fails_and_says_why():
     async def scenario():
-        engine = WatchedEngine(HeldEngine(), stall_s=0.05)
+        engine = StallGuard(HeldEngine(), stall_s=0.05)
         await engine.start()
         tokens = np.frombuffer(b"q0", np.uint8).astype(np.int32)
         calls = [engine.generate(tokens, Sampling(1.0, 1.0, 4)) for _ in range(2)]
@@ -77,7 +77,7 @@ class NeverResumed(HeldEngine):
 
 def test_an_update_of_an_engine_that_stays_paused_fails_and_says_why():
     async def scenario():
-        engine = WatchedEngine(NeverResumed(), stall_s=0.05)
+        engine = StallGuard(NeverResumed(), stall_s=0.05)
         await engine.start()
         try:
             await engine.receive(None, ())
