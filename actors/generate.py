@@ -64,7 +64,7 @@ class RolloutGenerator:
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
         answer = await self._engine.generate(prompt_tokens, self._sampling(numbered))
         if numbered.source is Source.BASE:
-            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a fall-back may go back to it
+            initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a rollback may go back to it
             assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)

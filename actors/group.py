@@ -46,7 +46,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Event, Fault, PolicyVersion, Report, Sampling, Watch, look_nowhere
+from unisd_rl.types import Event, Failure, OnWait, PolicyVersion, Report, Sampling, no_op
 
 
 def refuse_if_all_fail_alike(slots: Sequence[ActorSupervisor]) -> None:
@@ -134,7 +134,7 @@ _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 def print_event(event: Event) -> None:
     """One line on standard error: the report of a group that belongs to no run."""
-    print(f"{event.part}: {event.what if isinstance(event, Fault) else 'works again'}", file=sys.stderr)
+    print(f"{event.component}: {event.reason if isinstance(event, Failure) else 'works again'}", file=sys.stderr)
 
 
 class RolloutGroup:
@@ -204,10 +204,10 @@ class RolloutGroup:
         for slot in self._slots:
             slot.update(version)
 
-    def wait_for(self, version: PolicyVersion, timeout_s: float, watch: Watch = look_nowhere) -> None:
+    def wait_for(self, version: PolicyVersion, timeout_s: float, on_wait: OnWait = no_op) -> None:
         """Return when every actor that serves has applied `version` or a later one, and at least one does.
 
-        One that has not after `timeout_s` seconds is replaced, and not waited for. Meanwhile `watch` is called about
+        One that has not after `timeout_s` seconds is replaced, and not waited for. Meanwhile `on_wait` is called about
         once a second, to look after those that the weights come from; what it raises ends the wait.
 
         Raises:
@@ -217,7 +217,7 @@ class RolloutGroup:
         last_s = time.monotonic() + timeout_s + self._outage.limit_s
         while True:
             self.check()
-            watch()
+            on_wait()
             late = [slot for slot in self._serving() if not _has(slot, version)]
             if self.serving and not late:
                 return
@@ -234,13 +234,13 @@ class RolloutGroup:
         prompts: Sequence[Chat],
         sampling: Sampling,
         version: PolicyVersion,
-        watch: Watch = look_nowhere,
+        on_wait: OnWait = no_op,
     ) -> list[ChatAnswer]:
         """Everything about the answer to each chat, in order, all by `version`; the queue is not served meanwhile.
 
         The chats are dealt to the actors in turn, with leases paused on all of them until all have answered; those of
-        one that dies are dealt again. Chat i is sampled with `sampling.seed` + i, whoever answers it. `watch` is called
-        as in `wait_for`, but only while nobody is there who has the weights.
+        one that dies are dealt again. Chat i is sampled with `sampling.seed` + i, whoever answers it. `on_wait` is
+        called as in `wait_for`, but only while nobody is there who has the weights.
 
         Raises:
             RunFailed: no actor is at `version`, and none will be.
@@ -253,7 +253,7 @@ class RolloutGroup:
                 shares.collect()
                 shares.assign([slot for slot in self._serving() if slot.applied == version])
                 if shares.unassigned:
-                    watch()
+                    on_wait()
                     refuse_unless_some_follow(self._slots, version)
                 if not shares.complete:
                     self._wait([*shares.awaited, *(call for slot in self._slots for call in slot.awaited)], _POLL_S)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from actors.report import Pulse
 from actors.scale_requests import ActorCounts, InvalidRequest, ScaleRequests
 from unisd_rl.config.rollout import AutoActors, RolloutConfig
-from unisd_rl.types import Fault, Report
+from unisd_rl.types import Failure, Report
 
 _SPARE = 0.9  # share of its time an actor may be busy after another has gone
 
@@ -161,4 +161,4 @@ class TargetActorCount:
     def _object(self, sentence: str) -> None:
         if sentence != self._objection:
             self._objection = sentence
-            self._report(Fault("control", sentence, 0, 0.0))
+            self._report(Failure("control", sentence, 0, 0.0))

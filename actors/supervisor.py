@@ -23,7 +23,7 @@ from actors.report import ActorReport, Pulse
 from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.manifest import label
-from unisd_rl.types import Fault, PolicyVersion, Recovery, Report
+from unisd_rl.types import Failure, PolicyVersion, Recovery, Report
 
 _GRACE_S = 60.0  # a drained actor may take so much longer than its limit before it is ended
 
@@ -186,7 +186,7 @@ class ActorSupervisor:
         leaving, now = self.state is State.DRAINING, self._clock()
         self._leave()
         if leaving:
-            self._report(Fault(self.part, f"{what}; it was leaving, and what it held is issued again", 0, 0.0))
+            self._report(Failure(self.part, f"{what}; it was leaving, and what it held is issued again", 0, 0.0))
             return
         if self._broken_s is None:
             self._broken_s = now

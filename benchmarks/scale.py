@@ -161,7 +161,7 @@ class Driver:
         while time.perf_counter() < end_s:
             end = (self._step + self._ahead + 2) * self._batch_size
             self._client.admit(prompts(self._client.admitted, end))
-            self._client.take(self._step, 1, STEP_S, watch=lambda: None)
+            self._client.take(self._step, 1, STEP_S, on_wait=lambda: None)
             self._step += 1
             ray.get([one.update.remote(PolicyVersion(0, self._step)) for one in self._callers], timeout=CALL_S)
 

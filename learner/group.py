@@ -6,7 +6,7 @@
  driver <-- StepReport ---- rank 0          (every rank has the same numbers)
 ```
 
-Every wait has a timeout, says what it waited for, and looks after the others meanwhile (`watch`). A rank that is gone
+Every wait has a timeout, says what it waited for, and looks after the others meanwhile (`on_wait`). A rank that is gone
 is `LearnerLost`: close, start, load a checkpoint.
 """
 
@@ -30,7 +30,7 @@ from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import PublishReport, StepReport
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.manifest import PublishTarget
-from unisd_rl.types import Logprobs, PolicyVersion, Tokens, Watch, look_nowhere
+from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
 
 __all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
 
@@ -41,7 +41,7 @@ _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another 
 class LearnerGroup:
     """`learner.ranks` processes that train one student; they may be closed and started again.
 
-    `watch` is called about once a second while the driver waits for the ranks; what it raises ends the wait.
+    `on_wait` is called about once a second while the driver waits for the ranks; what it raises ends the wait.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class LearnerGroup:
         plan: CorePlan,
         model_path: Path,
         run_dir: Path,
-        watch: Watch = look_nowhere,
+        on_wait: OnWait = no_op,
     ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
-        self._watch = watch
+        self._on_wait = on_wait
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
         self._pings: list[ray.ObjectRef[None]] = []
@@ -205,7 +205,7 @@ class LearnerGroup:
                 self._answer(done[0], what)
             elif left_s <= 0.0:
                 raise late(f"the learner did not {what} within {timeout_s:g} s; {self._logs()}")
-            self._watch()
+            self._on_wait()
         return [self._answer(call, what) for call in calls]
 
     def _answer(self, call: ray.ObjectRef, what: str) -> Any:

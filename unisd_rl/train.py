@@ -132,7 +132,7 @@ def between_steps(parts: Parts, version: PolicyVersion) -> None:
 
 
 def examine_if_due(parts: Parts, version: PolicyVersion) -> None:
-    """The evaluation of this version between two steps, unless it was made before the learner fell back to here."""
+    """The evaluation of this version between two steps, unless it was made before the learner rolled back to here."""
     every = parts.config.evaluation.every
     due = every and 0 < version.number < parts.config.run.steps and version.number % every == 0
     if due and parts.directory.examined(version.number) is None:
@@ -223,7 +223,7 @@ def _run_in(directory: RunDirectory, task: Task, config: Config, resumed: bool) 
                 config,
                 outcome,
                 prompts.preparation,
-                directory.fall_backs(),
+                directory.rollbacks(),
                 parts.queue.report(),
                 parts.rollouts.reports(),
                 parts.meter.total(),

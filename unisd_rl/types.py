@@ -89,7 +89,7 @@ class NumberedPrompt:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PolicyVersion:
-    """`number` counts optimiser steps; `lineage` rises when the learner falls back to a checkpoint."""
+    """`number` counts optimiser steps; `lineage` rises when the learner rolls back to a checkpoint."""
 
     lineage: int
     number: int
@@ -183,29 +183,31 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that broke. `part` is who (`rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `evaluation`,
-    `driver`), `what` a sentence without a full stop, `restart` how many times in a row it has been started again,
-    `wait_s` the back-off before."""
+class Failure:
+    """Something that broke: an event of the run.
 
-    part: str
-    what: str
+    `component` is one of `rollout-2`, `learner`, `queue`, `store`, `checkpoint`, `evaluation`, `driver`; `reason` a
+    sentence without a full stop; `restart` how many times in a row it has been started again; `wait_s` the back-off
+    before that, in seconds."""
+
+    component: str
+    reason: str
     restart: int
     wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """That part works again, `seconds` after it broke."""
+    """The component works again, `seconds` after it broke: an event of the run."""
 
-    part: str
+    component: str
     seconds: float
 
 
-Event = Fault | Recovery
+Event = Failure | Recovery
 
 Report = Callable[[Event], None]
-"""Who is told: the run's folder and the screen."""
+"""Receives every failure and recovery: the run's folder and the console."""
 
 
 class Progress(Protocol):
@@ -220,9 +222,9 @@ class Progress(Protocol):
         ...
 
 
-Watch: TypeAlias = Callable[[], None]
-"""Called about once a second during a wait; what it raises ends the wait."""
+OnWait: TypeAlias = Callable[[], None]
+"""A callback of a wait, called about once a second; what it raises ends the wait."""
 
 
-def look_nowhere() -> None:
-    """Nobody else is looked after."""
+def no_op() -> None:
+    """The callback of a wait during which nothing else is checked."""

@@ -185,7 +185,7 @@ def timed(
             began_s, waited_s, published_s = time.perf_counter(), 0.0, 0.0
         client.admit(prompts(client.admitted, min(step + staleness + 2, steps) * BATCH))
         started_s = time.perf_counter()
-        batch = client.take(step, 1, STEP_S, watch=alive)
+        batch = client.take(step, 1, STEP_S, on_wait=alive)
         waited_s += time.perf_counter() - started_s
         ray.get(learner.step.remote(step, batch.shards[0]), timeout=STEP_S)
         published_s += publish(step + 1)

@@ -44,7 +44,7 @@ class CheckpointDiskFull(ChaosFault):
         return gone(self.process) or any(path.stat().st_mtime > self.struck_s for path in whole_checkpoints(self.run))
 
     def _told_or_lost(self) -> bool:
-        return self.told("checkpoint", "fault") or gone(self.process)
+        return self.told("checkpoint", "failure") or gone(self.process)
 
 
 def limit_files_of(process: psutil.Process, nbytes: int) -> None:

@@ -52,10 +52,9 @@ class ChaosFault:
 
     def told(self, part: str, event: str = "recovery") -> bool:
         """Whether events.jsonl has this since the strike; a driver that was started again since tells no more."""
-        found = any(
-            one["event"] == event and one["part"] == part and one["time_s"] > self.struck_s for one in self.run.events
-        )
-        return found or self.run.resumed_s > self.struck_s
+        since = [one for one in self.run.events if one["time_s"] > self.struck_s]
+        happened = any((one["event"], one["component"]) == (event, part) for one in since)
+        return happened or self.run.resumed_s > self.struck_s
 
 
 def gone(process: psutil.Process) -> bool:

@@ -62,7 +62,7 @@ class CheckpointDamaged(RankKilled):
         super().do()
 
     def mended(self) -> bool:
-        return self.told("checkpoint", "fault") and super().mended()
+        return self.told("checkpoint", "failure") and super().mended()
 
 
 class LearnerNodeLost(RankKilled):

@@ -99,7 +99,7 @@ def survived(folder: Path, chaos: Chaos, *settings: str) -> FinishedRun:
 def assert_the_chain_is_whole(run: FinishedRun, steps: int) -> None:
     assert run.summary["status"] == "completed"
     assert run.summary["steps"] == steps
-    assert run.summary["lineage"] == len(run.fall_backs)
+    assert run.summary["lineage"] == len(run.rollbacks)
     assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
     assert_staleness_within(run, STALENESS)
 
@@ -118,9 +118,9 @@ def assert_every_fault_is_followed_by_a_recovery(run: FinishedRun) -> None:
     """Of its part, or of the driver, which begins everything anew. A fault without a restart costs nothing that would
     have to come back: a checkpoint that was not written, an actor that was leaving."""
     for place, event in enumerate(run.events):
-        if event["event"] == "fault" and event["restart"]:
-            later = {one["part"] for one in run.events[place:] if one["event"] == "recovery"}
-            assert later & {event["part"], "driver"}, event
+        if event["event"] == "failure" and event["restart"]:
+            later = {one["component"] for one in run.events[place:] if one["event"] == "recovery"}
+            assert later & {event["component"], "driver"}, event
 
 
 def test_nothing_is_lost_and_nothing_comes_twice_whatever_happens_to_the_run(chaos):

@@ -43,7 +43,7 @@ class FakeGroup:
         yield
         self.examining = False
 
-    def answers(self, prompts, sampling, version, watch):
+    def answers(self, prompts, sampling, version, on_wait):
         assert self.examining, "leases would be taken between two slices"
         texts = [messages[-1].content for messages in prompts]
         self.calls.append((texts, sampling, version))

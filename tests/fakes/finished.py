@@ -32,7 +32,7 @@ class FinishedRun:
         return lines(self.path / "consumed.jsonl")
 
     @property
-    def fall_backs(self) -> list[dict]:
+    def rollbacks(self) -> list[dict]:
         path = self.path / "lineages.jsonl"
         return lines(path) if path.exists() else []
 
@@ -45,7 +45,7 @@ class FinishedRun:
     def chain(self) -> list[dict]:
         """The consumed lines that count: of each step those of the lineage that trained it last, in order."""
         owner: dict[int, int] = {}
-        for lineage, start in [(0, 0), *((fall["lineage"], fall["step"]) for fall in self.fall_backs)]:
+        for lineage, start in [(0, 0), *((fall["lineage"], fall["step"]) for fall in self.rollbacks)]:
             owner = {step: before for step, before in owner.items() if step < start}
             owner |= {row["step"]: lineage for row in self.consumed if row["chain"] == lineage}
         return [row for row in self.consumed if owner.get(row["step"]) == row["chain"]]
@@ -135,7 +135,7 @@ def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, 
 
 def assert_staleness_within(run: FinishedRun, bound: int) -> None:
     staleness = [row["step"] - row["oldest"] for row in run.chain]
-    assert min(staleness) >= 0 or run.fall_backs  # rows of a lineage that had gone further are fed again
+    assert min(staleness) >= 0 or run.rollbacks  # rows of a lineage that had gone further are fed again
     assert max(staleness) <= bound
     assert max(staleness) == run.summary["max_staleness_seen"]
 

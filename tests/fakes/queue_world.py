@@ -19,7 +19,7 @@ import numpy as np
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
-from unisd_rl.transport.rollouts.history import FellBack
+from unisd_rl.transport.rollouts.history import RolledBack
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
@@ -80,7 +80,7 @@ class World:
         self.stored: dict[int, tuple[str, list[int]]] = {}
         self.writing: list[tuple[asyncio.Task, Actor, dict[int, dict[int, list[PolicyVersion]]]]] = []
         self.waiting: asyncio.Task | None = None  # the learner's call for the batch of `step`
-        self.abandoned: list[asyncio.Task] = []  # such calls of learners that have fallen back since
+        self.abandoned: list[asyncio.Task] = []  # such calls of learners that have rolled back since
         self.open()
         self.join()
 
@@ -171,7 +171,7 @@ class World:
             if not isinstance(call.exception(), NotAdmitted):
                 self.hand_over(call.result())
         for call in self.abandoned:
-            assert not call.done() or isinstance(call.exception(), FellBack), "a learner that fell back was answered"
+            assert not call.done() or isinstance(call.exception(), RolledBack), "a rolled back learner was answered"
 
     def hand_over(self, taken) -> None:
         numbers = self.batch(self.step)
@@ -215,7 +215,7 @@ class World:
         self.step, self.holding, self.waiting = self.checkpoints[-1] if self.checkpoints else 0, False, None
         self.lineage += 1
         self.starts.append((self.lineage, self.step))
-        self.do(self.queue.fall_back(self.lineage, self.step))
+        self.do(self.queue.roll_back(self.lineage, self.step))
         self.admitted = self.step * self.setting.batch_size
         self.published = PolicyVersion(self.lineage, self.step)
 
@@ -366,8 +366,8 @@ class World:
             first, last = dict(self.starts)[chain] * batch_size, taken[-1][1]
             rising = [(n // batch_size, n) for n in range(first, last + 1) if n not in quarantined]
             assert taken == rising, f"the steps of lineage {chain} do not rise by one: {taken}"
-        fall_backs = [(line["lineage"], line["step"]) for line in self.lines("lineages")]
-        assert fall_backs == self.starts[1:], "a fall-back is not on storage"
+        rollbacks = [(line["lineage"], line["step"]) for line in self.lines("lineages")]
+        assert rollbacks == self.starts[1:], "a rollback is not on storage"
         assert (report.lost, report.duplicated, report.too_stale) == (0, 0, 0), f"reported: {report}"
         assert (report.consumed, report.lineage) == (len(surviving), self.lineage), f"reported: {report}"
         assert report.max_staleness_seen <= self.setting.max_staleness, f"reported: {report}"

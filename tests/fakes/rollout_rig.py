@@ -21,7 +21,7 @@ from unisd_rl.transport.weights.publisher import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import (
     Event,
-    Fault,
+    Failure,
     Message,
     NumberedPrompt,
     PolicyVersion,
@@ -80,8 +80,8 @@ class Parts:
         self.group.start(start_s)
 
     @property
-    def faults(self) -> list[Fault]:
-        return [event for event in self.events if isinstance(event, Fault)]
+    def faults(self) -> list[Failure]:
+        return [event for event in self.events if isinstance(event, Failure)]
 
     @property
     def recoveries(self) -> list[Recovery]:

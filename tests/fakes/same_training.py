@@ -8,16 +8,16 @@ import pyarrow as pa
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 WHO_AND_WHEN = ("actor", "started_s", "finished_s", "lineages")
-"""Columns of a ledger that say who generated a row, when, and after how many fall-backs."""
+"""Columns of a ledger that say who generated a row, when, and after how many rollbacks."""
 _GAP = "behaviour_gap_max"
 _LOAD = {"lineage", "actors", "actor_idle", "learner_wait", "actors_wanted", "depth"}
 _OF_THE_RUN = ("manifest.json", "run_state.json")  # which lineage a checkpoint is of
 
 
-def trained(metrics: list[dict], fall_backs: list[dict]) -> list[str]:
+def trained(metrics: list[dict], rollbacks: list[dict]) -> list[str]:
     """The lines of the surviving chain in order of steps, without times and load; as text, so that nan equals nan."""
     last = {row["step"]: row for row in metrics}  # a later line of a step supersedes an earlier one
-    for fall in fall_backs:
+    for fall in rollbacks:
         assert all(row["lineage"] >= fall["lineage"] for row in last.values() if row["step"] >= fall["step"])
     return [
         json.dumps({name: last[step][name] for name in sorted(last[step]) if _counts(name)}) for step in sorted(last)

@@ -97,7 +97,7 @@ def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):
     assert ended.summary["status"] == "completed"
     assert ended.summary["steps"] == steps
     assert surviving(ended.consumed) == list(range(steps * BATCH))
-    parts = {event["part"].partition("-")[0] for event in ended.events}
+    parts = {event["component"].partition("-")[0] for event in ended.events}
     assert parts <= {"rollout", "driver"}, "what a rollout node held, and the resume: no store, no queue, no learner"
 
 

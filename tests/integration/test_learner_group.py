@@ -42,9 +42,9 @@ def model(folder):
 
 def group_of(model, folder, **sections):
     learner = {"ranks": 2, "zero_stage": 3, **sections.pop("learner", {})}
-    core, watch = (0,), sections.pop("watch", lambda: None)
+    core, on_wait = (0,), sections.pop("on_wait", lambda: None)
     plan = CorePlan((core,), (core, core))
-    return LearnerGroup(learner_config(learner=learner, **sections), plan, model, folder, watch)
+    return LearnerGroup(learner_config(learner=learner, **sections), plan, model, folder, on_wait)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_costs_the_checkpoint_and_not_the_ranks(
 
 def test_others_are_looked_after_while_the_ranks_work_and_the_ranks_while_others_do(cluster, model, tmp_path):
     looks = []
-    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0}, watch=lambda: looks.append(1))
+    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0}, on_wait=lambda: looks.append(1))
     group.start(TIMEOUT_S)
     assert len(looks) >= 2
     for _ in range(5):

@@ -159,8 +159,9 @@ def test_the_loss_of_a_learner_node_ends_in_a_fall_back_once_there_is_another_an
     seen += read_until(running, "fault: learner: ")
     nodes.add("learner")
     run = finished(tmp_path, running, seen)
-    assert [fall["step"] for fall in run.fall_backs] == [2]
-    assert [(event["event"], event["part"]) for event in run.events] == [("fault", "learner"), ("recovery", "learner")]
-    assert trained(run.metrics, run.fall_backs) == trained(expected.metrics, [])
+    assert [fall["step"] for fall in run.rollbacks] == [2]
+    happened = [(event["event"], event["component"]) for event in run.events]
+    assert happened == [("failure", "learner"), ("recovery", "learner")]
+    assert trained(run.metrics, run.rollbacks) == trained(expected.metrics, [])
     assert rows(run.path, STEPS * BATCH).equals(rows(expected.path, STEPS * BATCH))
     assert files(run.checkpoint(STEPS)) == files(expected.checkpoint(STEPS))

@@ -16,7 +16,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import decode, encode
-from unisd_rl.types import Fault, Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source
+from unisd_rl.types import Failure, Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source
 
 CALL_S = 60.0
 BATCH = 4
@@ -113,7 +113,7 @@ def test_a_dead_actors_prompts_are_completed_by_another_and_none_is_lost_or_doub
     ray.get(queue.release.remote("first"), timeout=CALL_S)
     assert ray.get(second.lease.remote(0, 99), timeout=CALL_S) == [0, 1, 2]
     ray.get(second.complete.remote(), timeout=CALL_S)
-    batches = [client.take(step, 2, CALL_S, watch=lambda: None) for step in range(2)]
+    batches = [client.take(step, 2, CALL_S, on_wait=lambda: None) for step in range(2)]
     shards = [[[row.number for row in decode(ray.get(shard))] for shard in batch.shards] for batch in batches]
     assert shards == [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
     assert [(batch.tokens, batch.max_staleness) for batch in batches] == [(12, 0), (12, 1)]
@@ -139,24 +139,24 @@ def test_the_driver_is_told_which_prompts_a_step_waited_for(queue):
     client = client_of(queue)
     client.admit(prompts(4))
     with pytest.raises(RunFailed, match=r"step 0 waited 0.1 s for 4 of 4 prompts: 0 \(waiting for an actor"):
-        client.take(0, 1, 0.1, watch=all_is_well)
+        client.take(0, 1, 0.1, on_wait=all_is_well)
 
 
 def test_a_step_that_was_never_admitted_is_one_clear_sentence(queue):
     client = client_of(queue)
     client.admit(prompts(3))
     with pytest.raises(RunFailed, match=r"could not hand over step 0: .* not admitted: 3 \(not admitted\)"):
-        client.take(0, 1, CALL_S, watch=all_is_well)
+        client.take(0, 1, CALL_S, on_wait=all_is_well)
 
 
 def test_what_the_watch_notices_ends_the_wait_for_a_batch(queue):
-    def watch():
+    def on_wait():
         raise RunFailed("rollout actor 0 died")
 
     client = client_of(queue)
     client.admit(prompts(4))
     with pytest.raises(RunFailed, match="rollout actor 0 died"):
-        client.take(0, 1, CALL_S, watch)
+        client.take(0, 1, CALL_S, on_wait)
 
 
 def test_a_queue_that_does_not_come_back_is_one_clear_sentence(cluster, tmp_path):
@@ -169,7 +169,7 @@ def test_a_queue_that_does_not_come_back_is_one_clear_sentence(cluster, tmp_path
             ray.get(handle.lineage.remote(), timeout=CALL_S)
     with pytest.raises(RunFailed, match=r"the rollout queue died .* did not come back within faults.patience_s = 1 s"):
         client.report()
-    assert [(event.part, event.restart) for event in events] == [("queue", 1)]
+    assert [(event.component, event.restart) for event in events] == [("queue", 1)]
 
 
 class Serving(Completing):
@@ -215,11 +215,11 @@ def test_a_queue_killed_in_mid_run_goes_on_from_its_files_and_every_prompt_is_co
     actors = [ray.remote(Serving).options(num_cpus=0).remote(name, queue) for name in ("first", "second")]
     serving = [actor.serve.remote() for actor in actors]
     client.admit(prompts(steps * BATCH))
-    first = client.take(0, 2, CALL_S, watch=all_is_well)
+    first = client.take(0, 2, CALL_S, on_wait=all_is_well)
     kill_process(queue)  # both actors' calls wait: version 0 may not start step 2
     rows = [row.number for shard in first.shards for row in decode(ray.get(shard, timeout=CALL_S))]
     assert rows == [0, 2, 1, 3]  # a batch that was handed over outlives the process that made it
-    batches = [first, client.take(1, 2, CALL_S, watch=all_is_well)]
+    batches = [first, client.take(1, 2, CALL_S, on_wait=all_is_well)]
     killed = []
 
     def kill_once_and_go_on():
@@ -228,13 +228,13 @@ def test_a_queue_killed_in_mid_run_goes_on_from_its_files_and_every_prompt_is_co
         else:
             ray.get([actor.update.remote(2) for actor in actors], timeout=CALL_S)
 
-    batches += [client.take(step, 2, CALL_S, watch=kill_once_and_go_on) for step in (2, 3)]
+    batches += [client.take(step, 2, CALL_S, on_wait=kill_once_and_go_on) for step in (2, 3)]
     assert [batch.numbers for batch in batches] == [tuple(range(4 * k, 4 * k + 4)) for k in range(steps)]
     lines = [json.loads(line) for line in (tmp_path / "consumed.jsonl").read_text().splitlines()]
     assert [(line["step"], line["prompt"]) for line in lines] == [(n // 4, n) for n in range(4 * steps)]
     report = client.report()
     assert (report.consumed, report.lost, report.duplicated, report.too_stale) == (16, 0, 0, 0)
-    assert [type(event).__name__ for event in events] == ["Fault", "Recovery"] * 2
+    assert [type(event).__name__ for event in events] == ["Failure", "Recovery"] * 2
     assert ray.wait(serving, num_returns=2, timeout=0)[0] == []
     for actor in actors:
         ray.kill(actor)
@@ -247,10 +247,10 @@ def test_a_queue_that_hangs_is_ended_and_goes_on_from_its_files(queue):
     serving = actor.serve.remote()
     ray.get(queue.report.remote(), timeout=CALL_S)  # it has started: who starts slowly is silent too
     client.admit(prompts(3 * BATCH))
-    batches = [client.take(0, 1, CALL_S, watch=all_is_well)]
+    batches = [client.take(0, 1, CALL_S, on_wait=all_is_well)]
     stop_process(queue)
     assert client.report().consumed == BATCH  # a call that the queue would answer at once
-    batches.append(client.take(1, 1, CALL_S, watch=all_is_well))
+    batches.append(client.take(1, 1, CALL_S, on_wait=all_is_well))
 
     before, done = len(events), []
 
@@ -260,10 +260,10 @@ def test_a_queue_that_hangs_is_ended_and_goes_on_from_its_files(queue):
         elif len(done) == 1 and len(events) > before:  # it was told that the queue hangs
             done.append(actor.update.remote(2))
 
-    batches.append(client.take(2, 1, CALL_S, watch=stop_once_then_let_step_2_begin))  # at version 0 it waits
+    batches.append(client.take(2, 1, CALL_S, on_wait=stop_once_then_let_step_2_begin))  # at version 0 it waits
     assert [number for batch in batches for number in batch.numbers] == list(range(3 * BATCH))
-    assert [type(event).__name__ for event in events] == ["Fault", "Recovery"] * (len(events) // 2)
-    told = [event.what for event in events if isinstance(event, Fault)]
+    assert [type(event).__name__ for event in events] == ["Failure", "Recovery"] * (len(events) // 2)
+    told = [event.reason for event in events if isinstance(event, Failure)]
     assert any("did not report within faults.silent_s = 6 s" in what for what in told)
     assert any("did not answer for faults.silent_s = 6 s" in what for what in told)
     assert ray.wait([serving], timeout=0)[0] == []

@@ -31,7 +31,7 @@ SHORT = (
 def assert_the_chain_is_whole(run: FinishedRun, lineage: int) -> None:
     assert run.summary["status"] == "completed"
     assert run.summary["steps"] == STEPS
-    assert run.summary["lineage"] == lineage == len(run.fall_backs)
+    assert run.summary["lineage"] == lineage == len(run.rollbacks)
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
     assert_staleness_within(run, bound=1)
     assert_accuracy_is_what_its_items_say(run)
@@ -44,8 +44,8 @@ def assert_metrics_tell_the_chain(run: FinishedRun) -> None:
 
 
 def assert_fed_again_and_not_generated_anew(run: FinishedRun) -> None:
-    """What was trained on before the fall-back is trained on again with the tokens it had."""
-    for fall in run.fall_backs:
+    """What was trained on before the rollback is trained on again with the tokens it had."""
+    for fall in run.rollbacks:
         again = range(fall["step"], fall["step"] + fall["steps_lost"])
         rows = [row for row in run.consumed if row["chain"] == fall["lineage"] and row["step"] in again]
         assert len(rows) == len(again) * BATCH
@@ -61,8 +61,8 @@ def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tm
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
-    assert run.fall_backs[0]["step"] == 3
-    assert run.summary["steps_lost"] == run.fall_backs[0]["steps_lost"] >= 2
+    assert run.rollbacks[0]["step"] == 3
+    assert run.summary["steps_lost"] == run.rollbacks[0]["steps_lost"] >= 2
     assert "evaluating version 0" not in run.output
     kept = {path.name for path in (run.path / "checkpoints").iterdir()}
     assert kept == {"step-6", "step-9", f"step-{STEPS}"}
@@ -77,8 +77,9 @@ def test_a_killed_learner_rank_falls_back_and_the_run_finishes(tmp_path):
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
-    assert run.fall_backs[0]["step"] in (3, 6)
-    assert [(event["event"], event["part"]) for event in run.events] == [("fault", "learner"), ("recovery", "learner")]
+    assert run.rollbacks[0]["step"] in (3, 6)
+    happened = [(event["event"], event["component"]) for event in run.events]
+    assert happened == [("failure", "learner"), ("recovery", "learner")]
 
 
 @pytest.mark.slow
@@ -101,9 +102,9 @@ def test_a_checkpoint_cut_short_is_passed_over_and_the_one_before_it_used(tmp_pa
     run = finished(tmp_path, running, seen)
     assert_the_chain_is_whole(run, lineage=1)
     assert_fed_again_and_not_generated_anew(run)
-    assert run.fall_backs[0]["step"] == 3
-    (fault,) = [event for event in run.events if event["part"] == "checkpoint"]
-    assert "step-6" in fault["what"]
+    assert run.rollbacks[0]["step"] == 3
+    (fault,) = [event for event in run.events if event["component"] == "checkpoint"]
+    assert "step-6" in fault["reason"]
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_a_run_that_had_no_checkpoint_yet_begins_again_with_the_rows_of_its_ledg
     run = finished(tmp_path, resume_job(tmp_path))
     assert_the_chain_is_whole(run, lineage=1)
     assert_fed_again_and_not_generated_anew(run)
-    assert run.fall_backs[0]["step"] == 0
+    assert run.rollbacks[0]["step"] == 0
 
 
 @pytest.mark.slow
@@ -130,7 +131,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_on_other_ranks_and_actors(tmp
     run = finished(tmp_path, resume_job(tmp_path, *others))
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
-    assert run.fall_backs == [{"lineage": 1, "step": stopped, "steps_lost": 0}]
+    assert run.rollbacks == [{"lineage": 1, "step": stopped, "steps_lost": 0}]
     refused = resume_job(tmp_path)
     assert "has finished" in refused.communicate(timeout=60)[0]
     assert refused.returncode == 2
@@ -156,7 +157,7 @@ def test_a_weight_store_that_dies_is_filled_again(tmp_path):
     run = finished(tmp_path, running, seen)
     assert_every_prompt_exactly_once_and_in_order(run, 40, BATCH)
     assert run.summary["lineage"] == 0
-    assert ("recovery", "store") in [(event["event"], event["part"]) for event in run.events]
+    assert ("recovery", "store") in [(event["event"], event["component"]) for event in run.events]
 
 
 def store_of(running: subprocess.Popen) -> int:

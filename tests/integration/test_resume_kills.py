@@ -86,14 +86,14 @@ def note(folder: Path, pace: Pace, kills: list[Kill], left: list[float], last: L
         "pace": asdict(pace),
         "kills": [asdict(kill) | {"left_s": left_s} for kill, left_s in zip(kills, left, strict=True)],
         "last": {"first_step_s": last.seen_s("step "), "alive_s": last.age_s},
-        "fall_backs": run.fall_backs,
+        "fall_backs": run.rollbacks,
     }
     (folder / "kills.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 def assert_bit_for_bit(run: FinishedRun, expected: FinishedRun, steps: int = STEPS) -> None:
     """Losses, gradients and all else that is measured of each step; the ledger; weights, moments, teacher; answers."""
-    assert trained(run.metrics, run.fall_backs) == trained(expected.metrics, [])
+    assert trained(run.metrics, run.rollbacks) == trained(expected.metrics, [])
     assert len(trained(expected.metrics, [])) == steps
     assert_gaps_are_those_of_the_rows_compared(run, gaps(expected.metrics))
     assert rows(run.path, steps * BATCH).equals(rows(expected.path, steps * BATCH))
@@ -115,7 +115,7 @@ def assert_gaps_are_those_of_the_rows_compared(run: FinishedRun, expected: dict[
 
 def assert_the_chain_is_whole(run: FinishedRun, bound: int, steps: int = STEPS) -> None:
     assert run.summary["status"] == "completed"
-    assert run.summary["lineage"] == len(run.fall_backs)
+    assert run.summary["lineage"] == len(run.rollbacks)
     assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
     assert_staleness_within(run, bound)
     assert_versions_rise_by_one(run)
@@ -124,7 +124,7 @@ def assert_the_chain_is_whole(run: FinishedRun, bound: int, steps: int = STEPS) 
 
 def assert_versions_rise_by_one(run: FinishedRun) -> None:
     """Within each lineage, from the step where it began."""
-    began = {0: 0} | {fall["lineage"]: fall["step"] for fall in run.fall_backs}
+    began = {0: 0} | {fall["lineage"]: fall["step"] for fall in run.rollbacks}
     for lineage, first in began.items():
         steps = [row["step"] for row in run.metrics if row["lineage"] == lineage]
         assert steps == list(range(first, first + len(steps)))
@@ -159,7 +159,7 @@ def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
     seen = read_until(running, "step    5/8")
     os.kill(process_of(tmp_path / "run" / "logs" / "learner-0.log"), signal.SIGKILL)
     run = finished(tmp_path, running, seen)
-    assert len(run.fall_backs) == 1
+    assert len(run.rollbacks) == 1
     assert_the_chain_is_whole(run, bound=0, steps=8)
     assert_bit_for_bit(run, expected, steps=8)
 
@@ -174,6 +174,6 @@ def test_in_the_reference_mode_two_ranks_taken_up_again_change_no_bit(tmp_path):
     running.kill()
     running.wait(timeout=60)
     run = finished(tmp_path, resume_job(tmp_path))
-    assert len(run.fall_backs) == 1
+    assert len(run.rollbacks) == 1
     assert_the_chain_is_whole(run, bound=0, steps=8)
     assert_bit_for_bit(run, expected, steps=8)

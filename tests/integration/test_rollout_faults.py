@@ -29,8 +29,8 @@ def test_an_actor_that_is_killed_is_replaced_and_every_prompt_arrives_once(parts
     assert [rollout.number for rollout in rollouts] == list(range(3 * BATCH))
     assert {rollout.actor for rollout in rollouts[2 * BATCH :]} == {"rollout-0.1"}
     (fault,) = parts.faults
-    assert fault.part == "rollout-0"
-    assert fault.what.startswith("rollout-0 died; its log is ")
+    assert fault.component == "rollout-0"
+    assert fault.reason.startswith("rollout-0 died; its log is ")
     (recovery,) = parts.recoveries
     assert 0.1 <= recovery.seconds < WAIT_S
     report = parts.queue.report()
@@ -85,7 +85,7 @@ def test_an_actor_that_is_stopped_is_killed_and_replaced(parts):
     stopped.suspend()
     assert [rollout.number for rollout in parts.take_all(1, 3)] == list(range(BATCH, 3 * BATCH))
     parts.until(lambda: parts.recoveries, "the stopped actor was replaced")
-    assert "rollout-1 did not answer for faults.silent_s = 4 s" in parts.faults[0].what
+    assert "rollout-1 did not answer for faults.silent_s = 4 s" in parts.faults[0].reason
     parts.until(lambda: not stopped.is_running() or stopped.status() == "zombie", "the stopped process was killed")
 
 
@@ -128,7 +128,7 @@ def test_an_actor_that_joins_in_mid_evaluation_leases_nothing_before_its_end(par
 def test_weights_of_a_higher_lineage_find_nothing_in_flight(parts):
     parts.serve(BATCH)
     parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
-    parts.queue.fall_back(1, 0)
+    parts.queue.roll_back(1, 0)
     parts.group.wait_for(parts.publish(0, lineage=1), WAIT_S)
     batch = parts.queue.take(0, 1, WAIT_S, parts.group.check)
     assert [len(set(rollout.lineages)) for rollout in decode(ray.get(batch.shards[0]))] == [1] * BATCH

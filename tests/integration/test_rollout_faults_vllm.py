@@ -39,7 +39,7 @@ def test_actors_whose_engine_is_killed_or_stuck_or_stuck_in_mid_update_are_repla
     engine_core(parts).send_signal(signal.SIGKILL)
     parts.until(lambda: parts.recoveries, "the actor with the dead engine was replaced", START_S)
     (killed,) = parts.faults
-    assert "rollout-0 stopped: vLLM's process died" in killed.what
+    assert "rollout-0 stopped: vLLM's process died" in killed.reason
     first = parts.take(0)
     parts.group.wait_for(PolicyVersion(0, 1), WAIT_S)
 
@@ -48,15 +48,15 @@ def test_actors_whose_engine_is_killed_or_stuck_or_stuck_in_mid_update_are_repla
     parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
     stuck.suspend()
     parts.until(lambda: len(parts.recoveries) == 2, "the actor with the stuck engine was replaced", START_S)
-    assert "rollout-0.1 stopped: the engine made no token with" in parts.faults[1].what
-    assert "in flight for faults.stall_s = 10 s" in parts.faults[1].what
+    assert "rollout-0.1 stopped: the engine made no token with" in parts.faults[1].reason
+    assert "in flight for faults.stall_s = 10 s" in parts.faults[1].reason
     parts.until(lambda: not stuck.is_running(), "the stuck process has gone")
 
     parts.until(lambda: parts.queue.report().committed == 3 * BATCH, "nothing is in flight")
     engine_core(parts).suspend()
     second = parts.take(1)
     parts.until(lambda: len(parts.recoveries) == 3, "the actor that hung in mid-update was replaced", START_S)
-    assert "rollout-0.2 stopped: the engine stayed paused for new weights for faults.stall_s" in parts.faults[2].what
+    assert "rollout-0.2 stopped: the engine stayed paused for new weights for faults.stall_s" in parts.faults[2].reason
     rest = [*second, *parts.take(2)]
     assert [rollout.number for rollout in (*first, *rest)] == list(range(3 * BATCH))
     assert rest[-1].actor == "rollout-0.2"

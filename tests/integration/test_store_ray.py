@@ -30,4 +30,4 @@ def test_a_store_that_hangs_is_ended_and_found_empty(store):
         assert time.monotonic() < deadline_s, f"waited {CALL_S:g} s for the store to be found empty"
         ray.wait([store.handle.life.remote()], timeout=0.2)
     assert ray.get(store.handle.__ray_call__.remote(lambda _: os.getpid()), timeout=CALL_S) != stopped
-    assert (fault.part, fault.restart) == ("store", 1)
+    assert (fault.component, fault.restart) == ("store", 1)

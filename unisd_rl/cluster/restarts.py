@@ -1,6 +1,6 @@
 """What broke and what was done about it: the words, and the rule that decides when to try again.
 
-Every recovery is a `Fault` on the screen and in `events.jsonl`; its waits and its limit come from one `RestartPolicy`.
+Every recovery is a `Failure` on the screen and in `events.jsonl`; waits and limit come from one `RestartPolicy`.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.types import Fault
+from unisd_rl.types import Failure
 
 
 class RestartPolicy:
@@ -20,7 +20,7 @@ class RestartPolicy:
         self._failures: deque[float] = deque()
         self._furthest, self._without_progress = -1, 0
 
-    def record_failure(self, what: str, progress: int | None = None) -> Fault:
+    def record_failure(self, what: str, progress: int | None = None) -> Failure:
         """Count a failure: the wait before the next start doubles with each within `faults.window_s`.
 
         `progress`: how many steps the part has taken at most. A part that takes long to fail leaves the window before
@@ -42,7 +42,7 @@ class RestartPolicy:
                 f"{config.max_restarts}); the last time: {what}"
             )
         wait_s = min(config.backoff_s * 2.0 ** min(count - 1, 64), config.backoff_max_s)
-        return Fault(self._part, what, count, wait_s)
+        return Failure(self._part, what, count, wait_s)
 
     def _check_progress(self, what: str, progress: int) -> None:
         self._without_progress = 1 if progress > self._furthest else self._without_progress + 1

@@ -13,7 +13,7 @@ from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.driver.build import Parts
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, open_verified
 from unisd_rl.storage.files import WriteError
-from unisd_rl.types import Fault, PolicyVersion, Recovery
+from unisd_rl.types import Failure, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ def save(parts: Parts, version: PolicyVersion) -> None:
     try:
         _save(parts, version)
     except (CheckpointNotWritten, DamagedCheckpoint) as error:
-        parts.report(Fault("checkpoint", f"{error}; those before it are kept", 0, 0.0))
+        parts.report(Failure("checkpoint", f"{error}; those before it are kept", 0, 0.0))
     else:
         keep_newest(parts.directory.checkpoints_folder, parts.config.run.keep_checkpoints)
 
@@ -71,7 +71,7 @@ def pause(parts: Parts, wait_s: float) -> None:
 
 def _save(parts: Parts, version: PolicyVersion) -> None:
     next_prompt = version.number * parts.config.learner.batch_size
-    state = RunState(version.lineage, version.number, next_prompt, parts.directory.fall_backs())
+    state = RunState(version.lineage, version.number, next_prompt, parts.directory.rollbacks())
     path = parts.directory.checkpoint(version.number)
     parts.learners.save(path, state)
     open_verified(path)

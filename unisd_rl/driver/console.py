@@ -104,10 +104,10 @@ class Screen:
     def event(self, event: Event) -> None:
         """Something broke, or works again."""
         if isinstance(event, Recovery):
-            self.say(f"recovered: {event.part} after {event.seconds:.1f} s")
+            self.say(f"recovered: {event.component} after {event.seconds:.1f} s")
             return
         again = f"; try {event.restart} in {event.wait_s:g} s" if event.restart else ""
-        self.say(f"fault: {event.part}: {event.what}{again}")
+        self.say(f"fault: {event.component}: {event.reason}{again}")
 
     def stopping(self) -> None:
         """Ctrl-C was pressed once."""

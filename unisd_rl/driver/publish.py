@@ -19,7 +19,7 @@ from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.build import Parts
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import PublishTarget
-from unisd_rl.types import PolicyVersion, Recovery, Sampling, Watch
+from unisd_rl.types import OnWait, PolicyVersion, Recovery, Sampling
 
 PROBES = 4
 
@@ -30,19 +30,19 @@ def check_weights(
     prompts: PromptStream,
     config: Config,
     version: PolicyVersion,
-    watch: Watch,
+    on_wait: OnWait,
 ) -> float:
     """The largest gap in nats over a few answers of `version`, begun after its update, sampled without truncation.
-    `watch` is that of `RolloutGroup.wait_for`.
+    `on_wait` is that of `RolloutGroup.wait_for`.
 
     Raises:
         RunFailed: the gap is over `learner.logprob_tolerance`.
     """
-    rollouts.wait_for(version, config.weights.timeout_s, watch)
+    rollouts.wait_for(version, config.weights.timeout_s, on_wait)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]
     gap = 0.0
-    for answer in rollouts.answers(questions, sampling, version, watch):
+    for answer in rollouts.answers(questions, sampling, version, on_wait):
         learned = learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
         gap = max(gap, float(np.abs(learned - answer.generation.logprobs).max()))
     if not gap <= config.logprob_tolerance:

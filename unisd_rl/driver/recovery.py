@@ -1,4 +1,4 @@
-"""The learner falls back (decision 7), and a run is taken up again: one and the same thing.
+"""The learner rolls back (decision 7), and a run is taken up again: one and the same thing.
 
 ```
  LearnerLost --> ranks closed, started again --> newest whole checkpoint c (step c; none: the initial model, step 0)
@@ -22,7 +22,7 @@ from unisd_rl.driver.checkpointing import pause
 from unisd_rl.driver.publish import publish_checked
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import latest_valid
-from unisd_rl.types import INITIAL_VERSION, Fault, PolicyVersion, Recovery
+from unisd_rl.types import INITIAL_VERSION, Failure, PolicyVersion, Recovery
 
 Result = TypeVar("Result")
 
@@ -39,10 +39,10 @@ class LearnerRecovery:
         try:
             return self._resume() if resumed else _from_the_start(self._parts)
         except LearnerLost as lost:
-            return self._fall_back(lost)
+            return self._roll_back(lost)
 
     def through(self, version: PolicyVersion, work: Callable[[PolicyVersion], Result]) -> Result:
-        """Do `work` from `version` on; whenever the learner is lost meanwhile, from the version it fell back to.
+        """Do `work` from `version` on; whenever the learner is lost meanwhile, from the version it rolled back to.
 
         Raises:
             RunFailed: the learner was lost more often than `faults.max_restarts`, within the window or without a step
@@ -52,17 +52,17 @@ class LearnerRecovery:
             try:
                 return work(version)
             except LearnerLost as lost:
-                version = self._fall_back(lost)
+                version = self._roll_back(lost)
 
     def _resume(self) -> PolicyVersion:
         """Told as a fault too: whatever an earlier driver was waiting for when it ended works again after it."""
         parts, started = self._parts, time.monotonic()
-        parts.report(Fault("driver", "the run ended before its end and is taken up again", 0, 0.0))
+        parts.report(Failure("driver", "the run ended before its end and is taken up again", 0, 0.0))
         version = take_up(parts)
         parts.report(Recovery("driver", time.monotonic() - started))
         return version
 
-    def _fall_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
+    def _roll_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
         parts, started = self._parts, time.monotonic()
         while True:
             fault = self._budget.record_failure(str(lost), parts.directory.steps_logged)
@@ -86,7 +86,7 @@ def take_up(parts: Parts) -> PolicyVersion:
     now, while the learner has them.
     """
     lineage = parts.queue.lineage() + 1  # asked first: it answers when no queue of a killed driver writes any more
-    checkpoint = latest_valid(parts.directory.checkpoints_folder, parts.directory.fall_backs(), parts.report)
+    checkpoint = latest_valid(parts.directory.checkpoints_folder, parts.directory.rollbacks(), parts.report)
     step = checkpoint.state.version if checkpoint else 0
     version = PolicyVersion(lineage, step)
     on_policy = parts.config.rollout.sources.on_policy
@@ -94,7 +94,7 @@ def take_up(parts: Parts) -> PolicyVersion:
         publish_checked(parts, INITIAL_VERSION)
     if checkpoint:
         parts.learners.load(checkpoint.path, step)
-    parts.queue.fall_back(version.lineage, step)
+    parts.queue.roll_back(version.lineage, step)
     if on_policy:
         publish_checked(parts, version)
     parts.screen.say(f"lineage {version.lineage}: going on from {checkpoint.path if checkpoint else 'the beginning'}")

@@ -4,7 +4,7 @@
 |---|---|
 | config.toml | here, at the start: the resolved configuration |
 | metrics.jsonl | here, one line a step |
-| events.jsonl | here, one line for each fault and each recovery |
+| events.jsonl | here, one line for each failure and each recovery |
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
@@ -38,7 +38,7 @@ from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, atomic_write, raise_write_error, write_text_atomic
 from unisd_rl.storage.jsonl import LineFile, nan_to_none
-from unisd_rl.storage.lineage import FallBack, read_fall_backs, version_survives
+from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
 from unisd_rl.types import Answer, Event
 
 
@@ -81,9 +81,9 @@ class RunDirectory:
         """The folders of checkpoints, newest first, whole or not (unisd_rl/storage/checkpoints.py tells)."""
         return newest_first(self.checkpoints_folder)
 
-    def fall_backs(self) -> tuple[FallBack, ...]:
-        """How often, and where to, the learner fell back."""
-        return read_fall_backs(self.path / "lineages.jsonl")
+    def rollbacks(self) -> tuple[Rollback, ...]:
+        """How often, and where to, the learner rolled back."""
+        return read_rollbacks(self.path / "lineages.jsonl")
 
     def create(self, config: Config) -> None:
         """Make the folder and write the resolved configuration.
@@ -164,7 +164,7 @@ class RunDirectory:
         if not path.exists():
             return None
         found = Examined.from_json(json.loads(path.read_text(encoding="utf-8")))
-        return found if version_survives(found.lineage, found.version, self.fall_backs()) else None
+        return found if version_survives(found.lineage, found.version, self.rollbacks()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
         """What the retention numbers of that evaluation are made of. Raises WriteError as `write_evaluation` does."""

@@ -18,7 +18,7 @@ from unisd_rl.driver.console import Screen
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.statistics import Examined, Interval
 from unisd_rl.metrics import StepReport
-from unisd_rl.storage.lineage import FallBack
+from unisd_rl.storage.lineage import Rollback
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import PolicyVersion
@@ -84,7 +84,7 @@ class Summary:
     """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %.
 
     Rollouts and prompts are counted over the surviving chain of the whole run; times, speed and pauses are those of the
-    process that ended it. `steps_lost` were trained and then fallen back past. Mean lengths in tokens, and their
+    process that ended it. `steps_lost` were trained and then rolled back past. Mean lengths in tokens, and their
     difference: see `QueueReport`.
     """
 
@@ -129,7 +129,7 @@ def summarise(
     config: Config,
     outcome: Outcome,
     preparation: PreparationReport,
-    fall_backs: Sequence[FallBack],
+    rollbacks: Sequence[Rollback],
     queue: QueueReport,
     actors: tuple[ActorReport, ...],
     bottleneck: Bottleneck | None,
@@ -144,7 +144,7 @@ def summarise(
         policy_version=outcome.version.number,
         lineage=outcome.version.lineage,
         engine=config.rollout.engine.type,
-        steps_lost=sum(fall.steps_lost for fall in fall_backs),
+        steps_lost=sum(fall.steps_lost for fall in rollbacks),
         accuracy_before=outcome.before.accuracy,
         accuracy_before_interval=outcome.before.interval,
         accuracy_after=outcome.after.accuracy if outcome.after else None,

@@ -12,7 +12,7 @@ from unisd_rl.evaluation.retention import Retention
 from unisd_rl.evaluation.statistics import Examined, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Answer, Example, PolicyVersion, Sampling, Watch, look_nowhere
+from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, Sampling, no_op
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ def evaluate(
     config: Config,
     version: PolicyVersion,
     progress: Callable[[float, str], None],
-    watch: Watch = look_nowhere,
+    on_wait: OnWait = no_op,
 ) -> Evaluation:
     """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
 
     The problems go out in slices, each as large as what the actors answer at a time; `progress` is told after each.
-    `watch` is that of `RolloutGroup.answers`.
+    `on_wait` is that of `RolloutGroup.answers`.
     How a sample is drawn depends on the seed, the problem's place and the sample's number, not on actors and slices.
     """
     started, samples = time.monotonic(), config.evaluation.samples
@@ -116,7 +116,7 @@ def evaluate(
         while (start := len(answered)) < len(asked):
             size = config.evaluation.concurrency * max(1, group.serving)
             chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
-            answered += group.answers(chats, _sampling(config, start), version, watch)
+            answered += group.answers(chats, _sampling(config, start), version, on_wait)
             progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
     return Evaluation(version, samples, _graded(task, asked, answered), time.monotonic() - started)
 

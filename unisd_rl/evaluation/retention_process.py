@@ -27,7 +27,7 @@ from unisd_rl.config.evaluation import RetentionConfig
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.retention import Completion, Retention
 from unisd_rl.models.tokenizer import ChatTokenizer
-from unisd_rl.types import Answer, Example, Watch, look_nowhere
+from unisd_rl.types import Answer, Example, OnWait, no_op
 
 if TYPE_CHECKING:
     from learner.model import Reader
@@ -107,11 +107,11 @@ class RetentionScorer:
         adapted: Path,
         examples: Sequence[Example],
         answers: Sequence[Answer],
-        watch: Watch = look_nowhere,
+        on_wait: OnWait = no_op,
     ) -> Retention:
         """Retention of the model at `adapted`, whose `answers` these are, on the first `examples` of the settings.
 
-        Meanwhile `watch` is called about once a second; what it raises ends the wait.
+        Meanwhile `on_wait` is called about once a second; what it raises ends the wait.
 
         Raises:
             UserError: the two models do not belong together.
@@ -126,7 +126,7 @@ class RetentionScorer:
         call = self._process.measure.remote(adapted, gold, own)
         deadline_s = time.monotonic() + self._config.run.step_timeout_s
         while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
-            watch()
+            on_wait()
         left_s = max(deadline_s - time.monotonic(), 1.0)
         return self._result(call, left_s, "read the answers (run.step_timeout_s)")
 

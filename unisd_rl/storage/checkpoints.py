@@ -19,8 +19,8 @@ from pathlib import Path
 import xxhash
 
 from unisd_rl.storage.files import hash_file
-from unisd_rl.storage.lineage import FallBack, version_survives
-from unisd_rl.types import Fault, Report
+from unisd_rl.storage.lineage import Rollback, version_survives
+from unisd_rl.types import Failure, Report
 
 MANIFEST, RUN_STATE = "manifest.json", "run_state.json"
 _PREFIX = "step-"
@@ -41,7 +41,7 @@ class RunState:
     lineage: int
     version: int
     next_prompt: int
-    fall_backs: tuple[FallBack, ...]
+    fall_backs: tuple[Rollback, ...]
 
     def to_json(self) -> str:
         """As it is written."""
@@ -51,7 +51,7 @@ class RunState:
     def from_json(cls, text: str) -> "RunState":
         """As it was written."""
         fields = json.loads(text)
-        return cls(**{**fields, "fall_backs": tuple(FallBack(**line) for line in fields["fall_backs"])})
+        return cls(**{**fields, "fall_backs": tuple(Rollback(**line) for line in fields["fall_backs"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +110,15 @@ def newest_first(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / f"{_PREFIX}{step}" for step in sorted(steps, reverse=True))
 
 
-def latest_valid(folder: Path, fall_backs: Sequence[FallBack], report: Report) -> Checkpoint | None:
+def latest_valid(folder: Path, rollbacks: Sequence[Rollback], report: Report) -> Checkpoint | None:
     """The newest checkpoint of the surviving chain that is whole; each one passed over is reported."""
     for path in newest_first(folder):
         try:
             found = open_verified(path)
         except DamagedCheckpoint as damaged:
-            report(Fault("checkpoint", f"{damaged}; the one before it is used", 0, 0.0))
+            report(Failure("checkpoint", f"{damaged}; the one before it is used", 0, 0.0))
             continue
-        if version_survives(found.state.lineage, found.state.version, fall_backs):
+        if version_survives(found.state.lineage, found.state.version, rollbacks):
             return found
     return None
 

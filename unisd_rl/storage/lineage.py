@@ -1,9 +1,9 @@
-"""Which of everything a run did is still part of it, after the learner fell back to a checkpoint (decision 7).
+"""Which of everything a run did is still part of it, after the learner rolled back to a checkpoint (decision 7).
 
-`lineages.jsonl` has one line a fall-back, written by the rollout queue before anything is trained in the new lineage:
+`lineages.jsonl` has one line per rollback, written by the rollout queue before anything is trained in the new lineage:
 
-    lineage 0   steps 0 1 2 3 4 5 |          fall-back {"lineage": 1, "step": 4, "steps_lost": 2}
-    lineage 1           steps     4 5 6 |    fall-back {"lineage": 2, "step": 6, "steps_lost": 1}
+    lineage 0   steps 0 1 2 3 4 5 |          rollback {"lineage": 1, "step": 4, "steps_lost": 2}
+    lineage 1           steps     4 5 6 |    rollback {"lineage": 2, "step": 6, "steps_lost": 1}
     lineage 2                         6 7
     the chain         0 1 2 3     4 5 6 7
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class FallBack:
+class Rollback:
     """`lineage` began at `step`; so many steps of the one before were trained for nothing."""
 
     lineage: int
@@ -23,19 +23,19 @@ class FallBack:
     steps_lost: int
 
 
-def read_fall_backs(path: Path) -> tuple[FallBack, ...]:
+def read_rollbacks(path: Path) -> tuple[Rollback, ...]:
     """All lines of this file, in order; none where there is no file. A last line without its end was never written."""
     if not path.exists():
         return ()
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return tuple(FallBack(**json.loads(line)) for line in whole.splitlines())
+    return tuple(Rollback(**json.loads(line)) for line in whole.splitlines())
 
 
-def step_survives(lineage: int, step: int, fall_backs: Sequence[FallBack]) -> bool:
+def step_survives(lineage: int, step: int, rollbacks: Sequence[Rollback]) -> bool:
     """Whether the step that `lineage` took from version `step` survives: no later lineage began at or before it."""
-    return all(step < later.step for later in fall_backs if later.lineage > lineage)
+    return all(step < later.step for later in rollbacks if later.lineage > lineage)
 
 
-def version_survives(lineage: int, version: int, fall_backs: Sequence[FallBack]) -> bool:
+def version_survives(lineage: int, version: int, rollbacks: Sequence[Rollback]) -> bool:
     """Whether version `version` of `lineage` survives: no later lineage began before it."""
-    return all(version <= later.step for later in fall_backs if later.lineage > lineage)
+    return all(version <= later.step for later in rollbacks if later.lineage > lineage)

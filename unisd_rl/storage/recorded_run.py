@@ -16,7 +16,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import FolderLock
-from unisd_rl.storage.lineage import FallBack, read_fall_backs, step_survives
+from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 
 Tree = Mapping[str, Any]
 _BASE_MODEL = "base_model"
@@ -66,17 +66,17 @@ class RecordedRun:
         return load_recipe(self._recipe, overlay(overrides, self._embedded_model()))
 
     def losses(self) -> dict[int, float]:
-        """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no fall-back threw away."""
-        fall_backs = self._fall_backs()
+        """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no rollback threw away."""
+        rollbacks = self._rollbacks()
         return {
             line["step"]: line["loss"]
             for line in self._lines("metrics.jsonl")
-            if step_survives(line["lineage"], line["step"], fall_backs)
+            if step_survives(line["lineage"], line["step"], rollbacks)
         }
 
     def lineage_of(self, step: int) -> int:
         """The lineage that took this step of the surviving chain."""
-        return max((one.lineage for one in self._fall_backs() if one.step <= step), default=0)
+        return max((one.lineage for one in self._rollbacks() if one.step <= step), default=0)
 
     def quarantined(self) -> frozenset[int]:
         """Numbers of the prompts that were given up: their places in the batches are empty."""
@@ -86,8 +86,8 @@ class RecordedRun:
     def _recipe(self) -> str:
         return str(self.path / "config.toml")
 
-    def _fall_backs(self) -> tuple[FallBack, ...]:
-        return read_fall_backs(self.path / "lineages.jsonl")
+    def _rollbacks(self) -> tuple[Rollback, ...]:
+        return read_rollbacks(self.path / "lineages.jsonl")
 
     def _embedded_model(self) -> Tree:
         model = self.path / _BASE_MODEL

@@ -44,7 +44,7 @@ def test_what_a_dead_actor_leaves_unanswered_goes_to_the_others_once():
     first.process.last("answer").break_("rollout-0 died")
     shares.collect()
     assert first.slot.state is State.WAITING
-    assert [fault.what for fault in first.events] == ["rollout-0 died"]
+    assert [fault.reason for fault in first.events] == ["rollout-0 died"]
     assert shares.unassigned
     shares.assign([second.slot])
     assert asked_of(second) == [[1, 3, 5], [0, 2, 4, 6]]
@@ -81,5 +81,5 @@ def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
     assert not only.events
     clock.now = 50.5
     shares.collect()
-    assert only.events[0].what.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
+    assert only.events[0].reason.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
     assert shares.unassigned

@@ -7,7 +7,7 @@ from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Fault, Recovery
+from unisd_rl.types import Failure, Recovery
 
 
 def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
@@ -18,7 +18,7 @@ def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
-    print_event(Fault("rollout-1", "rollout-1 died", 1, 1.0))
+    print_event(Failure("rollout-1", "rollout-1 died", 1, 1.0))
     print_event(Recovery("rollout-1", 3.0))
     assert capsys.readouterr().err == "rollout-1: rollout-1 died\nrollout-1: works again\n"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from actors.supervisor import State
 from tests.fakes.hand_moved import VERSION_0, Rig, counted, pulse
 from unisd_rl.errors import RunFailed
-from unisd_rl.types import Fault, PolicyVersion, Recovery
+from unisd_rl.types import Failure, PolicyVersion, Recovery
 
 VERSION_1 = PolicyVersion(0, 1)
 
@@ -99,10 +99,10 @@ def test_whatever_breaks_is_told_ended_retired_and_replaced_after_the_back_off(b
     rig.started()
     breaks(rig)
     (fault,) = rig.events
-    assert isinstance(fault, Fault)
-    assert (fault.part, fault.restart, fault.wait_s) == ("rollout-2", 1, 1.0)
-    assert fault.what.startswith(told)
-    assert "rollout-2.log" in fault.what
+    assert isinstance(fault, Failure)
+    assert (fault.component, fault.restart, fault.wait_s) == ("rollout-2", 1, 1.0)
+    assert fault.reason.startswith(told)
+    assert "rollout-2.log" in fault.reason
     assert rig.processes[0].killed
     assert rig.retired == ["rollout-2"]
     assert rig.slot.process is None
@@ -129,8 +129,8 @@ def test_a_start_that_fails_or_takes_too_long_is_tried_again_with_a_longer_wait(
     rig.check()
     rig.check(101.5)
     assert [(event.restart, event.wait_s) for event in rig.events] == [(1, 1.0), (2, 2.0)]
-    assert rig.events[0].what == "rollout-2 stopped: no model"
-    assert rig.events[1].what.startswith("rollout-2.1 did not start its engine within run.start_timeout_s = 100 s")
+    assert rig.events[0].reason == "rollout-2 stopped: no model"
+    assert rig.events[1].reason.startswith("rollout-2.1 did not start its engine within run.start_timeout_s = 100 s")
     rig.check(103.5)
     rig.serve()
     assert rig.events[2:] == [Recovery("rollout-2", 103.5)]
@@ -195,7 +195,7 @@ def test_one_that_breaks_while_it_leaves_is_told_and_not_replaced(ends):
         ends(rig.process.last("drain"))
     rig.check(101.0)
     (fault,) = rig.events
-    assert fault.what.endswith("it was leaving, and what it held is issued again")
+    assert fault.reason.endswith("it was leaving, and what it held is issued again")
     assert (rig.slot.state, rig.retired) == (State.VACANT, ["rollout-2"])
 
 

@@ -7,7 +7,7 @@ from unisd_rl.cluster.restarts import RestartPolicy
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
-from unisd_rl.types import Fault, Recovery
+from unisd_rl.types import Failure, Recovery
 
 CONFIG = FaultsConfig(backoff_s=1.0, backoff_max_s=5.0, max_restarts=4, window_s=100.0)
 
@@ -23,7 +23,7 @@ def test_each_failure_in_a_row_waits_twice_as_long_up_to_the_longest_wait():
     budget = RestartPolicy("rollout-1", CONFIG, Clock())
     faults = [budget.record_failure("it died") for _ in range(4)]
     assert [fault.wait_s for fault in faults] == [1.0, 2.0, 4.0, 5.0]
-    assert faults[2] == Fault("rollout-1", "it died", 3, 4.0)
+    assert faults[2] == Failure("rollout-1", "it died", 3, 4.0)
 
 
 def test_one_failure_more_than_allowed_ends_the_run_and_says_why():
@@ -67,11 +67,12 @@ def test_a_ping_slower_than_the_silence_it_ends_is_refused():
 
 def test_faults_and_recoveries_are_lines_of_the_runs_folder(tmp_path):
     directory = RunDirectory(tmp_path)
-    directory.record(Fault("rollout-0", "its engine is stuck", 1, 0.5))
+    directory.record(Failure("rollout-0", "its engine is stuck", 1, 0.5))
     directory.record(Recovery("rollout-0", 12.5))
     first, second = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
     assert {**first, "time_s": 0} == {
-        "time_s": 0, "event": "fault", "part": "rollout-0", "what": "its engine is stuck", "restart": 1, "wait_s": 0.5,
+        "time_s": 0, "event": "failure", "component": "rollout-0", "reason": "its engine is stuck", "restart": 1,
+        "wait_s": 0.5,
     }  # fmt: skip
     assert (second["event"], second["seconds"]) == ("recovery", 12.5)
     assert first["time_s"] <= second["time_s"]

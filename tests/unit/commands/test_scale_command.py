@@ -13,7 +13,7 @@ from unisd_rl.config.rollout import AutoActors, RolloutConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.scale import describe, main
-from unisd_rl.types import Fault
+from unisd_rl.types import Failure
 
 THREE_SERVE = ActorCounts(3, 3, ("rollout-0: serving", "rollout-1: serving", "rollout-2: serving"))
 
@@ -150,8 +150,8 @@ def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
     (run.path / "control" / "actors.json").write_text(text)
     assert [wanted.count(), wanted.count()] == [3, 3]
     (fault,) = told
-    assert isinstance(fault, Fault)
-    assert "actors.json" in fault.what
+    assert isinstance(fault, Failure)
+    assert "actors.json" in fault.reason
 
 
 def test_the_rule_goes_on_from_what_was_said_last(run):

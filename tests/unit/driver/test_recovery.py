@@ -16,7 +16,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Fault, PolicyVersion, Recovery
+from unisd_rl.types import Failure, PolicyVersion, Recovery
 
 BATCH = 8
 PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}
@@ -62,7 +62,7 @@ class Queue:
     def lineage(self):
         return self.now
 
-    def fall_back(self, lineage, step):
+    def roll_back(self, lineage, step):
         assert lineage == self.now + 1
         self.now = lineage
         self.said.append(f"queue {lineage}:{step}")
@@ -79,10 +79,10 @@ class Rollouts:
 
     def broadcast(self, version): ...
 
-    def wait_for(self, version, timeout_s, watch):
-        watch()
+    def wait_for(self, version, timeout_s, on_wait):
+        on_wait()
 
-    def answers(self, prompts, sampling, version, watch):
+    def answers(self, prompts, sampling, version, on_wait):
         return []
 
 
@@ -105,7 +105,7 @@ class Emptied:
 
     def emptied(self):
         self.left -= 1
-        return Fault("store", "it died", 1, 0.0) if self.left >= 0 else None
+        return Failure("store", "it died", 1, 0.0) if self.left >= 0 else None
 
 
 @dataclass
@@ -150,8 +150,8 @@ def test_the_learner_starts_again_at_the_newest_checkpoint_and_the_work_goes_on_
     assert seen == [PolicyVersion(0, 5), PolicyVersion(1, 4)]
     assert rig.said == ["close", "start", "load step-4", "queue 1:4", "publish 1:4"]
     fault, recovery = rig.events
-    assert (fault.part, fault.what, fault.restart) == ("learner", "a rank died", 1)
-    assert (recovery.part, recovery.seconds > 0.0) == ("learner", True)
+    assert (fault.component, fault.reason, fault.restart) == ("learner", "a rank died", 1)
+    assert (recovery.component, recovery.seconds > 0.0) == ("learner", True)
 
 
 def test_without_a_checkpoint_it_begins_again(rig):
@@ -169,7 +169,7 @@ def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has
     save(rig.parts, PolicyVersion(0, 4))
     assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
     assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
-    assert [event.part for event in rig.events] == ["driver", "driver"]
+    assert [event.component for event in rig.events] == ["driver", "driver"]
     rig.said.clear()
     LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
     assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
@@ -197,7 +197,7 @@ def test_a_new_lineage_needs_a_learner_that_started(rig):
 
     assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
     assert rig.said.count("start") == 3
-    assert [event.what for event in rig.events if isinstance(event, Fault)] == [
+    assert [event.reason for event in rig.events if isinstance(event, Failure)] == [
         "a machine was lost",
         "it died again",
         "the machine is not back yet",
@@ -236,10 +236,10 @@ def test_a_check_that_fires_is_not_recovered_from(rig):
 
 
 def test_a_checkpoint_names_the_next_prompt_and_the_lineages_so_far(rig):
-    rig.parts.queue.fall_back(1, 2)
+    rig.parts.queue.roll_back(1, 2)
     save(rig.parts, PolicyVersion(1, 4))
     state = open_verified(rig.parts.directory.checkpoint(4)).state
-    assert state == RunState(1, 4, 4 * BATCH, rig.parts.directory.fall_backs())
+    assert state == RunState(1, 4, 4 * BATCH, rig.parts.directory.rollbacks())
     assert state.fall_backs[0].step == 2
 
 
@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_keeps_the_old_ones_and_the_run(rig):
     save(rig.parts, PolicyVersion(0, 6))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-4", "step-2"]
     (fault,) = rig.events
-    assert "No space left" in fault.what
+    assert "No space left" in fault.reason
     save(rig.parts, PolicyVersion(0, 8))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-8", "step-4"]
 
@@ -276,9 +276,9 @@ def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
         return "written"
 
     assert insist(rig.parts, "evaluation", write) == "written"
-    assert [(type(event), event.part) for event in rig.events] == [
-        (Fault, "evaluation"),
-        (Fault, "evaluation"),
+    assert [(type(event), event.component) for event in rig.events] == [
+        (Failure, "evaluation"),
+        (Failure, "evaluation"),
         (Recovery, "evaluation"),
     ]
     refusals += [WriteError("full")] * 4
@@ -291,7 +291,7 @@ def test_an_emptied_store_gets_the_learners_version(rig):
     rig.parts.store.version = PolicyVersion(0, 3)
     watch(rig.parts, PolicyVersion(0, 3))
     assert rig.said == ["publish 0:3"]
-    assert [event.part for event in rig.events] == ["store", "store"]
+    assert [event.component for event in rig.events] == ["store", "store"]
     watch(rig.parts, PolicyVersion(0, 3))
     assert len(rig.said) == 1
 

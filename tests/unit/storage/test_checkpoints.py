@@ -11,7 +11,7 @@ from unisd_rl.storage.checkpoints import (
     open_verified,
     write_manifest,
 )
-from unisd_rl.storage.lineage import FallBack
+from unisd_rl.storage.lineage import Rollback
 
 
 def written(folder, step, lineage=0):
@@ -19,7 +19,7 @@ def written(folder, step, lineage=0):
     (path / "training_state").mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights of %d" % step)
     (path / "training_state" / "tensors-00000.safetensors").write_bytes(b"moments")
-    (path / "run_state.json").write_text(RunState(lineage, step, step * 8, (FallBack(1, 2, 3),)).to_json())
+    (path / "run_state.json").write_text(RunState(lineage, step, step * 8, (Rollback(1, 2, 3),)).to_json())
     write_manifest(path)
     return path
 
@@ -35,7 +35,7 @@ def names(folder):
 
 def test_what_was_written_is_what_is_read(tmp_path):
     found = open_verified(written(tmp_path, 4))
-    assert found.state == RunState(0, 4, 32, (FallBack(1, 2, 3),))
+    assert found.state == RunState(0, 4, 32, (Rollback(1, 2, 3),))
 
 
 FILES = ("model.safetensors", "training_state/tensors-00000.safetensors", "run_state.json", "manifest.json")
@@ -71,8 +71,8 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path):
     truncate(written(tmp_path, 4) / "model.safetensors")
     assert latest_valid(tmp_path, (), events.append).path.name == "step-2"
     (fault,) = events
-    assert fault.part == "checkpoint"
-    assert "step-4/model.safetensors" in fault.what
+    assert fault.component == "checkpoint"
+    assert "step-4/model.safetensors" in fault.reason
 
 
 def test_without_a_whole_one_there_is_none(tmp_path):
@@ -84,8 +84,8 @@ def test_without_a_whole_one_there_is_none(tmp_path):
 def test_one_that_the_run_fell_back_past_is_not_gone_on_from(tmp_path):
     for step in (2, 4, 6):
         written(tmp_path, step, lineage=0)
-    assert latest_valid(tmp_path, (FallBack(1, 4, 2),), lambda event: None).path.name == "step-4"
-    assert latest_valid(tmp_path, (FallBack(1, 3, 3),), lambda event: None).path.name == "step-2"
+    assert latest_valid(tmp_path, (Rollback(1, 4, 2),), lambda event: None).path.name == "step-4"
+    assert latest_valid(tmp_path, (Rollback(1, 3, 3),), lambda event: None).path.name == "step-2"
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -15,7 +15,7 @@ actors have applied p.
 Only what the policy samples is bound by this. A gold completion needs no weights at all, and what the
 initial model samples needs exactly those.
 
-When the learner falls back, versions start again from a checkpoint in a new lineage, and the version of an
+When the learner rolls back, versions start again from a checkpoint in a new lineage, and the version of an
 actor falls with it: the proof holds within one lineage. So a policy prompt starts only on weights of the
 learner's lineage, and an actor gives back what it has in flight before it applies weights of another one.
 What was completed before that stays as fresh as it was. `too_stale` is asked when a rollout comes back:

@@ -2,7 +2,7 @@
 
     call --> answer
       |
-      +----> the queue's process ended, or hung and is ended: Fault, back-off, again ... Recovery, admit, call again
+      +----> the queue's process ended, or hung and is ended: Failure, back-off, again ... Recovery, admit, call again
                                                      |
                                                      +----> `faults.patience_s` have passed: RunFailed
 
@@ -36,7 +36,7 @@ from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.batch import TakenBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import NumberedPrompt, Recovery, Report, Watch
+from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report
 
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
 _WATCH_S = 1.0
@@ -90,7 +90,7 @@ class QueueClient:
 
     @property
     def admitted(self) -> int:
-        """The next prompt number to admit. After `fall_back(lineage, step)` it is the first of `step`."""
+        """The next prompt number to admit. After `roll_back(lineage, step)` it is the first of `step`."""
         return self._admitted
 
     def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
@@ -102,8 +102,8 @@ class QueueClient:
             self._kept.update((prompt.number, prompt) for prompt in prompts)
             self._admitted += len(prompts)
 
-    def take(self, step: int, shards: int, timeout_s: float, watch: Watch) -> Batch:
-        """Wait for the rollouts of `step`, calling `watch` every second: what it raises ends the wait.
+    def take(self, step: int, shards: int, timeout_s: float, on_wait: OnWait) -> Batch:
+        """Wait for the rollouts of `step`, calling `on_wait` every second: what it raises ends the wait.
 
         Raises RunFailed, naming the prompts waited for, after `timeout_s` seconds; they begin anew when the queue does.
         """
@@ -113,19 +113,19 @@ class QueueClient:
             deadline_s = time.monotonic() + timeout_s
             while not ray.wait(objects[:1], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
                 self._refuse_silence()
-                watch()
+                on_wait()
             left_s = max(0.0, deadline_s - time.monotonic()) + _TAKE_MARGIN_S
             taken = self._ask(f"hand over step {step}", objects[0], left_s)
             return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
 
-        batch = self._call(lambda: self._admitting(step, take), watch)
+        batch = self._call(lambda: self._admitting(step, take), on_wait)
         end = (step + 1) * self._config.learner.batch_size
         self._kept = {number: prompt for number, prompt in self._kept.items() if number >= end}
         return batch
 
-    def fall_back(self, lineage: int, step: int) -> None:
+    def roll_back(self, lineage: int, step: int) -> None:
         """The learner goes on from its checkpoint of `step` in a new lineage; admit from its first prompt on again."""
-        self._call(lambda: self._ask("fall back", self._queue.fall_back.remote(lineage, step)))
+        self._call(lambda: self._ask("roll back", self._queue.roll_back.remote(lineage, step)))
         self._admitted = step * self._config.learner.batch_size
 
     def retire(self, actor: str) -> None:
@@ -134,14 +134,14 @@ class QueueClient:
         self._call(lambda: self._ask("retire a rollout actor", self._queue.retire.remote(actor)))
 
     def lineage(self) -> int:
-        """The lineage that the queue's files say, 0 before the first fall-back."""
+        """The lineage that the queue's files say, 0 before the first rollback."""
         return self._call(lambda: self._ask("name its lineage", self._queue.lineage.remote()))
 
     def report(self) -> QueueReport:
         """What the queue counted so far."""
         return self._call(lambda: self._ask("report", self._queue.report.remote()))
 
-    def _call(self, call: Callable[[], Answer], watch: Watch | None = None) -> Answer:
+    def _call(self, call: Callable[[], Answer], on_wait: OnWait | None = None) -> Answer:
         """Make a call until it is answered, with back-off."""
         try:
             return call()
@@ -153,7 +153,7 @@ class QueueClient:
         while True:
             if time.monotonic() - broke_s + wait_s > faults.patience_s:
                 raise RunFailed(f"{reason}, and did not come back within faults.patience_s = {faults.patience_s:g} s")
-            _pause(wait_s, watch)
+            _pause(wait_s, on_wait)
             try:
                 self._say_again()
                 answer = call()
@@ -207,13 +207,13 @@ class QueueClient:
             raise _Interrupted(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
 
 
-def _pause(seconds: float, watch: Watch | None) -> None:
-    """Wait, calling `watch` every second."""
+def _pause(seconds: float, on_wait: OnWait | None) -> None:
+    """Wait, calling `on_wait` every second."""
     end_s = time.monotonic() + seconds
     while (left_s := end_s - time.monotonic()) > 0.0:
         time.sleep(min(_WATCH_S, left_s))
-        if watch is not None:
-            watch()
+        if on_wait is not None:
+            on_wait()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,20 +1,20 @@
 """What the learner was handed: `consumed.jsonl`, one line a prompt and step, and the counts of the surviving chain.
 
-A step that was undone by a fall-back stays in the file, under the lineage that took it, and counts no more: its prompts
+A step that was undone by a rollback stays in the file, under the lineage that took it, and counts no more: its prompts
 are handed over again. A step that is asked for again before the next one (the queue's process ended before its answer
 arrived) is handed over again too, but was consumed once.
 
 Which steps count: the learner's lineage and where each one began.
 
-Lineage 0 starts at step 0. When the learner falls back to its checkpoint of step c, a new lineage goes on from step c,
+Lineage 0 starts at step 0. When the learner rolls back to its checkpoint of step c, a new lineage goes on from step c,
 and what older ones did from step c on is undone:
 
     lineage 0:  0 1 2 3 4 5 6 7
-    lineage 1:          4 5 6 7 8 9       fall_back(1, 4)
-    lineage 2:                  8 9 10    fall_back(2, 8)
+    lineage 1:          4 5 6 7 8 9       roll_back(1, 4)
+    lineage 2:                  8 9 10    roll_back(2, 8)
     survive:    0 1 2 3 4 5 6 7 8 9 10    of lineage 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2
 
-The surviving chain has every step once. `lineages.jsonl` holds one line a fall-back, on the disk before it
+The surviving chain has every step once. `lineages.jsonl` holds one line per rollback, on the disk before it
 counts.
 
 Prompts given up: after `max_attempts` failures a prompt's place in its batch stays empty.
@@ -29,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unisd_rl.storage.jsonl import Journal
-from unisd_rl.storage.lineage import FallBack, step_survives
+from unisd_rl.storage.lineage import Rollback, step_survives
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Consumed
 
@@ -69,60 +69,60 @@ class Quarantine:
         return True
 
 
-class FellBack(Exception):
-    """The learner fell back while something was waited for on its behalf: nobody wants it any more."""
+class RolledBack(Exception):
+    """The learner rolled back while something was waited for on its behalf: nobody wants it any more."""
 
 
-class Lineages:
-    """The fall-backs of a run, restored from `path`."""
+class LineageLog:
+    """The rollbacks of a run, restored from `path`."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path, fsync=True)
-        self._fall_backs = [FallBack(**line) for line in self._journal.restored]  # type: ignore[arg-type]
+        self._rollbacks = [Rollback(**line) for line in self._journal.restored]  # type: ignore[arg-type]
 
     @property
     def current(self) -> int:
         """The learner's lineage."""
-        return self._fall_backs[-1].lineage if self._fall_backs else 0
+        return self._rollbacks[-1].lineage if self._rollbacks else 0
 
     @property
     def steps_lost(self) -> int:
-        """Steps undone so far, by all fall-backs."""
-        return sum(one.steps_lost for one in self._fall_backs)
+        """Steps undone so far, by all rollbacks."""
+        return sum(one.steps_lost for one in self._rollbacks)
 
-    def fall_back(self, lineage: int, step: int, steps_lost: int) -> bool:
+    def roll_back(self, lineage: int, step: int, steps_lost: int) -> bool:
         """Record one; False, and nothing is done, when it is the newest one said again.
 
         Raises ValueError when the lineage does not rise.
         """
-        if self._fall_backs and (lineage, step) == (self._fall_backs[-1].lineage, self._fall_backs[-1].step):
+        if self._rollbacks and (lineage, step) == (self._rollbacks[-1].lineage, self._rollbacks[-1].step):
             return False
         if lineage <= self.current:
             raise ValueError(f"lineage {lineage} from step {step} does not follow lineage {self.current}: it must rise")
-        one = FallBack(lineage, step, steps_lost)
+        one = Rollback(lineage, step, steps_lost)
         self._journal.append([asdict(one)])
-        self._fall_backs.append(one)
+        self._rollbacks.append(one)
         return True
 
     def require(self, lineage: int) -> None:
-        """Raise FellBack unless `lineage` is the current one."""
+        """Raise RolledBack unless `lineage` is the current one."""
         if lineage != self.current:
-            raise FellBack(f"the learner went from lineage {lineage} to {self.current}")
+            raise RolledBack(f"the learner went from lineage {lineage} to {self.current}")
 
     def survives(self, lineage: int, step: int) -> bool:
         """Whether what `lineage` did in `step` has not been undone by a later one."""
-        return step_survives(lineage, step, self._fall_backs)
+        return step_survives(lineage, step, self._rollbacks)
 
 
 class Consumption:
     """Counts of prompts, of the surviving chain only; restored from `path`."""
 
-    def __init__(self, path: Path, fsync: bool, lineages: Lineages, max_staleness: int) -> None:
+    def __init__(self, path: Path, fsync: bool, lineages: LineageLog, max_staleness: int) -> None:
         self._path, self._fsync, self._lineages, self._max_staleness = path, fsync, lineages, max_staleness
         self.recount()
 
     def recount(self) -> None:
-        """Read the file anew: after a fall-back other lines survive."""
+        """Read the file anew: after a rollback other lines survive."""
         self._journal = Journal(self._path, self._fsync)
         self._times: Counter[int] = Counter()
         self._taken: int | None = None

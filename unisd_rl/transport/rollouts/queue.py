@@ -11,7 +11,7 @@ Who waits for whom: `lease` waits until the admission rule lets a prompt start, 
 version frees; `take(step)` waits until each of the step's prompts is stored or quarantined. It
 promises that each admitted prompt is trained on exactly once and in order, whatever actors do: a
 rollout is on storage before its lease ends, a second one of the same number is refused, and a prompt
-that keeps failing leaves its place empty. After `fall_back` the learner is handed the steps it lost again,
+that keeps failing leaves its place empty. After `roll_back` the learner is handed the steps it lost again,
 from the ledger: what is stored is never generated again.
 
 Only `commit` gives way to other calls half done, while rows are written; what it writes is held meanwhile: nobody is
@@ -31,7 +31,7 @@ from unisd_rl.storage.stores import pin_location
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe
 from unisd_rl.transport.rollouts.dispatch import BatchWaits, Issuing
-from unisd_rl.transport.rollouts.history import Consumption, Lineages, Quarantine
+from unisd_rl.transport.rollouts.history import Consumption, LineageLog, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.report import QueueReport, TurnedAway, mean
@@ -61,7 +61,7 @@ class RolloutQueue:
         self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
         self._ledger = _opened(directory, rollout) if ledger is None else ledger
         self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
-        self._lineages = Lineages(directory / "lineages.jsonl")
+        self._lineages = LineageLog(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
         self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
         known = (*self._ledger.numbers, *self._quarantine)
@@ -138,7 +138,7 @@ class RolloutQueue:
         """As `release`, and this name is never given a prompt again. What it still commits counts."""
         self._issuing.retire(actor)
 
-    async def fall_back(self, lineage: int, step: int) -> None:
+    async def roll_back(self, lineage: int, step: int) -> None:
         """The learner goes on from its checkpoint of `step`, in a new lineage; on the disk when this returns.
 
         Steps from there on are handed over again: what is stored comes from the ledger. Policy prompts are leased only
@@ -146,12 +146,12 @@ class RolloutQueue:
 
         Raises ValueError when the lineage does not rise.
         """
-        if self._lineages.fall_back(lineage, step, max(0, self._consumption.steps - step)):
+        if self._lineages.roll_back(lineage, step, max(0, self._consumption.steps - step)):
             self._consumption.recount()
         self._issuing.serve()
 
     async def lineage(self) -> int:
-        """The learner's lineage, 0 before the first fall-back."""
+        """The learner's lineage, 0 before the first rollback."""
         return self._lineages.current
 
     async def take(self, step: int, shards: int, timeout_s: float) -> TakenBatch:
@@ -162,7 +162,7 @@ class RolloutQueue:
         Raises:
             NotAdmitted: a prompt of the step is neither admitted nor settled, nor beyond the end of admission.
             TimeoutError: after `timeout_s` seconds, naming the prompts it waited for.
-            FellBack: the learner did so meanwhile; nothing is handed over or written.
+            RolledBack: the learner did so meanwhile; nothing is handed over or written.
             OSError: `consumed.jsonl` could not be written: the step may be asked for again.
         """
         numbers, lineage = range(step * self._batch_size, (step + 1) * self._batch_size), self._lineages.current

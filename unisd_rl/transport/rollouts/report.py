@@ -19,7 +19,7 @@ class QueueReport:
     their number was stored or quarantined already. too_stale: rows turned away because they could not
     have been trained on; the rules of admission keep this at 0. waiting: admitted, no actor holds them.
     leased: an actor holds them. depth: completed, not yet trained on. lineage: the learner's. steps_lost: steps
-    that fall-backs have undone. straddling: consumed rows with tokens of more than one version, because an
+    that rollbacks have undone. straddling: consumed rows with tokens of more than one version, because an
     update landed in mid-generation. max_staleness_seen: of all consumed tokens, in steps. tokens: completion
     tokens of all committed rows.
 

@@ -9,7 +9,7 @@ later (at most 5 s): copied at the same time, they took as much of the memory's 
 whose own copying then took twice as long. If the learner dies before they are made, the snapshot before is the newest
 again, and who was reading the lost one asks again.
 
-The learner may end or fall back, and rollout actors may start at any time: what they need lies here.
+The learner may end or roll back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
 
 Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices (`StoreWatch`),
@@ -32,7 +32,7 @@ from unisd_rl.cluster.retry import Heartbeat, kill_hung
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
-from unisd_rl.types import Fault, PolicyVersion
+from unisd_rl.types import Failure, PolicyVersion
 
 _COPY_TIMEOUT_S = 600.0  # bytes that lie on another machine
 _SERVED_FIRST = 1 << 29  # bytes a second, about: how fast actors that waited read and load
@@ -73,7 +73,7 @@ class WeightStore:
     async def hold(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
         """Hand these buckets out, and return when the store owns a copy, with the version it then holds.
 
-        Calls of one sender may overtake each other, and a learner that fell back may have left one behind: what is
+        Calls of one sender may overtake each other, and a learner that rolled back may have left one behind: what is
         older than the snapshot held is let go of.
 
         Raises:
@@ -165,7 +165,7 @@ class StoreWatch:
         if self._heartbeat.unanswered_s > self._patience_s:
             raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
-    def emptied(self) -> Fault | None:
+    def emptied(self) -> Failure | None:
         """`look`, and say whether the store lost what it held since the last call of this: an answer may be a call
         late.
 

@@ -384,8 +384,8 @@ def test_a_fall_back_feeds_the_lost_steps_again_and_leases_only_to_the_new_linea
         await commit(queue, 0, 1, 2, 3)
         for step in (0, 1):
             await queue.take(step, 1, 0.0)
-        await queue.fall_back(1, 1)
-        await queue.fall_back(1, 1)  # the answer to the first call may have been lost
+        await queue.roll_back(1, 1)
+        await queue.roll_back(1, 1)  # the answer to the first call may have been lost
         assert await queue.lineage() == 1
         report = await queue.report()
         assert (report.consumed, report.lineage, report.steps_lost, report.depth) == (2, 1, 1, 2)
@@ -395,7 +395,7 @@ def test_a_fall_back_feeds_the_lost_steps_again_and_leases_only_to_the_new_linea
         report = await queue.report()
         assert (report.consumed, report.duplicated, report.lost) == (4, 0, 0)
         with pytest.raises(ValueError, match="lineage 1 from step 0 does not follow lineage 1"):
-            await queue.fall_back(1, 0)
+            await queue.roll_back(1, 0)
 
     run(scenario())
     assert [json.loads(line) for line in (tmp_path / "lineages.jsonl").read_text().splitlines()] == [
@@ -411,7 +411,7 @@ def test_a_queue_opened_again_knows_its_lineage_and_what_survives(queue, tmp_pat
         await commit(queue, 0, 1, 2, 3)
         for step in (0, 1):
             await queue.take(step, 1, 0.0)
-        await queue.fall_back(2, 1)
+        await queue.roll_back(2, 1)
 
     async def after():
         again = make(tmp_path, clock)

@@ -1,7 +1,7 @@
-"""The model of admission, leases, publication and fall-back, on the real queue, with a crash possible at every step.
+"""The model of admission, leases, publication and rollback, on the real queue, with a crash possible at every step.
 
 Hypothesis plays `queue_world.World`: actors die before and after a commit, hang, come late and send doubles; leases
-expire; the queue is opened again from its files; the learner falls back to a checkpoint, also to the one before, also
+expire; the queue is opened again from its files; the learner rolls back to a checkpoint, also to the one before, also
 while it waits for a batch; the driver starts again with everything new; the disk is full; prompts fail until they are
 quarantined; writing is slow and everything else comes in between; actors come and go. Publication is every 1 to 4 steps
 at any staleness that allows it, the last batch may be short, and units have one or several prompts.
@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 from tests.fakes.queue_world import LEASE_S, Setting, World
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.dispatch import Issuing
-from unisd_rl.transport.rollouts.history import Consumption, Lineages
+from unisd_rl.transport.rollouts.history import Consumption, LineageLog
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import RolloutQueue
@@ -350,14 +350,14 @@ def generation_goes_on_over_a_fall_back(world):
 BREACHES = {
     "actors start one step too stale": Breach(((admission, "may_start", one_step_more),), "is too stale for prompt"),
     "nothing asks for staleness": Breach(((admission, "new_enough", one_step_more),), "is too stale for prompt"),
-    "leases over a fall-back": Breach(
+    "leases over a rollback": Breach(
         ((admission, "may_start", any_lineage),), "is of another lineage", an_actor_asks_after_a_fall_back
     ),
-    "generation over a fall-back": Breach(
+    "generation over a rollback": Breach(
         ((World, "abandon", nothing_happens),), "too_stale=1", generation_goes_on_over_a_fall_back
     ),
-    "a learner that fell back is answered": Breach(
-        ((Lineages, "require", nothing_happens),), "was answered|rise by one", a_learner_falls_back_while_it_waits
+    "a learner that rolled back is answered": Breach(
+        ((LineageLog, "require", nothing_happens),), "was answered|rise by one", a_learner_falls_back_while_it_waits
     ),
     "retire is ignored": Breach(
         ((RolloutQueue, "retire", nothing_happens_later),), "a retired actor was given", a_retired_actor_asks_again
@@ -379,8 +379,8 @@ BREACHES = {
     ),
     "a double is stored": Breach(((Ledger, "_is_new", lambda *arguments: True),), "stored twice", an_answer_is_lost),
     "a step asked for twice counts twice": Breach(((Consumption, "record", every_time_anew),), "consumed"),
-    "a fall-back is not counted": Breach(((Lineages, "fall_back", not_recounted),), "reported"),
-    "a fall-back is forgotten": Breach(((Lineages, "fall_back", not_written),), "forgotten|not on storage"),
+    "a rollback is not counted": Breach(((LineageLog, "roll_back", not_recounted),), "reported"),
+    "a rollback is forgotten": Breach(((LineageLog, "roll_back", not_written),), "forgotten|not on storage"),
     "a queue started again misses nothing": Breach(((Issuing, "unknown", lambda *arguments: []),), "was handed"),
 }
 
