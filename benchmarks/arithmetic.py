@@ -33,11 +33,11 @@ class Row:
     straddling: int
     clipped_share: float
     weight_p05: float
-    contrastive_share: float
+    contrastive_active_share: float
     teacher_updates: int
-    feature_loss_first: float
-    feature_loss_last: float
-    behaviour_gap: float
+    matching_loss_first: float
+    matching_loss_last: float
+    logprob_mismatch: float
     tokens_per_s: float
     wall_s: float
 
@@ -58,11 +58,11 @@ def read(folder: Path, seed: int) -> Row:
         straddling=sum(row["oldest"] < row["newest"] for row in consumed),
         clipped_share=mean(steps, "clipped_share"),
         weight_p05=mean(steps, "weight_p05"),
-        contrastive_share=mean(steps, "contrastive_share"),
-        teacher_updates=sum(step["teacher_moved"] > 0 for step in steps),
-        feature_loss_first=mean(steps[:quarter], "feature_loss"),
-        feature_loss_last=mean(steps[-quarter:], "feature_loss"),
-        behaviour_gap=max(step["behaviour_gap_max"] or 0.0 for step in steps),
+        contrastive_active_share=mean(steps, "contrastive_active_share"),
+        teacher_updates=sum(step["teacher_update_norm"] > 0 for step in steps),
+        matching_loss_first=mean(steps[:quarter], "matching_loss"),
+        matching_loss_last=mean(steps[-quarter:], "matching_loss"),
+        logprob_mismatch=max(step["logprob_mismatch_max"] or 0.0 for step in steps),
         tokens_per_s=summary["tokens_per_s"],
         wall_s=summary["wall_s"],
     )

@@ -179,7 +179,7 @@ def our_step(model: Path, rollouts: list[Rollout]) -> Step:
     learner = Learner(config_of(), model, join(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S))
 
     def step(number: int) -> float:
-        return learner.advance(learner.accumulate(rollouts, number)).loss
+        return learner.advance(learner.accumulate(rollouts, number)).loss.loss
 
     return step
 

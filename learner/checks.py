@@ -70,7 +70,7 @@ def check_teacher_moved(name: str, before: Tensor, student: Tensor, after: Tenso
         )
 
 
-def behaviour_gap(engine_N: Tensor, learner_N: Tensor, tolerance: float | None) -> float:
+def logprob_mismatch(engine_N: Tensor, learner_N: Tensor, tolerance: float | None) -> float:
     """Largest `|engine - learner|` in nats over the given tokens of all ranks; nan without tokens. A collective.
 
     Raises:

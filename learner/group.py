@@ -3,7 +3,7 @@
 ```
  driver -- step(shards) --> rank 0 .. R-1   each reads its own shard out of the object store
                             all-gather, all-reduce among themselves
- driver <-- StepReport ---- rank 0          (every rank has the same numbers)
+ driver <-- StepMetrics --- rank 0          (every rank has the same numbers)
 ```
 
 Every wait has a timeout, says what it waited for, and looks after the others meanwhile (`on_wait`). A rank that is gone
@@ -27,7 +27,7 @@ from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import learner_bundle, ray_options
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.metrics import PublishReport, StepReport
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
@@ -92,7 +92,7 @@ class LearnerGroup:
 
     def step(
         self, shards: Sequence["ray.ObjectRef | bytes"], version: int, timeout_s: float, lineage: int = 0
-    ) -> StepReport:
+    ) -> StepMetrics:
         """Train version `version` of `lineage` on one shard a rank (IPC bytes or references to them).
 
         Raises:
@@ -125,11 +125,11 @@ class LearnerGroup:
         if not self._pings:
             self._pings = [rank.ping.remote() for rank in self._ranks]
 
-    def publish(self, version: PolicyVersion, target: PublishTarget) -> PublishReport:
+    def publish(self, version: PolicyVersion, target: PublishTarget) -> None:
         """Take the student's weights and send them on in the background; training may go on when this returns."""
         timeout_s = self._config.weights.timeout_s
         what = f"publish version {version.number}"
-        return self._call("publish", version, target, timeout_s, timeout_s=timeout_s, what=what)
+        self._call("publish", version, target, timeout_s, timeout_s=timeout_s, what=what)
 
     def logprobs(self, prompt_tokens: Tokens, completion_tokens: Tokens) -> Logprobs:
         """The student's log-prob of each completion token at the sampling temperature, float32."""

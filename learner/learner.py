@@ -12,6 +12,7 @@
 Ranks are equal and every public method is a collective: all of them call it, in one order.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,20 +24,27 @@ from torch import Tensor
 from learner.attention import choose_attention
 from learner.batch import Inputs, Layout, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint, travelling, whole_model
-from learner.checks import behaviour_gap, check_finite, check_teacher_speaks, current_tokens, token_staleness
+from learner.checks import check_finite, check_teacher_speaks, current_tokens, logprob_mismatch, token_staleness
 from learner.model import Measure, load_reader
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
 from learner.settings import objective_settings, plan_of
 from learner.sharding import gather, own
-from learner.step_report import StepFindings, Stopwatch, step_report
-from learner.teacher import STILL, student_and_teacher
+from learner.step_timer import StepTimer
+from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config
-from unisd_rl.metrics import StepReport
+from unisd_rl.metrics import (
+    BatchCounts,
+    LossMetrics,
+    OptimizerMetrics,
+    PolicyMetrics,
+    StepMetrics,
+    WeightMetrics,
+)
 from unisd_rl.objective.kernels.chunked import realised_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.step import MicroReport, objective_report
+from unisd_rl.objective.step import MicroReport, loss_metrics
 from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
@@ -52,6 +60,18 @@ class _Found:
     behaviour_N: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step before the weights change. All but `timer` is the same on every rank."""
+
+    version: int
+    loss: LossMetrics
+    weights: WeightMetrics
+    counts: BatchCounts
+    policy: PolicyMetrics
+    timer: StepTimer
+
+
 class Learner:
     """Student, teacher and objective of one rank; needs an initialised process group."""
 
@@ -65,7 +85,7 @@ class Learner:
         self._vocabulary = reader.model.config.get_text_config().vocab_size
         self._scorer = Scorer(self.teacher, plan, self._settings)
 
-    def step(self, data: bytes, version: int, lineage: int = 0) -> StepReport:
+    def step(self, data: bytes, version: int, lineage: int = 0) -> StepMetrics:
         """Train version `version` of `lineage` on this rank's share (an IPC stream of rollouts) into the one after it.
 
         Raises:
@@ -73,35 +93,43 @@ class Learner:
         """
         return self.advance(self.accumulate(decode(data), version, lineage))
 
-    def accumulate(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepFindings:
+    def accumulate(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, own()))
-        share, watch = Share(rollouts, self._device, self._layout), Stopwatch()
-        with watch.measure_views():
-            scores = self._scorer.score(share, watch)
+        share, timer = Share(rollouts, self._device, self._layout), StepTimer()
+        with timer.measure_views():
+            scores = self._scorer.score(share, timer)
         if self.teacher:
             check_teacher_speaks(gather(scores.sample_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
-            with watch.measure("divergence"):
-                divergence_N = self._divergences(share, scores, teacher_head, watch)
+            with timer.measure("divergence"):
+                divergence_N = self._divergences(share, scores, teacher_head, timer)
             terms = step_terms(signals(share, scores, divergence_N), self._settings, gather)
-            with watch.measure("gradient"):
-                found = self._gradient(share, scores, teacher_head, terms, watch)
-        objective = objective_report([one.report for one in found], gather, self._device)
-        check_finite("loss", objective.loss)
-        gap = self._behaviour_gap(share, found, PolicyVersion(lineage, version))
-        staleness = gather(token_staleness(share.rollouts, version, self._device))
-        return StepFindings(version, terms.diagnostics, objective, staleness, gap, watch)
+            with timer.measure("gradient"):
+                found = self._gradient(share, scores, teacher_head, terms, timer)
+        loss = loss_metrics([one.report for one in found], gather, self._device)
+        check_finite("loss", loss.loss)
+        policy = self._policy_metrics(share, found, PolicyVersion(lineage, version))
+        return StepResult(version, loss, terms.metrics, terms.counts, policy, timer)
 
-    def advance(self, findings: StepFindings) -> StepReport:
+    def advance(self, result: StepResult) -> StepMetrics:
         """Take the optimiser's step on the accumulated gradient and let the teacher follow."""
         schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
-        rate = learning_rate(findings.version, *schedule)
-        with findings.watch.measure("update"):
+        rate = learning_rate(result.version, *schedule)
+        with result.timer.measure("update"):
             norm = self.student.step(rate)
             check_finite("gradient norm", norm)
-            movement = self.teacher.follow(self.student, findings.version + 1) if self.teacher else STILL
-        return step_report(findings, movement, norm, rate, self._device)
+            teacher = self.teacher.follow(self.student, result.version + 1) if self.teacher else NO_UPDATE
+        return StepMetrics(
+            step=result.version,
+            loss=result.loss,
+            weights=result.weights,
+            counts=result.counts,
+            policy=result.policy,
+            optimizer=OptimizerMetrics(norm, rate),
+            teacher=teacher,
+            timing=result.timer.timing(self._device),
+        )
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """What travels to the rollout actors: the student's weights, or its adapter; iterate to the end."""
@@ -142,14 +170,14 @@ class Learner:
         if self.teacher:
             self.teacher.close()
 
-    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None, watch: Stopwatch) -> Tensor | None:
+    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None, timer: StepTimer) -> Tensor | None:
         if not self._settings.needs_divergence_pass:
             return None
         assert scores.primary_NH is not None, "a divergence has a primary view"
-        return student_divergences(share, self.student, scores.primary_NH, teacher_head, self._settings, watch)
+        return student_divergences(share, self.student, scores.primary_NH, teacher_head, self._settings, timer)
 
     def _gradient(
-        self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, watch: Stopwatch
+        self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, timer: StepTimer
     ) -> list[_Found]:
         """The gradient passes; the share is in their order, so each pass is a span of tokens."""
         groups, found, start = agreed_passes(share.gradient_groups(), share), [], 0
@@ -158,8 +186,8 @@ class Learner:
             span = slice(start, start + len(inputs.targets_N))
             measure = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
             found.append(self.student.learn(inputs, measure, last=index == len(groups) - 1))
-            watch.passed(inputs)
-            watch.count("gradient", inputs.read)
+            timer.count_pass(inputs)
+            timer.count_tokens("gradient", inputs.read)
             start = span.stop
         return found
 
@@ -187,14 +215,22 @@ class Learner:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
-    def _behaviour_gap(self, share: Share, found: list[_Found], version: PolicyVersion) -> float:
+    def _policy_metrics(self, share: Share, found: list[_Found], version: PolicyVersion) -> PolicyMetrics:
+        staleness = gather(token_staleness(share.rollouts, version.number, self._device))
+        return PolicyMetrics(
+            staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
+            staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
+            logprob_mismatch_max=self._logprob_mismatch(share, found, version),
+        )
+
+    def _logprob_mismatch(self, share: Share, found: list[_Found], version: PolicyVersion) -> float:
         """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
         engine_N, own_N = current_tokens(share.rollouts, version, self._device)
         lora = self._config.model.lora
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
             own_N = torch.zeros_like(own_N)
-        return behaviour_gap(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
+        return logprob_mismatch(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
 
 
 def _unviewed(prompt: Tokens, completion: Tokens) -> Rollout:

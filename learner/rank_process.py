@@ -12,7 +12,6 @@ How a process becomes one of the learner's ranks: threads, device, process group
 
 import os
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
-from unisd_rl.metrics import PublishReport, StepReport
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
@@ -140,20 +139,20 @@ class RankProcess:
         with telling_broken_collectives(self._rank):
             self._ready().load(checkpoint, version)
 
-    def step(self, data: bytes, version: int, lineage: int) -> StepReport:
+    def step(self, data: bytes, version: int, lineage: int) -> StepMetrics:
         """`Learner.step`."""
         with telling_broken_collectives(self._rank):
             return self._ready().step(data, version, lineage)
 
-    def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport | None:
+    def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
 
         with telling_broken_collectives(self._rank):
             if self._rank == 0:
-                return self._send(version, target, timeout_s)
-            for _ in self._ready().weights():
-                pass
-            return None
+                self._send(version, target, timeout_s)
+            else:
+                for _ in self._ready().weights():
+                    pass
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """`Learner.logprobs`."""
@@ -165,16 +164,13 @@ class RankProcess:
         with telling_broken_collectives(self._rank):
             self._ready().save(path, write=self._rank == 0, run_state=run_state)
 
-    def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> PublishReport:
+    def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         from unisd_rl.transport.weights.publisher import weight_publisher
 
-        started = time.monotonic()
         if self._publisher is None:
             self._publisher = weight_publisher(self._config, target)
         self._publisher.wait(timeout_s)
-        gathering = time.monotonic()
-        nbytes = self._publisher.publish(version, self._ready().weights())
-        return PublishReport(version.number, time.monotonic() - gathering, gathering - started, nbytes)
+        self._publisher.publish(version, self._ready().weights())
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"

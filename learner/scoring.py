@@ -21,7 +21,7 @@ from torch import Tensor
 from learner.batch import Inputs, Reading, Share
 from learner.plan import Line, ScoringPlan
 from learner.sharding import largest
-from learner.step_report import Stopwatch
+from learner.step_timer import StepTimer
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
@@ -107,16 +107,16 @@ class Scorer:
         assert (teacher is not None) == plan.needs_teacher, "a teacher is there exactly where a view is read"
         self._teacher, self._plan, self._settings = teacher, plan, settings
 
-    def score(self, share: Share, watch: Stopwatch) -> Scores:
+    def score(self, share: Share, timer: StepTimer) -> Scores:
         """Every view the objective needs. A collective."""
         tally = Tally(self._plan, share)
         if self._teacher is not None:
             for group in agreed_passes(share.scoring_groups(share.views(self._plan.lines)), share):
                 inputs = share.lay(group)
                 self._teacher.read(inputs, _Listening(inputs, self._spans(share, group), self._settings, tally))
-                watch.passed(inputs)
+                timer.count_pass(inputs)
                 for reading in group:
-                    watch.count(self._plan.lines[reading.line].kind.value, share.length(reading))
+                    timer.count_tokens(self._plan.lines[reading.line].kind.value, share.length(reading))
         return tally.scores()
 
     def _spans(self, share: Share, group: Sequence[Reading]) -> list["_Span"]:
@@ -178,7 +178,7 @@ def student_divergences(
     teacher_NH: Tensor,
     teacher_head: Head | None,
     settings: ObjectiveSettings,
-    watch: Stopwatch,
+    timer: StepTimer,
 ) -> Tensor:
     """`divergence_N` of the student to the primary view, without gradient, for a quantile clip. A collective.
 
@@ -189,8 +189,8 @@ def student_divergences(
         inputs = share.lay(group)
         measure = _Divergences(teacher_NH[inputs.places_N], teacher_head, settings)
         divergence_N[inputs.places_N] = student.read(inputs, measure)
-        watch.passed(inputs)
-        watch.count("divergence", inputs.read)
+        timer.count_pass(inputs)
+        timer.count_tokens("divergence", inputs.read)
     return divergence_N
 
 

@@ -15,7 +15,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import deepspeed
@@ -30,6 +29,7 @@ from learner.sharding import assembled, gathered, is_sharded, local, local_maste
 from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
 from unisd_rl.config import Config
 from unisd_rl.config.objective import EmaConfig
+from unisd_rl.metrics import TeacherMetrics
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.seeds import derive_seed
@@ -124,15 +124,7 @@ def _sharded(reader: Reader, config: Config) -> deepspeed.DeepSpeedEngine:
 _PROBES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
-    """Norms relative to the teacher's; nan where the teacher did not move."""
-
-    moved: float
-    gap: float
-
-
-STILL = Movement(moved=0.0, gap=math.nan)
+NO_UPDATE = TeacherMetrics(teacher_update_norm=0.0, teacher_student_distance=math.nan)
 
 
 class Teacher:
@@ -155,14 +147,14 @@ class Teacher:
         return self._voice.head()
 
     @torch.no_grad()
-    def follow(self, student: Student, step: int) -> Movement:
+    def follow(self, student: Student, step: int) -> TeacherMetrics:
         """After optimiser step `step` (from 1): average the student in, if it is the turn of this step.
 
         Raises:
             RunFailed: a sample of tensors did not move by `1 - beta` of their gap.
         """
         if self._ema is None or step % self._ema.every:
-            return STILL
+            return NO_UPDATE
         before = {name: self._whole(name).clone() for name in self._probes()}
         movement = self._update(student, self._ema)
         self._renew_weights()
@@ -187,7 +179,7 @@ class Teacher:
         """Let go of DeepSpeed's hooks, if it owns the weights."""
         self._voice.close()
 
-    def _update(self, student: Student, ema: EmaConfig) -> Movement:
+    def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
         squares = torch.zeros(3, dtype=torch.float64)
         for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
             assert name == other, f"{name} of the student met {other} of the teacher"
@@ -197,7 +189,7 @@ class Teacher:
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
         device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
         moved, gap, norm = total(squares.tolist(), device) if sharded else squares.tolist()
-        return Movement(math.sqrt(moved / norm), math.sqrt(gap / norm))
+        return TeacherMetrics(math.sqrt(moved / norm), math.sqrt(gap / norm))
 
     def _renew_weights(self) -> None:
         """Carry the average over to what `read` computes with; in float32 they are the same storage."""

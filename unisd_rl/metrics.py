@@ -1,97 +1,153 @@
-"""What the learner says about an optimiser step and a publication: plain numbers, the same on every rank."""
+"""The numbers of one optimiser step, the same on every rank: what metrics.jsonl holds a line of.
 
-from dataclasses import dataclass
+```
+ objective   LossMetrics, WeightMetrics, BatchCounts   \
+ learner     PolicyMetrics, OptimizerMetrics,           > StepMetrics --flat()--> metrics.jsonl
+             TeacherMetrics, Timing                    /
+```
+
+A number is declared here and made in one place. Its field's name is its name in metrics.jsonl, so no two parts share
+one. Log-probs and divergences are in nats, times in seconds; nan stands where a number is not defined.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+ReadPart = Literal["primary", "auxiliary", "negative", "divergence", "gradient"]
+"""What a forward pass reads: one of the teacher's views, or the student's prompts, without gradient (for a quantile
+clip) or with it."""
+READ_PARTS: tuple[ReadPart, ...] = get_args(ReadPart)
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimiser step. Log-probs and divergences in nats; nan where a number is not defined."""
+class LossMetrics:
+    """The gradient passes of the step, all micro-batches and ranks together."""
 
-    step: int
-    """The step, counted from 0: it turns version `step` into version `step + 1`."""
     loss: float
-    """The whole loss L of the step, all terms."""
+    """The loss L of the step: the sum of the next four."""
+    divergence_loss: float
+    """The divergence term, clipped and weighted."""
+    contrastive_loss: float
+    """The contrastive term, its weight included."""
+    matching_loss: float
+    """Feature matching, its weight included."""
+    likelihood_loss: float
+    """The likelihood term, its weight included."""
     divergence: float
-    """Mean divergence over tokens, before clipping."""
+    """Mean divergence over tokens, before clipping; nan without a divergence term, as for the next three."""
     divergence_p50: float
-    """Its median ..."""
     divergence_p95: float
-    """... and 95th percentile."""
     clipped_share: float
     """Share of tokens whose divergence lost its gradient to clipping."""
-    kappa: float
-    """Clip threshold; nan where nothing is clipped."""
-    weight_p05: float
-    """5th percentile of the agreement weights; 1 without agreement, as for the next one."""
-    weight_median: float
-    """Median agreement weight."""
-    weight_below_half: float
-    """Share of agreement weights under 0.5."""
-    effective_sample_size: float
-    """`(sum w)^2 / sum w^2 / count` of the agreement weights: 1 when all are equal."""
-    contrastive_loss: float
-    """The contrastive term's part of the loss, its weight included."""
-    contrastive_share: float
+    contrastive_active_share: float
     """Share of the tokens with a negative view whose contrastive gradient is not zero."""
-    feature_loss: float
-    """Feature matching's part of the loss, its weight included."""
-    likelihood_loss: float
-    """The likelihood term's part of the loss, its weight included."""
-    teacher_moved: float
-    """Norm of the teacher's update over the teacher's norm; 0 in a step without one."""
-    teacher_gap: float
-    """Norm of student minus teacher over the teacher's norm, after the step and any update."""
-    grad_norm: float
-    """Norm of the gradient before it is clipped."""
-    learning_rate: float
-    """What the step was taken with."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMetrics:
+    """The agreement weights (per token, under sequence agreement per sequence) and the clip threshold of the step."""
+
+    weight_p05: float
+    """5th percentile of the weights; 1 without agreement, as for the next three."""
+    weight_median: float
+    weight_below_half: float
+    """Share of weights under 0.5."""
+    effective_sample_size: float
+    """`(sum w)^2 / sum w^2 / count`: 1 when all weights are equal."""
+    disagreement_scale: float
+    """What disagreements are measured against; nan without token agreement, and under the released reductions, which
+    have one for each micro-batch."""
+    clip_threshold: float
+    """nan where nothing is clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """How much there is in the whole step, over all ranks."""
+
     tokens: int
-    """Completion tokens trained on, all ranks."""
+    """Completion tokens trained on."""
     sequences: int
-    """Completions with at least one token."""
+    """Completions with at least one token; the others count nowhere."""
     contrasted_sequences: int
     """Those of them that have a negative view."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMetrics:
+    """Which policies sampled the tokens, and whether the engine that did computes what the learner does."""
+
     staleness_max: float
     """Largest step minus version of a token; nan if no policy sampled any."""
     staleness_mean: float
-    """The mean of the same."""
-    behaviour_gap_max: float
+    logprob_mismatch_max: float
     """Largest |engine log-prob - learner log-prob| over tokens of the learner's own version; nan if there are none."""
-    primary_s: float
-    """Seconds of the passes over the teacher's primary view (slowest rank, as for all times) ..."""
-    auxiliary_s: float
-    """... over the auxiliary views ..."""
-    negative_s: float
-    """... and over the negative view. They share passes, whose time is divided by the tokens read of each view."""
-    divergence_s: float
-    """Seconds of the student's passes without gradient, for a quantile clip."""
-    gradient_s: float
-    """Seconds of the gradient passes."""
-    update_s: float
-    """Seconds of the optimiser's step and the teacher's update."""
-    primary_tokens: int
-    """Tokens read in the primary view, prompts included, all ranks; 0 for what no term needs."""
-    auxiliary_tokens: int
-    """The same of the auxiliary views ..."""
-    negative_tokens: int
-    """... of the negative view ..."""
-    divergence_tokens: int
-    """... of the student without gradient ..."""
-    gradient_tokens: int
-    """... and with it."""
-    forwards: int
-    """Forward passes of a rank, with gradient and without."""
-    padding_share: float
-    """Share of the positions computed in them, on all ranks, that were padding."""
 
 
 @dataclass(frozen=True, slots=True)
-class PublishReport:
-    """One publication of the student's weights, which are sent on in the background."""
+class OptimizerMetrics:
+    """The optimiser's step."""
 
-    version: int
-    gather_s: float
-    """Seconds to take the weights; training waits for this."""
-    wait_s: float
-    """Seconds spent waiting for the publication before to be gone."""
-    nbytes: int
+    grad_norm: float
+    """Norm of the gradient before it is clipped."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherMetrics:
+    """The teacher's moving average; norms are relative to the teacher's."""
+
+    teacher_update_norm: float
+    """Of what the update added; 0 in a step without one."""
+    teacher_student_distance: float
+    """Norm of student minus teacher after the update; nan in a step without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the step's time went. In metrics.jsonl the mappings are `primary_s`, `primary_tokens` and so on."""
+
+    read_s: Mapping[ReadPart, float]
+    """Of the slowest rank. Views share passes, whose time is divided by the tokens read of each."""
+    read_tokens: Mapping[ReadPart, int]
+    """Tokens read, prompts included, all ranks; 0 for what no term needs."""
+    update_s: float
+    """The optimiser's step and the teacher's update, of the slowest rank."""
+    forward_passes: int
+    """Of a rank, with gradient and without."""
+    padding_share: float
+    """Share of the positions computed in them, on all ranks, that were padding."""
+
+    def flat(self) -> dict[str, float]:
+        """Every number under its name in metrics.jsonl."""
+        return {
+            **{f"{part}_s": seconds for part, seconds in self.read_s.items()},
+            **{f"{part}_tokens": tokens for part, tokens in self.read_tokens.items()},
+            "update_s": self.update_s,
+            "forward_passes": self.forward_passes,
+            "padding_share": self.padding_share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One optimiser step."""
+
+    step: int
+    """Counted from 0: it turns version `step` into version `step + 1`."""
+    loss: LossMetrics
+    weights: WeightMetrics
+    counts: BatchCounts
+    policy: PolicyMetrics
+    optimizer: OptimizerMetrics
+    teacher: TeacherMetrics
+    timing: Timing
+
+    def flat(self) -> dict[str, float]:
+        """Every number under its own name: the step's part of its line in metrics.jsonl."""
+        parts = (self.loss, self.weights, self.counts, self.policy, self.optimizer, self.teacher)
+        numbers: dict[str, float] = {"step": self.step}
+        for part in parts:
+            numbers |= asdict(part)
+        return numbers | self.timing.flat()

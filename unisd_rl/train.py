@@ -96,14 +96,14 @@ def learn(parts: Parts, version: PolicyVersion, stop: StopRequest, times: LoopTi
             waiting = partial(watch, parts, version)
             batch = parts.queue.take(step, config.learner.ranks, config.run.step_timeout_s, waiting)
         with spent.measure("learn_s"):
-            report = parts.learners.step(batch.shards, step, config.run.step_timeout_s, version.lineage)
+            metrics = parts.learners.step(batch.shards, step, config.run.step_timeout_s, version.lineage)
         version = PolicyVersion(version.lineage, step + 1)
         with spent.measure("publish_s"):
             if config.rollout.sources.on_policy and version.number % config.weights.publish_every == 0:
                 publish(parts, version)
         watch(parts, version)
-        balance = parts.meter.add(report, spent, parts.rollouts.pulses, batch.depth)
-        log_step(parts.directory, parts.screen, report, batch, spent, balance, version.lineage)
+        balance = parts.meter.add(metrics, spent, parts.rollouts.pulses, batch.depth)
+        log_step(parts.directory, parts.screen, metrics, batch, spent, balance, version.lineage)
         times.waited_s += spent.wait_s
         parts.rollouts.observe(balance.learner_wait, batch.depth / config.learner.batch_size)
         if version.number == 1 and parts.store.version == version:

@@ -3,7 +3,6 @@
 A job is a pickled list of `Case`s in FOLDER/job.pickle; rank 0 writes what each case found to FOLDER/<name>.pt.
 """
 
-import dataclasses
 import os
 import pickle
 import socket
@@ -167,11 +166,11 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     if case.resume is not None:
         learner.load(case.resume, case.first)
     for step in range(case.first, case.first + case.steps):
-        findings = learner.accumulate(list(case.shards[rank]), step)
+        result = learner.accumulate(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
         found[f"teacher {step}"] = _teacher(learner)
-        found["reports"].append(dataclasses.asdict(learner.advance(findings)))
+        found["reports"].append(learner.advance(result).flat())
     found["masters"] = _student_masters(learner)
     found["teacher"] = _teacher(learner)
     found["weights"] = {name: value.clone() for name, value in learner.weights()}

@@ -94,7 +94,7 @@ def literal_loss(problem: Problem, settings: ObjectiveSettings) -> float:
 
 
 def literal_parts(problem: Problem, settings: ObjectiveSettings) -> dict[str, float]:
-    """What each term contributes to L, by its name in `ObjectiveReport`."""
+    """What each term contributes to L, by its name in `LossMetrics`."""
     found, weights = literal_tokens(problem, settings), literal_weights(problem, settings)
     kappa = literal_kappa(found.divergence, settings)
     main_losses, main_weights, contrastive, feature, likelihood = [], [], [], [], []
@@ -114,15 +114,16 @@ def literal_parts(problem: Problem, settings: ObjectiveSettings) -> dict[str, fl
             contrastive.append(sum(found.hinge[t] for t in tokens) / len(tokens))
         feature.append(sum(found.feature[t] for t in tokens) / len(tokens))
         likelihood.append(sum(-found.student[t] for t in tokens) / len(tokens))
-    parts = {"main": 0.0, "contrastive": 0.0, "feature": 0.0, "likelihood": 0.0}
+    parts = {"divergence_loss": 0.0, "contrastive_loss": 0.0, "matching_loss": 0.0, "likelihood_loss": 0.0}
     if settings.alpha is not None:
-        parts["main"] = sum(w * d for w, d in zip(main_weights, main_losses, strict=True)) / sum(main_weights)
+        weighted = sum(w * d for w, d in zip(main_weights, main_losses, strict=True))
+        parts["divergence_loss"] = weighted / sum(main_weights)
     if settings.contrastive is not None and contrastive:
-        parts["contrastive"] = settings.contrastive.weight * sum(contrastive) / len(contrastive)
+        parts["contrastive_loss"] = settings.contrastive.weight * sum(contrastive) / len(contrastive)
     if settings.matching_weight is not None:
-        parts["feature"] = settings.matching_weight * sum(feature) / len(feature)
+        parts["matching_loss"] = settings.matching_weight * sum(feature) / len(feature)
     if settings.likelihood_weight is not None:
-        parts["likelihood"] = settings.likelihood_weight * sum(likelihood) / len(likelihood)
+        parts["likelihood_loss"] = settings.likelihood_weight * sum(likelihood) / len(likelihood)
     return parts
 
 

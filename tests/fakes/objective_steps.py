@@ -6,17 +6,18 @@ Ranks are threads that meet in `gather`, as the ranks of a process group do.
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tests.fakes.objective_oracle import Problem
+from unisd_rl.metrics import BatchCounts, LossMetrics, WeightMetrics
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.reduction import Gather
 from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
-from unisd_rl.objective.step import Diagnostics, ObjectiveReport, objective_report
+from unisd_rl.objective.step import loss_metrics
 from unisd_rl.objective.unisd import TokenSignals, micro_batch_loss, step_terms
 
 
@@ -42,8 +43,13 @@ class OurStep:
 
     hidden_NH: Tensor
     weight_VH: Tensor
-    report: ObjectiveReport
-    diagnostics: Diagnostics
+    loss: LossMetrics
+    weights: WeightMetrics
+    counts: BatchCounts
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return asdict(self.loss) | asdict(self.weights) | asdict(self.counts)
 
 
 def rank_step(
@@ -82,8 +88,8 @@ def rank_step(
         )
         loss.backward()
         reports.append(report)
-    report = objective_report(reports, gather, student_NH.device)
-    return OurStep(student_NH.grad, weight_VH.grad, report, terms.diagnostics)
+    loss = loss_metrics(reports, gather, student_NH.device)
+    return OurStep(student_NH.grad, weight_VH.grad, loss, terms.metrics, terms.counts)
 
 
 def single(

@@ -9,7 +9,7 @@ from unisd_rl.transport.rollouts.ledger import Ledger
 
 WHO_AND_WHEN = ("actor", "started_s", "finished_s", "lineages")
 """Columns of a ledger that say who generated a row, when, and after how many rollbacks."""
-_GAP = "behaviour_gap_max"
+_MISMATCH = "logprob_mismatch_max"
 _LOAD = {"lineage", "actors", "actor_idle", "learner_wait", "actors_wanted", "depth"}
 _OF_THE_RUN = ("manifest.json", "run_state.json")  # which lineage a checkpoint is of
 
@@ -27,7 +27,7 @@ def trained(metrics: list[dict], rollbacks: list[dict]) -> list[str]:
 def gaps(metrics: list[dict]) -> dict[int, float | None]:
     """How far engine and learner were apart at each step of the surviving chain, over the rows of the very version,
     lineage included; None where there was none."""
-    return {row["step"]: row[_GAP] for row in metrics}
+    return {row["step"]: row[_MISMATCH] for row in metrics}
 
 
 def rows(run: Path, count: int) -> pa.Table:
@@ -49,4 +49,4 @@ def answers(run: Path) -> dict[str, bytes]:
 
 
 def _counts(name: str) -> bool:
-    return name not in _LOAD and name != _GAP and not name.endswith("_s")
+    return name not in _LOAD and name != _MISMATCH and not name.endswith("_s")

@@ -72,9 +72,9 @@ def test_all_five_mechanisms_act(found, kind):
     first, second = found[kind]["reports"][:2]
     assert 0 < first["clipped_share"] < 1
     assert first["weight_p05"] < 0.9
-    assert first["contrastive_share"] > 0
-    assert first["feature_loss"] > 0
-    assert second["teacher_moved"] > 0
+    assert first["contrastive_active_share"] > 0
+    assert first["matching_loss"] > 0
+    assert second["teacher_update_norm"] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

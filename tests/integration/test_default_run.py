@@ -44,10 +44,10 @@ def test_every_mechanism_acts_in_the_whole_run(default_run):
     rows = run.metrics
     assert 0.005 <= statistics.mean(row["clipped_share"] for row in rows) <= 0.1
     assert statistics.median(row["weight_p05"] for row in rows) <= 0.8
-    assert statistics.mean(row["contrastive_share"] for row in rows) >= 0.01
-    assert sum(row["teacher_moved"] > 0 for row in rows) >= 10
+    assert statistics.mean(row["contrastive_active_share"] for row in rows) >= 0.01
+    assert sum(row["teacher_update_norm"] > 0 for row in rows) >= 10
     quarter = len(rows) // 4
-    first, last = (statistics.mean(row["feature_loss"] for row in part) for part in (rows[:quarter], rows[-quarter:]))
+    first, last = (statistics.mean(row["matching_loss"] for row in part) for part in (rows[:quarter], rows[-quarter:]))
     assert last < first
 
 

@@ -70,26 +70,26 @@ def expected_logprobs(model, rollout):
 
 def test_a_step_reports_on_the_shares_of_all_ranks(reports):
     assert [report.step for report in reports] == [0, 1]
-    assert reports[0].tokens == sum(len(rollout.completion_tokens) for rollout in ROLLOUTS)
-    assert reports[0].sequences == 11
-    assert reports[0].staleness_max == 1
-    assert reports[1].staleness_mean == 2
-    assert np.isnan(reports[0].behaviour_gap_max)
-    assert 0 < reports[0].teacher_moved < reports[0].teacher_gap
-    assert reports[1].loss < reports[0].loss
+    assert reports[0].counts.tokens == sum(len(rollout.completion_tokens) for rollout in ROLLOUTS)
+    assert reports[0].counts.sequences == 11
+    assert reports[0].policy.staleness_max == 1
+    assert reports[1].policy.staleness_mean == 2
+    assert np.isnan(reports[0].policy.logprob_mismatch_max)
+    assert 0 < reports[0].teacher.teacher_update_norm < reports[0].teacher.teacher_student_distance
+    assert reports[1].loss.loss < reports[0].loss.loss
 
 
 def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports, folder):
     from transformers import AutoModelForCausalLM
 
     store, version = spawn_store(), PolicyVersion(0, 2)
-    published = group.publish(version, PublishTarget(store.handle, ()))
+    group.publish(version, PublishTarget(store.handle, ()))
     group.save(folder / "checkpoint")
     saved = AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
     snapshot = ray.get(store.handle.at_least.remote(version, TIMEOUT_S), timeout=TIMEOUT_S)
     weights = dict(unpack(snapshot.manifest.buckets, ray.get(list(snapshot.buckets), timeout=TIMEOUT_S)))
     assert snapshot.version == version
-    assert published.nbytes == sum(tensor.nbytes for tensor in weights.values())
+    assert snapshot.manifest.nbytes == sum(tensor.nbytes for tensor in weights.values())
     assert "lm_head.weight" not in weights
     assert all(torch.equal(weights[name], tensor) for name, tensor in saved.named_parameters())
     found = group.logprobs(ROLLOUTS[0].prompt_tokens, ROLLOUTS[0].completion_tokens)

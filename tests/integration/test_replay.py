@@ -36,7 +36,7 @@ def test_a_replay_has_every_number_and_every_weight_of_its_run_bit_for_bit(run):
     assert f"all {STEPS} losses compared equal" in replay.output
     for again, once in zip(replay.metrics, run.metrics, strict=True):
         same = [name for name in once if name in again and not name.endswith("_s")]
-        assert {"loss", "grad_norm", "teacher_gap", "tokens", "staleness_max"} <= set(same)
+        assert {"loss", "grad_norm", "teacher_student_distance", "tokens", "staleness_max"} <= set(same)
         assert {name: again[name] for name in same} == {name: once[name] for name in same}
     files = [folder / "model.safetensors" for folder in (run.checkpoint(STEPS), replay.checkpoint(STEPS))]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -67,7 +67,7 @@ def test_completions_issued_and_consumed_have_the_same_mean_length(short_run):
 @pytest.mark.engine
 def test_the_engine_is_vllm_and_its_log_probs_are_the_learners(short_run):
     assert short_run.summary["engine"] == "vllm"
-    gaps = [row["behaviour_gap_max"] for row in short_run.metrics if row["behaviour_gap_max"] is not None]
+    gaps = [row["logprob_mismatch_max"] for row in short_run.metrics if row["logprob_mismatch_max"] is not None]
     assert gaps
     assert max(gaps) < 1e-3
 
@@ -77,9 +77,9 @@ def test_every_mechanism_acts(short_run):
     rows = short_run.metrics
     assert all(0.005 <= row["clipped_share"] <= 0.1 for row in rows)
     assert statistics.median(row["weight_p05"] for row in rows) <= 0.8
-    assert statistics.mean(row["contrastive_share"] for row in rows) >= 0.01
-    assert all(row["teacher_moved"] > 0 for row in rows)
-    assert all(row["feature_loss"] > 0 for row in rows)
+    assert statistics.mean(row["contrastive_active_share"] for row in rows) >= 0.01
+    assert all(row["teacher_update_norm"] > 0 for row in rows)
+    assert all(row["matching_loss"] > 0 for row in rows)
 
 
 @pytest.mark.engine

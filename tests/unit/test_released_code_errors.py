@@ -8,7 +8,7 @@ no task runs code.
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -73,7 +73,8 @@ def test_line_04_one_and_two_ranks_and_one_and_four_micro_batches_give_the_same_
     assert relative_difference(hidden_NH, whole.hidden_NH) < 1e-5
     assert relative_difference(weight_VH, whole.weight_VH) < 1e-5
     for step in steps:
-        assert vars(step.diagnostics) == pytest.approx(vars(whole.diagnostics), rel=1e-9, nan_ok=True)
+        assert asdict(step.weights) == pytest.approx(asdict(whole.weights), rel=1e-9, nan_ok=True)
+        assert step.counts == whole.counts
 
 
 def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_have_their_own():
@@ -100,8 +101,8 @@ def test_line_06_a_clip_that_can_never_bind_is_named_and_the_clipped_share_is_co
     kappa = literal_kappa(divergences, ALL_FIVE)
     expected = sum(divergence > kappa for divergence in divergences) / len(divergences)
     assert expected > 0
-    assert single(problem, ALL_FIVE).report.clipped_share == pytest.approx(expected)
-    assert single(problem, replace(free, clip_threshold=10.0)).report.clipped_share == 0.0
+    assert single(problem, ALL_FIVE).loss.clipped_share == pytest.approx(expected)
+    assert single(problem, replace(free, clip_threshold=10.0)).loss.clipped_share == 0.0
     (sentence,) = inert_settings(replace(free, clip_threshold=10.0))
     assert sentence == "clip threshold 10 can never bind: the divergence with alpha 0.5 is at most 0.6931"
     clip = ["--objective.clipping.quantile", "null", "--objective.clipping.threshold", "10"]
@@ -116,8 +117,8 @@ def test_line_07_the_combined_recipe_has_all_five_mechanisms_and_each_changes_th
     objective, problem = objective_settings(config), random_problem(15, (40, 60, 0, 30, 50, 20))
     assert inert_settings(objective) == ()
     whole = single(problem, objective)
-    assert whole.diagnostics.weight_p05 < 0.9
-    assert whole.report.clipped_share > 0
+    assert whole.weights.weight_p05 < 0.9
+    assert whole.loss.clipped_share > 0
     without = {
         "agreement": replace(objective, agreement=None),
         "clipping": replace(objective, clip_quantile=None, clip_threshold=None),
@@ -227,7 +228,7 @@ def test_line_13_the_denominator_counts_rows_with_tokens(agreement):
     objective = replace(ALL_FIVE, agreement=agreement, likelihood_weight=0.5)
     among, alone = random_problem(2, lengths=(2, 0, 3, 0, 0, 1)), random_problem(2, lengths=(2, 3, 1))
     ours, expected = single(among, objective), single(alone, objective)
-    assert ours.diagnostics.sequences == 3
-    assert ours.report.loss == pytest.approx(expected.report.loss, rel=1e-6)
+    assert ours.counts.sequences == 3
+    assert ours.loss.loss == pytest.approx(expected.loss.loss, rel=1e-6)
     assert torch.equal(ours.hidden_NH, expected.hidden_NH)
-    assert not math.isclose(ours.report.loss, 0.0)
+    assert not math.isclose(ours.loss.loss, 0.0)

@@ -20,10 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from unisd_rl.metrics import StepReport
+from unisd_rl.metrics import READ_PARTS, ReadPart, StepMetrics
 
 _SLACK = 0.05  # a side that waits for less than this share does not hold the other up
-_READ = ("primary", "auxiliary", "negative", "divergence", "gradient")
 
 
 class ActorTime(Protocol):
@@ -112,7 +111,7 @@ class Bottleneck:
     wait_s: float
     learn_s: float
     publish_s: float
-    read_s: Mapping[str, float]
+    read_s: Mapping[ReadPart, float]
     update_s: float
     depth: float
     staleness: float
@@ -145,10 +144,10 @@ class BottleneckMeter:
     _staleness: float = 0.0
     _policy_tokens: int = 0
     _update_s: float = 0.0
-    _read_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_READ, 0.0))
+    _read_s: dict[ReadPart, float] = field(default_factory=lambda: dict.fromkeys(READ_PARTS, 0.0))
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def add(self, report: StepReport, seconds: StepSeconds, actors: Mapping[str, ActorTime], depth: int) -> Balance:
+    def add(self, metrics: StepMetrics, seconds: StepSeconds, actors: Mapping[str, ActorTime], depth: int) -> Balance:
         """Take in a step; `actors` by name as they said last, all times since each one's start.
 
         The idle share is of what they said since the step before; nan where none has said anything since.
@@ -158,14 +157,12 @@ class BottleneckMeter:
         self._steps, self._actors, self._depth = self._steps + 1, self._actors + len(actors), self._depth + depth
         self.wait_s, self.learn_s = self.wait_s + seconds.wait_s, self.learn_s + seconds.learn_s
         self.publish_s += seconds.publish_s
-        self._update_s += report.update_s
-        for part in _READ:
-            self._read_s[part] += getattr(report, f"{part}_s")
-        if not math.isnan(report.staleness_mean):
-            self._staleness, self._policy_tokens = (
-                self._staleness + report.staleness_mean * report.tokens,
-                self._policy_tokens + report.tokens,
-            )
+        self._update_s += metrics.timing.update_s
+        for part, part_s in metrics.timing.read_s.items():
+            self._read_s[part] += part_s
+        staleness, tokens = metrics.policy.staleness_mean, metrics.counts.tokens
+        if not math.isnan(staleness):
+            self._staleness, self._policy_tokens = self._staleness + staleness * tokens, self._policy_tokens + tokens
         return balance(seconds, len(actors), _idle(busy_s, served_s), depth)
 
     def total(self) -> Bottleneck | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import Examined
-from unisd_rl.metrics import StepReport
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.types import Event, Recovery
 
 _WIDE = 1000  # columns
@@ -76,15 +76,16 @@ class Screen:
         finally:
             self._bars.remove_task(task)
 
-    def step(self, report: StepReport, tokens_per_s: float) -> None:
+    def step(self, metrics: StepMetrics, tokens_per_s: float) -> None:
         """The line of one step."""
-        self._bars.update(self._training, completed=report.step + 1, visible=True)
-        parts = [f"step {report.step + 1:>4}/{self._steps}", f"loss {report.loss:8.4f}"]
-        if not math.isnan(report.divergence):  # nan: there is no main term
-            parts += [f"divergence {report.divergence:.4f}", f"agreement {report.weight_median:.2f}"]
-            parts += [f"clipped {report.clipped_share:5.1%}"]
-        if not math.isnan(report.staleness_max):  # nan: the policy sampled nothing
-            parts += [f"staleness {report.staleness_mean:.2f} (max {report.staleness_max:g})"]
+        loss, policy = metrics.loss, metrics.policy
+        self._bars.update(self._training, completed=metrics.step + 1, visible=True)
+        parts = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
+        if not math.isnan(loss.divergence):  # nan: there is no divergence term
+            parts += [f"divergence {loss.divergence:.4f}", f"agreement {metrics.weights.weight_median:.2f}"]
+            parts += [f"clipped {loss.clipped_share:5.1%}"]
+        if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
+            parts += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
         self.say("  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"]))
 
     def evaluated(self, evaluation: Evaluation) -> None:

@@ -21,7 +21,7 @@ from unisd_rl.config import Config
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed, UserError
-from unisd_rl.metrics import StepReport
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.transport.rollouts.replay import Recording
@@ -96,7 +96,8 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
         try:
             with screen.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
-            losses = {report.step: report.loss for report in steps(request, recording, learners, directory, screen)}
+            trained = steps(request, recording, learners, directory, screen)
+            losses = {metrics.step: metrics.loss.loss for metrics in trained}
             learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
         finally:
             learners.close()
@@ -118,19 +119,18 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
 
 def steps(
     request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, screen: Screen
-) -> Iterator[StepReport]:
+) -> Iterator[StepMetrics]:
     """Train step after step; each one's line goes to metrics.jsonl and to the screen."""
     config = request.config
     for step in range(recording.steps):
         started = time.monotonic()
         shards, _ = recording.shards(step, config.learner.ranks)
-        report = learners.step(shards, step, config.run.step_timeout_s, request.run.lineage_of(step))
+        metrics = learners.step(shards, step, config.run.step_timeout_s, request.run.lineage_of(step))
         learn_s = time.monotonic() - started
-        directory.log_step(
-            {"lineage": 0, **asdict(report), "learn_s": learn_s, "tokens_per_s": report.tokens / learn_s}
-        )
-        screen.step(report, report.tokens / learn_s)
-        yield report
+        tokens_per_s = metrics.counts.tokens / learn_s
+        directory.log_step({"lineage": 0, **metrics.flat(), "learn_s": learn_s, "tokens_per_s": tokens_per_s})
+        screen.step(metrics, tokens_per_s)
+        yield metrics
 
 
 def state_after(step: int, config: Config) -> RunState:

@@ -17,7 +17,7 @@ from unisd_rl.driver.bottleneck import Balance, Bottleneck
 from unisd_rl.driver.console import Screen
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.statistics import Examined, Interval
-from unisd_rl.metrics import StepReport
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.lineage import Rollback
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.transport.rollouts.report import QueueReport
@@ -66,7 +66,7 @@ class StepTimes:
 def log_step(
     directory: RunDirectory,
     screen: Screen,
-    report: StepReport,
+    metrics: StepMetrics,
     batch: Batch,
     times: StepTimes,
     balance: Balance,
@@ -74,9 +74,9 @@ def log_step(
 ) -> None:
     """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    line = {"lineage": lineage, **asdict(report), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
+    line = {"lineage": lineage, **metrics.flat(), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
     directory.log_step(line)
-    screen.step(report, tokens_per_s)
+    screen.step(metrics, tokens_per_s)
 
 
 @dataclass(frozen=True, slots=True)

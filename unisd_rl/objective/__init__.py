@@ -12,7 +12,7 @@ Where it stands in the data's path, per optimiser step on each rank:
         |  terms.StepTerms: one coefficient per token, all global numbers inside
         v
  per micro-batch unisd.micro_batch_loss       chunked.scored_tokens (divergence, contrast, likelihood), matching
-        |  loss with gradient, diagnostics.MicroReport
+        |  loss with gradient, step.MicroReport
         v
  optimiser step, then ema.ema_update_
 ```

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.metrics import BatchCounts
+
 Gather = Callable[[Tensor], Tensor]
 """Concatenates one-dimensional tensors of any lengths over all ranks; the identity on a single rank. A collective:
 every rank calls it equally often, also ranks without tokens."""
@@ -26,27 +28,16 @@ class Shares:
     """In the mean for the contrastive term: 0 in sequences without a negative view."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How much there is in the whole step, over all ranks."""
-
-    tokens: int
-    sequences: int
-    """Sequences that have tokens; the others count nowhere."""
-    contrasted: int
-    """Those of them that have a negative view."""
-
-
-def step_counts(count_S: Tensor, contrasted_S: Tensor, gather: Gather) -> Counts:
+def step_counts(count_S: Tensor, contrasted_S: Tensor, gather: Gather) -> BatchCounts:
     """From this rank's tokens per sequence, and which sequences have tokens and a negative view. A collective."""
     local = torch.stack([count_S.sum(), (count_S > 0).double().sum(), contrasted_S.double().sum()])
-    return Counts(*map(int, global_sums(local, gather).tolist()))
+    return BatchCounts(*map(int, global_sums(local, gather).tolist()))
 
 
-def global_shares(sequence_N: Tensor, count_S: Tensor, contrasted_S: Tensor, counts: Counts) -> Shares:
+def global_shares(sequence_N: Tensor, count_S: Tensor, contrasted_S: Tensor, counts: BatchCounts) -> Shares:
     """Ours: every sequence with tokens counts the same, on whichever rank and in whichever micro-batch it is."""
     mean_N = 1.0 / count_S[sequence_N]
-    contrasted_N = mean_N * contrasted_S[sequence_N] / max(counts.contrasted, 1)
+    contrasted_N = mean_N * contrasted_S[sequence_N] / max(counts.contrasted_sequences, 1)
     return Shares(mean_N / max(counts.sequences, 1), contrasted_N)
 
 

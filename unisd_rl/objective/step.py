@@ -1,7 +1,5 @@
 """What the views said about one rank's share of a step: the learner fills it, `unisd.step_terms` reads it.
 
-Numbers that say whether each mechanism acts, global ones: the same on any layout of ranks and micro-batches.
-
 One coefficient per token: what the gradient pass needs to know about the rest of the step, and nothing more.
 
 The loss of the step is `sum_t main_t min(D_t, kappa) + contrastive_t hinge_t + feature_t err_t - likelihood_t s_t` over
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.metrics import BatchCounts, LossMetrics, WeightMetrics
 from unisd_rl.objective.reduction import Gather, global_sums, quantile
 from unisd_rl.objective.settings import LogprobContrast, ObjectiveSettings
 
@@ -62,29 +61,6 @@ def check_signals(signals: TokenSignals, settings: ObjectiveSettings) -> None:
 
 
 @dataclass(frozen=True)
-class Diagnostics:
-    """What is known before the first gradient. Weights are per token, under sequence agreement per sequence."""
-
-    weight_p05: float
-    """5th percentile of the agreement weights; 1 where agreement is off, as for the next three."""
-    weight_median: float
-    weight_below_half: float
-    """Share of weights under 0.5."""
-    effective_sample_size: float
-    """`(sum w)^2 / sum w^2 / count`: 1 when all weights are equal."""
-    disagreement_scale: float
-    """The number that disagreements are measured against; nan without token agreement, and under the released
-    reductions, which have one for each micro-batch."""
-    kappa: float
-    """Clip threshold in nats; nan where nothing is clipped."""
-    tokens: int
-    sequences: int
-    """Sequences that have tokens."""
-    contrasted_sequences: int
-    """Those of them that have a negative view."""
-
-
-@dataclass(frozen=True)
 class MicroReport:
     """What one gradient pass measured, as sums over its tokens: add them up over micro-batches and ranks."""
 
@@ -102,57 +78,33 @@ class MicroReport:
     """Tokens that have a negative view."""
     contrast_active_tokens: int
     """Those of them with a non-zero contrastive gradient."""
-    tokens: int
     divergence_N: Tensor
     """Divergence before clipping (nats); empty where the main term is off."""
     student_logprob_N: Tensor
     """Log-prob of the realised token under the student at the objective's temperature."""
 
 
-@dataclass(frozen=True)
-class ObjectiveReport:
-    """The step's gradient passes together; shares and quantiles are nan where there are no tokens to speak of."""
+def loss_metrics(reports: Sequence[MicroReport], gather: Gather, device: torch.device) -> LossMetrics:
+    """Add up this rank's micro-batches and all ranks. A collective of two gathers, also for a rank without reports.
 
-    loss: float
-    """L of the step: the sum of the next four."""
-    main: float
-    """The main term, clipped and weighted."""
-    contrastive: float
-    """The contrastive term, lambda_c included."""
-    feature: float
-    """The feature term, lambda_f included."""
-    likelihood: float
-    """The likelihood term, lambda_l included."""
-    divergence: float
-    """Mean over tokens, before clipping (nats); nan without a main term, as for the next three."""
-    divergence_p50: float
-    divergence_p95: float
-    clipped_share: float
-    """Share of tokens whose divergence lost its gradient to clipping."""
-    contrast_active_share: float
-    """Share of the tokens with a negative view that have a non-zero contrastive gradient."""
-    tokens: int
-
-
-def objective_report(reports: Sequence[MicroReport], gather: Gather, device: torch.device) -> ObjectiveReport:
-    """Add up this rank's micro-batches and all ranks. A collective of two gathers, also for a rank without reports."""
-    local = torch.tensor([_sums(report) for report in reports], dtype=torch.float64, device=device).view(-1, 8).sum(0)
-    *parts, clipped, contrasted, active, tokens = global_sums(local, gather).tolist()
+    Shares and quantiles are nan where there are no tokens to speak of.
+    """
+    local = torch.tensor([_sums(report) for report in reports], dtype=torch.float64, device=device).view(-1, 7).sum(0)
+    *parts, clipped, contrasted, active = global_sums(local, gather).tolist()
     nothing = torch.empty(0, device=device)
     divergence_N = gather(torch.cat([nothing, *(report.divergence_N for report in reports)])).double()
     main, contrastive, feature, likelihood = parts
-    return ObjectiveReport(
+    return LossMetrics(
         loss=sum(parts),
-        main=main,
-        contrastive=contrastive,
-        feature=feature,
-        likelihood=likelihood,
+        divergence_loss=main,
+        contrastive_loss=contrastive,
+        matching_loss=feature,
+        likelihood_loss=likelihood,
         divergence=_share(float(divergence_N.sum()), divergence_N.numel()),
         divergence_p50=_quantile(divergence_N, 0.5),
         divergence_p95=_quantile(divergence_N, 0.95),
         clipped_share=_share(clipped, divergence_N.numel()),
-        contrast_active_share=_share(active, contrasted),
-        tokens=int(tokens),
+        contrastive_active_share=_share(active, contrasted),
     )
 
 
@@ -165,7 +117,6 @@ def _sums(report: MicroReport) -> tuple[float, ...]:
         report.clipped_tokens,
         report.contrasted_tokens,
         report.contrast_active_tokens,
-        report.tokens,
     )
 
 
@@ -219,5 +170,6 @@ class StepTerms(TokenTerms):
 
     weight_N: Tensor
     """Agreement weight of each token; ones where agreement is off."""
-    diagnostics: Diagnostics
-    """Global numbers of the step, the same on every rank and layout."""
+    metrics: WeightMetrics
+    counts: BatchCounts
+    """Both are of the whole step: the same on every rank and layout."""

@@ -11,15 +11,16 @@ import math
 import torch
 from torch import Tensor
 
+from unisd_rl.metrics import BatchCounts, WeightMetrics
 from unisd_rl.objective.agreement import StepWeights, equal_step_weights, sequence_step_weights, token_step_weights
 from unisd_rl.objective.clipping import clip_threshold, clipped, keeps_gradient
 from unisd_rl.objective.kernels.chunked import ScoredTokens, scored_tokens
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.matching import feature_error
-from unisd_rl.objective.reduction import Counts, Gather, Shares, global_shares, quantile, step_counts, token_counts
+from unisd_rl.objective.reduction import Gather, Shares, global_shares, quantile, step_counts, token_counts
 from unisd_rl.objective.reference_reductions import micro_batches, released_shares, released_step_weights
 from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
-from unisd_rl.objective.step import Diagnostics, MicroReport, StepTerms, TokenSignals, TokenTerms, check_signals
+from unisd_rl.objective.step import MicroReport, StepTerms, TokenSignals, TokenTerms, check_signals
 
 __all__ = ["Gather", "StepTerms", "TokenSignals", "TokenTerms", "micro_batch_loss", "step_terms"]
 
@@ -48,7 +49,8 @@ def step_terms(signals: TokenSignals, settings: ObjectiveSettings, gather: Gathe
         kappa=kappa,
         kept_N=kept_N,
         weight_N=weights.weight_N.float(),
-        diagnostics=_diagnostics(weights, kappa, counts),
+        metrics=_weight_metrics(weights, kappa),
+        counts=counts,
     )
 
 
@@ -105,7 +107,6 @@ def _report(scored: ScoredTokens, feature: Tensor, terms: TokenTerms, settings: 
         clipped_tokens=int(lost),
         contrasted_tokens=int(contrasted),
         contrast_active_tokens=int(active),
-        tokens=len(divergence_N),
         divergence_N=divergence_N[: 0 if settings.alpha is None else None],
         student_logprob_N=scored.student_logprob_N,
     )
@@ -123,7 +124,7 @@ def _reduce(
     settings: ObjectiveSettings,
     count_S: Tensor,
     contrasted_S: Tensor,
-    counts: Counts,
+    counts: BatchCounts,
     gather: Gather,
 ) -> tuple[StepWeights, Shares]:
     """The agreement weights, and what a token counts in each mean."""
@@ -136,7 +137,12 @@ def _reduce(
 
 
 def _weights(
-    signals: TokenSignals, settings: ObjectiveSettings, count_S: Tensor, shares: Shares, counts: Counts, gather: Gather
+    signals: TokenSignals,
+    settings: ObjectiveSettings,
+    count_S: Tensor,
+    shares: Shares,
+    counts: BatchCounts,
+    gather: Gather,
 ) -> StepWeights:
     agreement = settings.agreement if settings.needs_auxiliary_views else None
     if agreement is None:
@@ -167,16 +173,13 @@ def _realised(signals: TokenSignals, shares: Shares) -> tuple[Tensor, Tensor]:
     return primary_N, torch.where(shares.contrasted_N != 0, signals.negative_N.float(), primary_N)
 
 
-def _diagnostics(weights: StepWeights, kappa: float | None, counts: Counts) -> Diagnostics:
+def _weight_metrics(weights: StepWeights, kappa: float | None) -> WeightMetrics:
     units = weights.units if weights.units.numel() else weights.units.new_ones(1)
-    return Diagnostics(
+    return WeightMetrics(
         weight_p05=quantile(units, 0.05),
         weight_median=quantile(units, 0.5),
         weight_below_half=float((units < 0.5).double().mean()),
         effective_sample_size=weights.effective_sample_size,
         disagreement_scale=weights.scale,
-        kappa=math.nan if kappa is None else kappa,
-        tokens=counts.tokens,
-        sequences=counts.sequences,
-        contrasted_sequences=counts.contrasted,
+        clip_threshold=math.nan if kappa is None else kappa,
     )

@@ -1,12 +1,12 @@
 """Who waits for whom, against written arithmetic and a simulated pipeline."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import pytest
 
+from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.bottleneck import BottleneckMeter, balance
-from unisd_rl.metrics import StepReport
 
 
 @dataclass
@@ -20,10 +20,6 @@ class Seconds:
 class Time:
     served_s: float
     busy_s: float
-
-
-def report(**numbers):
-    return StepReport(**{**{field.name: 0 for field in fields(StepReport)}, **numbers})
 
 
 def test_actors_that_never_rest_while_the_learner_waits_are_too_few():
@@ -71,14 +67,14 @@ def test_what_is_suggested_is_the_fewest_with_which_a_simulated_learner_never_wa
 
 def test_a_step_is_told_what_the_actors_did_since_the_step_before():
     meter = BottleneckMeter(ranks=1)
-    first = meter.add(report(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(10.0, 10.0)}, depth=3)
+    first = meter.add(step_metrics(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(10.0, 10.0)}, depth=3)
     assert (first.actor_idle, first.actors, first.depth) == (0.25, 2, 3)
     # a was silent; c is new: 4 s of which it was busy for 1, beside 10 busy ones of b.
     second = meter.add(
-        report(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(20.0, 20.0), "c": Time(4.0, 1.0)}, 5
+        step_metrics(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(20.0, 20.0), "c": Time(4.0, 1.0)}, 5
     )
     assert second.actor_idle == pytest.approx(3.0 / 14.0)
-    third = meter.add(report(), Seconds(0.0, 10.0), {"b": Time(20.0, 20.0)}, 4)
+    third = meter.add(step_metrics(), Seconds(0.0, 10.0), {"b": Time(20.0, 20.0)}, 4)
     assert third.bound_by == "unknown"
     total = meter.total()
     assert total.actor_idle == pytest.approx(1.0 - 26.0 / 34.0)
@@ -87,11 +83,11 @@ def test_a_step_is_told_what_the_actors_did_since_the_step_before():
 
 def test_the_whole_run_adds_up_its_steps():
     meter = BottleneckMeter(ranks=2)
-    step = report(primary_s=1.0, gradient_s=2.0, update_s=0.5, staleness_mean=1.0, tokens=30)
+    step = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=1.0, tokens=30)
     meter.add(step, Seconds(6.0, 3.0, 1.0), {"a": Time(10.0, 10.0)}, depth=0)
-    later = report(primary_s=1.0, gradient_s=2.0, update_s=0.5, staleness_mean=0.0, tokens=10)
+    later = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=0.0, tokens=10)
     meter.add(later, Seconds(6.0, 3.0, 1.0), {"a": Time(20.0, 20.0)}, depth=8)
-    nobody = report(staleness_mean=math.nan, tokens=1000)
+    nobody = step_metrics({}, 0.0, staleness=math.nan, tokens=1000)
     meter.add(nobody, Seconds(6.0, 3.0, 1.0), {"a": Time(30.0, 30.0)}, depth=1)
     total = meter.total()
     assert (total.bound_by, total.learner_wait, total.actor_idle) == ("rollouts", 0.6, 0.0)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.checks import behaviour_gap, check_finite, check_teacher_moved, check_teacher_speaks
+from learner.checks import check_finite, check_teacher_moved, check_teacher_speaks, logprob_mismatch
 from unisd_rl.errors import RunFailed
 
 
@@ -53,18 +53,18 @@ def test_a_broken_number_stops_the_run(value):
 
 
 def test_the_behaviour_gap_is_the_largest_difference():
-    assert behaviour_gap(torch.tensor([-1.0, -2.0]), torch.tensor([-1.25, -2.0]), 0.5) == 0.25
+    assert logprob_mismatch(torch.tensor([-1.0, -2.0]), torch.tensor([-1.25, -2.0]), 0.5) == 0.25
 
 
 def test_a_gap_over_the_tolerance_stops_the_run_and_names_both_log_probs():
     with pytest.raises(RunFailed, match=r"the engine says -2, the learner -3 \(learner.logprob_tolerance = 0.5\)"):
-        behaviour_gap(torch.tensor([-1.0, -2.0]), torch.tensor([-1.25, -3.0]), 0.5)
+        logprob_mismatch(torch.tensor([-1.0, -2.0]), torch.tensor([-1.25, -3.0]), 0.5)
 
 
 def test_a_log_prob_that_is_no_number_stops_the_run():
     with pytest.raises(RunFailed, match="the learner nan"):
-        behaviour_gap(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, math.nan]), 0.5)
+        logprob_mismatch(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, math.nan]), 0.5)
 
 
 def test_without_tokens_there_is_no_gap():
-    assert math.isnan(behaviour_gap(torch.empty(0), torch.empty(0), 0.5))
+    assert math.isnan(logprob_mismatch(torch.empty(0), torch.empty(0), 0.5))

@@ -48,10 +48,10 @@ def twin(problem: Problem) -> Problem:
 @each_row
 def test_loss_and_its_parts_equal_the_literal_formula(objective):
     problem = random_problem(3)
-    report = single(problem, objective, cuts=(0, 4)).report
-    assert report.loss == pytest.approx(literal_loss(problem, objective), rel=1e-5)
+    found = single(problem, objective, cuts=(0, 4)).numbers
+    assert found["loss"] == pytest.approx(literal_loss(problem, objective), rel=1e-5)
     expected = literal_parts(problem, objective)
-    assert {name: vars(report)[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @each_row
@@ -96,8 +96,7 @@ def test_ranks_and_micro_batches_give_the_same_gradient_and_report(name, seed, o
     torch.testing.assert_close(hidden_NH, whole.hidden_NH, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weight_VH, whole.weight_VH, rtol=1e-4, atol=2e-6)
     for step in steps:
-        for ours, expected in ((step.report, whole.report), (step.diagnostics, whole.diagnostics)):
-            assert vars(ours) == pytest.approx(vars(expected), rel=1e-4, abs=1e-6, nan_ok=True)
+        assert step.numbers == pytest.approx(whole.numbers, rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(9)), chunk=st.integers(1, 20))
@@ -118,8 +117,7 @@ def test_fully_masked_rows_the_order_of_sequences_and_the_chunk_size_change_noth
     step = single(moved, replace(objective, chunk_tokens=chunk))
     torch.testing.assert_close(step.hidden_NH, whole.hidden_NH[moved_N], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(step.weight_VH, whole.weight_VH, rtol=1e-4, atol=2e-6)
-    assert vars(step.report) == pytest.approx(vars(whole.report), rel=1e-4, abs=1e-6, nan_ok=True)
-    assert vars(step.diagnostics) == pytest.approx(vars(whole.diagnostics), rel=1e-4, abs=1e-6, nan_ok=True)
+    assert step.numbers == pytest.approx(whole.numbers, rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
@@ -146,7 +144,7 @@ def test_a_rank_without_tokens_takes_part_with_zero_gradients():
 def test_a_step_without_any_token_has_a_zero_loss_with_a_gradient_path(objective):
     nothing = random_problem(lengths=(2, 0)).tokens(torch.zeros(0, dtype=torch.long))
     step = single(nothing, objective)
-    assert step.report.loss == 0.0
+    assert step.loss.loss == 0.0
     assert float(step.weight_VH.abs().max()) == 0.0
 
 
@@ -156,7 +154,7 @@ def test_a_step_without_any_token_has_a_zero_loss_with_a_gradient_path(objective
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name, seed):
     """Without the contrastive term, which pushes away from the negative view also there."""
     step = single(twin(random_problem(seed)), replace(ROWS[name], contrastive=None))
-    assert step.report.loss == 0.0
+    assert step.loss.loss == 0.0
     assert float(step.hidden_NH.abs().max()) == 0.0
     assert float(step.weight_VH.abs().max()) == 0.0
 
@@ -166,7 +164,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name, seed):
 def test_every_divergence_between_the_two_kls_is_bounded_by_the_entropy_of_alpha(seed, alpha, scale):
     problem = random_problem(seed)
     problem = replace(problem, student_NH=problem.student_NH * scale)
-    report = single(problem, replace(PLAIN, alpha=alpha)).report
+    report = single(problem, replace(PLAIN, alpha=alpha)).loss
     bound = -alpha * math.log(alpha) - (1 - alpha) * math.log(1 - alpha)
     assert 0.0 <= report.divergence_p50 <= report.divergence_p95 <= bound + 1e-5
 
@@ -191,9 +189,11 @@ def test_any_logits_up_to_ten_thousand_and_views_that_all_agree_give_finite_numb
     step = single(problem, objective)
     assert torch.isfinite(step.hidden_NH).all()
     assert torch.isfinite(step.weight_VH).all()
-    assert all(math.isfinite(vars(step.report)[name]) for name in ("loss", "main", "contrastive", "feature"))
+    assert all(
+        math.isfinite(step.numbers[name]) for name in ("loss", "divergence_loss", "contrastive_loss", "matching_loss")
+    )
     if objective.needs_auxiliary_views and agreeing:
-        assert step.diagnostics.weight_p05 == pytest.approx(1.0)
+        assert step.weights.weight_p05 == pytest.approx(1.0)
 
 
 def test_probabilities_that_underflow_still_have_the_divergence_of_the_formula():
@@ -208,7 +208,7 @@ def test_probabilities_that_underflow_still_have_the_divergence_of_the_formula()
     )
     for alpha, expected in ((0.0, 200.0), (1.0, 200.0), (0.5, math.log(2.0))):
         step = single(problem, replace(PLAIN, alpha=alpha, temperature=1.0))
-        assert step.report.loss == pytest.approx(expected, rel=1e-6)
+        assert step.loss.loss == pytest.approx(expected, rel=1e-6)
         assert torch.isfinite(step.hidden_NH).all()
 
 
@@ -224,9 +224,10 @@ def test_views_that_all_agree_give_the_gradient_of_no_agreement():
 def test_the_report_holds_the_literal_statistics_of_the_step(objective):
     problem = random_problem(11)
     step = single(problem, objective, cuts=(0, 5, 9))
-    found, report = literal_tokens(problem, objective), step.report
-    assert report.tokens == 14
-    assert report.loss == pytest.approx(report.main + report.contrastive + report.feature + report.likelihood)
+    found, report = literal_tokens(problem, objective), step.loss
+    assert step.counts.tokens == 14
+    parts = (report.divergence_loss, report.contrastive_loss, report.matching_loss, report.likelihood_loss)
+    assert report.loss == pytest.approx(sum(parts))
     if objective.alpha is None:
         assert all(math.isnan(number) for number in (report.divergence, report.divergence_p50, report.divergence_p95))
         assert math.isnan(report.clipped_share)
@@ -236,7 +237,7 @@ def test_the_report_holds_the_literal_statistics_of_the_step(objective):
     assert report.divergence_p50 == pytest.approx(float(torch.quantile(divergences, 0.5)), rel=1e-5)
     assert report.divergence_p95 == pytest.approx(float(torch.quantile(divergences, 0.95)), rel=1e-5)
     assert report.clipped_share == pytest.approx(sum(d > kappa for d in found.divergence) / 14)
-    assert step.diagnostics.kappa == pytest.approx(kappa, rel=1e-5) or math.isinf(kappa)
+    assert step.weights.clip_threshold == pytest.approx(kappa, rel=1e-5) or math.isinf(kappa)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -248,7 +249,7 @@ def test_the_contrast_is_active_exactly_where_it_has_a_gradient(name, seed):
     hidden_NH, _ = dense_gradient(problem, lambda *student: dense_loss(problem, alone, *student))
     known_N = problem.has_negative_S[problem.sequence_N]
     expected = int((hidden_NH.norm(dim=1) > 1e-12).sum()) / int(known_N.sum())
-    assert single(problem, objective).report.contrast_active_share == pytest.approx(expected)
+    assert single(problem, objective).loss.contrastive_active_share == pytest.approx(expected)
 
 
 def test_a_term_that_is_off_reads_no_teacher():

@@ -57,7 +57,7 @@ def test_views_that_agree_give_every_token_weight_one(agreement, level):
     problem = replace(problem, auxiliary_KN=(level * torch.rand(14).double()).float().double().expand(3, 14))
     found = terms_of(problem, replace(ALL_FIVE, agreement=agreement))
     assert torch.equal(found.weight_N, torch.ones(14))
-    assert found.diagnostics.effective_sample_size == 1.0
+    assert found.metrics.effective_sample_size == 1.0
 
 
 @pytest.mark.parametrize("statistic, expected", [("variance", 14 / 3), ("range", 5.0)])
@@ -85,7 +85,7 @@ def test_a_sequence_without_a_negative_view_trains_without_that_term():
     assert problem.negative_N[-1].isnan()
     assert torch.isfinite(found.negative_N).all()
     assert found.main_N[-1] > 0
-    assert found.diagnostics.contrasted_sequences == 2
+    assert found.counts.contrasted_sequences == 2
 
 
 def test_a_step_without_any_negative_view_has_no_contrastive_term():
@@ -100,7 +100,7 @@ def test_the_quantile_threshold_keeps_ties_and_cuts_what_is_above():
     found = terms_of(problem, replace(ALL_FIVE, clip_quantile=0.8), divergence_N)
     assert found.kappa == pytest.approx(0.5)  # the ninth of eleven ordered values
     assert torch.equal(found.kept_N, divergence_N <= 0.5)
-    assert found.diagnostics.kappa == pytest.approx(0.5)
+    assert found.metrics.clip_threshold == pytest.approx(0.5)
 
 
 def test_a_constant_threshold_needs_no_divergences_beforehand():
@@ -140,17 +140,18 @@ def test_sequence_weights_that_underflow_still_share_the_step():
     found = terms_of(problem, objective)
     assert torch.isfinite(found.main_N).all()
     assert found.main_N.sum().item() == pytest.approx(1.0)
-    assert math.isfinite(found.diagnostics.effective_sample_size)
+    assert math.isfinite(found.metrics.effective_sample_size)
 
 
 def test_diagnostics_are_the_literal_statistics_of_the_weights():
     problem, objective = random_problem(7), replace(ALL_FIVE, agreement=replace(TOKEN, gamma=4.0))
-    weights, found = literal_weights(problem, objective), terms_of(problem, objective).diagnostics
+    weights, terms = literal_weights(problem, objective), terms_of(problem, objective)
+    found = terms.metrics
     assert found.weight_p05 == pytest.approx(literal_quantile(weights, 0.05))
     assert found.weight_median == pytest.approx(literal_quantile(weights, 0.5))
     assert found.weight_below_half == pytest.approx(sum(w < 0.5 for w in weights) / 14)
     assert found.effective_sample_size == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights) / 14)
-    assert (found.tokens, found.sequences) == (14, 4)
+    assert (terms.counts.tokens, terms.counts.sequences) == (14, 4)
 
 
 def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
@@ -158,8 +159,8 @@ def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
     found = terms_of(nothing, ALL_FIVE)
     assert found.main_N.shape == (0,)
     assert found.kappa is None
-    assert found.diagnostics.weight_p05 == 1.0
-    assert found.diagnostics.tokens == 0
+    assert found.metrics.weight_p05 == 1.0
+    assert found.counts.tokens == 0
 
 
 def test_a_slice_holds_the_coefficients_of_its_tokens():

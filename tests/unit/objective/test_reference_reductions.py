@@ -127,7 +127,7 @@ def test_loss_and_gradient_equal_the_literal_loop_on_any_ranks(objective, ranks)
     problem = random_problem(21, LENGTHS)
     expected = float(released_loss(problem, objective, ranks, problem.student_NH, problem.weight_VH))
     hidden_NH, weight_VH, steps = released_on_ranks(problem, objective, ranks)
-    assert [step.report.loss for step in steps] == pytest.approx([expected] * len(ranks), rel=1e-5)
+    assert [step.loss.loss for step in steps] == pytest.approx([expected] * len(ranks), rel=1e-5)
     dense = dense_gradient(problem, lambda *student: released_loss(problem, objective, ranks, *student))
     assert relative_difference(hidden_NH.double(), dense[0]) < 1e-5
     assert relative_difference(weight_VH.double(), dense[1]) < 1e-5
@@ -144,9 +144,9 @@ def test_diagnostics_are_of_the_weights_of_all_ranks(name):
         weights = {row: weights[tokens_of(problem, row)[0]] for row in range(7) if tokens_of(problem, row)}
     expected = [literal_quantile(list(weights.values()), fraction) for fraction in (0.05, 0.5)]
     for step in released_on_ranks(problem, objective, ranks)[2]:
-        found = step.diagnostics
+        found = step.weights
         assert [found.weight_p05, found.weight_median] == pytest.approx(expected, rel=1e-6)
-        assert (found.tokens, found.sequences) == (20, 6)
+        assert (step.counts.tokens, step.counts.sequences) == (20, 6)
 
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(7)), size=st.integers(1, 8))
@@ -166,9 +166,9 @@ def test_rows_without_tokens_count_in_their_mean_where_ours_leave_them_out():
     """Three rows with tokens among six: half the loss of the same three alone."""
     alone, among = random_problem(22, (2, 3, 1)), random_problem(22, (2, 0, 3, 0, 1, 0))
     objective = replace(COMBINED, contrastive=None, agreement=None, released_micro_batch=6)
-    assert single(among, objective).report.loss == pytest.approx(single(alone, objective).report.loss / 2)
+    assert single(among, objective).loss.loss == pytest.approx(single(alone, objective).loss.loss / 2)
     ours = replace(objective, released_micro_batch=None)
-    assert single(among, ours).report.loss == pytest.approx(single(alone, ours).report.loss)
+    assert single(among, ours).loss.loss == pytest.approx(single(alone, ours).loss.loss)
 
 
 def test_the_size_of_the_micro_batch_changes_their_gradient():
@@ -183,7 +183,7 @@ def test_their_sequence_weights_cancel_within_their_sequence():
     weak, strong = (
         single(problem, replace(COMBINED, agreement=replace(SEQUENCE, gamma=gamma))) for gamma in (0.0, 3.0)
     )
-    assert strong.diagnostics.weight_p05 < 0.9
+    assert strong.weights.weight_p05 < 0.9
     torch.testing.assert_close(strong.hidden_NH, weak.hidden_NH, rtol=1e-5, atol=1e-8)
     clamped = single(problem, replace(COMBINED, agreement=replace(SEQUENCE, gamma=1e3)))
     assert relative_difference(clamped.hidden_NH, weak.hidden_NH) > 0.1
@@ -194,9 +194,9 @@ def test_views_that_all_agree_give_finite_weights_of_one(agreement):
     problem = random_problem(25, LENGTHS)
     problem = replace(problem, auxiliary_KN=problem.auxiliary_KN[:1].float().double().expand(3, -1))
     step = single(problem, replace(COMBINED, agreement=agreement))
-    assert step.diagnostics.weight_p05 == 1.0
+    assert step.weights.weight_p05 == 1.0
     assert torch.isfinite(step.hidden_NH).all()
-    assert math.isnan(step.diagnostics.disagreement_scale)
+    assert math.isnan(step.weights.disagreement_scale)
 
 
 def test_two_views_are_the_fewest():
