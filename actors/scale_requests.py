@@ -8,12 +8,12 @@
 Each is replaced as a whole: who reads never finds half of one. They work wherever the folder is seen.
 """
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from unisd_rl.storage.files import is_locked, write_text_atomic
 
 
 class InvalidRequest(Exception):
@@ -33,20 +33,13 @@ class ScaleRequests:
     """Both ends of the control files of one run folder."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._folder, self._lock = run_dir / "control", run_dir / "lock"
+        self._run_dir, self._folder = run_dir, run_dir / "control"
         self._reported: ActorCounts | None = None
 
     @property
     def running(self) -> bool:
         """Whether a driver has this run's folder now."""
-        if not self._lock.exists():
-            return False
-        with self._lock.open("r") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_locked(self._run_dir)
 
     def request_actors(self, count: int) -> None:
         """Say how many rollout actors there shall be."""
@@ -90,6 +83,4 @@ class ScaleRequests:
 
     def _replace(self, name: str, content: dict[str, Any]) -> None:
         self._folder.mkdir(exist_ok=True)
-        fresh = self._folder / f".{name}.{os.getpid()}"
-        fresh.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        fresh.replace(self._folder / name)
+        write_text_atomic(self._folder / name, json.dumps(content) + "\n")

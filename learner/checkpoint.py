@@ -29,7 +29,8 @@ from learner.sharding import gathered, named_weights, whole
 from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig, ModelConfig
-from unisd_rl.storage.checkpoints import RUN_STATE, RunState, replace_directory, write_manifest
+from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
+from unisd_rl.storage.files import replace_directory
 from unisd_rl.transport.weights.adapter import peft_config
 
 

@@ -32,6 +32,7 @@ from learner.sharding import assembled, is_sharded, local, local_master, part_of
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.errors import RunFailed
+from unisd_rl.storage.files import write_text_atomic
 
 _INDEX, _FILE_BYTES = "index.json", 1 << 30
 
@@ -44,9 +45,7 @@ def write_archive(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
         path = folder / f"tensors-{number:05d}.safetensors"
         save_file(group, path)
         tensors_of[path.name] = list(group)
-    partial = folder / f"{_INDEX}.partial"
-    partial.write_text(json.dumps(tensors_of), encoding="utf-8")
-    partial.rename(folder / _INDEX)
+    write_text_atomic(folder / _INDEX, json.dumps(tensors_of))
 
 
 class Archive:

@@ -6,6 +6,7 @@ RUN is the run's folder. Everything reads and resumes from a compacted run as be
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from unisd_rl.cli import OneSentenceParser, exit_code
@@ -28,15 +29,13 @@ def _compact(arguments: Sequence[str]) -> int:
         raise UserError(f"RUN = {str(run)!r} holds no rollouts; give the folder of a run, DIR/NAME")
     from unisd_rl.transport.rollouts.compaction import compact  # heavy: pyarrow
 
-    lock = FolderLock(run)
     try:
-        if not lock.take():
-            raise UserError(f"a run is writing to {run}; compact it when it has stopped")
-        done = compact(run / "rollouts")
+        with closing(FolderLock(run)) as lock:
+            if not lock.acquire():
+                raise UserError(f"a run is writing to {run}; compact it when it has stopped")
+            done = compact(run / "rollouts")
     except OSError as error:
         raise RunFailed(f"{run} was not compacted, its rollouts are all there: {error}") from error
-    finally:
-        lock.close()
     mib = f"{done.bytes_before / 2**20:.1f} MiB to {done.bytes_after / 2**20:.1f} MiB"
     print(f"{run}: {done.rows} rollouts of {done.segments} segments compacted, {mib}")
     return 0

@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.config import Config
+from unisd_rl.storage.files import replace_directory
 from unisd_rl.types import Progress
 
 __all__ = ["BaseModelRecipe", "ensure_base_model", "model_folder"]
@@ -35,7 +36,8 @@ def _copied(folder: Path, place: Path) -> Path:
     if not place.exists():
         partial = place.with_name(f"{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial).rename(place)
+        shutil.copytree(folder, partial)
+        replace_directory(partial, place)
     return place
 
 

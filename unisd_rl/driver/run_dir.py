@@ -37,7 +37,7 @@ from unisd_rl.evaluation.results import json_lines
 from unisd_rl.evaluation.statistics import Examined
 from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, atomic_write, raise_write_error, write_text_atomic
-from unisd_rl.storage.jsonl import LineFile, nan_to_none
+from unisd_rl.storage.jsonl import JsonLinesFile, nan_to_none
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
 from unisd_rl.types import Answer, Event
 
@@ -49,8 +49,8 @@ class RunDirectory:
         self.path = path.absolute()
         self.steps_logged = 0
         """1 + the highest step that this process wrote to metrics.jsonl."""
-        self._metrics: LineFile | None = None
-        self._events: LineFile | None = None
+        self._metrics: JsonLinesFile | None = None
+        self._events: JsonLinesFile | None = None
         self._lock: FolderLock | None = None
 
     @property
@@ -122,14 +122,14 @@ class RunDirectory:
     def log_step(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         assert self._metrics is not None, "create() or reopen() comes first"
-        self._metrics.append(row)
+        self._metrics.append_or_keep(row)
         self.steps_logged = max(self.steps_logged, row["step"] + 1)
 
     def record(self, event: Event) -> None:
         """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""
         if self._events is None:
-            self._events = LineFile(self.path / "events.jsonl")
-        self._events.append({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
+            self._events = JsonLinesFile(self.path / "events.jsonl")
+        self._events.append_or_keep({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
 
     def refuse_other_prompts(self, checksum: str) -> None:
         """What this run trains on has this checksum; the first time it is noted.
@@ -189,7 +189,7 @@ class RunDirectory:
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
         write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
-        self._metrics = LineFile(self.path / "metrics.jsonl")
+        self._metrics = JsonLinesFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:
         path = self.path / "evaluations" / f"step-{step}.{suffix}"
@@ -198,7 +198,7 @@ class RunDirectory:
 
     def _claim(self) -> None:
         self._lock = FolderLock(self.path)
-        if not self._lock.take():
+        if not self._lock.acquire():
             raise UserError(f"another run is writing to {self.path}; give this one another run.name")
 
 

@@ -10,7 +10,6 @@ is. Nothing here needs torch.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from unisd_rl.storage.files import hash_file
+from unisd_rl.storage.files import hash_file, sync_file, write_text_atomic
 from unisd_rl.storage.lineage import Rollback, version_survives
 from unisd_rl.types import Failure, Report
 
@@ -65,21 +64,10 @@ class Checkpoint:
 def write_manifest(folder: Path) -> None:
     """Make `folder` a checkpoint: its files are on the disk, then their checksums are, in the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    checksums = {str(path.relative_to(folder)): _synced_checksum(path) for path in files}
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
-    _synced_checksum(partial)
-    partial.rename(folder / MANIFEST)
-
-
-def replace_directory(partial: Path, path: Path) -> None:
-    """Give a sealed folder its name; one that had the name is there until then."""
-    old = path.with_name(f"{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    for path in files:
+        sync_file(path)
+    checksums = {str(path.relative_to(folder)): _checksum(path) for path in files}
+    write_text_atomic(folder / MANIFEST, json.dumps(checksums, indent=2) + "\n", fsync=True)
 
 
 def open_verified(path: Path) -> Checkpoint:
@@ -129,12 +117,6 @@ def keep_newest(folder: Path, count: int) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _synced_checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _checksum(path)
 
 
 def _checksum(path: Path) -> str:

@@ -1,11 +1,8 @@
-"""Files of a run's folder that are there as a whole or as they were before.
-
-One owner of a folder at a time, whatever becomes of it: the system lets go of a lock when its process ends.
-
-The digest of a file of any size.
-"""
+"""Atomic file writes, the lock of a run's folder, and file checksums."""
 
 import fcntl
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,31 +19,43 @@ class WriteError(RunFailed):
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, fsync: bool = False) -> Iterator[Path]:
     """A name to write to in this block; at its end the file gets its own. A process that is killed meanwhile leaves
-    none that is cut short.
+    none that is cut short. With `fsync` its bytes are on the disk before its name is.
 
     Raises:
         OSError: the disk does not take it. What was there before still is.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write the same file
     try:
         yield partial
+        if fsync:
+            sync_file(partial)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """A text file by `atomic_write`."""
-    with atomic_write(path) as partial:
+def write_text_atomic(path: Path, text: str, fsync: bool = False) -> None:
+    """Write a text file as `atomic_write` does."""
+    with atomic_write(path, fsync) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def replace_directory(partial: Path, path: Path) -> None:
+    """Give the complete folder `partial` the name `path`; a folder that had the name is there until then."""
+    old = path.with_name(f"{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def raise_write_error(path: Path) -> Iterator[None]:
-    """What the disk refuses in this block is `WriteError`, with the file's name and the remedy."""
+    """What the disk refuses in this block is a `WriteError`, with the file's name and the remedy."""
     try:
         yield
     except OSError as error:
@@ -54,16 +63,35 @@ def raise_write_error(path: Path) -> Iterator[None]:
         raise WriteError(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
 
 
-_POLL_S = 0.2
+def sync_file(path: Path) -> None:
+    """Put the bytes of a file on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_LOCK_NAME, _POLL_S = "lock", 0.2
 
 
 class FolderLock:
-    """The lock `name` in `folder`; held until `close`, or until this process ends."""
+    """The lock of a folder: one owner at a time, until `close` or the end of its process, however it ends.
 
-    def __init__(self, folder: Path, name: str = "lock") -> None:
+    Ours and not `filelock`'s, which cannot look at a lock that it may only read (`is_locked`), and where the file
+    system knows no locks falls back to one that stays behind after `kill -9`.
+    """
+
+    def __init__(self, folder: Path, name: str = _LOCK_NAME) -> None:
         self._file = (folder / name).open("a")
 
-    def take(self, timeout_s: float = 0.0) -> bool:
+    def acquire(self, timeout_s: float = 0.0) -> bool:
         """Whether nobody else held it, or let go of it within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -81,12 +109,24 @@ class FolderLock:
         self._file.close()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process that lives owns this folder: whether its run is alive. Nothing is written."""
+    try:
+        with (folder / _LOCK_NAME).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 _BLOCK_BYTES = 1 << 24
 _State = TypeVar("_State", xxhash.xxh3_64, xxhash.xxh3_128)
 
 
 def hash_file(state: _State, path: Path) -> _State:
-    """`state`, which has read this file too, block by block."""
+    """`state`, which has read this file too, block by block: files of any size."""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             state.update(block)

@@ -8,10 +8,11 @@
     the chain         0 1 2 3     4 5 6 7
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from unisd_rl.storage.jsonl import read_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,8 @@ class Rollback:
 
 
 def read_rollbacks(path: Path) -> tuple[Rollback, ...]:
-    """All lines of this file, in order; none where there is no file. A last line without its end was never written."""
-    if not path.exists():
-        return ()
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return tuple(Rollback(**json.loads(line)) for line in whole.splitlines())
+    """All lines of this file, in order; none where there is no file."""
+    return tuple(Rollback(**line) for line in read_json_lines(path))
 
 
 def step_survives(lineage: int, step: int, rollbacks: Sequence[Rollback]) -> bool:

@@ -5,9 +5,7 @@ Only files that `RunDirectory` and the rollout queue wrote are read, and nothing
 What `python -m unisd_rl.replay` was asked for, and which changed settings keep its losses from being compared.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.errors import UserError
-from unisd_rl.storage.files import FolderLock
+from unisd_rl.storage.files import is_locked
+from unisd_rl.storage.jsonl import read_json_lines
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 
 Tree = Mapping[str, Any]
@@ -40,7 +39,7 @@ class RecordedRun:
             raise UserError(
                 f"{path} is no run: it has no {' and no '.join(missing)}; give a run's folder, as runs/arithmetic"
             )
-        if _locked(path):
+        if is_locked(path):
             raise UserError(f"{path} is still being written by its run: wait for its end, or copy the folder")
         return cls(path.absolute())
 
@@ -70,7 +69,7 @@ class RecordedRun:
         rollbacks = self._rollbacks()
         return {
             line["step"]: line["loss"]
-            for line in self._lines("metrics.jsonl")
+            for line in read_json_lines(self.path / "metrics.jsonl")
             if step_survives(line["lineage"], line["step"], rollbacks)
         }
 
@@ -80,7 +79,7 @@ class RecordedRun:
 
     def quarantined(self) -> frozenset[int]:
         """Numbers of the prompts that were given up: their places in the batches are empty."""
-        return frozenset(line["prompt"] for line in self._lines("quarantined.jsonl"))
+        return frozenset(line["prompt"] for line in read_json_lines(self.path / "quarantined.jsonl"))
 
     @property
     def _recipe(self) -> str:
@@ -94,19 +93,6 @@ class RecordedRun:
         if not model.is_dir():
             raise UserError(f"{self.path} has lost the model it began with ({_BASE_MODEL}/): give it as --model.path")
         return {"model": {"path": str(model)}}
-
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a file of JSON lines; a last one that a crash cut short does not count."""
-        file = self.path / name
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _locked(folder: Path) -> bool:
-    if not (folder / "lock").exists():
-        return False
-    with closing(FolderLock(folder)) as lock:
-        return not lock.take()
 
 
 _DECIDING = (

@@ -5,6 +5,7 @@ refused. Imports nothing heavy.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from unisd_rl.config import Config
 from unisd_rl.config.load import configuration, overlay, recipe_tree
 from unisd_rl.errors import UserError
-from unisd_rl.storage.files import FolderLock
+from unisd_rl.storage.files import is_locked
 
 CHANGEABLE = (
     "run.checkpoint_every",
@@ -84,15 +85,10 @@ def _refuse_no_run(folder: Path) -> None:
 
 
 def _refuse_alive(folder: Path) -> None:
-    try:
-        lock = FolderLock(folder)
-    except OSError as error:
-        raise UserError(f"--resume {folder}: the folder cannot be written: {error.strerror}") from None
-    try:
-        if not lock.take():
-            raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")
-    finally:
-        lock.close()
+    if is_locked(folder):
+        raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--resume {folder}: the folder cannot be written; mend its permissions, or copy it")
 
 
 def _refuse_finished(folder: Path) -> None:

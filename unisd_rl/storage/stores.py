@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from unisd_rl.errors import UserError
+from unisd_rl.storage.files import sync_folder
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -218,12 +219,3 @@ def check_reachable(setting: str, place: str) -> None:
         get_filesystem_class(parts.scheme)
     except (ImportError, ValueError) as error:
         raise UserError(f"{setting} = {place!r} cannot be reached: {error}") from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,10 @@ import errno
 import json
 import os
 
-from unisd_rl.storage.jsonl import LineFile
+import pytest
+
+from tests.fakes.full_disk import files_of_at_most
+from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
 
 
 def lines(path):
@@ -14,13 +17,13 @@ def lines(path):
 def test_a_line_cut_short_by_a_crash_is_taken_off_and_the_others_stay(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"step": 0}\n{"step": 1}\n{"ste')
-    LineFile(path).append({"step": 1, "lineage": 1})
+    JsonLinesFile(path).append_or_keep({"step": 1, "lineage": 1})
     assert lines(path) == [{"step": 0}, {"step": 1}, {"step": 1, "lineage": 1}]
 
 
 def test_what_a_full_disk_does_not_take_is_written_with_a_later_line(tmp_path, monkeypatch):
-    file, path = LineFile(tmp_path / "lines.jsonl"), tmp_path / "lines.jsonl"
-    file.append({"step": 0})
+    file, path = JsonLinesFile(tmp_path / "lines.jsonl"), tmp_path / "lines.jsonl"
+    file.append_or_keep({"step": 0})
     write, room = os.write, [5]
 
     def nearly_full(descriptor, data):
@@ -29,10 +32,31 @@ def test_what_a_full_disk_does_not_take_is_written_with_a_later_line(tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", nearly_full)
-    file.append({"step": 1})  # five bytes of it are taken
+    file.append_or_keep({"step": 1})  # five bytes of it are taken
     assert lines(path) == [{"step": 0}]
-    file.append({"step": 2})  # none
+    file.append_or_keep({"step": 2})  # none
     assert lines(path) == [{"step": 0}]
     monkeypatch.setattr(os, "write", write)
-    file.append({"step": 3})
+    file.append_or_keep({"step": 3})
     assert lines(path) == [{"step": number} for number in range(4)]
+
+
+def test_records_are_restored_in_order_and_a_line_cut_short_is_taken_off(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert read_json_lines(path) == []
+    JsonLinesFile(path, fsync=True).append([{"a": 1}, {"a": 2}])
+    with path.open("a") as file:
+        file.write('{"a": ')
+    assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
+    JsonLinesFile(path).append([{"a": 3}])
+    assert read_json_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+def test_records_that_do_not_fit_on_the_disk_leave_nothing_of_them(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    file = JsonLinesFile(path, fsync=True)
+    file.append([{"a": 1}])
+    with files_of_at_most(4096), pytest.raises(OSError):
+        file.append({"a": number} for number in range(2000))
+    file.append([{"a": 2}])
+    assert read_json_lines(path) == [{"a": 1}, {"a": 2}]

@@ -81,7 +81,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_run_that_is_alive_is_refused(ended):
     lock = FolderLock(ended.path)
-    assert lock.take()
+    assert lock.acquire()
     with pytest.raises(UserError, match="is alive"):
         resumed_config(ended.path, {})
     lock.close()

@@ -232,7 +232,7 @@ class OwningQueue(ServedQueue):
     def __init__(self, directory: Path, batch_size: int, rollout: RolloutConfig) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(directory, "queue.lock")
-        if not self._lock.take(_OWNER_S):
+        if not self._lock.acquire(_OWNER_S):
             raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
         super().__init__(directory, batch_size, rollout)
 

@@ -28,8 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from unisd_rl.storage.jsonl import Journal
-from unisd_rl.storage.lineage import Rollback, step_survives
+from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
+from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import Consumed
 
@@ -38,8 +38,8 @@ class Quarantine:
     """The numbers given up, restored from `path`."""
 
     def __init__(self, path: Path, fsync: bool, max_attempts: int) -> None:
-        self._journal, self._max_attempts = Journal(path, fsync), max_attempts
-        self._numbers = {int(str(line["prompt"])) for line in self._journal.restored}
+        self._file, self._max_attempts = JsonLinesFile(path, fsync), max_attempts
+        self._numbers: set[int] = {line["prompt"] for line in read_json_lines(path)}
         self._failures: Counter[int] = Counter()
 
     def __contains__(self, number: int) -> bool:
@@ -64,7 +64,7 @@ class Quarantine:
         self._failures[number] += 1
         if self._failures[number] < self._max_attempts:
             return False
-        self._journal.append([{"prompt": number, "actor": actor, "reason": reason}])
+        self._file.append([{"prompt": number, "actor": actor, "reason": reason}])
         self._numbers.add(number)
         return True
 
@@ -77,8 +77,8 @@ class LineageLog:
     """The rollbacks of a run, restored from `path`."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path, fsync=True)
-        self._rollbacks = [Rollback(**line) for line in self._journal.restored]  # type: ignore[arg-type]
+        self._file = JsonLinesFile(path, fsync=True)
+        self._rollbacks = list(read_rollbacks(path))
 
     @property
     def current(self) -> int:
@@ -100,7 +100,7 @@ class LineageLog:
         if lineage <= self.current:
             raise ValueError(f"lineage {lineage} from step {step} does not follow lineage {self.current}: it must rise")
         one = Rollback(lineage, step, steps_lost)
-        self._journal.append([asdict(one)])
+        self._file.append([asdict(one)])
         self._rollbacks.append(one)
         return True
 
@@ -118,20 +118,19 @@ class Consumption:
     """Counts of prompts, of the surviving chain only; restored from `path`."""
 
     def __init__(self, path: Path, fsync: bool, lineages: LineageLog, max_staleness: int) -> None:
-        self._path, self._fsync, self._lineages, self._max_staleness = path, fsync, lineages, max_staleness
+        self._path, self._lineages, self._max_staleness = path, lineages, max_staleness
+        self._file = JsonLinesFile(path, fsync)
         self.recount()
 
     def recount(self) -> None:
-        """Read the file anew: after a rollback other lines survive."""
-        self._journal = Journal(self._path, self._fsync)
+        """Read the file anew: after a fall-back other lines survive."""
         self._times: Counter[int] = Counter()
         self._taken: int | None = None
         self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
-        for line in self._journal.restored:
-            fact = Consumed(**line)  # type: ignore[arg-type]
+        for line in read_json_lines(self._path):
+            fact = Consumed(**line)
             if self._lineages.survives(fact.chain, fact.step):
                 self._count(fact)
-        self._journal.restored = ()  # a long run has many
 
     def __len__(self) -> int:
         """How many prompts were trained on."""
@@ -162,7 +161,7 @@ class Consumption:
         again = step == self._taken
         fresh = [fact for fact in facts if not (again and fact.prompt in self._times)]
         if fresh:
-            self._journal.append(fresh)
+            self._file.append(fresh)
         for fact in fresh:
             self._count(fact)
         self._taken, self.steps = step, max(self.steps, step + 1)

@@ -256,7 +256,7 @@ def not_recounted(whole, *arguments):
 
 
 def not_written(whole, lineages, *arguments):
-    lineages._journal.append = lambda records: None
+    lineages._file.append = lambda records: None
     return whole(lineages, *arguments)
 
 
