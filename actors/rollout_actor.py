@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
-from actors.engines.engine import EngineDied, PauseReport, UpdateRefused
+from actors.engines.engine import EngineDied, PauseReport
 from actors.engines.stall_guard import StallGuard
-from actors.engines.vllm_push import VllmPushEndpoint
 from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
@@ -23,8 +23,11 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
-from unisd_rl.transport.weights.receiver import Arrived, weight_receiver
+from unisd_rl.transport.weights.build import weight_transport
+from unisd_rl.transport.weights.manifest import UpdateRefused
 from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.transport.weights.transport import FetchedSnapshot, VllmHost
+from unisd_rl.transport.weights.vllm_trainer import VllmPushEndpoint
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens
 
 Chat = tuple[Message, ...]
@@ -65,13 +68,14 @@ class RolloutActor(VllmPushEndpoint):
         self._engine = StallGuard(engine, config.faults.stall_s)
         leases = RayLeaseQueue(queue, config.faults)
         self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
-        self._receiver = weight_receiver(config, store)
+        self._receiver = weight_transport(config).receiver(store)
         self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation
         self._applied = asyncio.Condition()
         self._pauses: list[PauseReport] = []
         self._answered = 0
         self._running: asyncio.Task[None] | None = None
-        super().__init__(engine, self._updating, self._announce)
+        # The configuration refuses to push weights (nccl, ipc) into another engine than vLLM's.
+        super().__init__(cast(VllmHost, engine), self._updating, self._announce)
 
     async def start(self) -> PolicyVersion:
         """Start the engine and apply the newest weights, if any were published; returns the version it is at.
@@ -81,8 +85,8 @@ class RolloutActor(VllmPushEndpoint):
         """
         try:
             await self._engine.start()
-            if (arrived := await self._receiver.newest()) is not None:
-                await self._apply(arrived)
+            if (snapshot := await self._receiver.newest()) is not None:
+                await self._apply(snapshot)
         except (EngineDied, UpdateRefused) as error:
             raise self._failed(error) from error
         return self._engine.version
@@ -133,8 +137,8 @@ class RolloutActor(VllmPushEndpoint):
                 `weights.timeout_s`.
         """
         try:
-            if (arrived := await self._receiver.fetch(version)) is not None:
-                await self._apply(arrived)
+            if (snapshot := await self._receiver.fetch(version)) is not None:
+                await self._apply(snapshot)
         except (EngineDied, UpdateRefused, TimeoutError) as error:
             raise self._failed(error) from error
         return await self.wait_for(version)
@@ -190,17 +194,17 @@ class RolloutActor(VllmPushEndpoint):
             loads_ms=tuple(pause.load_ms for pause in self._pauses),
         )
 
-    async def _apply(self, arrived: Arrived) -> None:
+    async def _apply(self, snapshot: FetchedSnapshot) -> None:
         """Give the engine these weights, unless it has them or newer ones already.
 
         Those of a higher lineage are another policy's: what is in flight is given back first.
         """
-        version = arrived.manifest.version
+        version = snapshot.manifest.version
         async with self._updating:
             if version > self._engine.version:
                 if version.lineage > self._engine.version.lineage:
                     await self._service.abandon(version.lineage)
-                self._pauses.append(await self._engine.receive(arrived.manifest, arrived.buckets))
+                self._pauses.append(await self._engine.receive(snapshot.manifest, snapshot.buckets))
         await self._announce()
 
     async def _announce(self) -> None:

@@ -44,8 +44,8 @@ from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
-from unisd_rl.transport.weights.publisher import ObjectStorePublisher
-from unisd_rl.transport.weights.receiver import weight_receiver
+from unisd_rl.transport.weights.build import weight_transport
+from unisd_rl.transport.weights.object_store import ObjectStorePublisher
 from unisd_rl.transport.weights.shared_memory import SharedMemory
 from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack
 from unisd_rl.transport.weights.store import StoreClient, spawn_store
@@ -186,8 +186,10 @@ class Rollout:
             seed=0,
             adapter=None,
         )
-        self._engine = VllmRolloutEngine(spec, config.rollout.engine, "object_store", on_gpu=False)
-        self._receiver = weight_receiver(config, store)
+        self._engine = VllmRolloutEngine(
+            spec, config.rollout.engine, weight_transport(config).vllm_loader(folder), on_gpu=False
+        )
+        self._receiver = weight_transport(config).receiver(store)
 
     async def start(self) -> None:
         await self._engine.start()

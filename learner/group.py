@@ -29,7 +29,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
-from unisd_rl.transport.weights.manifest import PublishTarget
+from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
 
 __all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]

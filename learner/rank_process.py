@@ -24,12 +24,12 @@ from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
-from unisd_rl.transport.weights.manifest import PublishTarget
+from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 if TYPE_CHECKING:
     from learner.learner import Learner
-    from unisd_rl.transport.weights.publisher import WeightPublisher
+    from unisd_rl.transport.weights.transport import WeightPublisher
 import fcntl
 import struct
 from datetime import timedelta
@@ -165,10 +165,10 @@ class RankProcess:
             self._ready().save(path, write=self._rank == 0, run_state=run_state)
 
     def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
-        from unisd_rl.transport.weights.publisher import weight_publisher
+        from unisd_rl.transport.weights.build import weight_transport
 
         if self._publisher is None:
-            self._publisher = weight_publisher(self._config, target)
+            self._publisher = weight_transport(self._config).publisher(target)
         self._publisher.wait(timeout_s)
         self._publisher.publish(version, self._ready().weights())
 

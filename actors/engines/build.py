@@ -9,6 +9,7 @@ from unisd_rl.cluster.cores import Cores
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.transport.weights.build import weight_transport
 
 
 def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: ChatTokenizer) -> RolloutEngine:
@@ -28,7 +29,7 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
     )
     if isinstance(engine, TransformersEngine):
         return TransformersRolloutEngine(spec)
-    return VllmRolloutEngine(spec, engine, config.weights.transport, on_gpu=rollout.on_gpu)
+    return VllmRolloutEngine(spec, engine, weight_transport(config).vllm_loader(model_path), on_gpu=rollout.on_gpu)
 
 
 def _group_shape(config: Config) -> GroupShape | None:

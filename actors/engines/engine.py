@@ -28,10 +28,6 @@ class PromptFailed(Exception):
     """The engine could not answer this one prompt; others go on."""
 
 
-class UpdateRefused(Exception):
-    """A snapshot was turned away before anything was touched: the engine goes on with its old weights."""
-
-
 @dataclass(frozen=True, slots=True)
 class GroupShape:
     """Every group is computed as `rows` rows of prompts padded to `prompt_tokens`, whatever arrived.

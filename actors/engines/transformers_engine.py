@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, UpdateRefused
-from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
+from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ class TransformersRolloutEngine:
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         """See `RolloutEngine.receive`."""
         if self._spec.verify:
-            try:
-                manifest.verify(buckets)
-            except CorruptSnapshotError as error:
-                raise UpdateRefused(str(error)) from error
+            manifest.verify(buckets)
         async with self._between_tokens:
             started, self._loading = time.perf_counter(), True
             try:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from actors.engines.engine import EngineDied, UpdateRefused
+from actors.engines.engine import EngineDied
 from unisd_rl.config.model import LoraConfig
-from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
+from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, UpdateRefused, label
 from unisd_rl.transport.weights.snapshot import unpack
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 An update pauses the scheduler, keeps the requests, drops their keys and values (they are computed
 again under the new weights), loads, and resumes. All that can be done before the pause is done
-before: copying to shared memory and the checks (`vllm_updates`).
+before: copying to shared memory and the checks (the transport's `VllmWeightLoader`).
 
 vLLM reads its environment when it is imported, so `actors.process` must have been applied to
 the process first; nothing of vLLM is imported before `start`.
@@ -11,15 +11,16 @@ the process first; nothing of vLLM is imported before `start`.
 import itertools
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed
+from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, RolloutEngine
 from actors.engines.reaper import Reaper
-from actors.engines.vllm_weights import AdapterUpdates, VllmUpdates, WholeModelUpdates
 from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
+from unisd_rl.transport.weights.transport import VllmHost, VllmWeightLoader
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _PREFILL_TOKENS = 4096  # prompts and answers of one scheduler step, where prompts are prefilled whole
+_PROCESS_DIED = "vLLM's process died; its last words are the first ERROR in the log"
 
 
-class VllmRolloutEngine:
+class VllmRolloutEngine(RolloutEngine, VllmHost):
     """`RolloutEngine` on vLLM's `AsyncLLM`; its scheduler and model live in a process of their own."""
 
-    def __init__(self, spec: EngineSpec, settings: VllmEngine, transport: str, on_gpu: bool) -> None:
+    def __init__(self, spec: EngineSpec, settings: VllmEngine, weights: VllmWeightLoader, on_gpu: bool) -> None:
         self._spec, self._settings, self._on_gpu = spec, settings, on_gpu
-        self._updates = _updates(spec, transport)
+        self._weights = weights
         self._llm: AsyncLLM | None = None
         self._reaper: Reaper | None = None
         self._version = NO_WEIGHTS
@@ -43,23 +45,25 @@ class VllmRolloutEngine:
         self._finished_tokens, self._paused = 0, False
 
     @property
+    @override
     def version(self) -> PolicyVersion:
-        """The version that tokens sampled from now on carry."""
         return self._version
 
     @property
+    @override
     def tokens(self) -> int:
-        """See `RolloutEngine.tokens`. Read from vLLM's own book of requests, so that counting costs nothing."""
+        """Read from vLLM's own book of requests, so that counting costs nothing."""
         if self._llm is None:
             return self._finished_tokens
         requests = self._llm.output_processor.request_states.values()
         return self._finished_tokens + sum(one.detokenizer.num_output_tokens() for one in requests if one.detokenizer)
 
     @property
+    @override
     def paused(self) -> bool:
-        """See `RolloutEngine.paused`."""
         return self._paused
 
+    @override
     async def start(self) -> None:
         """Start vLLM: 13 s, imports included, on an idle CPU machine, and up to 40 s on a busy one.
 
@@ -73,23 +77,24 @@ class VllmRolloutEngine:
         except (RuntimeError, ValueError) as error:
             raise EngineDied(f"vLLM does not start: {error}") from error
         self._reaper = Reaper()
-        await self._updates.begin(self._llm)
+        await self._weights.start(self)
         await self._llm.update_weight_version(label(self._version))
         # What the CPU kernels do not support (some head sizes) shows only when a token is computed.
         await self.generate(np.zeros(1, np.int32), Sampling(temperature=1.0, top_p=1.0, max_tokens=1))
 
+    @override
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
-        """See `RolloutEngine.generate`. Cancelling the call aborts the request."""
+        """Cancelling the call aborts the request."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt, name = tokens_input(tokens.tolist()), str(next(self._numbers))
-        request = self.llm.generate(prompt, self._sampling(sampling), name, lora_request=self._updates.adapter)
+        request = self.llm.generate(prompt, self._sampling(sampling), name, lora_request=self._weights.adapter)
         try:
             answers = [output.outputs[0] async for output in request]
         except EngineDeadError as error:
-            raise EngineDied("vLLM's process died; its last words are the first ERROR in the log") from error
+            raise EngineDied(_PROCESS_DIED) from error
         except (VLLMClientError, EngineGenerateError, ValueError) as error:
             raise PromptFailed(f"vLLM refuses a prompt of {len(tokens)} tokens: {error}") from error
         if not answers or answers[-1].finish_reason not in ("stop", "length"):
@@ -97,10 +102,11 @@ class VllmRolloutEngine:
         self._finished_tokens += len(answers[-1].token_ids)
         return _generation(answers[-1])
 
+    @override
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
-        """See `RolloutEngine.receive`. `pause_ms` ends with the scheduler's resumption: requests in flight then
+        """`pause_ms` ends with the scheduler's resumption: requests in flight then
         prefill again, which is not in it."""
-        async with self._updates.prepared(self.llm, manifest, buckets) as load:
+        async with self._weights.prepare(self, manifest, buckets) as load:
             started = time.perf_counter()
             try:
                 await self.pause()
@@ -112,36 +118,47 @@ class VllmRolloutEngine:
                 raise EngineDied(f"vLLM's update to version {label(manifest.version)} failed: {error}") from error
         return PauseReport(manifest.version, _milliseconds_since(started), load_ms, manifest.nbytes)
 
+    @override
     async def close(self) -> None:
-        """Stop vLLM's processes."""
         if self._llm is not None:
             llm, self._llm = self._llm, None
             llm.shutdown()
         if self._reaper is not None:
             self._reaper.close()
-        self._updates.close()
+        self._weights.close()
 
+    @override
+    async def call_workers(self, method: str, *arguments: Any) -> list[Any]:
+        """Raises:
+        EngineDied: vLLM's process is gone, or the method failed there.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return await self.llm.collective_rpc(method, args=arguments)
+        except EngineDeadError as error:
+            raise EngineDied(_PROCESS_DIED) from error
+        except Exception as error:  # vLLM tells what failed in its process as a bare Exception
+            raise EngineDied(f"{method} failed in vLLM's process: {error}") from error
+
+    @override
     async def pause(self) -> None:
-        """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
         self._paused = True
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
         # vLLM's own `pause_generation` also sleeps 20 ms, so that answers that ended just before come first.
         await self.llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
 
+    @override
     async def resume(self, version: PolicyVersion) -> None:
-        """Go on; tokens from now on are of `version`."""
         await self.llm.update_weight_version(label(version))
         self._version = version
         await self.llm.resume_generation()
         self._paused = False
 
     @property
+    @override
     def llm(self) -> "AsyncLLM":
-        """vLLM itself.
-
-        Raises:
-            EngineDied: before `start` and after `close`.
-        """
+        """Raises EngineDied before `start` and after `close`."""
         if self._llm is None:
             raise EngineDied("vLLM is not running")
         return self._llm
@@ -170,7 +187,7 @@ class VllmRolloutEngine:
             gpu_memory_utilization=settings.gpu_memory_utilization,
             kv_cache_memory_bytes=None if self._on_gpu else int(settings.kv_cache_gib * _GIB),
         )
-        self._updates.configure(arguments)
+        self._weights.configure(arguments)
         return arguments
 
     def _sampling(self, sampling: Sampling) -> "SamplingParams":
@@ -189,12 +206,6 @@ class VllmRolloutEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-
-
-def _updates(spec: EngineSpec, transport: str) -> VllmUpdates:
-    if spec.adapter is not None:
-        return AdapterUpdates(spec.adapter, spec.model_path, spec.verify)
-    return WholeModelUpdates(transport, spec.verify)
 
 
 def _generation(output: "CompletionOutput") -> Generation:

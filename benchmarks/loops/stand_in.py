@@ -19,10 +19,9 @@ from benchmarks.scale import here, prompts, rollout
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.transport.weights.manifest import PublishTarget
-from unisd_rl.transport.weights.publisher import weight_publisher
-from unisd_rl.transport.weights.receiver import weight_receiver
+from unisd_rl.transport.weights.build import weight_transport
 from unisd_rl.transport.weights.store import StoreClient, spawn_store
+from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 BATCH, PLACES = 64, 64
@@ -58,7 +57,7 @@ class StandInActor:
 
     def __init__(self, name: str, queue: ActorHandle, store: StoreClient, config: Config, times: Times) -> None:
         self._name, self._queue, self._times = name, queue, times
-        self._receiver = weight_receiver(config, store)
+        self._receiver = weight_transport(config).receiver(store)
         self._applied: PolicyVersion | None = None
         self._changed = asyncio.Event()
         self._free = PLACES
@@ -104,7 +103,7 @@ class StandInLearner:
     """A learner whose steps are slept; its weights are real tensors."""
 
     def __init__(self, config: Config, target: PublishTarget, times: Times, weights_mib: int) -> None:
-        self._publisher, self._times = weight_publisher(config, target), times
+        self._publisher, self._times = weight_transport(config).publisher(target), times
         self._weights = [(f"layer.{index}", torch.zeros(1 << 18)) for index in range(weights_mib)]
 
     def step(self, step: int, shard: bytes) -> int:

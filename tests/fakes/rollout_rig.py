@@ -17,7 +17,7 @@ from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.transport.weights.publisher import ObjectStorePublisher
+from unisd_rl.transport.weights.object_store import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import (
     Event,

@@ -13,8 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engines.engine import EngineDied, PromptFailed, UpdateRefused
-from actors.engines.vllm_push import VllmPushEndpoint
+from actors.engines.engine import EngineDied, PromptFailed
 from tests.fakes.engine_scenarios import (
     ENGINES,
     changed,
@@ -30,8 +29,9 @@ from tests.fakes.engine_scenarios import (
     update,
     version,
 )
-from unisd_rl.transport.weights.manifest import label
+from unisd_rl.transport.weights.manifest import UpdateRefused, label
 from unisd_rl.transport.weights.shared_memory import shared
+from unisd_rl.transport.weights.vllm_trainer import VllmPushEndpoint
 from unisd_rl.types import PolicyVersion
 
 TOLERANCE = 1e-4

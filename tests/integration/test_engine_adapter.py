@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, UpdateRefused
+from actors.engines.engine import NO_WEIGHTS, EngineDied
 from tests.fakes.adapters import LORA, adapted_base, adapter_snapshot, blank_factors, random_factors, with_factors
 from tests.fakes.engine_scenarios import ENGINES, gap, generate_all, prompts, sampling, straddle, update, version
 from tests.fakes.engine_started import started
+from unisd_rl.transport.weights.manifest import UpdateRefused
 from unisd_rl.types import PolicyVersion
 
 # Float32 rounding: padded and with a cache, either engine is up to 2e-5 nats away from one pass of the base alone.

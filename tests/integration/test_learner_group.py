@@ -13,9 +13,9 @@ from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.checkpoints import RunState, open_verified
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.transport.weights.manifest import PublishTarget
 from unisd_rl.transport.weights.snapshot import unpack
 from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import PolicyVersion
 
 TIMEOUT_S = 200.0

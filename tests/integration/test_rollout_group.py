@@ -15,7 +15,7 @@ from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.rollouts.driver_client import spawn_queue
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.transport.weights.publisher import ObjectStorePublisher
+from unisd_rl.transport.weights.object_store import ObjectStorePublisher
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, ViewKind
 

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from unisd_rl.config.run import FaultsConfig
-from unisd_rl.transport.weights.store import StoreWatch, spawn_store
+from unisd_rl.transport.weights.store import StoreMonitor, spawn_store
 
 CALL_S = 60.0
 
@@ -21,13 +21,13 @@ def store():
 
 
 def test_a_store_that_hangs_is_ended_and_found_empty(store):
-    watch = StoreWatch(store, FaultsConfig(ping_s=0.5, silent_s=2.0, patience_s=CALL_S))
-    assert not watch.emptied()
+    watch = StoreMonitor(store, FaultsConfig(ping_s=0.5, silent_s=2.0, patience_s=CALL_S))
+    assert not watch.lost_contents()
     stopped = ray.get(store.handle.__ray_call__.remote(lambda _: os.getpid()), timeout=CALL_S)
     os.kill(stopped, signal.SIGSTOP)
     deadline_s = time.monotonic() + CALL_S
-    while (fault := watch.emptied()) is None:
+    while (fault := watch.lost_contents()) is None:
         assert time.monotonic() < deadline_s, f"waited {CALL_S:g} s for the store to be found empty"
-        ray.wait([store.handle.life.remote()], timeout=0.2)
+        ray.wait([store.handle.instance_id.remote()], timeout=0.2)
     assert ray.get(store.handle.__ray_call__.remote(lambda _: os.getpid()), timeout=CALL_S) != stopped
     assert (fault.component, fault.restart) == ("store", 1)

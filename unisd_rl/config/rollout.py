@@ -233,3 +233,8 @@ class WeightsConfig(Section):
     """Verify an xxh3 checksum after each update."""
     timeout_s: Positive = 300.0
     """How long one update may take, the way to the actor included; one that takes longer is replaced."""
+
+    @property
+    def pushed(self) -> bool:
+        """Whether the learner pushes whole models into the engines between GPUs: no actor fetches a snapshot."""
+        return self.transport != "object_store"

@@ -138,7 +138,7 @@ def _model_fits_task(config: Config) -> None:
 
 def _adapters_can_travel(config: Config) -> None:
     lora, transport = config.model.lora, config.weights.transport
-    if lora is not None and transport != "object_store":
+    if lora is not None and config.weights.pushed:
         raise ValueError(
             f'weights.transport = "{transport}" sends whole models and model.lora trains an adapter: '
             'set weights.transport to "object_store" or leave out model.lora'
@@ -153,7 +153,7 @@ def _adapters_can_travel(config: Config) -> None:
 
 def _transport_has_gpus(config: Config) -> None:
     gpus = min(config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
-    if config.weights.transport != "object_store" and (not gpus or not config.rollout.engine.takes_pushed_weights):
+    if config.weights.pushed and (not gpus or not config.rollout.engine.takes_pushed_weights):
         raise ValueError(
             f'weights.transport = "{config.weights.transport}" needs the vllm engine, rollout.gpus_per_actor and '
             'learner.gpus_per_rank; set it to "object_store" or give both sides GPUs'

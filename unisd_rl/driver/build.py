@@ -24,7 +24,7 @@ from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
-from unisd_rl.transport.weights.store import StoreClient, StoreWatch, spawn_store
+from unisd_rl.transport.weights.store import StoreClient, StoreMonitor, spawn_store
 from unisd_rl.types import Event, Report
 
 
@@ -37,7 +37,7 @@ class Parts:
     prompts: PromptStream
     queue: QueueClient
     store: StoreClient
-    store_watch: StoreWatch
+    store_watch: StoreMonitor
     rollouts: RolloutGroup
     learners: LearnerGroup
     directory: RunDirectory
@@ -78,11 +78,11 @@ def started_parts(
         store = spawn_store()
         demand = TargetActorCount(config.rollout, ScaleRequests(directory.path), report)
         rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
-        store_watch = StoreWatch(store, config.faults)
+        store_watch = StoreMonitor(store, config.faults)
 
         def look_after_the_others() -> None:
             rollouts.check()
-            store_watch.look()
+            store_watch.check_health()
 
         learners = LearnerGroup(config, plan, model, directory.path, look_after_the_others)
         stack.callback(learners.close)

@@ -18,7 +18,7 @@ from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.build import Parts
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.weights.manifest import PublishTarget
+from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import OnWait, PolicyVersion, Recovery, Sampling
 
 PROBES = 4
@@ -90,7 +90,7 @@ def watch_source(parts: Parts, version: PolicyVersion) -> None:
         LearnerLost: it died; or the store lost the initial weights, which the learner has only when it starts.
     """
     parts.learners.check()
-    if (fault := parts.store_watch.emptied()) is None:
+    if (fault := parts.store_watch.lost_contents()) is None:
         return
     started = time.monotonic()
     parts.report(fault)

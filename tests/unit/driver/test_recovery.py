@@ -103,7 +103,7 @@ class Emptied:
 
     left: int = 0
 
-    def emptied(self):
+    def lost_contents(self):
         self.left -= 1
         return Failure("store", "it died", 1, 0.0) if self.left >= 0 else None
 

@@ -2,8 +2,6 @@
 
 A snapshot travels as a few buckets of bytes and one `SnapshotManifest` that says which tensor lies
 where. No torch here: the process that only holds snapshots need not import it.
-
-Whom a publication is for: a store that actors fetch from, or the actors themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +11,6 @@ import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
 
 from unisd_rl.types import PolicyVersion
 
@@ -21,7 +18,11 @@ Bytes = NDArray[np.uint8]
 _PIECE = 1 << 19  # bytes; below a core's second cache
 
 
-class CorruptSnapshotError(Exception):
+class UpdateRefused(Exception):
+    """A snapshot was turned away before anything was touched: the engine goes on with its old weights."""
+
+
+class CorruptSnapshotError(UpdateRefused):
     """The bytes that arrived are not the bytes that were sent."""
 
 
@@ -61,7 +62,7 @@ class SnapshotManifest:
         if len(checksums) != len(self.checksums):
             raise CorruptSnapshotError(f"{len(self.checksums)} buckets were sent and {len(checksums)} arrived")
         pairs = zip(checksums, self.checksums, strict=True)
-        if wrong := [index for index, (found, sent) in enumerate(pairs) if found != sent]:
+        if wrong := [index for index, (arrived, sent) in enumerate(pairs) if arrived != sent]:
             raise CorruptSnapshotError(
                 f"checksum of bucket {wrong[0]} of {label(self.version)} is wrong: weights refused"
             )
@@ -106,11 +107,3 @@ def parse_label(text: str) -> PolicyVersion:
     """
     lineage, _, number = text.partition(":")
     return PolicyVersion(int(lineage), int(number))
-
-
-@dataclass(frozen=True, slots=True)
-class PublishTarget:
-    """`object_store` publishes to the store, `nccl` and `ipc` to each actor."""
-
-    store: ActorHandle
-    actors: tuple[ActorHandle, ...]

@@ -18,7 +18,7 @@ from unisd_rl.transport.weights.manifest import Bytes, copy_hashed
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SharedBuckets:
     """One path a bucket for `map_shared`, and the xxh3 checksum of what lies there."""
 
     paths: list[str]
@@ -35,7 +35,7 @@ class SharedMemory:
     def __init__(self) -> None:
         self._files: list[_File] = []
 
-    def write(self, buckets: Sequence[Bytes]) -> "Written":
+    def write(self, buckets: Sequence[Bytes]) -> SharedBuckets:
         """Copy the buckets here. What was written before is gone."""
         sizes = [len(bucket) for bucket in buckets]
         if sizes != [len(file.mapped) for file in self._files]:
@@ -46,7 +46,7 @@ class SharedMemory:
             state = xxhash.xxh3_64()
             copy_hashed(file.mapped, bucket, state)
             checksums.append(state.hexdigest())
-        return Written([file.path for file in self._files], checksums)
+        return SharedBuckets([file.path for file in self._files], checksums)
 
     def close(self) -> None:
         """Let go of the memory; who has it mapped keeps it. May be called twice."""

@@ -1,7 +1,7 @@
-"""Keeps the newest weights alive: an object in Ray belongs to the process that put it there.
+"""The weight store: a process that owns the newest snapshot, because an object in Ray dies with who put it there.
 
 ```
-learner rank 0 --hold(manifest, buckets)--> WeightStore --at_least(version)--> rollout actors
+learner rank 0 --put(manifest, buckets)--> WeightStore --at_least(version)--> rollout actors
 ```
 
 A snapshot is handed out as soon as it is there, in the learner's objects. The store makes copies of its own a moment
@@ -12,8 +12,8 @@ again, and who was reading the lost one asks again.
 The learner may end or roll back, and rollout actors may start at any time: what they need lies here.
 An actor that asks for a version before it has arrived waits for it.
 
-Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices (`StoreWatch`),
-ends one that hangs, and publishes anew.
+Ray starts a store that died again, empty, and repeats the calls that were under way. The driver notices
+(`StoreMonitor`), ends one that hangs, and publishes anew.
 """
 
 import asyncio
@@ -64,13 +64,13 @@ class WeightStore:
     """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
 
     def __init__(self, copy: "Callable[[Snapshot], Snapshot] | None" = None) -> None:
-        self._copy, self._life = copy or own_copy, uuid.uuid4().hex
+        self._copy, self._instance_id = copy or copy_snapshot, uuid.uuid4().hex
         self._newest: Snapshot | None = None
         self._owned: Snapshot | None = None
         self._changed = asyncio.Event()
         self._waiting = 0
 
-    async def hold(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
+    async def put(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
         """Hand these buckets out, and return when the store owns a copy, with the version it then holds.
 
         Calls of one sender may overtake each other, and a learner that rolled back may have left one behind: what is
@@ -82,24 +82,24 @@ class WeightStore:
         """
         if self._newest is not None and manifest.version < self._newest.version:
             return self._newest.version
-        lent = self._newest = Snapshot(manifest, tuple(buckets))
+        borrowed = self._newest = Snapshot(manifest, tuple(buckets))
         served_s = min(_LATEST_COPY_S, manifest.nbytes / _SERVED_FIRST) if self._waiting else 0.0
         self._changed.set()
         self._changed = asyncio.Event()
         try:
             await asyncio.sleep(served_s)
-            owned = await asyncio.to_thread(self._copy, lent)
+            owned = await asyncio.to_thread(self._copy, borrowed)
         except (CorruptSnapshotError, ObjectLostError):
-            if self._newest is lent:
+            if self._newest is borrowed:
                 self._newest = self._owned
             raise
-        if self._newest is lent:
+        if self._newest is borrowed:
             self._newest = self._owned = owned
         return manifest.version
 
-    async def life(self) -> str:
-        """A name of this object: another one is another store, and empty."""
-        return self._life
+    async def instance_id(self) -> str:
+        """A name of this object: one with another name is another store, and empty."""
+        return self._instance_id
 
     async def newest(self) -> Snapshot | None:
         """The last snapshot held, or None before the first."""
@@ -125,15 +125,15 @@ class WeightStore:
         return self._newest
 
 
-def own_copy(lent: Snapshot) -> Snapshot:
+def copy_snapshot(borrowed: Snapshot) -> Snapshot:
     """The same bytes as objects of this process.
 
     Raises:
         CorruptSnapshotError: they are not those of the manifest.
     """
-    arrays = ray.get(list(lent.buckets), timeout=_COPY_TIMEOUT_S)
-    lent.manifest.verify(arrays)
-    return Snapshot(lent.manifest, tuple(map(ray.put, arrays)))
+    arrays = ray.get(list(borrowed.buckets), timeout=_COPY_TIMEOUT_S)
+    borrowed.manifest.verify(arrays)
+    return Snapshot(borrowed.manifest, tuple(map(ray.put, arrays)))
 
 
 def spawn_store() -> StoreClient:
@@ -144,17 +144,19 @@ def spawn_store() -> StoreClient:
     return StoreClient(spawned.remote())
 
 
-class StoreWatch:
-    """Notices that a store was started again, and ends one that hangs. For the driver; waits only when it is made, for
-    `faults.patience_s`."""
+class StoreMonitor:
+    """The driver's health check of the store: notices that it was started again, and ends one that hangs.
+
+    Waits only when it is made, for `faults.patience_s`.
+    """
 
     def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
         self._store, self._patience_s = store.handle, faults.patience_s
         self._budget = RestartPolicy("store", faults)
-        self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.life.remote, faults.silent_s)
-        self._known: str = ray.get(store.handle.life.remote(), timeout=self._patience_s)
+        self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.instance_id.remote, faults.silent_s)
+        self._instance: str = ray.get(store.handle.instance_id.remote(), timeout=self._patience_s)
 
-    def look(self) -> None:
+    def check_health(self) -> None:
         """To be called now and then: ask who is there.
 
         Raises:
@@ -165,16 +167,16 @@ class StoreWatch:
         if self._heartbeat.unanswered_s > self._patience_s:
             raise RunFailed(f"the weight store has not answered for {self._patience_s:g} s (faults.patience_s)")
 
-    def emptied(self) -> Failure | None:
-        """`look`, and say whether the store lost what it held since the last call of this: an answer may be a call
-        late.
+    def lost_contents(self) -> Failure | None:
+        """`check_health`, and the fault if the store lost what it held since the last call of this: an answer may be a
+        call late.
 
         Raises:
-            RunFailed: it did so more often than `faults.max_restarts`, or see `look`.
+            RunFailed: it did so more often than `faults.max_restarts`, or see `check_health`.
         """
-        self.look()
-        known, self._known = self._known, self._heartbeat.answer or self._known
-        if self._known == known:
+        self.check_health()
+        known, self._instance = self._instance, self._heartbeat.answer or self._instance
+        if self._instance == known:
             return None
         # Ray has started it by now, so there is no back-off left to wait for.
         return replace(self._budget.record_failure("it died and was started again without weights"), wait_s=0.0)

@@ -2,11 +2,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engines.engine import EngineDied, UpdateRefused
+from actors.engines.engine import EngineDied
 from actors.engines.transformers_weights import add_adapter, factors, replace_adapter
 from tests.fakes.adapters import LORA, adapter_snapshot, random_factors, with_factors
 from tests.fakes.tiny_chat_model import save_model
 from unisd_rl.config.model import LoraConfig
+from unisd_rl.transport.weights.manifest import UpdateRefused
 
 TOKENS = torch.arange(30)[None]
 

@@ -22,7 +22,7 @@ def store():
 
 
 def copied(lent):
-    """What `own_copy` does, without Ray."""
+    """What `copy_snapshot` does, without Ray."""
     lent.manifest.verify(lent.buckets)
     return Snapshot(lent.manifest, tuple(map(np.copy, lent.buckets)))
 
@@ -33,7 +33,7 @@ def test_the_newest_snapshot_takes_the_place_of_the_one_before():
         assert await held.newest() is None
         for number in (0, 1):
             manifest, arrays = snapshot(number)
-            await held.hold(manifest, arrays)
+            await held.put(manifest, arrays)
         newest = await held.newest()
         return newest.version, newest.buckets[0].view(np.float32).tolist()
 
@@ -45,7 +45,7 @@ def test_a_snapshot_that_was_overtaken_does_not_take_the_place_of_the_newer_one(
         held = store()
         for number, lineage in ((1, 0), (0, 0), (0, 1), (2, 0)):
             manifest, arrays = snapshot(number, lineage)
-            await held.hold(manifest, arrays)
+            await held.put(manifest, arrays)
         return (await held.newest()).version
 
     assert asyncio.run(scenario()) == PolicyVersion(1, 0)
@@ -55,9 +55,9 @@ def test_bytes_that_are_not_those_of_the_manifest_leave_the_old_snapshot():
     async def scenario():
         held = store()
         manifest, arrays = snapshot(0)
-        await held.hold(manifest, arrays)
+        await held.put(manifest, arrays)
         with pytest.raises(CorruptSnapshotError):
-            await held.hold(snapshot(1)[0], arrays)
+            await held.put(snapshot(1)[0], arrays)
         return (await held.newest()).version
 
     assert asyncio.run(scenario()) == PolicyVersion(0, 0)
@@ -70,7 +70,7 @@ def test_who_asks_for_a_version_early_gets_it_when_it_comes():
         for number in (0, 1):
             assert not asked.done()
             manifest, arrays = snapshot(number)
-            await held.hold(manifest, arrays)
+            await held.put(manifest, arrays)
         return (await asked).version
 
     assert asyncio.run(scenario()) == PolicyVersion(0, 1)
@@ -80,7 +80,7 @@ def test_a_later_lineage_counts_as_newer_whatever_its_number():
     async def scenario():
         held = store()
         manifest, arrays = snapshot(3, lineage=1)
-        await held.hold(manifest, arrays)
+        await held.put(manifest, arrays)
         return (await held.at_least(PolicyVersion(0, 9), 1.0)).version
 
     assert asyncio.run(scenario()) == PolicyVersion(1, 3)
@@ -98,7 +98,7 @@ def test_actors_have_a_snapshot_before_the_store_has_copied_it_and_the_copy_take
     async def scenario():
         may_copy, lent = threading.Event(), snapshot(1)
         held = WeightStore(copy=lambda one: copied(one) if may_copy.wait(30.0) else None)
-        holding = asyncio.create_task(held.hold(*lent))
+        holding = asyncio.create_task(held.put(*lent))
         early = await held.at_least(PolicyVersion(0, 1), 30.0)
         assert early.buckets[0] is lent[1][0]
         assert not holding.done()
@@ -118,11 +118,11 @@ def test_a_snapshot_whose_sender_died_before_it_was_copied_gives_way_to_the_one_
 
     async def scenario():
         held = WeightStore(copy=lost)
-        await held.hold(*snapshot(0))
+        await held.put(*snapshot(0))
         with pytest.raises(ObjectLostError):
-            await held.hold(*snapshot(1))
+            await held.put(*snapshot(1))
         first = (await held.newest()).version
-        await held.hold(*snapshot(0, lineage=1))
+        await held.put(*snapshot(0, lineage=1))
         return first, (await held.newest()).version
 
     assert asyncio.run(scenario()) == (PolicyVersion(0, 0), PolicyVersion(1, 0))
@@ -142,7 +142,7 @@ def test_the_store_copies_a_moment_later_where_somebody_waited_and_at_once_where
         asked = [asyncio.create_task(held.at_least(PolicyVersion(0, 1), 30.0)) for _ in range(waits)]
         await asyncio.sleep(0)
         handed_out = time.monotonic()
-        holding = asyncio.create_task(held.hold(manifest, arrays))
+        holding = asyncio.create_task(held.put(manifest, arrays))
         for one in asked:
             assert (await one).buckets[0] is arrays[0]
         await holding
