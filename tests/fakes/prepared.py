@@ -2,22 +2,22 @@
 
 from functools import partial
 
-from unisd_rl.contexts.prepare import Maker
+from unisd_rl.contexts.prepare import ContextBuilder
 from unisd_rl.contexts.prompts import Prepared, PromptStream
-from unisd_rl.contexts.selection import Lengths, selected
+from unisd_rl.contexts.selection import Lengths, select_examples
 from unisd_rl.tasks.task import grade_all
 
 TOO_LONG = Lengths(prompt=10**6, gold=0)
 
 
 class NobodyWrites:
-    def write(self, chats, settings, seed):
+    def generate(self, chats, settings, seed):
         raise AssertionError("no context is written by the model")
 
 
 def made(config, task, fits=lambda prompt: True, writer=None, instructions=()):
     """The rows of all training problems; those that `fits` refuses are too long."""
-    maker = Maker(
+    maker = ContextBuilder(
         config,
         task,
         lambda: instructions,
@@ -29,7 +29,7 @@ def made(config, task, fits=lambda prompt: True, writer=None, instructions=()):
 
 
 def prepared(config, task, **given) -> Prepared:
-    return selected(config, task, made(config, task, **given))
+    return select_examples(config, task, made(config, task, **given))
 
 
 def prepared_stream(config, task, **given) -> PromptStream:

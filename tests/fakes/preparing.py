@@ -30,7 +30,7 @@ class HandWriter:
     def __init__(self):
         self.asked = 0
 
-    def write(self, chats, settings, seed):
+    def generate(self, chats, settings, seed):
         self.asked += len(chats)
         return [f"{sum(map(ord, chat[-1].content)) + seed}\nAnswer: 1000" for chat in chats]
 

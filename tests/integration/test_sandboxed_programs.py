@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.shared_data import shared
 from unisd_rl.tasks import humaneval, mbpp
 from unisd_rl.tasks.benchmark_data import from_file
-from unisd_rl.tasks.programs import Programming, trial
+from unisd_rl.tasks.programs import ProgrammingTask, trial
 from unisd_rl.tasks.sandbox.limits import Limits
 from unisd_rl.tasks.sandbox.pool import Sandbox
 from unisd_rl.tasks.task import grade_all
@@ -20,7 +20,7 @@ SOURCES = {
     "mbpp sanitized": ("mbpp_sanitized.jsonl", lambda record: mbpp.to_example(record, "sanitized"), 427),
     "humaneval": ("humaneval.jsonl", humaneval.to_example, 164),
 }
-TASK = Programming([], [])
+TASK = ProgrammingTask([], [])
 ATTEMPTS = 12  # bugs tried for each program: some change nothing that a test sees
 
 TIERS = [pytest.param(37, id="a sample"), pytest.param(1, id="all", marks=pytest.mark.slow)]

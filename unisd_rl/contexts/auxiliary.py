@@ -9,44 +9,44 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-from unisd_rl.contexts.leakage import answer_finder, gives_away
+from unisd_rl.contexts.leakage import leak_detector, leaks_answer
 from unisd_rl.contexts.templates import other_example
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
 
 
-class References(Protocol):
+class AuxiliaryContexts(Protocol):
     """What the auxiliary views of a problem read in front of it."""
 
-    def of(self, example: Example) -> tuple[str, ...]:
+    def for_example(self, example: Example) -> tuple[str, ...]:
         """At most K distinct references, a pure function of the example; fewer where no more are silent."""
         ...
 
 
-class RandomReferences:
-    """`References` from random donors."""
+class RandomContexts:
+    """`AuxiliaryContexts` from random donors."""
 
     def __init__(self, pool: Sequence[Example], views: int, seed: int) -> None:
         self._pool, self._views, self._seed = pool, views, seed
 
-    def of(self, example: Example) -> tuple[str, ...]:
-        """See `References.of`."""
+    def for_example(self, example: Example) -> tuple[str, ...]:
+        """See `AuxiliaryContexts.of`."""
         donors = random_donors(example, self._pool, self._views, derive_seed(self._seed, "donors", example.id))
         return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
 
 
 def random_donors(example: Example, pool: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
     """Up to `count` distinct donors from `pool`, a pure function of the arguments."""
-    return silent_donors(example, _shuffled(pool, seed), count)
+    return non_leaking_examples(example, _shuffled(pool, seed), count)
 
 
-def silent_donors(example: Example, candidates: Iterable[Example], count: int) -> tuple[Example, ...]:
+def non_leaking_examples(example: Example, candidates: Iterable[Example], count: int) -> tuple[Example, ...]:
     """The first `count` candidates that do not give the problem's answer away, no two with the same question."""
-    contains, seen = answer_finder(example), set[str]()
+    contains, seen = leak_detector(example), set[str]()
 
     def silent() -> Iterator[Example]:
         for donor in candidates:
-            if donor.question not in seen and not gives_away(donor, example, contains):
+            if donor.question not in seen and not leaks_answer(donor, example, contains):
                 seen.add(donor.question)
                 yield donor
 

@@ -8,28 +8,28 @@ from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.contexts.templates import Chat
 
-Written = InductionAuxiliary | GeneratedNegative
+GeneratedConfig = InductionAuxiliary | GeneratedNegative
 
 MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
 
 
-class Writer(Protocol):
+class ContextGenerator(Protocol):
     """Something that answers chats."""
 
-    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
+    def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
         """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""
         ...
 
 
-OpenWriter = Callable[[], AbstractContextManager[Writer]]
+OpenGenerator = Callable[[], AbstractContextManager[ContextGenerator]]
 
 
-def written_sections(config: Config) -> list[Written]:
+def generated_configs(config: Config) -> list[GeneratedConfig]:
     """The contexts that some term reads and the model writes."""
     read = config.contexts_read
-    return [section for section in (read.auxiliary, read.negative) if isinstance(section, Written)]
+    return [section for section in (read.auxiliary, read.negative) if isinstance(section, GeneratedConfig)]
 
 
-def longest_request(config: Config, settings: Written) -> int:
+def longest_request(config: Config, settings: GeneratedConfig) -> int:
     """Tokens of the longest request that is made."""
     return settings.max_prompt_tokens or config.rollout.max_prompt_tokens + MARGIN

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unisd_rl.contexts.leakage import advice_tells, answer_finder, normal
+from unisd_rl.contexts.leakage import instruction_leaks, leak_detector, normal
 from unisd_rl.contexts.templates import Chat, advice
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
@@ -68,19 +68,19 @@ def distinct_instructions(written: Sequence[Instruction], views: int) -> tuple[I
     return kept
 
 
-class InductionReferences:
-    """`References` from a pool of instructions."""
+class InstructionContexts:
+    """`AuxiliaryContexts` from a pool of instructions."""
 
     def __init__(self, pool: Sequence[Instruction], views: int, seed: int) -> None:
         self._pool, self._views, self._seed = pool, views, seed
 
-    def of(self, example: Example) -> tuple[str, ...]:
-        """See `References.of`. Left out are instructions that tell the answer, or came from reading this problem."""
-        contains = answer_finder(example)
+    def for_example(self, example: Example) -> tuple[str, ...]:
+        """Left out are instructions that tell the answer, or came from reading this problem."""
+        contains = leak_detector(example)
         usable = [
             one.text
             for one in self._pool
-            if example.id not in one.read and not advice_tells(one.text, example, contains)
+            if example.id not in one.read and not instruction_leaks(one.text, example, contains)
         ]
         draw = random.Random(derive_seed(self._seed, "instructions", example.id))
         return tuple(map(advice, draw.sample(usable, min(self._views, len(usable)))))

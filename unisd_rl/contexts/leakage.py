@@ -13,7 +13,7 @@ A problem's answer is what it says, not how it is labelled. By kind, told from t
 Case, white space and the punctuation around an answer do not count. A letter alone is no answer where options are
 listed: in a solved example it names one of *that* question's options. Leaving out every example with the same letter
 would even tell which letter it is not. In an instruction, which has no options of its own, a letter that is stated
-counts too (`advice_tells`).
+counts too (`instruction_leaks`).
 """
 
 import ast
@@ -26,14 +26,14 @@ from typing import Any
 
 from unisd_rl.types import Example
 
-Finder = Callable[[str], bool]
+LeakDetector = Callable[[str], bool]
 _OPTION = re.compile(r"^\(?([A-Z])[.):]\)?[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
 _LABELLED = re.compile(r"\(?([A-Z])(?:[.):].*)?", re.DOTALL)
 _FENCED = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
 _TO_ARGUMENTS = 40  # characters between the name of a call and its arguments: `", "arguments": `, `\nAction Input: `
 
 
-def answer_finder(example: Example) -> Finder:
+def leak_detector(example: Example) -> LeakDetector:
     """Says of a text whether it contains this problem's answer, in the sense of the table above."""
     if (option := right_option(example)) is not None:
         return _phrase(option)
@@ -46,7 +46,7 @@ def answer_finder(example: Example) -> Finder:
     return _phrase(example.answer)
 
 
-def gives_away(donor: Example, example: Example, contains: Finder) -> bool:
+def leaks_answer(donor: Example, example: Example, contains: LeakDetector) -> bool:
     """Whether a solved example must not be shown beside a problem: it is that problem, or holds its answer."""
     return (
         donor.id == example.id
@@ -56,7 +56,7 @@ def gives_away(donor: Example, example: Example, contains: Finder) -> bool:
     )
 
 
-def advice_tells(text: str, example: Example, contains: Finder) -> bool:
+def instruction_leaks(text: str, example: Example, contains: LeakDetector) -> bool:
     """Whether an instruction tells the answer: by its text, or by stating the right option's letter."""
     letter = _LABELLED.fullmatch(example.answer.strip())
     return contains(text) or (letter is not None and _stated_letter(letter[1])(text))
@@ -122,7 +122,7 @@ def normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _phrase(answer: str) -> Finder:
+def _phrase(answer: str) -> LeakDetector:
     folded = normal(answer)
     content = folded.strip(" .,;:!?\"'`()[]{}*") or folded
     first, last = (r"(?<!\w)" if content[0].isalnum() else "", r"(?!\w)" if content[-1].isalnum() else "")
@@ -130,7 +130,7 @@ def _phrase(answer: str) -> Finder:
     return lambda text: pattern.search(normal(text)) is not None
 
 
-def _stated_letter(letter: str) -> Finder:
+def _stated_letter(letter: str) -> LeakDetector:
     pattern = re.compile(rf"\b(?:answer|option|choice|letter)\b(?:\s+is\b)?[\s:=(\[*\"']*{letter}(?!\w)", re.IGNORECASE)
     return lambda text: pattern.search(text) is not None
 

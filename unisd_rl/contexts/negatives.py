@@ -26,7 +26,7 @@ from typing import Protocol
 from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
 from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.program_mutations import buggy_programs
+from unisd_rl.tasks.program_mutations import mutated_programs
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
@@ -43,7 +43,7 @@ class Candidates(Protocol):
         ...
 
 
-class FromEach:
+class PerExampleCandidates:
     """`Candidates` from a function that goes through one problem's candidates in order."""
 
     def __init__(self, candidates: Callable[[Example], Iterator[str]]) -> None:
@@ -55,7 +55,7 @@ class FromEach:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedNegative:
     """What became of the candidates of one problem: the wrong demonstration, if any, and how many were discarded.
 
     `right`: the grader found the right answer in them. `implausible`: empty (a written one that was cut, too), the gold
@@ -67,9 +67,9 @@ class Verified:
     implausible: int = 0
 
 
-def verified_wrong(
+def verified_negatives(
     examples: Sequence[Example], candidates: Candidates, grade: GradeMany, attempts: int
-) -> tuple[Verified, ...]:
+) -> tuple[VerifiedNegative, ...]:
     """For each problem the first of at most `attempts` candidates that is plausible and graded wrong."""
     tried: list[list[str]] = [[] for _ in examples]
     found: list[str | None] = [None] * len(examples)
@@ -92,7 +92,7 @@ def verified_wrong(
         for (place, text), is_right in zip(to_grade, verdicts, strict=True):
             right[place] += is_right
             found[place] = None if is_right else text
-    return tuple(map(Verified, found, right, implausible))
+    return tuple(map(VerifiedNegative, found, right, implausible))
 
 
 def plausible(text: str, example: Example) -> bool:
@@ -111,7 +111,7 @@ def plausible(text: str, example: Example) -> bool:
     return any(map(str.isdigit, text)) or not any(map(str.isdigit, example.answer))
 
 
-Write = Callable[[Sequence[Chat], str], Sequence[str | None]]
+Generate = Callable[[Sequence[Chat], str], Sequence[str | None]]
 """Lets the model answer chats: the texts, None for each that was too long or was cut. The name seeds the sampling."""
 
 _PLAIN = (
@@ -138,10 +138,10 @@ _CALLS = (
 )
 
 
-class WrittenCandidates:
+class GeneratedCandidates:
     """`Candidates` (see `negative.py`) that the model writes."""
 
-    def __init__(self, messages: Callable[[Example], Chat], write: Write, seed: int) -> None:
+    def __init__(self, messages: Callable[[Example], Chat], write: Generate, seed: int) -> None:
         self._messages, self._write, self._seed = messages, write, seed
 
     def propose(self, examples: Sequence[Example], attempt: int) -> Sequence[str | None]:
@@ -174,7 +174,7 @@ def mistake_request(example: Example, number: int, seed: int) -> str:
 _FENCE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
 
 
-def bug_candidates(example: Example, seed: int) -> Iterator[str]:
+def mutation_candidates(example: Example, seed: int) -> Iterator[str]:
     """The demonstration with one bug in the last of its programs; the four kinds in turn, in a seeded order.
 
     Some bugs change nothing that a test sees: grade them. A demonstration without a Python program gives none.
@@ -186,5 +186,5 @@ def bug_candidates(example: Example, seed: int) -> Iterator[str]:
         example.demonstration[start:end],
         example.demonstration[end:],
     )
-    for buggy in buggy_programs(program, derive_seed(seed, "bugs", example.id)):
+    for buggy in mutated_programs(program, derive_seed(seed, "bugs", example.id)):
         yield before + buggy + after

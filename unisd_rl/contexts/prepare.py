@@ -15,20 +15,20 @@ from platformdirs import user_cache_path
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.cache import Segments, cache_key, code_fingerprint, model_fingerprint, records_fingerprint
-from unisd_rl.contexts.generator import OpenWriter, Writer, written_sections
+from unisd_rl.contexts.generator import ContextGenerator, OpenGenerator, generated_configs
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
-from unisd_rl.contexts.negatives import GradeMany, Verified, verified_wrong
+from unisd_rl.contexts.negatives import GradeMany, VerifiedNegative, verified_negatives
 from unisd_rl.contexts.prompts import Prepared, prompt_of
-from unisd_rl.contexts.selection import Measure, PreparedRow, measure_with, refuse_long_questions, selected
+from unisd_rl.contexts.selection import Measure, PreparedRow, measure_with, refuse_long_questions, select_examples
 from unisd_rl.contexts.templates import Chat
-from unisd_rl.contexts.views import Contexts, candidates, references
+from unisd_rl.contexts.views import Contexts, auxiliary_contexts, candidates
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
 from unisd_rl.types import Example, Progress, Prompt
 
 
-class Maker:
+class ContextBuilder:
     """Makes rows. What they follow from is `config` (its contexts that some term reads, its seed), task and model."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Maker:
         config: Config,
         task: Task,
         instructions: Callable[[], Sequence[Instruction]],
-        writer: Writer,
+        writer: ContextGenerator,
         grade: GradeMany,
         measure: Measure,
     ) -> None:
@@ -44,30 +44,30 @@ class Maker:
         self._config, self._task, self._writer, self._grade, self._measure = config, task, writer, grade, measure
         self._read, self._seed = config.contexts_read, config.run.seed
         auxiliary = self._read.auxiliary
-        self._references = auxiliary and references(auxiliary, task, self._seed, instructions)
+        self._references = auxiliary and auxiliary_contexts(auxiliary, task, self._seed, instructions)
 
     def rows(self, examples: Sequence[Example], name: str) -> list[PreparedRow]:
         """One row a problem, in order; `name` seeds what the model writes, and tells these problems from others."""
         negatives = self._negatives(examples, name)
         return [self._row(example, negative) for example, negative in zip(examples, negatives, strict=True)]
 
-    def _row(self, example: Example, negative: Verified) -> PreparedRow:
-        auxiliary = self._references.of(example) if self._references else ()
+    def _row(self, example: Example, negative: VerifiedNegative) -> PreparedRow:
+        auxiliary = self._references.for_example(example) if self._references else ()
         contexts = Contexts(auxiliary, negative.text)
         lengths = self._measure(prompt_of(self._task, self._config, example, contexts))
         return PreparedRow(example.id, contexts, negative.right, negative.implausible, lengths)
 
-    def _negatives(self, examples: Sequence[Example], name: str) -> Sequence[Verified]:
+    def _negatives(self, examples: Sequence[Example], name: str) -> Sequence[VerifiedNegative]:
         negative = self._read.negative
         if negative is None:
-            return [Verified()] * len(examples)
+            return [VerifiedNegative()] * len(examples)
 
         def write(chats: Sequence[Chat], what: str) -> Sequence[str | None]:
             assert isinstance(negative, GeneratedNegative), "only these are written by the model"
-            return self._writer.write(chats, negative, derive_seed(self._seed, "written", name, what))
+            return self._writer.generate(chats, negative, derive_seed(self._seed, "written", name, what))
 
         proposed = candidates(negative, self._task, self._seed, write)
-        return verified_wrong(examples, proposed, self._grade, negative.attempts)
+        return verified_negatives(examples, proposed, self._grade, negative.attempts)
 
 
 _INSTRUCTIONS_A_SEGMENT = 16
@@ -81,13 +81,15 @@ class Preparation:
     config: Config
     task: Task
     model: Path
-    open_writer: OpenWriter
+    open_writer: OpenGenerator
     progress: Progress
     measure: Measure
     grade: GradeMany
 
     @classmethod
-    def of(cls, config: Config, task: Task, model: Path, open_writer: OpenWriter, progress: Progress) -> "Preparation":
+    def of(
+        cls, config: Config, task: Task, model: Path, open_writer: OpenGenerator, progress: Progress
+    ) -> "Preparation":
         """With the model's own tokenizer and the task's own grader."""
         measure = measure_with(ChatTokenizer(model))
         return cls(config, task, model, open_writer, progress, measure, partial(grade_all, task))
@@ -99,7 +101,7 @@ class Preparation:
             UserError: too many problems do not fit, or a held-out one does not; what `selection.py` refuses.
         """
         refuse_long_questions(self.config, self._held_out_lengths())
-        return selected(self.config, self.task, self._rows())
+        return select_examples(self.config, self.task, self._rows())
 
     def _rows(self) -> list[PreparedRow]:
         made_from = made_from_train(self.config, self.task, self.model)
@@ -112,7 +114,9 @@ class Preparation:
         with ExitStack() as stack:
             report = stack.enter_context(self.progress.progress("preparing contexts"))
             writer = self._writer(stack)
-            maker = Maker(self.config, self.task, lambda: self._instructions(writer), writer, self.grade, self.measure)
+            maker = ContextBuilder(
+                self.config, self.task, lambda: self._instructions(writer), writer, self.grade, self.measure
+            )
             total = len(self.task.train)
             for number, places in enumerate(segments.ranges()):
                 if not segments.has(number):
@@ -122,13 +126,13 @@ class Preparation:
                 report(places.stop / total, f"{places.stop} of {total}")
             segments.finish(made_from)
 
-    def _writer(self, stack: ExitStack) -> Writer:
-        if not written_sections(self.config):
+    def _writer(self, stack: ExitStack) -> ContextGenerator:
+        if not generated_configs(self.config):
             return _NoWriter()
         with self.progress.waiting("starting the engine that writes contexts"):
             return stack.enter_context(self.open_writer())
 
-    def _instructions(self, writer: Writer) -> Sequence[Instruction]:
+    def _instructions(self, writer: ContextGenerator) -> Sequence[Instruction]:
         """The pool of instructions: from the cache, or written now."""
         settings, seed = self.config.contexts_read.auxiliary, self.config.run.seed
         assert isinstance(settings, InductionAuxiliary), "only induction reads instructions"
@@ -145,7 +149,7 @@ class Preparation:
         for number, places in enumerate(segments.ranges()):
             if not segments.finished and not segments.has(number):
                 asked = [requests[place] for place in places]
-                texts = writer.write(asked, settings, derive_seed(seed, "instructions", number))
+                texts = writer.generate(asked, settings, derive_seed(seed, "instructions", number))
                 segments.write(number, [{"text": text and text.strip()} for text in texts])
         if not segments.finished:
             segments.finish(made_from)
@@ -175,7 +179,7 @@ class Preparation:
 def made_from_train(config: Config, task: Task, model: Path) -> JsonObject:
     """Everything the rows of training problems follow from."""
     read = config.contexts_read
-    written = bool(written_sections(config))
+    written = bool(generated_configs(config))
     embeds = isinstance(read.auxiliary, RetrievalAuxiliary) and read.auxiliary.model
     return {
         "records": records_fingerprint(task, task.train),
@@ -203,6 +207,6 @@ def cache_folder(config: Config) -> Path:
 class _NoWriter:
     """Stands where nothing is written by the model."""
 
-    def write(self, chats: Sequence[Any], settings: Any, seed: int) -> list[str | None]:
+    def generate(self, chats: Sequence[Any], settings: Any, seed: int) -> list[str | None]:
         """Never called."""
         raise AssertionError("no context is written by the model")

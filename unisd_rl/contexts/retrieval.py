@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unisd_rl.contexts.auxiliary import silent_donors
+from unisd_rl.contexts.auxiliary import non_leaking_examples
 from unisd_rl.contexts.templates import other_example
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
@@ -33,15 +33,15 @@ class Similarity(Protocol):
         ...
 
 
-class NeighbourReferences:
-    """`References` from the nearest neighbours."""
+class RetrievedContexts:
+    """`AuxiliaryContexts` from the nearest neighbours."""
 
     def __init__(self, pool: Sequence[Example], similarity: Similarity, views: int, seed: int) -> None:
         self._pool, self._similarity, self._views, self._seed = pool, similarity, views, seed
 
-    def of(self, example: Example) -> tuple[str, ...]:
-        """See `References.of`; the first is of the nearest donor."""
-        donors = silent_donors(example, self._ranked(example), self._views)
+    def for_example(self, example: Example) -> tuple[str, ...]:
+        """See `AuxiliaryContexts.for_example`; the first is of the nearest donor."""
+        donors = non_leaking_examples(example, self._ranked(example), self._views)
         return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
 
     def _ranked(self, example: Example) -> Iterator[Example]:

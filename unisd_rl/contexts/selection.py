@@ -63,7 +63,7 @@ def measure_with(tokenizer: ChatTokenizer) -> Measure:
 LARGEST_DROPPED_SHARE = 0.05
 
 
-def selected(config: Config, task: Task, rows: Sequence[PreparedRow]) -> Prepared:
+def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> Prepared:
     """Drop the problems that do not fit, and count: nothing is ever cut.
 
     Raises:

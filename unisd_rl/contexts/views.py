@@ -1,7 +1,7 @@
 """From the configuration to the makers of contexts, and from one problem's contexts to its prompt.
 
 ```
-Example --References.of--> what its auxiliary views read --+
+Example --AuxiliaryContexts.for_example--> what its auxiliary views read --+
         --Candidates.propose, graded--> a wrong solution --+--> Contexts --prompt_for--> Prompt with every View
 ```
 """
@@ -21,12 +21,18 @@ from unisd_rl.config.contexts import (
     RetrievalAuxiliary,
     TaskNegative,
 )
-from unisd_rl.contexts.auxiliary import RandomReferences, References
+from unisd_rl.contexts.auxiliary import AuxiliaryContexts, RandomContexts
 from unisd_rl.contexts.corruption import Corruption
-from unisd_rl.contexts.induction import InductionReferences, Instruction
-from unisd_rl.contexts.negatives import Candidates, FromEach, Write, WrittenCandidates, bug_candidates
+from unisd_rl.contexts.induction import Instruction, InstructionContexts
+from unisd_rl.contexts.negatives import (
+    Candidates,
+    Generate,
+    GeneratedCandidates,
+    PerExampleCandidates,
+    mutation_candidates,
+)
 from unisd_rl.contexts.perturbation import perturbed
-from unisd_rl.contexts.retrieval import Bm25, Embeddings, NeighbourReferences
+from unisd_rl.contexts.retrieval import Bm25, Embeddings, RetrievedContexts
 from unisd_rl.contexts.templates import with_demonstration, with_reference
 from unisd_rl.types import Example, Message, Prompt, View, ViewKind
 
@@ -73,9 +79,9 @@ def prompt_for(task: Problems, example: Example, contexts: Contexts) -> Prompt:
     return Prompt(example.id, chat, tuple(views))
 
 
-def references(
+def auxiliary_contexts(
     config: AuxiliaryConfig, task: Problems, seed: int, instructions: Callable[[], Sequence[Instruction]]
-) -> References:
+) -> AuxiliaryContexts:
     """What auxiliary views read, as configured; `instructions` is asked for the pool only where one is needed.
 
     Raises:
@@ -83,25 +89,25 @@ def references(
     """
     match config:
         case RandomAuxiliary():
-            return RandomReferences(task.train, config.views, seed)
+            return RandomContexts(task.train, config.views, seed)
         case RetrievalAuxiliary():
             questions = [example.question for example in task.train]
             similarity = Bm25(questions) if config.model is None else Embeddings(questions, config.model)
-            return NeighbourReferences(task.train, similarity, config.views, seed)
+            return RetrievedContexts(task.train, similarity, config.views, seed)
         case InductionAuxiliary():
-            return InductionReferences(instructions(), config.views, seed)
+            return InstructionContexts(instructions(), config.views, seed)
 
 
-def candidates(config: NegativeConfig, task: Problems, seed: int, write: Write) -> Candidates:
+def candidates(config: NegativeConfig, task: Problems, seed: int, write: Generate) -> Candidates:
     """Where wrong demonstrations come from, as configured; `write` is called only where the model writes them."""
     match config:
         case TaskNegative():
-            return FromEach(lambda example: task.wrong_demonstrations(example, seed))
+            return PerExampleCandidates(lambda example: task.wrong_demonstrations(example, seed))
         case CorruptionNegative():
-            return FromEach(Corruption(task.train, seed).candidates)
+            return PerExampleCandidates(Corruption(task.train, seed).candidates)
         case ProgramMutationsNegative():
-            return FromEach(lambda example: bug_candidates(example, seed))
+            return PerExampleCandidates(lambda example: mutation_candidates(example, seed))
         case PerturbationNegative():
-            return FromEach(lambda example: perturbed(example, seed))
+            return PerExampleCandidates(lambda example: perturbed(example, seed))
         case _:
-            return WrittenCandidates(task.student_messages, write, seed)
+            return GeneratedCandidates(task.student_messages, write, seed)

@@ -14,12 +14,12 @@ from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import answering_cores, core_plan
 from unisd_rl.config import Config
-from unisd_rl.contexts.generator import Writer
+from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Screen
-from unisd_rl.driver.context_generation import writing_engine
+from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
@@ -59,8 +59,8 @@ def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirecto
 def preparation(config: Config, task: Task, model: Path, logs: Path, screen: Screen) -> Preparation:
     """What makes contexts. An engine for those that the model writes is started if need be, and logs below `logs`."""
 
-    def open_writer() -> AbstractContextManager[Writer]:
-        return writing_engine(config, answering_cores(config), model, logs)
+    def open_writer() -> AbstractContextManager[ContextGenerator]:
+        return generation_engine(config, answering_cores(config), model, logs)
 
     return Preparation.of(config, task, model, open_writer, screen)
 

@@ -13,7 +13,7 @@ from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
-from unisd_rl.contexts.generator import Writer, Written, longest_request, written_sections
+from unisd_rl.contexts.generator import ContextGenerator, GeneratedConfig, generated_configs, longest_request
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.weights.store import spawn_store
@@ -22,14 +22,14 @@ from unisd_rl.types import Sampling
 _SLICE = 64  # requests that go out together; fixed, because each one's seed follows from its place
 
 
-class EngineWriter:
-    """`Writer` through a group of rollout actors that have received no update: the initial model."""
+class EngineGenerator:
+    """`ContextGenerator` through a group of rollout actors that have received no update: the initial model."""
 
     def __init__(self, config: Config, group: RolloutGroup, tokenizer: ChatTokenizer) -> None:
         self._config, self._group, self._tokenizer = config, group, tokenizer
 
-    def write(self, chats: Sequence[Chat], settings: Written, seed: int) -> list[str | None]:
-        """See `Writer.write`."""
+    def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
+        """See `ContextGenerator.write`."""
         limit = longest_request(self._config, settings)
         texts: list[str | None] = [None] * len(chats)
         fitting = [place for place, chat in enumerate(chats) if len(self._tokenizer.encode(chat)) <= limit]
@@ -43,7 +43,7 @@ class EngineWriter:
 
 
 @contextmanager
-def writing_engine(config: Config, plan: CorePlan, model: Path, folder: Path) -> Iterator[Writer]:
+def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path) -> Iterator[ContextGenerator]:
     """A writer for the time of this block, which must be connected to a cluster; `folder` gets the engines' logs.
 
     Raises:
@@ -52,14 +52,14 @@ def writing_engine(config: Config, plan: CorePlan, model: Path, folder: Path) ->
     group = RolloutGroup(engine_config(config), plan, model, folder, None, spawn_store())
     try:
         group.start(config.run.start_timeout_s)
-        yield EngineWriter(config, group, ChatTokenizer(model))
+        yield EngineGenerator(config, group, ChatTokenizer(model))
     finally:
         group.close()
 
 
 def engine_config(config: Config) -> Config:
     """The configuration of engines that only write: no adapters, no updates, as long as requests and texts are."""
-    sections = written_sections(config)
+    sections = generated_configs(config)
     rollout = config.rollout.model_copy(
         update={
             "engine": config.rollout.engine.without_length_limit(),

@@ -8,11 +8,11 @@ from unisd_rl.cluster.cores import answering_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import answering_requirements
 from unisd_rl.config import Config
-from unisd_rl.contexts.generator import Writer
+from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
 from unisd_rl.driver.console import Screen
-from unisd_rl.driver.context_generation import writing_engine
+from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.tasks.load import load_task
 
 
@@ -28,9 +28,9 @@ def run_preparation(config: Config) -> PreparationReport:
         model = model_folder(config, cache / f"base-{config.model.base_seed}", screen)
 
         @contextmanager
-        def writer() -> Iterator[Writer]:
+        def writer() -> Iterator[ContextGenerator]:
             needed, cores = answering_requirements(config), answering_cores(config)
-            with connected(config, needed), writing_engine(config, cores, model, cache) as opened:
+            with connected(config, needed), generation_engine(config, cores, model, cache) as opened:
                 yield opened
 
         report = Preparation.of(config, task, model, writer, screen).prepared().report

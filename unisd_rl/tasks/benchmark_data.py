@@ -19,7 +19,7 @@ from unisd_rl.types import Example
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class SourceRecord:
     """One record and where it stands. Every method raises a UserError that names both."""
 
     place: str
@@ -39,7 +39,7 @@ class Raw:
             raise self._unlike(field, "a list of texts", value)
         return value
 
-    def whole(self, field: str) -> int:
+    def integer(self, field: str) -> int:
         """A field that is a whole number."""
         value = self._value(field)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -53,12 +53,12 @@ class Raw:
             raise self._unlike(field, "a list", value)
         return value
 
-    def inner(self, field: str) -> "Raw":
+    def inner(self, field: str) -> "SourceRecord":
         """A field that is a record itself."""
         value = self._value(field)
         if not isinstance(value, Mapping):
             raise self._unlike(field, "an object", value)
-        return Raw(f"{self.place}, {field}", value)
+        return SourceRecord(f"{self.place}, {field}", value)
 
     def wrong(self, reason: str) -> UserError:
         """An error that names this record."""
@@ -74,7 +74,7 @@ class Raw:
         return self.wrong(f"field {field!r} must be {kind}, but it is {value!r:.80}")
 
 
-def from_file(path: Path) -> list[Raw]:
+def from_file(path: Path) -> list[SourceRecord]:
     """The records of a JSON Lines file, or of a file that is one JSON array.
 
     Raises:
@@ -90,7 +90,7 @@ def from_file(path: Path) -> list[Raw]:
     return parsed
 
 
-def object_in(path: Path) -> Raw:
+def object_in(path: Path) -> SourceRecord:
     """The one JSON object that a file is.
 
     Raises:
@@ -102,10 +102,10 @@ def object_in(path: Path) -> Raw:
         raise UserError(f"{path}: not a JSON object ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object but {type(value).__name__}")
-    return Raw(str(path), value)
+    return SourceRecord(str(path), value)
 
 
-def from_hub(hub: str, name: str | None, split: str, fields: Sequence[str]) -> list[Raw]:
+def from_hub(hub: str, name: str | None, split: str, fields: Sequence[str]) -> list[SourceRecord]:
     """The records of one split, as `datasets.load_dataset` has them; of their fields those in `fields`.
 
     Raises:
@@ -124,7 +124,7 @@ def from_hub(hub: str, name: str | None, split: str, fields: Sequence[str]) -> l
         if column in fields and isinstance(rows.features.get(column), datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     rows = rows.select_columns([field for field in fields if field in rows.column_names])
-    return [Raw(f"{hub}, split {split!r}, record {number}", row) for number, row in enumerate(rows)]
+    return [SourceRecord(f"{hub}, split {split!r}, record {number}", row) for number, row in enumerate(rows)]
 
 
 def _content(path: Path) -> str:
@@ -136,25 +136,25 @@ def _content(path: Path) -> str:
         raise UserError(f"{path} cannot be read as text: {error}") from error
 
 
-def _array(path: Path, text: str) -> Iterator[Raw]:
+def _array(path: Path, text: str) -> Iterator[SourceRecord]:
     try:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not a JSON array ({error})") from error
     for number, value in enumerate(values):
-        yield Raw(f"{path}, record {number}", value)
+        yield SourceRecord(f"{path}, record {number}", value)
 
 
-def _lines(path: Path, text: str) -> Iterator[Raw]:
+def _lines(path: Path, text: str) -> Iterator[SourceRecord]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield Raw(f"{path}, line {number}", json.loads(line))
+                yield SourceRecord(f"{path}, line {number}", json.loads(line))
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: not a JSON object ({error})") from error
 
 
-def capped(
+def take_first(
     config: Benchmark, origin: object, train: list[Example], evaluation: list[Example]
 ) -> tuple[list[Example], list[Example]]:
     """The first `train_examples` and `eval_examples` of each.
@@ -172,13 +172,13 @@ def capped(
     return train[: config.train_examples], evaluation[: config.eval_examples]
 
 
-def by_split(records: Iterable[Raw], names: Sequence[str]) -> dict[str, list[Raw]]:
+def by_split(records: Iterable[SourceRecord], names: Sequence[str]) -> dict[str, list[SourceRecord]]:
     """Records by their field `split`; `names` are those a source may have.
 
     Raises:
         UserError: a record has no split, or one of another name.
     """
-    sorted_out: dict[str, list[Raw]] = {name: [] for name in names}
+    sorted_out: dict[str, list[SourceRecord]] = {name: [] for name in names}
     for record in records:
         name = record.text("split")
         if name not in sorted_out:
@@ -187,19 +187,19 @@ def by_split(records: Iterable[Raw], names: Sequence[str]) -> dict[str, list[Raw
     return sorted_out
 
 
-def note_sizes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> None:
+def report_sizes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> None:
     """Say on stderr where the data is not what the paper's figures come from."""
-    for sentence in size_notes(origin, found, full):
-        note_once(sentence)
+    for sentence in size_warnings(origin, found, full):
+        print_once(sentence)
 
 
 @cache
-def note_once(sentence: str) -> None:
+def print_once(sentence: str) -> None:
     """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def size_notes(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> list[str]:
+def size_warnings(origin: object, found: Mapping[str, int], full: Mapping[str, int]) -> list[str]:
     """One sentence for each split whose size is not the full data's."""
     return [
         f"{origin}: {found.get(split, 0):,} {split} problems, expected {size:,} in the full data; "

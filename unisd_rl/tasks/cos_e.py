@@ -7,7 +7,7 @@ which some questions have twice: either position counts. The source's own files 
 from pathlib import Path
 
 from unisd_rl.config.task import CosETask
-from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes
+from unisd_rl.tasks.benchmark_data import SourceRecord, by_split, from_file, from_hub, report_sizes, take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.types import Example
 
@@ -23,8 +23,8 @@ def load(config: CosETask) -> MultipleChoice:
         UserError: missing data or a bad record.
     """
     examples = _examples(config)
-    note_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
-    return MultipleChoice(*capped(config, config.data or config.hub, examples["train"], examples["validation"]))
+    report_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
+    return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["validation"]))
 
 
 def _examples(config: CosETask) -> dict[str, list[Example]]:
@@ -37,7 +37,7 @@ def _examples(config: CosETask) -> dict[str, list[Example]]:
     return {split: [_published(record, config.seed) for record in records[split]] for split in FULL}
 
 
-def _published(record: Raw, seed: int) -> Example:
+def _published(record: SourceRecord, seed: int) -> Example:
     choices, answer = record.texts("choices"), record.text("answer")
     if answer not in choices:
         raise record.wrong(f"answer = {answer!r} is none of its choices")
@@ -56,9 +56,9 @@ def _joined(folder: Path, name: str, seed: int) -> list[Example]:
     return examples
 
 
-def _of_source(record: Raw, explanation: str, seed: int) -> Example:
+def _of_source(record: SourceRecord, explanation: str, seed: int) -> Example:
     question, key = record.inner("question"), record.text("answerKey")
-    choices = [Raw(question.place, choice) for choice in question.items("choices")]
+    choices = [SourceRecord(question.place, choice) for choice in question.items("choices")]
     labels = [choice.text("label") for choice in choices]
     if key not in labels:
         raise record.wrong(f"answerKey = {key!r} is none of its labels {', '.join(labels)}")

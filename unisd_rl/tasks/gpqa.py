@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unisd_rl.config.task import GPQATask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.benchmark_data import Raw, capped, note_sizes
+from unisd_rl.tasks.benchmark_data import SourceRecord, report_sizes, take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.types import Example
 
@@ -30,11 +30,11 @@ def load(config: GPQATask) -> MultipleChoice:
         )
     examples = [_example(record, config.seed) for record in _rows(config.data)]
     if config.data.stem in SIZES:
-        note_sizes(config.data, {"test": len(examples)}, {"test": SIZES[config.data.stem]})
-    return MultipleChoice(*capped(config, config.data, [], examples))
+        report_sizes(config.data, {"test": len(examples)}, {"test": SIZES[config.data.stem]})
+    return MultipleChoice(*take_first(config, config.data, [], examples))
 
 
-def _rows(path: Path) -> list[Raw]:
+def _rows(path: Path) -> list[SourceRecord]:
     if not path.is_file():
         raise UserError(f"task.data = {str(path)!r} is not a file; give the path of gpqa_main.csv")
     try:
@@ -43,12 +43,12 @@ def _rows(path: Path) -> list[Raw]:
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise UserError(f"{path} has no column {', '.join(map(repr, missing))}; is it a GPQA file?")
-            return [Raw(f"{path}, row {number}", row) for number, row in enumerate(reader, start=1)]
+            return [SourceRecord(f"{path}, row {number}", row) for number, row in enumerate(reader, start=1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
 
 
-def _example(record: Raw, seed: int) -> Example:
+def _example(record: SourceRecord, seed: int) -> Example:
     name = record.text("Record ID")
     question = reshuffled(record.text("Question"), [record.text(column) for column in _CHOICES], 0, seed, name)
     return to_example(name, question, record.text("Explanation", may_be_empty=True))

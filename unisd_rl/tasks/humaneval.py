@@ -5,26 +5,28 @@ fence the body alone, as the reference solutions do.
 """
 
 from unisd_rl.config.task import HumanEvalTask
-from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
-from unisd_rl.tasks.programs import Programming, Reference, fenced
+from unisd_rl.tasks.benchmark_data import SourceRecord, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced
 from unisd_rl.types import Example
 
 FULL = {"test": 164}
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
-def load(config: HumanEvalTask) -> Programming:
+def load(config: HumanEvalTask) -> ProgrammingTask:
     """The task of a `humaneval` section; it has no training problems.
 
     Raises:
         UserError: missing data or a bad record.
     """
     records = from_file(config.data) if config.data else from_hub(config.hub, None, "test", _FIELDS)
-    note_sizes(config.data or config.hub, {"test": len(records)}, FULL)
-    return Programming(*capped(config, config.data or config.hub, [], [to_example(record) for record in records]))
+    report_sizes(config.data or config.hub, {"test": len(records)}, FULL)
+    return ProgrammingTask(
+        *take_first(config, config.data or config.hub, [], [to_example(record) for record in records])
+    )
 
 
-def to_example(record: Raw) -> Example:
+def to_example(record: SourceRecord) -> Example:
     """One record as an example.
 
     Raises:

@@ -7,8 +7,8 @@ that were checked by hand.
 import ast
 
 from unisd_rl.config.task import MBPPTask
-from unisd_rl.tasks.benchmark_data import Raw, capped, from_file, from_hub, note_sizes
-from unisd_rl.tasks.programs import Programming, Reference, fenced, top_level
+from unisd_rl.tasks.benchmark_data import SourceRecord, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced, top_level
 from unisd_rl.types import Example
 
 FULL = {"full": {"train": 374, "test": 500}, "sanitized": {"train": 120, "test": 257}}
@@ -17,7 +17,7 @@ _TEXT = {"full": "text", "sanitized": "prompt"}
 _SETUP = {"full": "test_setup_code", "sanitized": "test_imports"}
 
 
-def load(config: MBPPTask) -> Programming:
+def load(config: MBPPTask) -> ProgrammingTask:
     """The task of an `mbpp` section.
 
     Raises:
@@ -26,18 +26,20 @@ def load(config: MBPPTask) -> Programming:
     if config.data is not None:
         records = from_file(config.data)
         splits = {
-            split: [record for record in records if record.whole("task_id") in numbers]
+            split: [record for record in records if record.integer("task_id") in numbers]
             for split, numbers in _RANGES.items()
         }
     else:
         fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
         splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
-    note_sizes(config.data or config.hub, {split: len(found) for split, found in splits.items()}, FULL[config.variant])
+    report_sizes(
+        config.data or config.hub, {split: len(found) for split, found in splits.items()}, FULL[config.variant]
+    )
     train, test = ([to_example(record, config.variant) for record in splits[split]] for split in ("train", "test"))
-    return Programming(*capped(config, config.data or config.hub, train, test))
+    return ProgrammingTask(*take_first(config, config.data or config.hub, train, test))
 
 
-def to_example(record: Raw, variant: str) -> Example:
+def to_example(record: SourceRecord, variant: str) -> Example:
     """One record of a variant as an example.
 
     Raises:
@@ -51,7 +53,7 @@ def to_example(record: Raw, variant: str) -> Example:
         tests = _tests(code, imports, "\n".join([*before, *asserts]))
     except SyntaxError as error:
         raise record.wrong(f"its code or its tests are no Python ({error.msg})") from error
-    return Example(f"mbpp-{record.whole('task_id')}", question, fenced(code), tests.to_json())
+    return Example(f"mbpp-{record.integer('task_id')}", question, fenced(code), tests.to_json())
 
 
 def _tests(code: str, imports: list[str], tests: str) -> Reference:

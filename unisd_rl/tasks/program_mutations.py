@@ -30,7 +30,7 @@ _LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 
 @dataclass(frozen=True, slots=True)
-class Bug:
+class Mutation:
     """Bytes `start` to `end` of the program, in UTF-8, are replaced by `text`."""
 
     start: int
@@ -38,7 +38,7 @@ class Bug:
     text: str
 
 
-def buggy_programs(program: str, seed: int) -> Iterator[str]:
+def mutated_programs(program: str, seed: int) -> Iterator[str]:
     """A program with one bug each; the four kinds in turn, in a seeded order. What is no Python gives none.
 
     Some bugs change nothing that a test sees: grade them.
@@ -46,7 +46,7 @@ def buggy_programs(program: str, seed: int) -> Iterator[str]:
     tree = _tree(program)
     if tree is None:
         return
-    draw, kinds = random.Random(seed), list(bugs_by_kind(tree, program).values())
+    draw, kinds = random.Random(seed), list(mutations_by_kind(tree, program).values())
     draw.shuffle(kinds)
     for bugs in kinds:
         draw.shuffle(bugs)
@@ -60,10 +60,15 @@ def buggy_programs(program: str, seed: int) -> Iterator[str]:
                     yield buggy
 
 
-def bugs_by_kind(tree: ast.AST, program: str) -> dict[str, list[Bug]]:
+def mutations_by_kind(tree: ast.AST, program: str) -> dict[str, list[Mutation]]:
     """Every place for a bug in a parsed program."""
     text = _Text(program)
-    found: dict[str, list[Bug]] = {"off by one": [], "wrong operator": [], "missing edge case": [], "wrong return": []}
+    found: dict[str, list[Mutation]] = {
+        "off by one": [],
+        "wrong operator": [],
+        "missing edge case": [],
+        "wrong return": [],
+    }
     for node in ast.walk(tree):
         for kind, changes in (
             ("off by one", _off_by_one(node)),
@@ -71,7 +76,9 @@ def bugs_by_kind(tree: ast.AST, program: str) -> dict[str, list[Bug]]:
             ("missing edge case", _missing_edge_case(node)),
             ("wrong return", _wrong_return(node)),
         ):
-            found[kind] += [Bug(*text.span(old), ast.unparse(ast.fix_missing_locations(new))) for old, new in changes]
+            found[kind] += [
+                Mutation(*text.span(old), ast.unparse(ast.fix_missing_locations(new))) for old, new in changes
+            ]
         found["wrong operator"] += _wrong_operator(node, text)
     return found
 
@@ -120,7 +127,7 @@ def _wrong_call(node: ast.AST) -> Iterator[Change]:
             yield called, ast.Name(_CALLED[name])
 
 
-def _wrong_operator(node: ast.AST, text: _Text) -> Iterator[Bug]:
+def _wrong_operator(node: ast.AST, text: _Text) -> Iterator[Mutation]:
     """The sign between two operands alone is changed."""
     match node:
         case ast.BinOp(left=left, op=op, right=right):
@@ -136,7 +143,7 @@ def _wrong_operator(node: ast.AST, text: _Text) -> Iterator[Bug]:
         start, end = text.span(left)[1], text.span(right)[0]
         at = text.bytes[start:end].find(sign.encode())
         if at >= 0:  # "not  in", with two blanks, is left alone
-            yield Bug(start + at, start + at + len(sign), _WRONG[sign])
+            yield Mutation(start + at, start + at + len(sign), _WRONG[sign])
 
 
 def _missing_edge_case(node: ast.AST) -> Iterator[Change]:

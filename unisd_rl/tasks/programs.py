@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.program_mutations import buggy_programs, parsed
+from unisd_rl.tasks.program_mutations import mutated_programs, parsed
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
 from unisd_rl.types import Example, Message
@@ -52,7 +52,7 @@ class Reference:
         return cls(values["stub"], values["setup"], tuple(values["names"]), values["tests"])
 
 
-class Programming:
+class ProgrammingTask:
     """A task whose completions are programs."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
@@ -73,7 +73,7 @@ class Programming:
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
         reference = program_in(example.demonstration, ())
-        yield from map(fenced, buggy_programs(reference, derive_seed(seed, "wrong", example.id)))
+        yield from map(fenced, mutated_programs(reference, derive_seed(seed, "wrong", example.id)))
 
 
 def trial(completion: str, example: Example) -> Trial:

@@ -7,7 +7,15 @@ lecture is if the configuration says so; the solution is the rationale of the de
 from pathlib import Path
 
 from unisd_rl.config.task import ScienceQATask
-from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_sizes, object_in
+from unisd_rl.tasks.benchmark_data import (
+    SourceRecord,
+    by_split,
+    from_file,
+    from_hub,
+    object_in,
+    report_sizes,
+    take_first,
+)
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.types import Example
 
@@ -23,11 +31,11 @@ def load(config: ScienceQATask) -> MultipleChoice:
         UserError: missing data or a bad record.
     """
     examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
-    note_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
-    return MultipleChoice(*capped(config, config.data or config.hub, examples["train"], examples["test"]))
+    report_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
+    return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["test"]))
 
 
-def _records(config: ScienceQATask) -> dict[str, list[Raw]]:
+def _records(config: ScienceQATask) -> dict[str, list[SourceRecord]]:
     if config.data is None:
         return {split: from_hub(config.hub, None, split, _FIELDS) for split in FULL}
     if config.data.is_dir():
@@ -35,18 +43,18 @@ def _records(config: ScienceQATask) -> dict[str, list[Raw]]:
     return by_split(from_file(config.data), _SPLITS)
 
 
-def _from_source(folder: Path) -> dict[str, list[Raw]]:
+def _from_source(folder: Path) -> dict[str, list[SourceRecord]]:
     problems, splits = object_in(folder / "problems.json"), object_in(folder / "pid_splits.json")
     return {split: [problems.inner(number) for number in splits.texts(split)] for split in FULL}
 
 
-def _examples(records: list[Raw], split: str, config: ScienceQATask) -> list[Example]:
+def _examples(records: list[SourceRecord], split: str, config: ScienceQATask) -> list[Example]:
     numbered = enumerate(records)
     return [_example(record, f"{split}-{n}", config) for n, record in numbered if record.values.get("image") is None]
 
 
-def _example(record: Raw, name: str, config: ScienceQATask) -> Example:
-    choices, right = record.texts("choices"), record.whole("answer")
+def _example(record: SourceRecord, name: str, config: ScienceQATask) -> Example:
+    choices, right = record.texts("choices"), record.integer("answer")
     if not 0 <= right < len(choices) <= 26:
         raise record.wrong(f"answer = {right} must be the position of one of its {len(choices)} choices")
     name = str(record.values.get("pid", name))
@@ -56,6 +64,6 @@ def _example(record: Raw, name: str, config: ScienceQATask) -> Example:
     return to_example(name, question, record.text("solution", may_be_empty=True))
 
 
-def _lecture(record: Raw, config: ScienceQATask) -> str:
+def _lecture(record: SourceRecord, config: ScienceQATask) -> str:
     lecture = record.text("lecture", may_be_empty=True)
     return f"Background:\n{lecture}" if config.lecture and lecture.strip() else ""

@@ -8,13 +8,13 @@ from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import Call, from_json, same_calls, stated_calls
 from unisd_rl.types import Example, Message
 
-Written = Callable[[Sequence[Call]], str]
+CallFormat = Callable[[Sequence[Call]], str]
 
 
 class ToolCalling:
     """A task of requests with documented tools; `written` is the form in which demonstrations give calls."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], written: Written) -> None:
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], written: CallFormat) -> None:
         self.train, self.evaluation, self._written = train, evaluation, written
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:

@@ -196,13 +196,13 @@ def load(config: ToolUseTask) -> ToolCalling:
     held_out_tools = TOOLS if config.evaluation == "in_domain" else UNSEEN_TOOLS
     train = _drawn(config.train_examples, TOOLS, False, config.seed, "train_examples")
     evaluation = _drawn(config.eval_examples, held_out_tools, True, config.seed, "eval_examples")
-    right = ToolCalling(train, evaluation, written)
+    right = ToolCalling(train, evaluation, demonstration_of)
     share = config.wrong_demonstrations
     noisy = with_wrong_demonstrations(train, share, config.seed, right.wrong_demonstrations, right.grade)
-    return ToolCalling(noisy, evaluation, written)
+    return ToolCalling(noisy, evaluation, demonstration_of)
 
 
-def written(calls: Sequence[Call]) -> str:
+def demonstration_of(calls: Sequence[Call]) -> str:
     """A demonstration: which tool, then the call as a JSON object (several calls as a list)."""
     named = ", then ".join(call.name for call in calls)
     stated = json.dumps({"name": calls[0].name, "arguments": calls[0].arguments}) if len(calls) == 1 else to_json(calls)
@@ -228,7 +228,7 @@ def _drawn(count: int, tools: Sequence[Tool], held_out: bool, seed: int, setting
 def _example(request: str, call: Call, shown: Sequence[Tool]) -> Example:
     documentation = "\n".join(tool.documentation for tool in shown)
     question = f"Tools:\n{documentation}\n\n{_FORM}\n\nRequest: {request}"
-    return Example(request, question, written([call]), to_json([call]))
+    return Example(request, question, demonstration_of([call]), to_json([call]))
 
 
 def _hash(request: str) -> int:

@@ -12,7 +12,15 @@ from typing import Any
 
 from unisd_rl.config.task import ToolAlpacaTask
 from unisd_rl.tasks import calls
-from unisd_rl.tasks.benchmark_data import Raw, by_split, capped, from_file, from_hub, note_once, note_sizes
+from unisd_rl.tasks.benchmark_data import (
+    SourceRecord,
+    by_split,
+    from_file,
+    from_hub,
+    print_once,
+    report_sizes,
+    take_first,
+)
 from unisd_rl.tasks.calls import Call
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
@@ -42,8 +50,8 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
     train, evaluation = _from_hub(config) if config.data is None else _from_source(config, config.data)
     found = {"train": len(train), "evaluation": len(evaluation)}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
-    note_sizes(config.data or config.hub, found, full)
-    return ToolCalling(*capped(config, config.data or config.hub, train, evaluation), calls.to_react)
+    report_sizes(config.data or config.hub, found, full)
+    return ToolCalling(*take_first(config, config.data or config.hub, train, evaluation), calls.to_react)
 
 
 def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
@@ -55,7 +63,7 @@ def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
     ]
 
 
-def _ready_made(record: Raw, name: str) -> Example:
+def _ready_made(record: SourceRecord, name: str) -> Example:
     response = record.values.get("golden_response") or ""
     text = "\n".join(response) if isinstance(response, list) else str(response)
     given = record.values.get("golden_answer")
@@ -80,7 +88,7 @@ def _from_source(config: ToolAlpacaTask, path: Path) -> list[list[Example]]:
     return [train, [example for example in answers if example is not None]]
 
 
-def _solved(tool: Raw) -> Iterator[Example]:
+def _solved(tool: SourceRecord) -> Iterator[Example]:
     """The solved instances of a training tool; those without steps or with malformed inputs are no examples."""
     for number, instance in enumerate(tool.values.get("Instances") or ()):
         steps = instance.get("intermediate_steps") or ()
@@ -93,7 +101,7 @@ def _solved(tool: Raw) -> Iterator[Example]:
             yield _example(tool, f"train-{tool.text('Name')}-{number}", instance["input"], thoughts, made)
 
 
-def _answered(tool: Raw, number: int) -> Example | None:
+def _answered(tool: SourceRecord, number: int) -> Example | None:
     """One instruction of a held-out tool; None where its gold calls cannot be graded."""
     instruction, gold = tool.texts("Instructions")[number], tool.items("Golden_Answers")
     if number >= len(gold):
@@ -104,7 +112,7 @@ def _answered(tool: Raw, number: int) -> Example | None:
     return _example(tool, f"{tool.text('Name')}-{number}", instruction, calls.to_react(wanted), wanted)
 
 
-def _gold_calls(record: Raw, steps: Sequence[dict[str, Any]]) -> list[Call]:
+def _gold_calls(record: SourceRecord, steps: Sequence[dict[str, Any]]) -> list[Call]:
     try:
         return [_gold_call(str(step["Action"]), calls.strict_json(step["Action_Input"])) for step in steps]
     except (KeyError, TypeError, ValueError) as error:
@@ -116,7 +124,7 @@ def _gold_call(name: str, arguments: dict[str, Any]) -> Call:
     return Call(name.removeprefix(_OPTIONAL), given, optional=name.startswith(_OPTIONAL))
 
 
-def _example(tool: Raw, name: str, instruction: str, demonstration: str, wanted: list[Call]) -> Example:
+def _example(tool: SourceRecord, name: str, instruction: str, demonstration: str, wanted: list[Call]) -> Example:
     described, functions = (tool.text(field, may_be_empty=True).strip() for field in ("Description", "NLDocumentation"))
     question = f"Tool: {tool.text('Name')}\n{described}\n\n{functions}\n\n{_FORM}\n\nRequest: {instruction.strip()}"
     return Example(name, question, demonstration, calls.to_json(wanted))
@@ -124,4 +132,4 @@ def _example(tool: Raw, name: str, instruction: str, demonstration: str, wanted:
 
 def _note_left_out(left_out: int, total: int, path: Path) -> None:
     if left_out:
-        note_once(f"{path}: {left_out} of {total} held-out instructions have no gradable answer")
+        print_once(f"{path}: {left_out} of {total} held-out instructions have no gradable answer")

@@ -22,9 +22,9 @@ from unisd_rl.config.contexts import (
     TaskNegative,
 )
 from unisd_rl.contexts.induction import Instruction, distinct_instructions
-from unisd_rl.contexts.negatives import verified_wrong
+from unisd_rl.contexts.negatives import verified_negatives
 from unisd_rl.contexts.templates import with_demonstration
-from unisd_rl.contexts.views import Contexts, candidates, prompt_for, references
+from unisd_rl.contexts.views import Contexts, auxiliary_contexts, candidates, prompt_for
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import ViewKind
@@ -90,10 +90,10 @@ def telling_and_silent(task):
 @pytest.mark.parametrize("kind", [RandomAuxiliary(), RetrievalAuxiliary(), InductionAuxiliary()], ids=lambda k: k.type)
 def test_no_auxiliary_view_contains_its_own_problems_answer(name, kind):
     task = task_of(name)
-    chosen = references(kind, task, 5, lambda: telling_and_silent(task))
+    chosen = auxiliary_contexts(kind, task, 5, lambda: telling_and_silent(task))
     full = 0
     for example in task.train[:LOOKED_AT]:
-        texts = chosen.of(example)
+        texts = chosen.for_example(example)
         full += len(texts) == kind.views
         assert len(set(texts)) == len(texts)
         for view in prompt_for(task, example, Contexts(texts)).views:
@@ -112,7 +112,7 @@ def test_every_negative_is_wrong_by_the_tasks_grader_and_its_view_differs_in_it_
     task = task_of(name)
     count = 12 if name == "mbpp" else LOOKED_AT  # an endless loop takes its ten seconds
     examples = task.train[:count]
-    found = verified_wrong(examples, candidates(kind, task, 5, no_writer), partial(grade_all, task), kind.attempts)
+    found = verified_negatives(examples, candidates(kind, task, 5, no_writer), partial(grade_all, task), kind.attempts)
     assert sum(one.text is not None for one in found) >= 0.9 * len(examples)
     for example, one in zip(examples, found, strict=True):
         if one.text is not None:

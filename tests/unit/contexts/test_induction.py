@@ -3,8 +3,8 @@
 import pytest
 
 from unisd_rl.contexts.induction import (
-    InductionReferences,
     Instruction,
+    InstructionContexts,
     demonstration_groups,
     distinct_instructions,
     instruction_request,
@@ -42,15 +42,15 @@ def test_a_pool_holds_each_instruction_once_and_no_empty_one():
 
 
 def test_each_problem_gets_distinct_instructions_by_a_draw_of_its_own():
-    references = InductionReferences(WRITTEN, 3, seed=0)
-    drawn = {example.id: references.of(Example(example.id + "x", "q", "d", "z")) for example in POOL}
+    references = InstructionContexts(WRITTEN, 3, seed=0)
+    drawn = {example.id: references.for_example(Example(example.id + "x", "q", "d", "z")) for example in POOL}
     assert all(len(set(texts)) == 3 for texts in drawn.values())
     assert len(set(drawn.values())) > 6
-    assert InductionReferences(WRITTEN, 3, seed=0).of(Example("0x", "q", "d", "z")) == drawn["0"]
-    assert InductionReferences(WRITTEN, 3, seed=1).of(Example("0x", "q", "d", "z")) != drawn["0"]
+    assert InstructionContexts(WRITTEN, 3, seed=0).for_example(Example("0x", "q", "d", "z")) == drawn["0"]
+    assert InstructionContexts(WRITTEN, 3, seed=1).for_example(Example("0x", "q", "d", "z")) != drawn["0"]
 
 
 def test_instructions_that_tell_the_answer_or_come_from_this_very_problem_are_not_used():
-    references = InductionReferences(WRITTEN, 6, seed=0)
-    texts = references.of(Example("2", "q", "d", "advice E"))  # "c" was written after reading problem 2
+    references = InstructionContexts(WRITTEN, 6, seed=0)
+    texts = references.for_example(Example("2", "q", "d", "advice E"))  # "c" was written after reading problem 2
     assert {text[-1] for text in texts} == set("abdf")

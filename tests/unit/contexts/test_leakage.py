@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from unisd_rl.contexts.leakage import advice_tells, answer_finder, gives_away, options_of, right_letter, right_option
+from unisd_rl.contexts.leakage import (
+    instruction_leaks,
+    leak_detector,
+    leaks_answer,
+    options_of,
+    right_letter,
+    right_option,
+)
 from unisd_rl.types import Example
 
 CITY = Example("c", "Where is the Louvre?\n\nOptions:\nA. Rome\nB. Paris\nC. Bonn", "Answer: B", "B. Paris")
@@ -36,20 +43,20 @@ CONTAINED = {
 @pytest.mark.parametrize("case", CONTAINED)
 def test_a_text_contains_an_answer(case):
     example, text, contained = CONTAINED[case]
-    assert answer_finder(example)(text) is contained
+    assert leak_detector(example)(text) is contained
 
 
 def test_every_problem_contains_its_own_answer():
     for example in (CITY, PROGRAM, NUMBER):
-        assert answer_finder(example)(f"{example.question}\n{example.demonstration}")
-    assert answer_finder(CALLS)(CALLS.answer)
+        assert leak_detector(example)(f"{example.question}\n{example.demonstration}")
+    assert leak_detector(CALLS)(CALLS.answer)
 
 
 def test_an_instruction_may_not_state_the_letter_either():
-    contains = answer_finder(CITY)
-    assert advice_tells("In doubt choose option B.", CITY, contains)
-    assert not advice_tells("In doubt choose option C.", CITY, contains)
-    assert advice_tells("Think of Paris.", CITY, contains)
+    contains = leak_detector(CITY)
+    assert instruction_leaks("In doubt choose option B.", CITY, contains)
+    assert not instruction_leaks("In doubt choose option C.", CITY, contains)
+    assert instruction_leaks("Think of Paris.", CITY, contains)
 
 
 def test_options_are_the_last_list_of_the_question():
@@ -65,7 +72,7 @@ def test_a_donor_with_the_same_letter_is_welcome_one_with_the_same_text_is_not()
     def other(options: str) -> Example:
         return Example("d", f"Which?\nOptions:\n{options}", "Answer: B", "B. blue")
 
-    contains = answer_finder(CITY)
-    assert not gives_away(other("A. red\nB. blue"), CITY, contains)
-    assert gives_away(other("A. red\nB. blue\nC. Paris"), CITY, contains)
-    assert gives_away(CITY, CITY, contains)
+    contains = leak_detector(CITY)
+    assert not leaks_answer(other("A. red\nB. blue"), CITY, contains)
+    assert leaks_answer(other("A. red\nB. blue\nC. Paris"), CITY, contains)
+    assert leaks_answer(CITY, CITY, contains)

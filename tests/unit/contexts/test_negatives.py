@@ -16,17 +16,17 @@ from unisd_rl.config.contexts import (
 )
 from unisd_rl.contexts.corruption import Corruption, near_numbers
 from unisd_rl.contexts.negatives import (
-    FromEach,
-    Verified,
-    WrittenCandidates,
+    GeneratedCandidates,
+    PerExampleCandidates,
+    VerifiedNegative,
     mistake_request,
     plausible,
-    verified_wrong,
+    verified_negatives,
 )
 from unisd_rl.contexts.perturbation import WORDS, perturbed
 from unisd_rl.contexts.views import candidates
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
-from unisd_rl.tasks.program_mutations import buggy_programs, bugs_by_kind
+from unisd_rl.tasks.program_mutations import mutated_programs, mutations_by_kind
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example, Message
 
@@ -50,18 +50,20 @@ def grade_letters(pairs):
 
 
 def proposals(*texts):
-    return FromEach(lambda example: iter(texts))
+    return PerExampleCandidates(lambda example: iter(texts))
 
 
 def test_the_first_candidate_that_is_graded_wrong_is_used_and_the_others_are_counted():
     tried = proposals("Answer: B", CITY.demonstration, "", "Answer: B", "no letter", "Answer: C", "Answer: A")
-    assert verified_wrong([CITY], tried, grade_letters, 8) == (Verified("Answer: C", right=1, implausible=4),)
+    assert verified_negatives([CITY], tried, grade_letters, 8) == (
+        VerifiedNegative("Answer: C", right=1, implausible=4),
+    )
 
 
 def test_attempts_are_bounded_and_a_problem_without_a_wrong_one_has_none():
     tried = proposals("Answer: B", "So B", "Answer: A")
-    assert verified_wrong([CITY], tried, grade_letters, 2) == (Verified(None, right=1, implausible=1),)
-    assert verified_wrong([CITY], proposals(), grade_letters, 8) == (Verified(),)
+    assert verified_negatives([CITY], tried, grade_letters, 2) == (VerifiedNegative(None, right=1, implausible=1),)
+    assert verified_negatives([CITY], proposals(), grade_letters, 8) == (VerifiedNegative(),)
 
 
 def test_only_problems_without_one_are_asked_again_and_all_are_graded_together():
@@ -77,16 +79,16 @@ def test_only_problems_without_one_are_asked_again_and_all_are_graded_together()
         return grade_letters(pairs)
 
     late = Example("late", CITY.question, CITY.demonstration, CITY.answer)
-    found = verified_wrong([CITY, late], Rounds(), grade, 4)
+    found = verified_negatives([CITY, late], Rounds(), grade, 4)
     assert (asked, graded) == ([["c", "late"], ["late"]], [2, 1])
-    assert found == (Verified("Answer: C"), Verified("Answer: C", right=1))
+    assert found == (VerifiedNegative("Answer: C"), VerifiedNegative("Answer: C", right=1))
 
 
 @pytest.mark.parametrize("config", [TaskNegative(), CorruptionNegative(), PerturbationNegative()], ids=lambda c: c.type)
 def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_number(config):
     proposed = candidates(config, TASK, 3, no_writer)
-    found = verified_wrong(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
-    assert found == verified_wrong(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
+    found = verified_negatives(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
+    assert found == verified_negatives(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
     assert sum(one.text is not None for one in found) >= 0.95 * len(TASK.train)
     for example, one in zip(TASK.train, found, strict=True):
         if one.text is not None:
@@ -96,10 +98,10 @@ def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_n
 
 
 def test_a_task_without_programs_has_no_bugs():
-    found = verified_wrong(
+    found = verified_negatives(
         TASK.train[:5], candidates(ProgramMutationsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8
     )
-    assert found == (Verified(),) * 5
+    assert found == (VerifiedNegative(),) * 5
 
 
 def no_writer(chats, name):
@@ -136,7 +138,7 @@ def test_near_numbers_differ_and_keep_their_places(value, places, draw):
 
 
 def test_each_kind_of_bug_is_planted_in_one_place_and_the_rest_stays_byte_for_byte():
-    kinds = bugs_by_kind(ast.parse(PROGRAM), PROGRAM)
+    kinds = mutations_by_kind(ast.parse(PROGRAM), PROGRAM)
     changed = {
         kind: {(PROGRAM.encode()[b.start : b.end].decode(), b.text) for b in bugs} for kind, bugs in kinds.items()
     }
@@ -149,15 +151,15 @@ def test_each_kind_of_bug_is_planted_in_one_place_and_the_rest_stays_byte_for_by
 @settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_bugs_are_python_different_from_the_program_distinct_and_follow_the_seed(seed):
-    found = list(buggy_programs(PROGRAM, seed))
-    assert found == list(buggy_programs(PROGRAM, seed))
+    found = list(mutated_programs(PROGRAM, seed))
+    assert found == list(mutated_programs(PROGRAM, seed))
     assert len(set(found)) == len(found) == 10
     assert all(ast.parse(text) and text != PROGRAM and "# half open" in text for text in found)
 
 
 def test_no_python_has_no_bugs():
-    assert list(buggy_programs("def f(:", 0)) == []
-    assert list(buggy_programs("just words", 0)) == []
+    assert list(mutated_programs("def f(:", 0)) == []
+    assert list(mutated_programs("just words", 0)) == []
 
 
 def test_perturbed_texts_differ_in_words_of_the_table_numbers_and_negations_alone():
@@ -188,9 +190,9 @@ def test_what_the_model_writes_is_asked_for_with_the_whole_prompt_and_what_was_c
         asked.extend(chats)
         return [None, " Answer: C \n"][len(asked) - 1 :][:1]
 
-    proposed = WrittenCandidates(lambda example: (Message("user", example.question),), write, seed=0)
-    found = verified_wrong([CITY], proposed, grade_letters, 4)
-    assert found == (Verified("Answer: C", implausible=1),)
+    proposed = GeneratedCandidates(lambda example: (Message("user", example.question),), write, seed=0)
+    found = verified_negatives([CITY], proposed, grade_letters, 4)
+    assert found == (VerifiedNegative("Answer: C", implausible=1),)
     requested, bare = (chat[-1].content for chat in asked)
     assert requested == f"{mistake_request(CITY, 0, 0)}\n\n---\n\n{CITY.question}"
     assert bare == CITY.question  # what the model gets wrong by itself counts as well

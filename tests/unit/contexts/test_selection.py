@@ -3,7 +3,7 @@
 import pytest
 
 from unisd_rl.config.load import load_recipe
-from unisd_rl.contexts.selection import Lengths, PreparedRow, selected
+from unisd_rl.contexts.selection import Lengths, PreparedRow, select_examples
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
@@ -21,7 +21,7 @@ def rows(changed=()):
 
 
 def test_problems_that_fit_are_kept_in_order_with_their_contexts():
-    prepared = selected(CONFIG, TASK, rows())
+    prepared = select_examples(CONFIG, TASK, rows())
     assert prepared.kept == tuple(TASK.train)
     assert prepared.contexts == {example.id: FULL for example in TASK.train}
 
@@ -33,7 +33,7 @@ def test_whatever_is_dropped_or_discarded_is_counted():
         7: (Contexts(("one", "two"), "wrong"), 0, 0, FITS),
         9: (Contexts(("one", "two", "three"), None), 2, 1, FITS),
     }
-    prepared = selected(CONFIG, TASK, rows(changed))
+    prepared = select_examples(CONFIG, TASK, rows(changed))
     assert [place for place, example in enumerate(TASK.train) if example not in prepared.kept] == [3, 5, 7]
     report = prepared.report
     assert (report.examples, report.kept, report.dropped) == (100, 97, 3)
@@ -46,20 +46,20 @@ def test_more_than_one_in_twenty_without_silent_contexts_is_refused_with_the_set
     with pytest.raises(
         UserError, match=r"6 of 100 .* contexts\.auxiliary\.views = 3 .*another contexts\.auxiliary\.type"
     ):
-        selected(CONFIG, TASK, rows(few))
+        select_examples(CONFIG, TASK, rows(few))
     few.pop(0)
-    assert selected(CONFIG, TASK, rows(few)).report.without_views == 5
+    assert select_examples(CONFIG, TASK, rows(few)).report.without_views == 5
 
 
 def test_a_kind_of_negative_that_gives_none_at_all_is_refused_with_the_counts():
     none = {place: (Contexts(FULL.auxiliary, None), 1, 2, FITS) for place in range(100)}
     with pytest.raises(UserError, match=r'negative\.type = "task" gives none of 100 .*100 candidates .* 200 as'):
-        selected(CONFIG, TASK, rows(none))
+        select_examples(CONFIG, TASK, rows(none))
     none.pop(0)
-    assert selected(CONFIG, TASK, rows(none)).report.without_negative == 99
+    assert select_examples(CONFIG, TASK, rows(none)).report.without_negative == 99
 
 
 def test_contexts_that_no_term_reads_are_neither_needed_nor_counted():
     plain = load_recipe("clip", {"task": {"train_examples": 100, "eval_examples": 5}})
-    report = selected(plain, TASK, rows({0: (Contexts(), 0, 0, FITS)})).report
+    report = select_examples(plain, TASK, rows({0: (Contexts(), 0, 0, FITS)})).report
     assert (report.kept, report.without_negative) == (100, 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.auxiliary import random_donors
 from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
-from unisd_rl.contexts.views import Contexts, prompt_for, references
+from unisd_rl.contexts.views import Contexts, auxiliary_contexts, prompt_for
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.arithmetic import Arithmetic, training_pool
 from unisd_rl.types import Example, Message, ViewKind
@@ -70,16 +70,16 @@ def test_contexts_that_are_left_out_leave_only_the_primary_view():
 
 @pytest.fixture(scope="module", params=[RandomAuxiliary(), RetrievalAuxiliary()], ids=lambda config: config.type)
 def chosen(request):
-    return references(request.param, TASK, 7, no_instructions)
+    return auxiliary_contexts(request.param, TASK, 7, no_instructions)
 
 
 @settings(max_examples=100, deadline=None)
 @given(example=examples)
 def test_no_auxiliary_view_of_arithmetic_contains_its_own_answer(chosen, example):
     answer = re.compile(rf"(?<!\d){example.answer}(?!\d)")
-    texts = chosen.of(example)
+    texts = chosen.for_example(example)
     assert len(set(texts)) == 3
-    assert texts == chosen.of(example)
+    assert texts == chosen.for_example(example)
     assert not any(answer.search(text) or f"\n{example.question}\n" in text for text in texts), texts
 
 
@@ -129,4 +129,4 @@ def test_a_section_without_a_type_is_of_the_usual_kind_and_an_absent_one_stays_a
 
 def test_an_embedding_model_that_does_not_load_is_refused_with_its_name():
     with pytest.raises(UserError, match=r"contexts\.auxiliary\.model = '/nowhere'.* BM25"):
-        references(RetrievalAuxiliary(model="/nowhere"), TASK, 0, no_instructions)
+        auxiliary_contexts(RetrievalAuxiliary(model="/nowhere"), TASK, 0, no_instructions)

@@ -7,7 +7,7 @@ from actors.rollout_actor import ChatAnswer
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.generator import longest_request
-from unisd_rl.driver.context_generation import EngineWriter, engine_config
+from unisd_rl.driver.context_generation import EngineGenerator, engine_config
 from unisd_rl.types import Generation, Message
 
 
@@ -43,8 +43,8 @@ SETTINGS = GeneratedNegative(type="generated", max_prompt_tokens=3, temperature=
 
 def test_too_long_a_request_is_not_made_and_a_cut_text_is_not_used():
     group = Group()
-    writer = EngineWriter(CONFIG, group, Words())
-    texts = writer.write(chats("one", "a b c d", "long one", "a b c"), SETTINGS, seed=4)
+    writer = EngineGenerator(CONFIG, group, Words())
+    texts = writer.generate(chats("one", "a b c d", "long one", "a b c"), SETTINGS, seed=4)
     assert texts == ["one", None, None, "a b c"]
     ((count, sampling),) = group.asked
     assert (count, sampling.temperature, sampling.max_tokens, sampling.seed) == (3, 0.5, 9, 4)
@@ -52,7 +52,7 @@ def test_too_long_a_request_is_not_made_and_a_cut_text_is_not_used():
 
 def test_every_request_has_a_seed_of_its_own_however_many_there_are():
     group = Group()
-    EngineWriter(CONFIG, group, Words()).write(chats(*map(str, range(150))), SETTINGS, seed=2**31 - 10)
+    EngineGenerator(CONFIG, group, Words()).generate(chats(*map(str, range(150))), SETTINGS, seed=2**31 - 10)
     seeds = [(sampling.seed + place) for count, sampling in group.asked for place in range(count)]
     assert [count for count, _ in group.asked] == [64, 64, 22]
     assert len(set(seeds)) == 150

@@ -14,7 +14,7 @@ from unisd_rl.config.objective import DivergenceConfig, ObjectiveConfig
 from unisd_rl.config.task import CosETask, GPQATask, HumanEvalTask, MBPPTask, ScienceQATask, ToolAlpacaTask
 from unisd_rl.errors import UserError
 from unisd_rl.run import check_without_imports
-from unisd_rl.tasks.benchmark_data import from_file, note_once, size_notes
+from unisd_rl.tasks.benchmark_data import from_file, print_once, size_warnings
 from unisd_rl.tasks.load import check_task, load_task
 from unisd_rl.tasks.mbpp import to_example
 from unisd_rl.tasks.multiple_choice import options_of
@@ -249,7 +249,7 @@ def test_caps_take_the_first_ones():
 
 
 def test_data_of_another_size_than_the_papers_is_said_once(capsys):
-    note_once.cache_clear()
+    print_once.cache_clear()
     load_task(CONFIGS["scienceqa"]())
     load_task(CONFIGS["scienceqa"]())
     said = capsys.readouterr().err
@@ -258,11 +258,11 @@ def test_data_of_another_size_than_the_papers_is_said_once(capsys):
     load_task(CONFIGS["mbpp full"]())
     load_task(CONFIGS["humaneval"]())
     assert capsys.readouterr().err == ""
-    assert size_notes("x", {"test": 448}, {"test": 448}) == []
+    assert size_warnings("x", {"test": 448}, {"test": 448}) == []
 
 
 def test_toolalpaca_says_how_many_answers_cannot_be_graded(capsys):
-    note_once.cache_clear()
+    print_once.cache_clear()
     task = load_task(CONFIGS["toolalpaca"]())
     assert "32 of 100 held-out instructions have no gradable answer" in capsys.readouterr().err
     optional = [example for example in task.evaluation if '"optional": true' in example.answer]
@@ -342,6 +342,6 @@ def test_the_tests_of_mbpp_use_names_and_modules_of_the_reference_only():
     references = {e.id: Reference.from_json(e.answer) for e in examples(load_task(CONFIGS["mbpp full"]()))}
     assert references["mbpp-367"].names == ("Node", "is_tree_balanced")
     assert references["mbpp-126"].names == ("sum",)
-    (record,) = (record for record in from_file(shared("mbpp.jsonl")) if record.whole("task_id") == 596)
+    (record,) = (record for record in from_file(shared("mbpp.jsonl")) if record.integer("task_id") == 596)
     assert Reference.from_json(to_example(record, "full").answer).setup == "import sys"
     assert all(reference.names for reference in references.values())

@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from unisd_rl.tasks.program_mutations import buggy_programs
-from unisd_rl.tasks.programs import Programming, Reference, fenced, program_in, trial
+from unisd_rl.tasks.program_mutations import mutated_programs
+from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced, program_in, trial
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example
 
@@ -65,12 +65,12 @@ EXAMPLE = Example("e", STUB, fenced(STUB + "    return x * x\n"), TESTS.to_json(
     ],
 )
 def test_a_stub_is_completed_by_a_function_or_by_its_body(completion, right):
-    assert Programming([], []).grade(completion, EXAMPLE) is right
+    assert ProgrammingTask([], []).grade(completion, EXAMPLE) is right
 
 
 def test_many_are_graded_in_their_order():
     answers = [(f"```python\ndef f(x): return x * {n}\n```", EXAMPLE) for n in range(12)]
-    assert grade_all(Programming([], []), answers) == [n == 3 for n in range(12)]
+    assert grade_all(ProgrammingTask([], []), answers) == [n == 3 for n in range(12)]
 
 
 def test_the_tests_are_not_part_of_the_program():
@@ -88,7 +88,7 @@ REFERENCE = '''def f(items, k):
 
 
 def test_a_planted_bug_is_one_small_change_and_still_python():
-    bugs = list(buggy_programs(REFERENCE, 0))
+    bugs = list(mutated_programs(REFERENCE, 0))
     assert len(bugs) >= 8
     assert len(set(bugs)) == len(bugs)
     for bug in bugs:
@@ -96,10 +96,10 @@ def test_a_planted_bug_is_one_small_change_and_still_python():
         changed = [(a, b) for a, b in zip(REFERENCE.splitlines(), bug.splitlines(), strict=True) if a != b]
         assert len(changed) == 1
     assert REFERENCE.replace("return total", "return None") in bugs
-    assert bugs == list(buggy_programs(REFERENCE, 0))
-    assert bugs != list(buggy_programs(REFERENCE, 1))
+    assert bugs == list(mutated_programs(REFERENCE, 0))
+    assert bugs != list(mutated_programs(REFERENCE, 1))
 
 
 @pytest.mark.parametrize("text", ["def f(x: return", "\x00", "\ud800", "", "prose"])
 def test_what_is_no_program_has_no_bugs(text):
-    assert list(buggy_programs(text, 0)) == []
+    assert list(mutated_programs(text, 0)) == []
