@@ -26,9 +26,9 @@ from learner.batch import Inputs, Layout, Reading, Share
 from learner.checkpoint import STATE, save_checkpoint, travelling, whole_model
 from learner.checks import check_finite, check_teacher_speaks, current_tokens, logprob_mismatch, token_staleness
 from learner.model import Measure, load_reader
+from learner.plan import scoring_plan
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
-from learner.settings import objective_settings, plan_of
 from learner.sharding import gather, own
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
@@ -77,7 +77,7 @@ class Learner:
 
     def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
         self._config, self._device, self._model_path = config, device, model_path
-        self._settings, plan = objective_settings(config), plan_of(config)
+        self._settings, plan = config.objective_settings, scoring_plan(config)
         reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
         packed = choose_attention(reader.model, config.learner.packed, model_path)
         self._layout = Layout(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)

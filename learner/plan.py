@@ -13,7 +13,7 @@ A view that no term needs is not read, and where no view is read there is no tea
 
 from dataclasses import dataclass
 
-from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
+from unisd_rl.config import Config
 from unisd_rl.types import ViewKind
 
 
@@ -46,17 +46,16 @@ class ScoringPlan:
         return tuple(number for number, line in enumerate(self.lines) if line.kind is kind)
 
 
-def scoring_plan(settings: ObjectiveSettings, auxiliary_views: int) -> ScoringPlan:
-    """The plan of an objective, with so many auxiliary views of each completion."""
-    contrast = settings.contrastive
-    by_logprob, by_states = isinstance(contrast, LogprobContrast), isinstance(contrast, DivergenceContrast)
-    states = settings.alpha is not None or settings.matching_weight is not None or by_states
-    contrasted = settings.temperature if by_logprob else None
-    agreeing = auxiliary_views if settings.needs_auxiliary_views else 0
-    primary = [Line(ViewKind.PRIMARY, 0, states, contrasted)] if states or by_logprob else []
-    auxiliary = [
-        Line(ViewKind.AUXILIARY, index, False, settings.auxiliary_temperature or settings.temperature)
-        for index in range(agreeing)
-    ]
-    negative = [Line(ViewKind.NEGATIVE, 0, by_states, contrasted)] if contrast is not None else []
-    return ScoringPlan((*primary, *auxiliary, *negative))
+def scoring_plan(config: Config) -> ScoringPlan:
+    """The plan of a configuration's objective and contexts."""
+    settings, contexts = config.objective_settings, config.contexts_read
+    needs, lines = settings.needs, []
+    for kind, views, temperature in (
+        (ViewKind.PRIMARY, 1, settings.temperature),
+        (ViewKind.AUXILIARY, contexts.auxiliary.views if contexts.auxiliary else 0, settings.auxiliary_temperature),
+        (ViewKind.NEGATIVE, 1, settings.temperature),
+    ):
+        states, logprob = kind in needs.states, kind in needs.logprobs
+        count = views if states or logprob else 0
+        lines += [Line(kind, index, states, temperature if logprob else None) for index in range(count)]
+    return ScoringPlan(tuple(lines))

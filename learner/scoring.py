@@ -24,9 +24,9 @@ from learner.sharding import largest
 from learner.step_timer import StepTimer
 from learner.student import Student
 from learner.teacher import Teacher
+from unisd_rl.config.objective import ObjectiveSettings
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import ObjectiveSettings
 from unisd_rl.objective.unisd import TokenSignals
 from unisd_rl.types import ViewKind
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learner.settings import idle_settings, objective_settings
 from unisd_rl.cli import (
     STOPPED,
     check_contexts,
@@ -26,9 +25,9 @@ from unisd_rl.cli import (
 )
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
+from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
-from unisd_rl.objective.inert import inert_settings
 from unisd_rl.storage.resuming import resumed_config
 from unisd_rl.storage.stores import check_reachable
 
@@ -49,8 +48,7 @@ def _run(arguments: Sequence[str]) -> int:
         check_without_imports(config)
     else:
         config = _resumed(folder, others, overrides)
-    notes = (*inert_settings(objective_settings(config)), *config.unread_contexts, *idle_settings(config))
-    for sentence in notes:
+    for sentence in ineffective_settings(config):
         print(f"note: {sentence}", file=sys.stderr)
     if dry_run:
         print(describe(config))

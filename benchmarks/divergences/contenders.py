@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import DivergenceConfig, ObjectiveSettings
 from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 ALPHAS = {"fkl": 0.0, "jsd": 0.5, "rkl": 1.0}
@@ -118,8 +118,12 @@ def ours(inputs: Inputs, alpha: float) -> Result:
     terms = TokenTerms(
         inputs.token_weight_N, zeros_N, zeros_N, zeros_N, zeros_N, zeros_N, kappa=inputs.kappa[alpha], kept_N=None
     )
-    kappa = inputs.kappa[alpha]
-    settings = ObjectiveSettings(1.0, alpha, kappa, None, None, None, None, inputs.chunk_tokens)
+    settings = ObjectiveSettings(
+        temperature=1.0,
+        auxiliary_temperature=1.0,
+        chunk_tokens=inputs.chunk_tokens,
+        divergence=DivergenceConfig(alpha=alpha),
+    )
     heads = Head(inputs.weight_VH), Head(inputs.teacher_weight_VH)
     states = inputs.student_NH, inputs.teacher_NH
     scored = scored_tokens(states[0], heads[0], states[1], heads[1], inputs.targets_N, terms, settings)

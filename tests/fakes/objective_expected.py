@@ -16,14 +16,14 @@ from tests.fakes.objective_oracle import (
     literal_logprobs,
     literal_quantile,
 )
-from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import (
+from unisd_rl.config.objective import (
     DivergenceContrast,
     LogprobContrast,
     ObjectiveSettings,
     SequenceAgreement,
     TokenAgreement,
 )
+from unisd_rl.objective.kernels.head import Head
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def literal_tokens(problem: Problem, settings: ObjectiveSettings) -> LiteralToke
         student = literal_logprobs(problem.student_NH[t], problem.weight_VH, settings.temperature)
         teacher = literal_logprobs(problem.teacher_NH[t], problem.teacher_weight_VH, settings.temperature)
         negative = literal_logprobs(problem.negative_NH[t], problem.teacher_weight_VH, settings.temperature)
-        found.divergence.append(0.0 if settings.alpha is None else literal_divergence(student, teacher, settings.alpha))
+        found.divergence.append(
+            0.0 if settings.divergence is None else literal_divergence(student, teacher, settings.divergence.alpha)
+        )
         found.student.append(student[target])
         found.primary.append(teacher[target])
         right = wrong = margin = -math.inf
@@ -83,9 +85,11 @@ def literal_weights(problem: Problem, settings: ObjectiveSettings) -> list[float
 
 
 def literal_kappa(divergences: Sequence[float], settings: ObjectiveSettings) -> float:
-    if settings.clip_quantile is not None:
-        return literal_quantile(divergences, settings.clip_quantile)
-    return math.inf if settings.clip_threshold is None else settings.clip_threshold
+    if settings.clipping is None:
+        return math.inf
+    if settings.clipping.quantile is not None:
+        return literal_quantile(divergences, settings.clipping.quantile)
+    return settings.clipping.threshold
 
 
 def literal_loss(problem: Problem, settings: ObjectiveSettings) -> float:
@@ -115,15 +119,15 @@ def literal_parts(problem: Problem, settings: ObjectiveSettings) -> dict[str, fl
         feature.append(sum(found.feature[t] for t in tokens) / len(tokens))
         likelihood.append(sum(-found.student[t] for t in tokens) / len(tokens))
     parts = {"divergence_loss": 0.0, "contrastive_loss": 0.0, "matching_loss": 0.0, "likelihood_loss": 0.0}
-    if settings.alpha is not None:
+    if settings.divergence is not None:
         weighted = sum(w * d for w, d in zip(main_weights, main_losses, strict=True))
         parts["divergence_loss"] = weighted / sum(main_weights)
     if settings.contrastive is not None and contrastive:
         parts["contrastive_loss"] = settings.contrastive.weight * sum(contrastive) / len(contrastive)
-    if settings.matching_weight is not None:
-        parts["matching_loss"] = settings.matching_weight * sum(feature) / len(feature)
-    if settings.likelihood_weight is not None:
-        parts["likelihood_loss"] = settings.likelihood_weight * sum(likelihood) / len(likelihood)
+    if settings.matching is not None:
+        parts["matching_loss"] = settings.matching.weight * sum(feature) / len(feature)
+    if settings.likelihood is not None:
+        parts["likelihood_loss"] = settings.likelihood.weight * sum(likelihood) / len(likelihood)
     return parts
 
 
@@ -146,8 +150,8 @@ def dense_tokens(problem: Problem, settings: ObjectiveSettings, student_NH: Tens
     )
     s_N, p_N = (logprobs_NV.gather(1, problem.targets_N[:, None])[:, 0] for logprobs_NV in (student_NV, teacher_NV))
     divergence_N = hinge_N = torch.zeros_like(s_N)
-    if settings.alpha is not None:
-        divergence_N = dense_divergence(student_NV, teacher_NV, settings.alpha)
+    if settings.divergence is not None:
+        divergence_N = dense_divergence(student_NV, teacher_NV, settings.divergence.alpha)
         kappa = literal_kappa(divergence_N.tolist(), settings)
         divergence_N = torch.where(divergence_N <= kappa, divergence_N, torch.full_like(divergence_N, kappa))
     contrastive, known_N = settings.contrastive, problem.has_negative_S[problem.sequence_N]
@@ -168,7 +172,7 @@ def dense_loss(problem: Problem, settings: ObjectiveSettings, student_NH: Tensor
     known_S = problem.has_negative_S[owner_SN.any(1)]
     owner_SN = owner_SN[owner_SN.any(1)].double()
     loss = (student_NH.sum() + weight_VH.sum()) * 0.0
-    if settings.alpha is not None:
+    if settings.divergence is not None:
         weight_N = torch.tensor(literal_weights(problem, settings), dtype=torch.float64)
         if isinstance(settings.agreement, SequenceAgreement):
             weight_S = (owner_SN @ weight_N) / owner_SN.sum(1)
@@ -181,10 +185,10 @@ def dense_loss(problem: Problem, settings: ObjectiveSettings, student_NH: Tensor
 
     if settings.contrastive is not None and bool(known_S.any()):
         loss = loss + settings.contrastive.weight * mean_over_sequences(found.hinge_N)[known_S].mean()
-    if settings.matching_weight is not None:
-        loss = loss + settings.matching_weight * mean_over_sequences(found.feature_N).mean()
-    if settings.likelihood_weight is not None:
-        loss = loss + settings.likelihood_weight * mean_over_sequences(found.likelihood_N).mean()
+    if settings.matching is not None:
+        loss = loss + settings.matching.weight * mean_over_sequences(found.feature_N).mean()
+    if settings.likelihood is not None:
+        loss = loss + settings.likelihood.weight * mean_over_sequences(found.likelihood_N).mean()
     return loss
 
 

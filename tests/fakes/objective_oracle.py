@@ -11,22 +11,57 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import LogprobContrast, ObjectiveSettings, SequenceAgreement, TokenAgreement
-
-TOKEN = TokenAgreement(gamma=1.0, statistic="variance", scale_quantile=0.95, scale=None, cap=10.0, floor=0.01)
-SEQUENCE = SequenceAgreement(gamma=1.0, statistic="variance")
-ALL_FIVE = ObjectiveSettings(
-    temperature=0.7,
-    alpha=0.5,
-    clip_threshold=None,
-    clip_quantile=0.8,
-    agreement=TOKEN,
-    contrastive=LogprobContrast(weight=0.3, margin=1.0),
-    matching_weight=0.2,
-    chunk_tokens=3,
+from unisd_rl.config.base import Section
+from unisd_rl.config.objective import (
+    ClippingConfig,
+    DivergenceConfig,
+    DivergenceContrast,
+    LikelihoodConfig,
+    LogprobContrast,
+    MatchingConfig,
+    ObjectiveSettings,
+    ReferenceReductions,
+    SequenceAgreement,
+    TokenAgreement,
 )
-PLAIN = replace(ALL_FIVE, clip_quantile=None, agreement=None, contrastive=None, matching_weight=None)
+from unisd_rl.objective.kernels.head import Head
+
+TOKEN = TokenAgreement(gamma=1.0, statistic="variance", scale_quantile=0.95, cap=10.0, floor=0.01)
+SEQUENCE = SequenceAgreement(gamma=1.0, statistic="variance")
+SHORT = {
+    "alpha": ("divergence", lambda alpha: DivergenceConfig(alpha=alpha)),
+    "clip_threshold": ("clipping", lambda threshold: ClippingConfig(threshold=threshold)),
+    "clip_quantile": ("clipping", lambda quantile: ClippingConfig(quantile=quantile)),
+    "matching_weight": ("matching", lambda weight: MatchingConfig(weight=weight)),
+    "likelihood_weight": ("likelihood", lambda weight: LikelihoodConfig(weight=weight)),
+    "released_micro_batch": ("reference_reductions", lambda size: ReferenceReductions(micro_batch_size=size)),
+}
+"""Short names of sections that hold one number."""
+
+
+def changed(section: Section, **changes):
+    """The same section with other values; of an objective also by `SHORT`, None: that section is off.
+
+    Not validated as a whole: a test may leave an objective without any term.
+    """
+    for name in [name for name in changes if name in SHORT]:
+        section_name, made = SHORT[name]
+        value = changes.pop(name)
+        changes[section_name] = None if value is None else made(value)
+    assert set(changes) <= set(type(section).model_fields)
+    return section.model_copy(update=changes)
+
+
+def contrast_of(alpha: float, weight: float = 0.3, margin: float = 0.1) -> DivergenceContrast:
+    return DivergenceContrast(weight=weight, margin=margin, alpha=alpha)
+
+
+PLAIN = ObjectiveSettings(
+    temperature=0.7, auxiliary_temperature=0.7, chunk_tokens=3, divergence=DivergenceConfig(alpha=0.5)
+)
+ALL_FIVE = changed(
+    PLAIN, clip_quantile=0.8, agreement=TOKEN, contrastive=LogprobContrast(weight=0.3, margin=1.0), matching_weight=0.2
+)
 
 
 @dataclass(frozen=True)

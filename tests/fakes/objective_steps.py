@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.fakes.objective_oracle import Problem
+from unisd_rl.config.objective import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.metrics import BatchCounts, LossMetrics, WeightMetrics
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.reduction import Gather
-from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.objective.step import loss_metrics
 from unisd_rl.objective.unisd import TokenSignals, micro_batch_loss, step_terms
 
@@ -30,7 +30,7 @@ def signals_of(
         sequence_N=problem.sequence_N,
         sequences=problem.sequences,
         primary_N=primary_N if by_logprob else None,
-        auxiliary_KN=problem.auxiliary_KN.float() if settings.needs_auxiliary_views else None,
+        auxiliary_KN=problem.auxiliary_KN.float() if settings.weighting else None,
         negative_N=problem.negative_N.float() if by_logprob else None,
         has_negative_S=problem.has_negative_S if settings.contrastive else None,
         divergence_N=divergence_N,
@@ -63,13 +63,13 @@ def rank_step(
     student_NH, weight_VH = problem.student_NH.float().requires_grad_(), problem.weight_VH.float().requires_grad_()
     by_divergence = isinstance(objective.contrastive, DivergenceContrast)
     teacher_NH = teacher = primary_N = divergence_N = None
-    if (objective.alpha, objective.contrastive, objective.matching_weight) != (None, None, None):
+    if objective.needs.views:
         teacher_NH, teacher = problem.teacher_NH.float(), Head(problem.teacher_weight_VH.float())
         temperature, chunk = objective.temperature, objective.chunk_tokens
         primary_N = realised_logprobs(teacher_NH, teacher, problem.targets_N, temperature, chunk)
     if objective.needs_divergence_pass:
         divergence_N = token_divergence(
-            student_NH, Head(weight_VH), teacher_NH, teacher, objective.alpha, temperature, chunk
+            student_NH, Head(weight_VH), teacher_NH, teacher, objective.divergence.alpha, temperature, chunk
         )
     signals = replace(signals_of(problem, objective, primary_N, divergence_N), order_S=order_S)
     terms = step_terms(signals, objective, gather)

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import torch
 
+from tests.fakes.objective_oracle import PLAIN, changed
+from unisd_rl.config.objective import DivergenceContrast, LogprobContrast
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
-from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
-NONE = ObjectiveSettings(0.7, None, None, None, None, None, None, 64)
+NONE = changed(PLAIN, alpha=None, chunk_tokens=64)
 CONTRASTS = (
     None,
     LogprobContrast(weight=1.0, margin=1.0),
@@ -27,7 +28,7 @@ CONTRASTS = (
 def all_settings():
     """Every divergence, with and without a main term, with each contrast, with likelihood in every second."""
     for number, (alpha, contrast) in enumerate(itertools.product((None, 0.0, 0.3, 0.5, 1.0), CONTRASTS)):
-        yield replace(NONE, alpha=alpha, contrastive=contrast, likelihood_weight=1.0 if number % 2 else None)
+        yield changed(NONE, alpha=alpha, contrastive=contrast, likelihood_weight=1.0 if number % 2 else None)
 
 
 def problem(vocabulary, device, spread=3.0, tokens=5, distance=0.5):

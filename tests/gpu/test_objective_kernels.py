@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from tests.fakes.objective_oracle import PLAIN, changed
 from tests.fakes.triton_rows import disagreements
+from unisd_rl.config.objective import DivergenceContrast
 from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 pytestmark = pytest.mark.gpu
@@ -42,7 +43,9 @@ def case(device, dtype):
 
 def scored(device, dtype, alpha, soft_cap):
     student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, terms = case(device, dtype)
-    settings = ObjectiveSettings(0.7, alpha, 2.0, None, None, CONTRAST, None, 24, likelihood_weight=1.0)
+    settings = changed(
+        PLAIN, alpha=alpha, clip_threshold=2.0, contrastive=CONTRAST, chunk_tokens=24, likelihood_weight=1.0
+    )
     heads = Head(weight_VH, None, soft_cap, 1.3), Head(teacher_weight_VH, None, soft_cap, 1.3)
     found = scored_tokens(student_NH, heads[0], teacher_NH, heads[1], targets_N, terms, settings, negative_NH)
     return found, torch.autograd.grad(found.loss, (student_NH, weight_VH))

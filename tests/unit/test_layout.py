@@ -110,6 +110,13 @@ def imports_of(name: str, present: dict[str, Path]) -> set[str]:
     return found & present.keys() - {name}
 
 
+def test_the_objective_knows_of_this_project_only_its_own_configuration_metrics_and_errors():
+    present, allowed = modules(), {"unisd_rl.config.objective", "unisd_rl.metrics", "unisd_rl.errors"}
+    own = {name for name in present if name.startswith("unisd_rl.objective")}
+    assert own
+    assert {found for name in own for found in imports_of(name, present)} - own <= allowed
+
+
 def test_no_import_circle_exists_between_files():
     """A contract of layers does not see circles between files of one layer. What is left when all files that import
     nothing unresolved are taken away, again and again, is a circle and what leads to it."""

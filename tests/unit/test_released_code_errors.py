@@ -8,28 +8,26 @@ no task runs code.
 
 import math
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.settings import objective_settings
 from tests.fakes.objective_expected import literal_kappa, literal_tokens
-from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, random_problem
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, changed, contrast_of, random_problem
 from tests.fakes.objective_steps import over_ranks, relative_difference, single
 from tests.fakes.prepared import made, prepared_stream
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
+from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.objective import ObjectiveConfig
 from unisd_rl.contexts.prompts import PreparationReport, prompt_of
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement
-from unisd_rl.objective.inert import inert_settings
 from unisd_rl.objective.kernels.chunked import realised_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import DivergenceContrast
 from unisd_rl.run import main
 from unisd_rl.tasks.arithmetic import Arithmetic
 from unisd_rl.tasks.records import Records
@@ -45,7 +43,7 @@ ALL_VIEWS = Config(contexts=CONTEXTS, objective=READS_ALL)
 def test_line_02_gamma_changes_the_gradient(agreement):
     """Under sequence weights too: they do not cancel in the mean they weigh."""
     problem = random_problem(10)
-    weak, strong = (single(problem, replace(PLAIN, agreement=replace(agreement, gamma=gamma))) for gamma in (0.01, 2.0))
+    weak, strong = (single(problem, changed(PLAIN, agreement=changed(agreement, gamma=gamma))) for gamma in (0.01, 2.0))
     assert relative_difference(weak.hidden_NH, strong.hidden_NH) > 1e-2
     assert relative_difference(weak.weight_VH, strong.weight_VH) > 1e-2
 
@@ -59,7 +57,7 @@ def test_line_03_the_variance_is_of_the_population_and_one_view_is_refused_with_
         single(random_problem(views=1), ALL_FIVE)
 
 
-@pytest.mark.parametrize("objective", [ALL_FIVE, replace(ALL_FIVE, agreement=SEQUENCE)], ids=["token", "sequence"])
+@pytest.mark.parametrize("objective", [ALL_FIVE, changed(ALL_FIVE, agreement=SEQUENCE)], ids=["token", "sequence"])
 @pytest.mark.parametrize("owners", [[0, 0, 0, 0, 0], [0, 1, 1, 0, 1], [1, 1, 0, 1, 1], [1, 1, 1, 1, 1]])
 @pytest.mark.parametrize("micro_batches", [1, 4])
 def test_line_04_one_and_two_ranks_and_one_and_four_micro_batches_give_the_same_gradient(
@@ -79,14 +77,14 @@ def test_line_04_one_and_two_ranks_and_one_and_four_micro_batches_give_the_same_
 
 def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_have_their_own():
     one, own = (
-        objective_settings(load_recipe("unisd_star", {"objective": {"temperature": 0.7, **more}}))
+        load_recipe("unisd_star", {"objective": {"temperature": 0.7, **more}}).objective_settings
         for more in ({}, {"auxiliary_temperature": 1.0})
     )
     assert (one.temperature, one.auxiliary_temperature) == (0.7, 0.7)
     assert (own.temperature, own.auxiliary_temperature) == (0.7, 1.0)
     problem = random_problem(9)
     assert relative_difference(
-        single(problem, replace(ALL_FIVE, temperature=1.0)).hidden_NH, single(problem, ALL_FIVE).hidden_NH
+        single(problem, changed(ALL_FIVE, temperature=1.0)).hidden_NH, single(problem, ALL_FIVE).hidden_NH
     ) > 1e-3  # fmt: skip
     logprobs = [
         realised_logprobs(problem.student_NH, Head(problem.weight_VH), problem.targets_N, temperature, 4)
@@ -96,14 +94,15 @@ def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_hav
 
 
 def test_line_06_a_clip_that_can_never_bind_is_named_and_the_clipped_share_is_counted(capsys):
-    problem, free = random_problem(11), replace(ALL_FIVE, clip_quantile=None)
+    problem, free = random_problem(11), changed(ALL_FIVE, clip_quantile=None)
     divergences = literal_tokens(problem, ALL_FIVE).divergence
     kappa = literal_kappa(divergences, ALL_FIVE)
     expected = sum(divergence > kappa for divergence in divergences) / len(divergences)
     assert expected > 0
     assert single(problem, ALL_FIVE).loss.clipped_share == pytest.approx(expected)
-    assert single(problem, replace(free, clip_threshold=10.0)).loss.clipped_share == 0.0
-    (sentence,) = inert_settings(replace(free, clip_threshold=10.0))
+    assert single(problem, changed(free, clip_threshold=10.0)).loss.clipped_share == 0.0
+    never = load_recipe("unisd_star", {"objective": {"clipping": {"quantile": None, "threshold": 10.0}}})
+    (sentence,) = ineffective_settings(never)
     assert sentence == "clip threshold 10 can never bind: the divergence with alpha 0.5 is at most 0.6931"
     clip = ["--objective.clipping.quantile", "null", "--objective.clipping.threshold", "10"]
     assert main(["unisd_star", *clip, "--dry-run"]) == 0
@@ -114,16 +113,16 @@ def test_line_07_the_combined_recipe_has_all_five_mechanisms_and_each_changes_th
     config = load_recipe("unisd_star")
     assert config.objective.ema is not None
     assert config.objective.ema.beta < 1.0
-    objective, problem = objective_settings(config), random_problem(15, (40, 60, 0, 30, 50, 20))
-    assert inert_settings(objective) == ()
+    objective, problem = config.objective_settings, random_problem(15, (40, 60, 0, 30, 50, 20))
+    assert ineffective_settings(config) == ()
     whole = single(problem, objective)
     assert whole.weights.weight_p05 < 0.9
     assert whole.loss.clipped_share > 0
     without = {
-        "agreement": replace(objective, agreement=None),
-        "clipping": replace(objective, clip_quantile=None, clip_threshold=None),
-        "contrastive": replace(objective, contrastive=None),
-        "matching": replace(objective, matching_weight=None),
+        "agreement": changed(objective, agreement=None),
+        "clipping": changed(objective, clipping=None),
+        "contrastive": changed(objective, contrastive=None),
+        "matching": changed(objective, matching=None),
     }
     for name, less in without.items():
         assert less != objective, name
@@ -144,14 +143,14 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("contrastive", [ALL_FIVE.contrastive, DivergenceContrast(0.3, 0.1, 0.5)])
+@pytest.mark.parametrize("contrastive", [ALL_FIVE.contrastive, contrast_of(0.5, weight=0.3, margin=0.1)])
 def test_line_08_no_tensor_of_all_tokens_times_the_vocabulary_exists_and_views_leave_one_number_a_token(contrastive):
     """200 tokens, 300 entries, chunks of 8: nothing larger than the logits of a chunk, in any pass of a step."""
     problem = random_problem(1, lengths=(80, 70, 50), vocabulary=300)
     hidden_NH, head = problem.teacher_NH.float(), Head(problem.teacher_weight_VH.float())
     with LargestTensor() as largest:
         logprob_N = realised_logprobs(hidden_NH, head, problem.targets_N, 0.7, 8)
-        single(problem, replace(ALL_FIVE, contrastive=contrastive, chunk_tokens=8))
+        single(problem, changed(ALL_FIVE, contrastive=contrastive, chunk_tokens=8))
     assert logprob_N.shape == (200,)
     assert largest.elements <= 8 * 300
 
@@ -225,7 +224,7 @@ def test_line_12_the_last_stated_number_counts_whole():
 
 @pytest.mark.parametrize("agreement", [None, TOKEN, SEQUENCE])
 def test_line_13_the_denominator_counts_rows_with_tokens(agreement):
-    objective = replace(ALL_FIVE, agreement=agreement, likelihood_weight=0.5)
+    objective = changed(ALL_FIVE, agreement=agreement, likelihood_weight=0.5)
     among, alone = random_problem(2, lengths=(2, 0, 3, 0, 0, 1)), random_problem(2, lengths=(2, 3, 1))
     ours, expected = single(among, objective), single(alone, objective)
     assert ours.counts.sequences == 3

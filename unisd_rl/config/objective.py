@@ -1,20 +1,86 @@
-"""What is minimised: the mechanisms that are on are the sections that are there."""
+"""What an optimiser step minimises: the mechanisms that are on are the sections that are there.
 
+Each section says what it needs of the teacher's views (`needs`) and where it is on but cannot act (`ineffective`), so
+that both are known before torch is imported. The mathematics is in `unisd_rl.objective`, which reads these sections.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.types import ViewKind
+
+# Weights that all lie between this and 1 change a gradient by less than its noise.
+_NEARLY_ONE = 0.99
 
 
-class DivergenceConfig(Section):
+@dataclass(frozen=True)
+class Needs:
+    """What the teacher must yield for each completion token, by the view it reads."""
+
+    states: frozenset[ViewKind] = frozenset()
+    """Views whose final hidden states are kept: from them the whole next-token distribution is formed."""
+    logprobs: frozenset[ViewKind] = frozenset()
+    """Views of which the target token's log-prob is enough."""
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(self.states | other.states, self.logprobs | other.logprobs)
+
+    @property
+    def views(self) -> frozenset[ViewKind]:
+        """All kinds of views that are read."""
+        return self.states | self.logprobs
+
+
+class Mechanism(Section):
+    """A section of the objective; a mechanism that is off is a section that is absent."""
+
+    def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        """One sentence for each setting of this section that is on but cannot change the gradient."""
+        yield from ()
+
+    @property
+    def needs(self) -> Needs:
+        """What this mechanism reads of the teacher; nothing unless it says so."""
+        return Needs()
+
+
+class LossTerm(Mechanism):
+    """A mechanism that is a term of the loss."""
+
+
+class DivergenceConfig(LossTerm):
     """The main term: a divergence between student and teacher at every token."""
 
     alpha: Fraction = 0.5
     """0 is the forward KL, 1 the reverse KL, in between the generalised Jensen-Shannon divergence."""
 
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(states=frozenset({ViewKind.PRIMARY}))
 
-class ClippingConfig(Section):
+    @property
+    def bound(self) -> float:
+        """Largest possible value in nats: the binary entropy of alpha; infinite for the two KLs."""
+        return divergence_bound(self.alpha)
+
+
+def divergence_bound(alpha: float) -> float:
+    """Largest possible divergence in nats: the binary entropy of alpha; infinite for the two KLs (alpha 0 and 1)."""
+    if alpha in (0.0, 1.0):
+        return math.inf
+    return -alpha * math.log(alpha) - (1.0 - alpha) * math.log1p(-alpha)
+
+
+class ClippingConfig(Mechanism):
     """Divergence clipping: at a constant or at a quantile."""
 
     threshold: Positive | None = None
@@ -28,17 +94,51 @@ class ClippingConfig(Section):
             raise ValueError("give either `threshold` (nats) or `quantile`, not both and not neither")
         return self
 
+    @override
+    def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        divergence = objective.divergence
+        if divergence is None:
+            yield "clipping acts on the divergence, and there is no divergence term"
+        elif self.threshold is not None and self.threshold >= divergence.bound:
+            yield (
+                f"clip threshold {self.threshold:g} can never bind: "
+                f"the divergence with alpha {divergence.alpha:g} is at most {divergence.bound:.4f}"
+            )
 
-class TokenAgreement(Section):
-    """One agreement weight per token."""
 
-    level: Literal["token"] = "token"
+class Agreement(Mechanism):
+    """Weights of the divergence from how well the auxiliary views agree."""
+
     gamma: NonNegative = 1.0
     """How strongly disagreement lowers a weight; 0 switches the mechanism off."""
     statistic: Literal["variance", "range"] = "variance"
     """Disagreement of the views' log-probs: population variance, or max - min."""
+
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(logprobs=frozenset({ViewKind.AUXILIARY}))
+
+    @override
+    def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        if objective.divergence is None:
+            yield "agreement weighs the divergence, and there is no divergence term"
+        elif self.gamma == 0.0:
+            yield "agreement gamma 0 gives every weight 1"
+        else:
+            yield from self._weak(objective)
+
+    def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        """What else makes every weight one, or nearly."""
+        raise NotImplementedError
+
+
+class TokenAgreement(Agreement):
+    """One weight per token: `w = max(floor, 1 / (1 + gamma min(d / scale, cap)))`, d the views' disagreement."""
+
+    level: Literal["token"] = "token"
     scale_quantile: OpenFraction = 0.95
-    """Disagreement is measured against this quantile of the whole step ..."""
+    """Disagreement is measured against this quantile of the whole step (at least 1e-6) ..."""
     scale: Positive | None = None
     """... or, where this is set, against this absolute number."""
     cap: Positive = 10.0
@@ -46,60 +146,99 @@ class TokenAgreement(Section):
     floor: OpenFraction = 0.01
     """Smallest weight."""
 
+    @override
+    def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        smallest = max(self.floor, 1.0 / (1.0 + self.gamma * self.cap))
+        if smallest >= _NEARLY_ONE:
+            yield (
+                f"agreement with gamma {self.gamma:g}, cap {self.cap:g} and floor {self.floor:g} hardly "
+                f"acts: every weight lies between {smallest:.3f} and 1"
+            )
 
-class SequenceAgreement(Section):
-    """One agreement weight per completion."""
 
-    level: Literal["sequence"]
-    gamma: NonNegative = 1.0
-    """Weight = exp(-gamma * disagreement of the views' mean log-probs)."""
-    statistic: Literal["variance", "range"] = "variance"
-    """Disagreement: population variance, or max - min."""
+class SequenceAgreement(Agreement):
+    """One weight per completion: `w = exp(-gamma A)`, A the disagreement of the views' mean log-probs."""
+
+    level: Literal["sequence"] = "sequence"
+
+    @override
+    def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        if objective.reference_reductions is not None:
+            yield (
+                "sequence agreement cancels under the released reductions: "
+                "a completion's weight stands in numerator and denominator of its own mean"
+            )
 
 
 AgreementConfig = Annotated[TokenAgreement | SequenceAgreement, Field(discriminator="level")]
 
 
-class LogprobContrast(Section):
-    """Pull to the right demonstration, push from the wrong one, by the realised token's log-probs."""
+class Contrast(LossTerm):
+    """Pull to the right demonstration, push from the wrong one: a hinge on the difference of two distances."""
+
+    weight: Positive = 0.1
+    """lambda_c."""
+    margin: NonNegative = 0.5
+    """Margin of the hinge (nats)."""
+
+
+class LogprobContrast(Contrast):
+    """By the target token's log-probs: `max(0, margin + |s - p| - |s - n|)`."""
 
     signal: Literal["logprob"] = "logprob"
-    weight: Positive = 0.1
-    """lambda_c."""
-    margin: NonNegative = 0.5
-    """Margin of the hinge (nats)."""
+
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(logprobs=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
 
 
-class DivergenceContrast(Section):
-    """The same by whole distributions; the negative view is then scored like the primary one, which costs as much."""
+class DivergenceContrast(Contrast):
+    """By whole distributions: `max(0, margin + D(S, P) - D(S, N))`. The negative view then costs as much as the primary
+    one."""
 
-    signal: Literal["divergence"]
-    weight: Positive = 0.1
-    """lambda_c."""
-    margin: NonNegative = 0.5
-    """Margin of the hinge (nats)."""
+    signal: Literal["divergence"] = "divergence"
     alpha: Fraction = 0.5
     """Which divergence: 0 is the forward KL, 1 the reverse KL, in between generalised Jensen-Shannon."""
+
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(states=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
+
+    @override
+    def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        bound = divergence_bound(self.alpha)
+        if self.margin >= bound:
+            yield (
+                f"contrastive margin {self.margin:g} never closes the hinge, so its size changes nothing: the "
+                f"divergence with alpha {self.alpha:g} is at most {bound:.4f}"
+            )
 
 
 ContrastiveConfig = Annotated[LogprobContrast | DivergenceContrast, Field(discriminator="signal")]
 
 
-class LikelihoodConfig(Section):
+class LikelihoodConfig(LossTerm):
     """Cross-entropy on the completion itself: what supervised fine-tuning minimises. Reads no teacher."""
 
     weight: Positive = 1.0
     """lambda_l."""
 
 
-class MatchingConfig(Section):
+class MatchingConfig(LossTerm):
     """Feature matching of final hidden states."""
 
     weight: Positive = 0.1
     """lambda_f. Without a `divergence` section this is the representation-only variant."""
 
+    @property
+    @override
+    def needs(self) -> Needs:
+        return Needs(states=frozenset({ViewKind.PRIMARY}))
 
-class EmaConfig(Section):
+
+class EmaConfig(Mechanism):
     """The teacher follows the student as an exponential moving average."""
 
     beta: Fraction = 0.9
@@ -107,8 +246,13 @@ class EmaConfig(Section):
     every: Count = 1
     """Optimiser steps between updates."""
 
+    @override
+    def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
+        if not objective.needs.views:
+            yield "objective.ema has no effect: no loss term uses a teacher"
 
-class ReferenceReductions(Section):
+
+class ReferenceReductions(Mechanism):
     """The reductions of the UniSD authors' released code, for comparison with ours.
 
     Scale quantiles are of one micro-batch, sequence weights cancel within their sequence, the variance over views is
@@ -145,7 +289,7 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveConfig":
-        if not (self.divergence or self.contrastive or self.matching or self.likelihood):
+        if not self.terms:
             raise ValueError("nothing to minimise: give `divergence`, `contrastive`, `matching` or `likelihood`")
         return self
 
@@ -157,3 +301,46 @@ class ObjectiveConfig(Section):
                 "reduces each micro-batch by itself: give clipping.threshold instead, or leave the latter out"
             )
         return self
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """The sections that are there."""
+        sections = (getattr(self, name) for name in ObjectiveConfig.model_fields)
+        return tuple(section for section in sections if isinstance(section, Mechanism))
+
+    @property
+    def terms(self) -> tuple[LossTerm, ...]:
+        """Those of them that are terms of the loss."""
+        return tuple(section for section in self.mechanisms if isinstance(section, LossTerm))
+
+    @property
+    def weighting(self) -> Agreement | None:
+        """The agreement weights, if there is a divergence for them to weigh."""
+        return self.agreement if self.divergence is not None else None
+
+    @property
+    def needs(self) -> Needs:
+        """What all terms together read of the teacher; where that is nothing, there is no teacher."""
+        readers: tuple[Mechanism | None, ...] = (*self.terms, self.weighting)
+        return reduce(or_, (reader.needs for reader in readers if reader is not None), Needs())
+
+    @property
+    def needs_divergence_pass(self) -> bool:
+        """Whether the clip threshold needs every token's divergence before the first gradient."""
+        return self.divergence is not None and self.clipping is not None and self.clipping.quantile is not None
+
+
+class ObjectiveSettings(ObjectiveConfig):
+    """The objective with the numbers that other sections give it: what `unisd_rl.objective` and the learner read."""
+
+    temperature: Positive
+    """Softmax temperature of every distribution."""
+    auxiliary_temperature: Positive
+    """Softmax temperature of the auxiliary views."""
+    chunk_tokens: Count
+    """Tokens whose vocabulary-wide logits exist at one time; does not change the result."""
+
+    @property
+    def alpha(self) -> float | None:
+        """The main term's divergence; None where that term is off."""
+        return self.divergence.alpha if self.divergence else None

@@ -13,14 +13,15 @@ from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.evaluation import EvaluationConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import ModelConfig
-from unisd_rl.config.objective import ObjectiveConfig
+from unisd_rl.config.objective import LossTerm, ObjectiveConfig, ObjectiveSettings
 from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
 from unisd_rl.config.run import FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
+from unisd_rl.types import ViewKind
 
 
 class Config(Section):
-    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `settings.load_recipe("unisd_star")`."""
+    """The whole configuration of a run. What `python -m unisd_rl.run` runs is `load.load_recipe("unisd_star")`."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -37,7 +38,7 @@ class Config(Section):
     def _parts_fit_together(self) -> "Config":
         for check in (
             _agreement_has_views,
-            _contrast_has_negatives,
+            _negatives_are_given,
             _publication_keeps_up,
             _model_fits_task,
             _adapters_can_travel,
@@ -73,36 +74,30 @@ class Config(Section):
         return self.rollout.temperature if self.evaluation.samples > 1 else 0.0
 
     @property
-    def auxiliary_temperature(self) -> float:
-        """The auxiliary views' temperature: their own setting, or the objective's."""
-        return self.objective.auxiliary_temperature or self.temperature
+    def objective_settings(self) -> ObjectiveSettings:
+        """The objective with what this configuration says elsewhere: its temperatures, and the size of a chunk."""
+        given = {name: getattr(self.objective, name) for name in ObjectiveConfig.model_fields}
+        return ObjectiveSettings.model_validate(
+            given
+            | {
+                "temperature": self.temperature,
+                "auxiliary_temperature": self.objective.auxiliary_temperature or self.temperature,
+                "chunk_tokens": self.learner.chunk_tokens,
+            }
+        )
 
     @property
     def reads_teacher(self) -> bool:
         """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
-        return bool(self.objective.divergence or self.objective.contrastive or self.objective.matching)
+        return bool(self.objective.needs.views)
 
     @property
     def contexts_read(self) -> ContextsConfig:
         """Those contexts that a term reads beside the primary view: nothing else is built."""
-        agreement = self.objective.agreement is not None and self.objective.divergence is not None
+        views = self.objective.needs.views
         return ContextsConfig(
-            auxiliary=self.contexts.auxiliary if agreement else None,
-            negative=self.contexts.negative if self.objective.contrastive else None,
-        )
-
-    @property
-    def unread_contexts(self) -> tuple[str, ...]:
-        """One sentence for each context that is asked for and read by no term."""
-        given, read = self.contexts, self.contexts_read
-        contexts = (
-            ("auxiliary", given.auxiliary, read.auxiliary, "agreement with a divergence"),
-            ("negative", given.negative, read.negative, "objective.contrastive"),
-        )
-        return tuple(
-            f"contexts.{name} gives views that no term reads ({reader} would): none is built"
-            for name, asked, built, reader in contexts
-            if asked and not built
+            auxiliary=self.contexts.auxiliary if ViewKind.AUXILIARY in views else None,
+            negative=self.contexts.negative if ViewKind.NEGATIVE in views else None,
         )
 
 
@@ -115,9 +110,14 @@ def _agreement_has_views(config: Config) -> None:
         )
 
 
-def _contrast_has_negatives(config: Config) -> None:
-    if config.objective.contrastive is not None and config.contexts.negative is None:
-        raise ValueError("objective.contrastive needs the negative view: add contexts.negative or leave the term out")
+def _negatives_are_given(config: Config) -> None:
+    readers = [f"objective.{name}" for name, term in config.objective if _reads_negative(term)]
+    if readers and config.contexts.negative is None:
+        raise ValueError(f"{readers[0]} needs the negative view: add contexts.negative or leave the term out")
+
+
+def _reads_negative(section: object) -> bool:
+    return isinstance(section, LossTerm) and ViewKind.NEGATIVE in section.needs.views
 
 
 def _publication_keeps_up(config: Config) -> None:

@@ -17,7 +17,7 @@ Where it stands in the data's path, per optimiser step on each rank:
  optimiser step, then ema.ema_update_
 ```
 
-What is on is said by `settings`; what is on but cannot act, by `inert`.
+What is on is said by `unisd_rl.config.objective`, as is what is on but cannot act.
 
 Legend of the shape letters on tensor names: N tokens (packed, no padding), S sequences, V vocabulary, H hidden,
 K auxiliary views, C tokens of one chunk, R rows of one block of a chunk.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import SequenceAgreement, TokenAgreement
 from unisd_rl.objective.reduction import Gather, quantile, sequence_sums
-from unisd_rl.objective.settings import SequenceAgreement, Statistic, TokenAgreement
 
 SMALLEST_SCALE = 1e-6
 
@@ -34,7 +34,7 @@ class StepWeights:
     """What disagreements are measured against; nan where there is no such number for the whole step."""
 
 
-def disagreement(logprob_KN: Tensor, statistic: Statistic) -> Tensor:
+def disagreement(logprob_KN: Tensor, statistic: str) -> Tensor:
     """Population variance (divided by K, so 0 and not NaN for K = 1) or max - min over the K views; float64."""
     logprob_KN = logprob_KN.double()
     if statistic == "range":
@@ -102,7 +102,6 @@ def disagreement_scale(disagreement_N: Tensor, agreement: TokenAgreement) -> flo
     """
     if agreement.scale is not None:
         return max(agreement.scale, SMALLEST_SCALE)
-    assert agreement.scale_quantile is not None
     if not disagreement_N.numel():
         return SMALLEST_SCALE
     return max(quantile(disagreement_N, agreement.scale_quantile), SMALLEST_SCALE)

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import ObjectiveSettings, SequenceAgreement, TokenAgreement
 from unisd_rl.objective.agreement import (
     StepWeights,
     disagreement,
@@ -24,7 +25,6 @@ from unisd_rl.objective.agreement import (
     token_weights,
 )
 from unisd_rl.objective.reduction import Gather, Shares, sequence_sums
-from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
 from unisd_rl.objective.step import TokenSignals
 
 _SMALLEST_SEQUENCE_WEIGHT = 1e-6
@@ -53,7 +53,7 @@ def released_step_weights(
     signals: TokenSignals, batch_S: Tensor, count_S: Tensor, shares: Shares, settings: ObjectiveSettings, gather: Gather
 ) -> StepWeights:
     """Agreement weights, normalised within each sequence. A collective."""
-    agreement = settings.agreement if settings.needs_auxiliary_views else None
+    agreement = settings.weighting
     if agreement is None:
         return equal_step_weights(shares.whole_N)
     assert signals.auxiliary_KN is not None
@@ -62,6 +62,7 @@ def released_step_weights(
         weight_N = _token_weights(signals.auxiliary_KN, batch_S[of_N], agreement)
         units = gather(weight_N)
     else:
+        assert isinstance(agreement, SequenceAgreement)
         sums_KS = torch.stack([sequence_sums(view_N, of_N, len(count_S)) for view_N in signals.auxiliary_KN])
         disagreement_S = disagreement(sums_KS / count_S.clamp(min=1.0), agreement.statistic)
         weight_S = sequence_weights(disagreement_S, agreement).clamp(min=_SMALLEST_SEQUENCE_WEIGHT)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import LogprobContrast, ObjectiveSettings
 from unisd_rl.metrics import BatchCounts, LossMetrics, WeightMetrics
 from unisd_rl.objective.reduction import Gather, global_sums, quantile
-from unisd_rl.objective.settings import LogprobContrast, ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TokenSignals:
 
 def check_signals(signals: TokenSignals, settings: ObjectiveSettings) -> None:
     """Raises ValueError where the settings need a signal that is absent, or one cannot be what it says."""
-    if settings.needs_auxiliary_views:
+    if settings.weighting is not None:
         if signals.auxiliary_KN is None:
             raise ValueError("agreement needs the log-probs of the auxiliary views")
         if len(signals.auxiliary_KN) < 2:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import ObjectiveSettings, SequenceAgreement, TokenAgreement
 from unisd_rl.metrics import BatchCounts, WeightMetrics
 from unisd_rl.objective.agreement import StepWeights, equal_step_weights, sequence_step_weights, token_step_weights
 from unisd_rl.objective.clipping import clip_threshold, clipped, keeps_gradient
@@ -19,7 +20,6 @@ from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.matching import feature_error
 from unisd_rl.objective.reduction import Gather, Shares, global_shares, quantile, step_counts, token_counts
 from unisd_rl.objective.reference_reductions import micro_batches, released_shares, released_step_weights
-from unisd_rl.objective.settings import ObjectiveSettings, TokenAgreement
 from unisd_rl.objective.step import MicroReport, StepTerms, TokenSignals, TokenTerms, check_signals
 
 __all__ = ["Gather", "StepTerms", "TokenSignals", "TokenTerms", "micro_batch_loss", "step_terms"]
@@ -42,10 +42,10 @@ def step_terms(signals: TokenSignals, settings: ObjectiveSettings, gather: Gathe
     return StepTerms(
         main_N=(weights.share_N * (settings.alpha is not None)).float(),
         contrastive_N=contrastive_N.float(),
-        feature_N=(shares.whole_N * (settings.matching_weight or 0.0)).float(),
+        feature_N=(shares.whole_N * (settings.matching.weight if settings.matching else 0.0)).float(),
         primary_N=primary_N,
         negative_N=negative_N,
-        likelihood_N=(shares.whole_N * (settings.likelihood_weight or 0.0)).float(),
+        likelihood_N=(shares.whole_N * (settings.likelihood.weight if settings.likelihood else 0.0)).float(),
         kappa=kappa,
         kept_N=kept_N,
         weight_N=weights.weight_N.float(),
@@ -74,7 +74,7 @@ def micro_batch_loss(
     """
     scored = scored_tokens(student_NH, student_head, teacher_NH, teacher_head, targets_N, terms, settings, negative_NH)
     loss, feature = scored.loss, torch.zeros_like(scored.loss)
-    if settings.matching_weight is not None:
+    if settings.matching is not None:
         if teacher_NH is None:
             raise ValueError("feature matching needs the teacher's hidden states")
         feature = (terms.feature_N * feature_error(student_NH, teacher_NH)).sum()
@@ -128,8 +128,8 @@ def _reduce(
     gather: Gather,
 ) -> tuple[StepWeights, Shares]:
     """The agreement weights, and what a token counts in each mean."""
-    if settings.released_micro_batch is not None:
-        batch_S = micro_batches(signals, settings.released_micro_batch)
+    if settings.reference_reductions is not None:
+        batch_S = micro_batches(signals, settings.reference_reductions.micro_batch_size)
         shares = released_shares(signals, batch_S, count_S, contrasted_S, gather)
         return released_step_weights(signals, batch_S, count_S, shares, settings, gather), shares
     shares = global_shares(signals.sequence_N, count_S, contrasted_S, counts)
@@ -144,23 +144,24 @@ def _weights(
     counts: BatchCounts,
     gather: Gather,
 ) -> StepWeights:
-    agreement = settings.agreement if settings.needs_auxiliary_views else None
+    agreement = settings.weighting
     if agreement is None:
         return equal_step_weights(shares.whole_N)
     assert signals.auxiliary_KN is not None
     views = (signals.auxiliary_KN, signals.sequence_N, count_S)
     if isinstance(agreement, TokenAgreement):
         return token_step_weights(*views, counts.sequences, agreement, gather)
+    assert isinstance(agreement, SequenceAgreement)
     return sequence_step_weights(*views, agreement, gather)
 
 
 def _clip(signals: TokenSignals, settings: ObjectiveSettings, gather: Gather) -> tuple[float | None, Tensor | None]:
     """kappa, and for a quantile which of this rank's tokens stay at or below it."""
-    if not settings.needs_divergence_pass:
-        return settings.clip_threshold, None
+    clipping = settings.clipping
+    if clipping is None or clipping.quantile is None or settings.divergence is None:
+        return (None if clipping is None else clipping.threshold), None
     assert signals.divergence_N is not None
-    assert settings.clip_quantile is not None
-    kappa = clip_threshold(gather(signals.divergence_N), settings.clip_quantile)
+    kappa = clip_threshold(gather(signals.divergence_N), clipping.quantile)
     return kappa, keeps_gradient(signals.divergence_N, kappa)
 
 

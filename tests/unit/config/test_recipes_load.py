@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import tomli_w
 
-from learner.settings import plan_of
+from learner.plan import scoring_plan
 from unisd_rl.config import Config
 from unisd_rl.config.load import RECIPES, SETUPS, load_recipe
 from unisd_rl.errors import UserError
@@ -56,7 +56,7 @@ def test_nothing_in_a_recipe_is_without_effect_but_for_what_was_released(name, c
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_views_that_are_built_are_those_that_the_learner_scores(name):
-    config, plan = load_recipe(name), plan_of(load_recipe(name))
+    config, plan = load_recipe(name), scoring_plan(load_recipe(name))
     scored = {kind: len(plan.lines_of(kind)) for kind in ViewKind}
     auxiliary = config.contexts_read.auxiliary
     assert scored == {

@@ -16,26 +16,28 @@ from tests.fakes.objective_expected import (
     literal_parts,
     literal_tokens,
 )
-from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, random_problem
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, changed, contrast_of, random_problem
 from tests.fakes.objective_steps import over_ranks, signals_of, single
+from unisd_rl.config.objective import LogprobContrast
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast
 from unisd_rl.objective.unisd import micro_batch_loss, step_terms
 
 ROWS = {
     "all five": ALL_FIVE,
-    "all five and the likelihood": replace(ALL_FIVE, likelihood_weight=0.3),
-    "sequence agreement": replace(ALL_FIVE, agreement=SEQUENCE),
-    "forward KL, constant clip": replace(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.2),
-    "reverse KL": replace(ALL_FIVE, alpha=1.0, agreement=replace(TOKEN, statistic="range")),
+    "all five and the likelihood": changed(ALL_FIVE, likelihood_weight=0.3),
+    "sequence agreement": changed(ALL_FIVE, agreement=SEQUENCE),
+    "forward KL, constant clip": changed(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.2),
+    "reverse KL": changed(ALL_FIVE, alpha=1.0, agreement=changed(TOKEN, statistic="range")),
     "plain divergence": PLAIN,
-    "contrastive alone": replace(PLAIN, alpha=None, contrastive=LogprobContrast(1.0, 0.5)),
-    "contrast of JSDs": replace(ALL_FIVE, contrastive=DivergenceContrast(0.3, 0.1, 0.5)),
-    "contrast of forward KLs beside a JSD": replace(ALL_FIVE, contrastive=DivergenceContrast(0.3, 0.2, 0.0)),
-    "contrast of reverse KLs alone": replace(PLAIN, alpha=None, contrastive=DivergenceContrast(1.0, 0.2, 1.0)),
-    "representation alone": replace(PLAIN, alpha=None, matching_weight=0.5),
-    "likelihood alone": replace(PLAIN, alpha=None, likelihood_weight=1.0),
-    "likelihood and contrast": replace(PLAIN, alpha=None, likelihood_weight=1.0, contrastive=LogprobContrast(1.0, 0.5)),
+    "contrastive alone": changed(PLAIN, alpha=None, contrastive=LogprobContrast(weight=1.0, margin=0.5)),
+    "contrast of JSDs": changed(ALL_FIVE, contrastive=contrast_of(0.5, weight=0.3, margin=0.1)),
+    "contrast of forward KLs beside a JSD": changed(ALL_FIVE, contrastive=contrast_of(0.0, weight=0.3, margin=0.2)),
+    "contrast of reverse KLs alone": changed(PLAIN, alpha=None, contrastive=contrast_of(1.0, weight=1.0, margin=0.2)),
+    "representation alone": changed(PLAIN, alpha=None, matching_weight=0.5),
+    "likelihood alone": changed(PLAIN, alpha=None, likelihood_weight=1.0),
+    "likelihood and contrast": changed(
+        PLAIN, alpha=None, likelihood_weight=1.0, contrastive=LogprobContrast(weight=1.0, margin=0.5)
+    ),
 }
 each_row = pytest.mark.parametrize("objective", ROWS.values(), ids=ROWS.keys())
 
@@ -69,7 +71,7 @@ def test_gradient_equals_finite_differences_of_the_literal_formula(objective):
     problem = random_problem(5, lengths=(2, 3, 0, 2))
     step = single(problem, objective)
     kappa = literal_kappa(literal_tokens(problem, objective).divergence, objective)
-    frozen = replace(objective, clip_quantile=None, clip_threshold=kappa if math.isfinite(kappa) else None)
+    frozen = changed(objective, clip_quantile=None, clip_threshold=kappa if math.isfinite(kappa) else None)
     for name, gradient in (("student_NH", step.hidden_NH), ("weight_VH", step.weight_VH)):
         for row in range(0, len(gradient), 2):
             nudge = torch.zeros_like(gradient, dtype=torch.float64)
@@ -114,7 +116,7 @@ def test_fully_masked_rows_the_order_of_sequences_and_the_chunk_size_change_noth
         sequences=9,
         has_negative_S=torch.cat([problem.has_negative_S, torch.tensor([True, False] * 2)])[place_S.argsort()],
     )
-    step = single(moved, replace(objective, chunk_tokens=chunk))
+    step = single(moved, changed(objective, chunk_tokens=chunk))
     torch.testing.assert_close(step.hidden_NH, whole.hidden_NH[moved_N], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(step.weight_VH, whole.weight_VH, rtol=1e-4, atol=2e-6)
     assert step.numbers == pytest.approx(whole.numbers, rel=1e-4, abs=1e-6, nan_ok=True)
@@ -122,9 +124,9 @@ def test_fully_masked_rows_the_order_of_sequences_and_the_chunk_size_change_noth
 
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
 @settings(max_examples=12, deadline=None)
-@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, replace(TOKEN, statistic="range")])
+@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range")])
 def test_the_order_of_the_auxiliary_views_changes_nothing(agreement, seed, order):
-    problem, objective = random_problem(seed, views=4), replace(ALL_FIVE, agreement=agreement)
+    problem, objective = random_problem(seed, views=4), changed(ALL_FIVE, agreement=agreement)
     turned = replace(problem, auxiliary_KN=problem.auxiliary_KN[list(order)])
     torch.testing.assert_close(
         single(turned, objective).hidden_NH, single(problem, objective).hidden_NH, rtol=1e-6, atol=1e-8
@@ -153,7 +155,7 @@ def test_a_step_without_any_token_has_a_zero_loss_with_a_gradient_path(objective
 @pytest.mark.parametrize("name", ["all five", "sequence agreement", "reverse KL"])
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name, seed):
     """Without the contrastive term, which pushes away from the negative view also there."""
-    step = single(twin(random_problem(seed)), replace(ROWS[name], contrastive=None))
+    step = single(twin(random_problem(seed)), changed(ROWS[name], contrastive=None))
     assert step.loss.loss == 0.0
     assert float(step.hidden_NH.abs().max()) == 0.0
     assert float(step.weight_VH.abs().max()) == 0.0
@@ -164,7 +166,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name, seed):
 def test_every_divergence_between_the_two_kls_is_bounded_by_the_entropy_of_alpha(seed, alpha, scale):
     problem = random_problem(seed)
     problem = replace(problem, student_NH=problem.student_NH * scale)
-    report = single(problem, replace(PLAIN, alpha=alpha)).loss
+    report = single(problem, changed(PLAIN, alpha=alpha)).loss
     bound = -alpha * math.log(alpha) - (1 - alpha) * math.log(1 - alpha)
     assert 0.0 <= report.divergence_p50 <= report.divergence_p95 <= bound + 1e-5
 
@@ -192,7 +194,7 @@ def test_any_logits_up_to_ten_thousand_and_views_that_all_agree_give_finite_numb
     assert all(
         math.isfinite(step.numbers[name]) for name in ("loss", "divergence_loss", "contrastive_loss", "matching_loss")
     )
-    if objective.needs_auxiliary_views and agreeing:
+    if objective.weighting and agreeing:
         assert step.weights.weight_p05 == pytest.approx(1.0)
 
 
@@ -207,7 +209,7 @@ def test_probabilities_that_underflow_still_have_the_divergence_of_the_formula()
         teacher_weight_VH=identity_VH,
     )
     for alpha, expected in ((0.0, 200.0), (1.0, 200.0), (0.5, math.log(2.0))):
-        step = single(problem, replace(PLAIN, alpha=alpha, temperature=1.0))
+        step = single(problem, changed(PLAIN, alpha=alpha, temperature=1.0))
         assert step.loss.loss == pytest.approx(expected, rel=1e-6)
         assert torch.isfinite(step.hidden_NH).all()
 
@@ -216,8 +218,8 @@ def test_views_that_all_agree_give_the_gradient_of_no_agreement():
     problem = random_problem(13)
     problem = replace(problem, auxiliary_KN=problem.auxiliary_KN[:1].float().double().expand(3, -1))
     for agreement in (TOKEN, SEQUENCE):
-        ours = single(problem, replace(ALL_FIVE, agreement=agreement))
-        torch.testing.assert_close(ours.hidden_NH, single(problem, replace(ALL_FIVE, agreement=None)).hidden_NH)
+        ours = single(problem, changed(ALL_FIVE, agreement=agreement))
+        torch.testing.assert_close(ours.hidden_NH, single(problem, changed(ALL_FIVE, agreement=None)).hidden_NH)
 
 
 @each_row
@@ -228,7 +230,7 @@ def test_the_report_holds_the_literal_statistics_of_the_step(objective):
     assert step.counts.tokens == 14
     parts = (report.divergence_loss, report.contrastive_loss, report.matching_loss, report.likelihood_loss)
     assert report.loss == pytest.approx(sum(parts))
-    if objective.alpha is None:
+    if objective.divergence is None:
         assert all(math.isnan(number) for number in (report.divergence, report.divergence_p50, report.divergence_p95))
         assert math.isnan(report.clipped_share)
         return
@@ -245,7 +247,7 @@ def test_the_report_holds_the_literal_statistics_of_the_step(objective):
 def test_the_contrast_is_active_exactly_where_it_has_a_gradient(name, seed):
     """The share of the tokens with a negative view whose hinge has a slope, from autograd of the dense formula."""
     problem, objective = random_problem(seed), ROWS[name]
-    alone = replace(PLAIN, alpha=None, contrastive=objective.contrastive)
+    alone = changed(PLAIN, alpha=None, contrastive=objective.contrastive)
     hidden_NH, _ = dense_gradient(problem, lambda *student: dense_loss(problem, alone, *student))
     known_N = problem.has_negative_S[problem.sequence_N]
     expected = int((hidden_NH.norm(dim=1) > 1e-12).sum()) / int(known_N.sum())
@@ -286,7 +288,7 @@ def test_a_teacher_that_a_term_needs_is_asked_for(name, match):
 
 
 def test_a_negative_view_that_the_contrast_of_divergences_needs_is_asked_for():
-    problem, objective = random_problem(), replace(PLAIN, contrastive=DivergenceContrast(0.3, 0.1, 0.5))
+    problem, objective = random_problem(), changed(PLAIN, contrastive=contrast_of(0.5, weight=0.3, margin=0.1))
     terms = step_terms(signals_of(problem, objective, None, None), objective, lambda values: values)
     head, teacher_NH = Head(problem.weight_VH.float()), problem.teacher_NH.float()
     with pytest.raises(ValueError, match="negative view"):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.objective_oracle import dense_divergence, literal_divergence
+from unisd_rl.config.objective import divergence_bound
 from unisd_rl.objective.divergence import divergence, log_softmax_
-from unisd_rl.objective.settings import divergence_bound
 
 ALPHAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 

@@ -12,6 +12,7 @@ from tests.fakes.objective_oracle import (
     PLAIN,
     SEQUENCE,
     TOKEN,
+    changed,
     literal_disagreement,
     literal_quantile,
     random_problem,
@@ -36,26 +37,26 @@ def terms_of(problem, objective, divergence_N=None, primary_N=None):
     "agreement",
     [
         TOKEN,
-        replace(TOKEN, statistic="range", gamma=3.0),
-        replace(TOKEN, scale_quantile=None, scale=0.4),
-        replace(TOKEN, cap=0.5),
-        replace(TOKEN, gamma=30.0, floor=0.2),
+        changed(TOKEN, statistic="range", gamma=3.0),
+        changed(TOKEN, scale=0.4),
+        changed(TOKEN, cap=0.5),
+        changed(TOKEN, gamma=30.0, floor=0.2),
         SEQUENCE,
-        replace(SEQUENCE, statistic="range", gamma=0.3),
+        changed(SEQUENCE, statistic="range", gamma=0.3),
     ],
 )
 def test_weights_equal_the_literal_loops(agreement):
-    problem, objective = random_problem(), replace(ALL_FIVE, agreement=agreement)
+    problem, objective = random_problem(), changed(ALL_FIVE, agreement=agreement)
     weight_N = terms_of(problem, objective).weight_N
     torch.testing.assert_close(weight_N.double(), torch.tensor(literal_weights(problem, objective)).double())
 
 
-@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, replace(TOKEN, statistic="range")])
+@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range")])
 @pytest.mark.parametrize("level", [-1e-3, -7.3, -1e4])
 def test_views_that_agree_give_every_token_weight_one(agreement, level):
     problem = random_problem()
     problem = replace(problem, auxiliary_KN=(level * torch.rand(14).double()).float().double().expand(3, 14))
-    found = terms_of(problem, replace(ALL_FIVE, agreement=agreement))
+    found = terms_of(problem, changed(ALL_FIVE, agreement=agreement))
     assert torch.equal(found.weight_N, torch.ones(14))
     assert found.metrics.effective_sample_size == 1.0
 
@@ -69,16 +70,16 @@ def test_disagreement_is_the_population_variance_or_the_range(statistic, expecte
 @pytest.mark.parametrize("agreement", [None, TOKEN, SEQUENCE])
 def test_coefficients_add_up_to_the_weight_of_their_term(agreement):
     """A constant divergence of 1 has the loss 1, however it is averaged."""
-    found = terms_of(random_problem(), replace(ALL_FIVE, agreement=agreement, likelihood_weight=0.7))
+    found = terms_of(random_problem(), changed(ALL_FIVE, agreement=agreement, likelihood_weight=0.7))
     assert found.likelihood_N.sum().item() == pytest.approx(0.7)
     assert found.main_N.sum().item() == pytest.approx(1.0)
-    assert found.feature_N.sum().item() == pytest.approx(ALL_FIVE.matching_weight)
+    assert found.feature_N.sum().item() == pytest.approx(ALL_FIVE.matching.weight)
     assert found.contrastive_N.sum().item() == pytest.approx(ALL_FIVE.contrastive.weight)
 
 
 def test_a_sequence_without_a_negative_view_trains_without_that_term():
     problem = random_problem(lengths=(2, 3, 1))
-    found = terms_of(problem, replace(ALL_FIVE, agreement=None))
+    found = terms_of(problem, changed(ALL_FIVE, agreement=None))
     weight = ALL_FIVE.contrastive.weight
     expected = torch.tensor([weight / 4, weight / 4, weight / 6, weight / 6, weight / 6, 0.0])
     torch.testing.assert_close(found.contrastive_N, expected)
@@ -97,14 +98,14 @@ def test_a_step_without_any_negative_view_has_no_contrastive_term():
 def test_the_quantile_threshold_keeps_ties_and_cuts_what_is_above():
     problem = random_problem(lengths=(5, 6))
     divergence_N = torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.5, 0.3, 0.4, 0.5, 0.8, 0.5])
-    found = terms_of(problem, replace(ALL_FIVE, clip_quantile=0.8), divergence_N)
+    found = terms_of(problem, changed(ALL_FIVE, clip_quantile=0.8), divergence_N)
     assert found.kappa == pytest.approx(0.5)  # the ninth of eleven ordered values
     assert torch.equal(found.kept_N, divergence_N <= 0.5)
     assert found.metrics.clip_threshold == pytest.approx(0.5)
 
 
 def test_a_constant_threshold_needs_no_divergences_beforehand():
-    objective = replace(PLAIN, clip_threshold=0.3)
+    objective = changed(PLAIN, clip_threshold=0.3)
     problem = random_problem()
     found = step_terms(signals_of(problem, objective, torch.zeros(14), None), objective, alone)
     assert found.kappa == 0.3
@@ -136,7 +137,7 @@ def test_an_order_that_is_no_order_of_the_sequences_is_refused(order):
 def test_sequence_weights_that_underflow_still_share_the_step():
     """exp(-gamma A) is 0 for all: the mean is taken relative to the most trusted sequence."""
     problem = random_problem()
-    objective = replace(ALL_FIVE, agreement=replace(SEQUENCE, gamma=1e6))
+    objective = changed(ALL_FIVE, agreement=changed(SEQUENCE, gamma=1e6))
     found = terms_of(problem, objective)
     assert torch.isfinite(found.main_N).all()
     assert found.main_N.sum().item() == pytest.approx(1.0)
@@ -144,7 +145,7 @@ def test_sequence_weights_that_underflow_still_share_the_step():
 
 
 def test_diagnostics_are_the_literal_statistics_of_the_weights():
-    problem, objective = random_problem(7), replace(ALL_FIVE, agreement=replace(TOKEN, gamma=4.0))
+    problem, objective = random_problem(7), changed(ALL_FIVE, agreement=changed(TOKEN, gamma=4.0))
     weights, terms = literal_weights(problem, objective), terms_of(problem, objective)
     found = terms.metrics
     assert found.weight_p05 == pytest.approx(literal_quantile(weights, 0.05))
@@ -164,7 +165,7 @@ def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
 
 
 def test_a_slice_holds_the_coefficients_of_its_tokens():
-    found = terms_of(random_problem(), replace(ALL_FIVE, likelihood_weight=0.5))
+    found = terms_of(random_problem(), changed(ALL_FIVE, likelihood_weight=0.5))
     part = found.slice(3, 9)
     for name in ("main_N", "contrastive_N", "feature_N", "primary_N", "negative_N", "likelihood_N", "kept_N"):
         assert torch.equal(vars(part)[name], vars(found)[name][3:9])

@@ -10,27 +10,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.objective_expected import dense_gradient, dense_tokens
-from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, literal_quantile, random_problem
+from tests.fakes.objective_oracle import (
+    ALL_FIVE,
+    PLAIN,
+    SEQUENCE,
+    TOKEN,
+    changed,
+    contrast_of,
+    literal_quantile,
+    random_problem,
+)
 from tests.fakes.objective_steps import SimulatedRanks, rank_step, relative_difference, single
-from unisd_rl.objective.settings import DivergenceContrast, TokenAgreement
+from unisd_rl.config.objective import TokenAgreement
 
 LENGTHS = (3, 1, 0, 5, 5, 2, 4)
-COMBINED = replace(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.4, released_micro_batch=3)
+COMBINED = changed(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.4, released_micro_batch=3)
 ROWS = {
     "combined": COMBINED,
-    "range": replace(COMBINED, agreement=replace(TOKEN, statistic="range", gamma=3.0)),
-    "absolute scale": replace(COMBINED, agreement=replace(TOKEN, scale_quantile=None, scale=0.4)),
-    "capped weights": replace(COMBINED, agreement=replace(TOKEN, cap=0.5)),
-    "floored weights": replace(COMBINED, agreement=replace(TOKEN, gamma=50.0, floor=0.2)),
-    "sequence agreement": replace(COMBINED, agreement=SEQUENCE),
-    "sequence weights that underflow": replace(
-        COMBINED, agreement=replace(SEQUENCE, gamma=1e4), contrastive=None, matching_weight=None
+    "range": changed(COMBINED, agreement=changed(TOKEN, statistic="range", gamma=3.0)),
+    "absolute scale": changed(COMBINED, agreement=changed(TOKEN, scale=0.4)),
+    "capped weights": changed(COMBINED, agreement=changed(TOKEN, cap=0.5)),
+    "floored weights": changed(COMBINED, agreement=changed(TOKEN, gamma=50.0, floor=0.2)),
+    "sequence agreement": changed(COMBINED, agreement=SEQUENCE),
+    "sequence weights that underflow": changed(
+        COMBINED, agreement=changed(SEQUENCE, gamma=1e4), contrastive=None, matching_weight=None
     ),
-    "plain": replace(PLAIN, alpha=0.0, released_micro_batch=2),
-    "contrast of JSDs": replace(COMBINED, contrastive=DivergenceContrast(0.3, 0.1, 0.5)),
-    "likelihood": replace(COMBINED, likelihood_weight=0.5),
-    "representation alone": replace(PLAIN, alpha=None, matching_weight=1.0, released_micro_batch=3),
-    "one micro-batch": replace(COMBINED, released_micro_batch=16),
+    "plain": changed(PLAIN, alpha=0.0, released_micro_batch=2),
+    "contrast of JSDs": changed(COMBINED, contrastive=contrast_of(0.5, weight=0.3, margin=0.1)),
+    "likelihood": changed(COMBINED, likelihood_weight=0.5),
+    "representation alone": changed(PLAIN, alpha=None, matching_weight=1.0, released_micro_batch=3),
+    "one micro-batch": changed(COMBINED, released_micro_batch=16),
 }
 each_row = pytest.mark.parametrize("objective", ROWS.values(), ids=ROWS.keys())
 
@@ -55,7 +64,7 @@ def released_weights(problem, objective, rows):
     """`{token: weight}` of one micro-batch, whose rows are sequences."""
     agreement, columns = objective.agreement, problem.auxiliary_KN.t().tolist()
     tokens = [t for row in rows for t in tokens_of(problem, row)]
-    if agreement is None or objective.alpha is None:
+    if agreement is None or objective.divergence is None:
         return dict.fromkeys(tokens, 1.0)
     if isinstance(agreement, TokenAgreement):
         found = {t: released_variance(columns[t], agreement.statistic, unbiased=True) for t in tokens}
@@ -78,7 +87,7 @@ def released_weights(problem, objective, rows):
 def released_loss(problem, objective, ranks, student_NH, weight_VH):
     """float64 loops; the tokens' own numbers come from the dense formulas, so that autograd can follow."""
     found = dense_tokens(problem, objective, student_NH, weight_VH)
-    batches = micro_batches_of(ranks, objective.released_micro_batch)
+    batches = micro_batches_of(ranks, objective.reference_reductions.micro_batch_size)
     loss = (student_NH.sum() + weight_VH.sum()) * 0.0
     for rows in batches:
         weights = released_weights(problem, objective, rows)
@@ -86,12 +95,12 @@ def released_loss(problem, objective, ranks, student_NH, weight_VH):
             tokens = tokens_of(problem, row)
             main = sum(weights[t] * found.divergence_N[t] for t in tokens) / max(1.0, sum(weights[t] for t in tokens))
             share = 1.0 / (len(rows) * len(batches))
-            if objective.alpha is not None:
+            if objective.divergence is not None:
                 loss = loss + share * main
             for weight, values_N in (
                 (objective.contrastive and objective.contrastive.weight, found.hinge_N),
-                (objective.matching_weight, found.feature_N),
-                (objective.likelihood_weight, found.likelihood_N),
+                (objective.matching and objective.matching.weight, found.feature_N),
+                (objective.likelihood and objective.likelihood.weight, found.likelihood_N),
             ):
                 loss = loss + share * (weight or 0.0) * sum(values_N[t] for t in tokens) / max(1, len(tokens))
     return loss
@@ -138,7 +147,7 @@ def test_diagnostics_are_of_the_weights_of_all_ranks(name):
     """Under token agreement of tokens, under sequence agreement of sequences that have some."""
     problem, objective, ranks = random_problem(27, LENGTHS), ROWS[name], [[6, 1, 2, 4], [5, 0, 3], []]
     weights = {}
-    for rows in micro_batches_of(ranks, objective.released_micro_batch):
+    for rows in micro_batches_of(ranks, objective.reference_reductions.micro_batch_size):
         weights |= released_weights(problem, objective, rows)
     if name == "sequence agreement":
         weights = {row: weights[tokens_of(problem, row)[0]] for row in range(7) if tokens_of(problem, row)}
@@ -154,7 +163,7 @@ def test_diagnostics_are_of_the_weights_of_all_ranks(name):
 @pytest.mark.parametrize("name", ["combined", "sequence agreement", "likelihood"])
 def test_the_order_of_the_prompts_says_which_sequences_form_a_micro_batch(name, seed, order, size):
     """`order_S[s]` is the place of sequence s; the literal loop takes the sequences by their places."""
-    problem, objective = random_problem(seed, LENGTHS), replace(ROWS[name], released_micro_batch=size)
+    problem, objective = random_problem(seed, LENGTHS), changed(ROWS[name], released_micro_batch=size)
     by_place = sorted(range(7), key=lambda sequence: order[sequence])
     step = single(problem, objective, order_S=torch.tensor(order))
     dense = dense_gradient(problem, lambda *student: released_loss(problem, objective, [by_place], *student))
@@ -165,15 +174,15 @@ def test_the_order_of_the_prompts_says_which_sequences_form_a_micro_batch(name, 
 def test_rows_without_tokens_count_in_their_mean_where_ours_leave_them_out():
     """Three rows with tokens among six: half the loss of the same three alone."""
     alone, among = random_problem(22, (2, 3, 1)), random_problem(22, (2, 0, 3, 0, 1, 0))
-    objective = replace(COMBINED, contrastive=None, agreement=None, released_micro_batch=6)
+    objective = changed(COMBINED, contrastive=None, agreement=None, released_micro_batch=6)
     assert single(among, objective).loss.loss == pytest.approx(single(alone, objective).loss.loss / 2)
-    ours = replace(objective, released_micro_batch=None)
+    ours = changed(objective, released_micro_batch=None)
     assert single(among, ours).loss.loss == pytest.approx(single(alone, ours).loss.loss)
 
 
 def test_the_size_of_the_micro_batch_changes_their_gradient():
     problem = random_problem(23, LENGTHS)
-    steps = [single(problem, replace(COMBINED, released_micro_batch=size)) for size in (2, 4)]
+    steps = [single(problem, changed(COMBINED, released_micro_batch=size)) for size in (2, 4)]
     assert relative_difference(steps[0].hidden_NH, steps[1].hidden_NH) > 1e-2
 
 
@@ -181,19 +190,19 @@ def test_their_sequence_weights_cancel_within_their_sequence():
     """But for the clamp: where w times the tokens is below 1, the weight stays."""
     problem = random_problem(24, (9, 9, 9))
     weak, strong = (
-        single(problem, replace(COMBINED, agreement=replace(SEQUENCE, gamma=gamma))) for gamma in (0.0, 3.0)
+        single(problem, changed(COMBINED, agreement=changed(SEQUENCE, gamma=gamma))) for gamma in (0.0, 3.0)
     )
     assert strong.weights.weight_p05 < 0.9
     torch.testing.assert_close(strong.hidden_NH, weak.hidden_NH, rtol=1e-5, atol=1e-8)
-    clamped = single(problem, replace(COMBINED, agreement=replace(SEQUENCE, gamma=1e3)))
+    clamped = single(problem, changed(COMBINED, agreement=changed(SEQUENCE, gamma=1e3)))
     assert relative_difference(clamped.hidden_NH, weak.hidden_NH) > 0.1
 
 
-@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, replace(TOKEN, statistic="range")])
+@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range")])
 def test_views_that_all_agree_give_finite_weights_of_one(agreement):
     problem = random_problem(25, LENGTHS)
     problem = replace(problem, auxiliary_KN=problem.auxiliary_KN[:1].float().double().expand(3, -1))
-    step = single(problem, replace(COMBINED, agreement=agreement))
+    step = single(problem, changed(COMBINED, agreement=agreement))
     assert step.weights.weight_p05 == 1.0
     assert torch.isfinite(step.hidden_NH).all()
     assert math.isnan(step.weights.disagreement_scale)

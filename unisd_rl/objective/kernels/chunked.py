@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unisd_rl.config.objective import DivergenceConfig, DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.kernels.chunk_logits import Gradients, Kernel, States
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.kernels.token_scores import TokenScores
 from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
-from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 
@@ -158,7 +158,7 @@ def _run(
 ) -> TokenScores:
     """All chunks: fills `gradients`, returns the scores of the N tokens."""
     rows = _rows(kernel, settings)
-    some = (settings.alpha, settings.contrastive, settings.likelihood_weight) != (None, None, None)
+    some = (settings.divergence, settings.contrastive, settings.likelihood) != (None, None, None)
     wanted = gradients is not None and gradients.any and some
     found = [TokenScores.none(targets_N.device)]
     for chunk in kernel.chunks():
@@ -187,7 +187,8 @@ def _rows(kernel: Kernel, settings: ObjectiveSettings) -> _Rows:
 
 def _measuring(alpha: float | None, temperature: float, chunk_tokens: int) -> ObjectiveSettings:
     """Settings under which nothing but the divergence of this alpha, or not even that, is measured."""
-    return ObjectiveSettings(temperature, alpha, None, None, None, None, None, chunk_tokens)
+    divergence = None if alpha is None else DivergenceConfig(alpha=alpha)
+    return ObjectiveSettings.model_construct(temperature=temperature, divergence=divergence, chunk_tokens=chunk_tokens)
 
 
 def _no_terms(targets_N: Tensor) -> TokenTerms:

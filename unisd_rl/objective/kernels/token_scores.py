@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.objective.clipping import clipped, keeps_gradient
 from unisd_rl.objective.contrastive import hinge, hinge_slope
-from unisd_rl.objective.settings import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 
@@ -79,7 +79,7 @@ class TokenScores:
         loss = (terms.main_N * clipped(self.divergence_C, terms.kappa)).sum()
         if settings.contrastive is not None:
             loss = loss + (terms.contrastive_N * self.hinge_C).sum()
-        if settings.likelihood_weight is not None:
+        if settings.likelihood is not None:
             loss = loss - (terms.likelihood_N * self.logprob_C).sum()
         return loss
 
@@ -91,9 +91,9 @@ class TokenScores:
             divergence_C = terms.main_N * kept_C
         if isinstance(settings.contrastive, DivergenceContrast):
             gap_C = terms.contrastive_N * self.active_C
-        elif settings.contrastive is not None:
+        elif isinstance(settings.contrastive, LogprobContrast):
             arguments = (self.logprob_C, terms.primary_N, terms.negative_N, settings.contrastive.margin)
             logprob_C = terms.contrastive_N * hinge_slope(*arguments)
-        if settings.likelihood_weight is not None:
+        if settings.likelihood is not None:
             logprob_C = -terms.likelihood_N if logprob_C is None else logprob_C - terms.likelihood_N
         return Derivatives(divergence_C, gap_C, logprob_C)

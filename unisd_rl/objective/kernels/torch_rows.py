@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unisd_rl.config.objective import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.divergence import divergence, log_softmax_
 from unisd_rl.objective.kernels.head import ScaledHead
 from unisd_rl.objective.kernels.token_scores import Derivatives, TokenScores
-from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 # Elements of one block. On the CPU 4 MiB of float32: a block of logits and its scratch stay in the last-level cache,

@@ -16,11 +16,11 @@ import torch
 import triton
 from torch import Tensor
 
+from unisd_rl.config.objective import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.kernels.head import ScaledHead
 from unisd_rl.objective.kernels.token_scores import TokenScores
 from unisd_rl.objective.kernels.torch_rows import Logits
 from unisd_rl.objective.kernels.triton_kernels import differentiate, measure
-from unisd_rl.objective.settings import DivergenceContrast, ObjectiveSettings
 from unisd_rl.objective.step import TokenTerms
 
 _BLOCK = 4096

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, dense_divergence, dense_logprobs
+from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, changed, dense_divergence, dense_logprobs
+from unisd_rl.config.objective import DivergenceContrast
 from unisd_rl.objective.kernels.chunk_logits import Kernel, States
 from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.settings import DivergenceContrast
 from unisd_rl.objective.step import TokenTerms
 
-CONTRASTED = replace(PLAIN, contrastive=ALL_FIVE.contrastive)
+CONTRASTED = changed(PLAIN, contrastive=ALL_FIVE.contrastive)
 # A margin at which some of the random tokens' hinges are open and some are closed.
-AGAINST = replace(PLAIN, contrastive=DivergenceContrast(weight=0.3, margin=0.05, alpha=0.5))
-EVERYTHING = replace(AGAINST, likelihood_weight=0.2)
+AGAINST = changed(PLAIN, contrastive=DivergenceContrast(weight=0.3, margin=0.05, alpha=0.5))
+EVERYTHING = changed(AGAINST, likelihood_weight=0.2)
 HEADS = {
     "plain": {},
     "bias": {"bias": True},
@@ -89,13 +89,13 @@ class Case:
         teacher_head = self.head(self.teacher_weight_VH, self.bias_V)
         teacher_NV = dense_logprobs(self.teacher_NH, teacher_head, objective.temperature)
         loss = student_NH.sum() * 0.0
-        if objective.alpha is not None:
-            divergence_N = dense_divergence(student_NV, teacher_NV, objective.alpha)
+        if objective.divergence is not None:
+            divergence_N = dense_divergence(student_NV, teacher_NV, objective.divergence.alpha)
             if self.terms.kappa is not None:
                 divergence_N = divergence_N.clamp(max=self.terms.kappa)
             loss = loss + (self.terms.main_N * divergence_N).sum()
         s_N = student_NV.gather(1, self.targets_N[:, None])[:, 0]
-        if objective.likelihood_weight is not None:
+        if objective.likelihood is not None:
             loss = loss - (self.terms.likelihood_N * s_N).sum()
         if isinstance(objective.contrastive, DivergenceContrast):
             hinge_N = self.dense_gap(student_NV, teacher_NV, objective) + objective.contrastive.margin
@@ -131,7 +131,7 @@ def assert_same(ours, dense, rtol=2e-5, atol=2e-6):
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 def test_loss_and_gradient_equal_dense_autograd(alpha, head):
-    case, objective = Case(**head), replace(CONTRASTED, alpha=alpha, chunk_tokens=4)
+    case, objective = Case(**head), changed(CONTRASTED, alpha=alpha, chunk_tokens=4)
     case.terms = replace(case.terms, kappa=0.1)
     scored, ours = case.run(objective)
     loss, dense = case.dense(objective)
@@ -144,7 +144,7 @@ def test_loss_and_gradient_equal_dense_autograd(alpha, head):
 @pytest.mark.parametrize("head", [HEADS["plain"], HEADS["all"]], ids=["plain", "all"])
 def test_the_contrast_of_divergences_equals_dense_autograd_with_any_two_alphas(alpha, contrast_alpha, head):
     contrast = DivergenceContrast(weight=0.3, margin=0.05, alpha=contrast_alpha)
-    case, objective = Case(**head), replace(EVERYTHING, alpha=alpha, contrastive=contrast)
+    case, objective = Case(**head), changed(EVERYTHING, alpha=alpha, contrastive=contrast)
     case.terms.contrastive_N[2] = 0.0  # a token without a negative view
     scored, ours = case.run(objective)
     loss, dense = case.dense(objective)
@@ -178,7 +178,7 @@ def test_the_hinge_on_logprobs_is_reported():
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 def test_the_likelihood_alone_needs_no_teacher_and_equals_cross_entropy(head):
     case = Case(**head)
-    objective = replace(PLAIN, alpha=None, likelihood_weight=0.2)
+    objective = changed(PLAIN, alpha=None, likelihood_weight=0.2)
     student_NH, weight_VH, bias_V = case.leaves(torch.float32)
     scored = scored_tokens(student_NH, case.head(weight_VH, bias_V), None, None, case.targets_N, case.terms, objective)
     loss, dense = case.dense(objective)
@@ -190,7 +190,7 @@ def test_the_likelihood_alone_needs_no_teacher_and_equals_cross_entropy(head):
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.5])
 def test_the_likelihood_adds_to_the_other_terms(alpha):
-    case, objective = Case(seed=5), replace(CONTRASTED, alpha=alpha, likelihood_weight=0.2)
+    case, objective = Case(seed=5), changed(CONTRASTED, alpha=alpha, likelihood_weight=0.2)
     scored, ours = case.run(objective)
     loss, dense = case.dense(objective)
     assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
@@ -222,7 +222,7 @@ def test_logits_of_any_size_give_finite_losses_and_gradients(seed, size, alpha):
     case = Case(seed=seed)
     for name in ("student_NH", "teacher_NH", "negative_NH"):
         setattr(case, name, getattr(case, name) * size)
-    scored, gradients = case.run(replace(EVERYTHING, alpha=alpha))
+    scored, gradients = case.run(changed(EVERYTHING, alpha=alpha))
     assert torch.isfinite(scored.loss)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
@@ -230,7 +230,7 @@ def test_logits_of_any_size_give_finite_losses_and_gradients(seed, size, alpha):
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_temperature_is_part_of_every_distribution(alpha, temperature):
-    case, objective = Case(seed=3), replace(CONTRASTED, alpha=alpha, temperature=temperature)
+    case, objective = Case(seed=3), changed(CONTRASTED, alpha=alpha, temperature=temperature)
     loss, dense = case.dense(objective)
     scored, ours = case.run(objective)
     assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
@@ -242,8 +242,8 @@ def test_temperature_is_part_of_every_distribution(alpha, temperature):
 @settings(max_examples=30, deadline=None)
 def test_the_chunk_size_changes_nothing(seed, chunk, tokens):
     case = Case(seed=seed, tokens=tokens)
-    whole, whole_gradient = case.run(replace(EVERYTHING, chunk_tokens=64))
-    cut, cut_gradient = case.run(replace(EVERYTHING, chunk_tokens=chunk))
+    whole, whole_gradient = case.run(changed(EVERYTHING, chunk_tokens=64))
+    cut, cut_gradient = case.run(changed(EVERYTHING, chunk_tokens=chunk))
     torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(cut.divergence_N, whole.divergence_N, rtol=1e-5, atol=1e-6)
     assert_same(cut_gradient, whole_gradient)
@@ -252,7 +252,7 @@ def test_the_chunk_size_changes_nothing(seed, chunk, tokens):
 def test_blocks_of_rows_smaller_than_a_chunk_change_nothing():
     """With 2^18 entries four rows fill a block: a chunk of 5 rows has blocks of 4 and 1."""
     case = Case(tokens=5, hidden=2, vocabulary=1 << 18, soft_cap=3.0)
-    objective = replace(CONTRASTED, chunk_tokens=5)
+    objective = changed(CONTRASTED, chunk_tokens=5)
     _, ours = case.run(objective)
     _, dense = case.dense(objective)
     assert_same(ours, dense, rtol=1e-3)
@@ -260,7 +260,7 @@ def test_blocks_of_rows_smaller_than_a_chunk_change_nothing():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_divergence_pass_finds_the_numbers_of_the_gradient_pass(alpha):
-    case, objective = Case(bias=True), replace(PLAIN, alpha=alpha)
+    case, objective = Case(bias=True), changed(PLAIN, alpha=alpha)
     scored, _ = case.run(objective)
     divergence_N = token_divergence(
         case.student_NH.float(),
@@ -292,7 +292,7 @@ def test_realised_logprobs_equal_the_dense_log_softmax(head):
 def test_logits_of_ten_thousand_give_finite_loss_and_gradient(alpha):
     case = Case()
     case.student_NH, case.teacher_NH = case.student_NH * 3e3, case.teacher_NH * 3e3
-    scored, gradients = case.run(replace(CONTRASTED, alpha=alpha))
+    scored, gradients = case.run(changed(CONTRASTED, alpha=alpha))
     assert torch.isfinite(scored.loss)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
@@ -301,7 +301,7 @@ def test_logits_of_ten_thousand_give_finite_loss_and_gradient(alpha):
 def test_a_student_equal_to_its_teacher_has_zero_loss_and_gradient(alpha):
     case = Case()
     case.student_NH, case.teacher_weight_VH = case.teacher_NH, case.weight_VH
-    scored, gradients = case.run(replace(PLAIN, alpha=alpha))
+    scored, gradients = case.run(changed(PLAIN, alpha=alpha))
     assert scored.loss.item() == 0.0
     assert all(float(gradient.abs().max()) == 0.0 for gradient in gradients)
 
@@ -337,11 +337,11 @@ def test_the_head_may_be_shared_with_the_teacher():
     student_NH, weight_VH, _ = case.leaves(torch.float32)
     head = Head(weight_VH)
     scored = scored_tokens(
-        student_NH, head, case.teacher_NH.float(), head, case.targets_N, case.terms, replace(PLAIN, alpha=0.5)
+        student_NH, head, case.teacher_NH.float(), head, case.targets_N, case.terms, changed(PLAIN, alpha=0.5)
     )
     ours = torch.autograd.grad(scored.loss, (student_NH, weight_VH))
     case.teacher_weight_VH = case.weight_VH
-    _, dense = case.dense(replace(PLAIN, alpha=0.5))
+    _, dense = case.dense(changed(PLAIN, alpha=0.5))
     assert_same(ours, dense)
 
 
@@ -391,7 +391,7 @@ def test_a_second_backward_pass_is_refused():
         scored.loss.backward()
 
 
-@pytest.mark.parametrize("objective", [PLAIN, AGAINST, replace(AGAINST, alpha=None)])
+@pytest.mark.parametrize("objective", [PLAIN, AGAINST, changed(AGAINST, alpha=None)])
 def test_a_missing_teacher_or_negative_view_is_refused_where_it_is_needed(objective):
     case = Case()
     student = (case.student_NH.float(), Head(case.weight_VH.float()))
@@ -435,11 +435,11 @@ class Watch(TorchDispatchMode):
         (CONTRASTED, True, 3),
         (AGAINST, False, 5),
         (AGAINST, True, 4),
-        (replace(AGAINST, alpha=None), False, 5),
-        (replace(CONTRASTED, alpha=None), False, 3),
-        (replace(CONTRASTED, alpha=None), True, 2),
-        (replace(PLAIN, alpha=None, likelihood_weight=1.0), True, 2),
-        (replace(PLAIN, alpha=None), False, 1),
+        (changed(AGAINST, alpha=None), False, 5),
+        (changed(CONTRASTED, alpha=None), False, 3),
+        (changed(CONTRASTED, alpha=None), True, 2),
+        (changed(PLAIN, alpha=None, likelihood_weight=1.0), True, 2),
+        (changed(PLAIN, alpha=None), False, 1),
     ],
 )
 def test_each_chunk_costs_only_the_products_it_needs(objective, frozen, products):
@@ -449,7 +449,7 @@ def test_each_chunk_costs_only_the_products_it_needs(objective, frozen, products
     with Watch() as watch:
         scored_tokens(
             student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-            case.terms, replace(objective, chunk_tokens=4), case.negative_NH.float(),
+            case.terms, changed(objective, chunk_tokens=4), case.negative_NH.float(),
         )  # fmt: skip
     assert watch.products(case) == products
 
@@ -460,7 +460,7 @@ def test_no_gradient_is_formed_where_none_is_recorded():
     with torch.no_grad(), Watch() as watch:
         scored = scored_tokens(
             student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-            case.terms, replace(PLAIN, chunk_tokens=4),
+            case.terms, changed(PLAIN, chunk_tokens=4),
         )  # fmt: skip
     assert watch.products(case) == 2
     assert not scored.loss.requires_grad
@@ -471,7 +471,7 @@ def test_no_tensor_of_all_tokens_times_the_vocabulary_exists(alpha):
     """200 tokens, 300 entries, chunks of 8: nothing larger than a chunk's logits or the head is ever made."""
     case = Case(tokens=200, hidden=4, vocabulary=300)
     with Watch() as watch:
-        case.run(replace(EVERYTHING, alpha=alpha, chunk_tokens=8))
+        case.run(changed(EVERYTHING, alpha=alpha, chunk_tokens=8))
     assert watch.largest <= 8 * 300
 
 

@@ -1,0 +1,166 @@
+"""Numbers without meaning are refused; settings that are on but cannot act are named."""
+
+import math
+
+import pytest
+
+from unisd_rl.config.ineffective import ineffective_settings
+from unisd_rl.config.load import configuration
+from unisd_rl.config.objective import divergence_bound
+from unisd_rl.errors import UserError
+from unisd_rl.run import main
+
+CONTEXTS = {"auxiliary": {"views": 3}, "negative": {}}
+PLAIN = {"divergence": {"alpha": 0.5}}
+NO_MAIN = {"matching": {}}
+TOKEN, SEQUENCE = {"level": "token", "gamma": 1.0}, {"level": "sequence", "gamma": 1.0}
+CLIPPED = PLAIN | {"clipping": {"quantile": 0.8}}
+ALL_FIVE = CLIPPED | {"agreement": TOKEN, "contrastive": {"signal": "logprob"}, "matching": {}}
+
+
+def config_of(objective):
+    return configuration({"objective": objective, "contexts": CONTEXTS, "rollout": {"temperature": 0.7}})
+
+
+def sentences(objective):
+    """Without those on contexts, which are all there whatever the objective reads."""
+    return [said for said in ineffective_settings(config_of(objective)) if not said.startswith("contexts.")]
+
+
+@pytest.mark.parametrize(
+    "objective, sentence",
+    [
+        (PLAIN | {"clipping": {"threshold": 10.0}}, "clip threshold 10 can never bind"),
+        (PLAIN | {"clipping": {"threshold": math.log(2.0)}}, "clip threshold 0.693147 can never bind"),
+        (NO_MAIN | {"clipping": {"threshold": 0.1}}, "clipping acts on the divergence"),
+        (NO_MAIN | {"clipping": {"quantile": 0.5}}, "clipping acts on the divergence"),
+        (NO_MAIN | {"agreement": TOKEN}, "agreement weighs the divergence"),
+        (PLAIN | {"agreement": TOKEN | {"gamma": 0.0}}, "gamma 0"),
+        (PLAIN | {"agreement": SEQUENCE | {"gamma": 0.0}}, "gamma 0"),
+        (PLAIN | {"agreement": TOKEN | {"gamma": 0.001}}, "every weight lies between 0.990 and 1"),
+        (PLAIN | {"agreement": TOKEN | {"floor": 0.995}}, "every weight lies between 0.995 and 1"),
+        (PLAIN | {"agreement": SEQUENCE, "reference_reductions": {}}, "sequence agreement cancels"),
+        (PLAIN | {"auxiliary_temperature": 1.0}, "auxiliary temperature 1"),
+        (NO_MAIN | {"auxiliary_temperature": 1.0}, "auxiliary temperature 1"),
+        (
+            PLAIN | {"contrastive": {"signal": "divergence", "margin": 0.7, "alpha": 0.5}},
+            "margin 0.7 never closes the hinge",
+        ),
+        ({"likelihood": {}, "ema": {}}, "objective.ema has no effect"),
+    ],
+)
+def test_a_setting_that_cannot_act_is_named_in_one_sentence(objective, sentence):
+    (found,) = sentences(objective)
+    assert sentence in found
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ALL_FIVE,
+        PLAIN,
+        ALL_FIVE | {"agreement": SEQUENCE},
+        ALL_FIVE | {"agreement": TOKEN | {"gamma": 0.01}},
+        ALL_FIVE | {"auxiliary_temperature": 1.0},
+        PLAIN | {"auxiliary_temperature": 0.7},
+        {"divergence": {"alpha": 0.0}, "clipping": {"threshold": 10.0}},
+        {"divergence": {"alpha": 1.0}, "clipping": {"threshold": 10.0}},
+        PLAIN | {"clipping": {"threshold": 0.69}},
+        PLAIN | {"contrastive": {"signal": "divergence", "margin": 0.69, "alpha": 0.5}},
+        PLAIN | {"contrastive": {"signal": "divergence", "margin": 5.0, "alpha": 0.0}},
+        ALL_FIVE | {"clipping": None, "reference_reductions": {}},
+        NO_MAIN | {"likelihood": {}},
+    ],
+)
+def test_settings_that_all_act_are_not_named(objective):
+    assert sentences(objective) == []
+
+
+def test_every_setting_that_cannot_act_is_named_at_once():
+    assert len(sentences(ALL_FIVE | {"divergence": None, "auxiliary_temperature": 2.0})) == 3
+
+
+@pytest.mark.parametrize(
+    "objective, unread",
+    [
+        (ALL_FIVE, []),
+        (PLAIN, ["contexts.auxiliary", "contexts.negative"]),
+        (PLAIN | {"agreement": TOKEN}, ["contexts.negative"]),
+        (NO_MAIN | {"agreement": TOKEN, "contrastive": {"signal": "divergence"}}, ["contexts.auxiliary"]),
+    ],
+)
+def test_a_context_that_no_term_reads_is_named(objective, unread):
+    said = ineffective_settings(config_of(objective))
+    assert [one.split()[0] for one in said if one.startswith("contexts.")] == unread
+
+
+def test_the_bound_of_the_divergence_is_the_binary_entropy_of_alpha():
+    assert divergence_bound(0.5) == pytest.approx(math.log(2.0))
+    assert divergence_bound(0.1) == pytest.approx(0.3250829733914482)
+    assert divergence_bound(0.0) == divergence_bound(1.0) == math.inf
+
+
+@pytest.mark.parametrize(
+    "objective, sentence",
+    [
+        (PLAIN | {"temperature": 0.0}, "objective.temperature = 0.0"),
+        (PLAIN | {"temperature": math.inf}, "objective.temperature = inf"),
+        (PLAIN | {"auxiliary_temperature": -1.0}, "objective.auxiliary_temperature = -1.0"),
+        ({"divergence": {"alpha": 1.5}}, "alpha = 1.5"),
+        ({"divergence": {"alpha": math.nan}}, "alpha = nan"),
+        (PLAIN | {"clipping": {"threshold": 0.0}}, "clipping.threshold = 0.0"),
+        (PLAIN | {"clipping": {"quantile": 2.0}}, "clipping.quantile = 2.0"),
+        (PLAIN | {"clipping": {"quantile": 1.0}}, "clipping.quantile = 1.0"),
+        (PLAIN | {"clipping": {"threshold": 0.1, "quantile": 0.9}}, "give either `threshold` (nats) or `quantile`"),
+        (PLAIN | {"reference_reductions": {"micro_batch_size": 0}}, "micro_batch_size = 0"),
+        (CLIPPED | {"reference_reductions": {}}, "give clipping.threshold instead"),
+        (PLAIN | {"agreement": TOKEN | {"scale": 0.0}}, "scale = 0.0"),
+        (PLAIN | {"agreement": TOKEN | {"scale_quantile": 1.0}}, "scale_quantile = 1.0"),
+        (PLAIN | {"agreement": TOKEN | {"gamma": -1.0}}, "gamma = -1.0"),
+        (PLAIN | {"agreement": SEQUENCE | {"gamma": -1.0}}, "gamma = -1.0"),
+        (PLAIN | {"agreement": TOKEN | {"floor": 0.0}}, "floor = 0.0"),
+        (PLAIN | {"agreement": TOKEN | {"floor": 1.0}}, "floor = 1.0"),
+        (PLAIN | {"agreement": TOKEN | {"cap": -1.0}}, "cap = -1.0"),
+        (PLAIN | {"agreement": TOKEN | {"cap": 0.0}}, "cap = 0.0"),
+        (PLAIN | {"contrastive": {"signal": "logprob", "weight": -0.1}}, "weight = -0.1"),
+        (PLAIN | {"contrastive": {"signal": "logprob", "weight": 0.0}}, "weight = 0.0"),
+        (PLAIN | {"contrastive": {"signal": "divergence", "weight": 0.0}}, "weight = 0.0"),
+        (PLAIN | {"contrastive": {"signal": "logprob", "margin": -0.5}}, "margin = -0.5"),
+        (PLAIN | {"contrastive": {"signal": "divergence", "alpha": 2.0}}, "alpha = 2.0"),
+        (PLAIN | {"matching": {"weight": -1.0}}, "matching.weight = -1.0"),
+        (PLAIN | {"matching": {"weight": 0.0}}, "matching.weight = 0.0"),
+        (PLAIN | {"likelihood": {"weight": math.nan}}, "likelihood.weight = nan"),
+        (PLAIN | {"likelihood": {"weight": 0.0}}, "likelihood.weight = 0.0"),
+        ({"agreement": TOKEN}, "nothing to minimise"),
+    ],
+)
+def test_settings_without_meaning_are_refused_with_the_value_and_the_remedy(objective, sentence):
+    with pytest.raises(UserError) as refused:
+        config_of(objective)
+    (said,) = str(refused.value).splitlines()
+    assert sentence in said
+
+
+def test_a_chunk_of_no_tokens_is_refused():
+    with pytest.raises(UserError, match=r"learner\.chunk_tokens = 0"):
+        configuration({"objective": PLAIN, "learner": {"chunk_tokens": 0}})
+
+
+def test_all_faults_are_named_at_once():
+    with pytest.raises(UserError, match=r"temperature = 0.*\n.*matching\.weight = -1"):
+        config_of(PLAIN | {"temperature": 0.0, "matching": {"weight": -1.0}})
+
+
+def test_an_absolute_scale_takes_the_place_of_the_quantile(capsys):
+    settings = config_of(PLAIN | {"agreement": TOKEN | {"scale": 0.4}}).objective_settings
+    assert settings.agreement.scale == 0.4
+    assert main(["agreement_token", "--objective.agreement.scale", "0.4", "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_objectives_temperatures_are_its_own_or_those_of_the_rollouts():
+    plain, own = config_of(PLAIN).objective_settings, config_of(PLAIN | {"temperature": 1.5}).objective_settings
+    assert (plain.temperature, plain.auxiliary_temperature) == (0.7, 0.7)
+    assert (own.temperature, own.auxiliary_temperature) == (1.5, 1.5)
+    auxiliary = config_of(PLAIN | {"auxiliary_temperature": 1.0}).objective_settings
+    assert (auxiliary.temperature, auxiliary.auxiliary_temperature) == (0.7, 1.0)
