@@ -10,12 +10,15 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 PACKAGES := .venv/.packages-$(EXTRA)
 READY := .venv/.ready-$(EXTRA)
+SITE := .venv-docs/.ready
+PAGES = README.md CHANGELOG.md CONTRIBUTING.md deploy/README.md examples/README.md $(wildcard docs/*.md docs/results/*.md)
+DOCS_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])'
 
 # One thread a process: tests start several processes side by side. Nothing is looked up on the network.
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-all lint bench lock clean
+.PHONY: help setup run test-fast test test-all lint bench docs docs-config lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -24,6 +27,7 @@ setup: $(READY)  ## install everything into .venv (the others do this first)
 
 run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the command
 	$(BIN)/python -m unisd_rl.run $(ARGS)
+	@echo "for python -m unisd_rl... in this shell: source .venv/bin/activate"
 
 test-fast: $(READY)  ## unit tests (about a minute)
 	$(TEST) tests/unit -m "not slow and not gpu" $(ARGS)
@@ -34,20 +38,29 @@ test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
 	$(TEST) tests -m "not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
 
-lint: $(READY)  ## ruff, types, import directions
+lint: $(READY)  ## ruff, types, import directions, links and names of the documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.check
 
 bench: $(READY)  ## the benchmarks, one after the other
 	@set -e; for file in $(filter-out benchmarks/output.py,$(sort $(wildcard benchmarks/*.py))); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
+
+docs: $(SITE)  ## the documents as a site in build/site (packages of their own in .venv-docs)
+	rm -rf build/pages && mkdir -p build/pages
+	cp --parents $(PAGES) build/pages
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+docs-config: $(READY)  ## write docs/configuration.md anew from the schema
+	$(BIN)/python -m docs.configuration
 
 lock: $(READY)  ## resolve locks/*.txt anew (needs uv)
 	locks/compile.sh
 
 clean:  ## remove .venv and everything that tools left; runs/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-docs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
 $(PACKAGES): locks/$(EXTRA).txt locks/install.sh
@@ -57,4 +70,9 @@ $(PACKAGES): locks/$(EXTRA).txt locks/install.sh
 
 $(READY): $(PACKAGES) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(SITE): pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check $$($(PYTHON) -c $(DOCS_EXTRA))
 	@touch $@

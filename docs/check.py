@@ -25,7 +25,9 @@ from unisd_rl.config import Config
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("unisd_rl", "actors", "learner")
 _CODE = (*PACKAGES, "tests", "benchmarks", "deploy", "examples", "locks", "docs", ".github", ".ci")
-_NOT_OURS = frozenset({"AutoModelForCausalLM", "PATH_OR_HUB_NAME"})
+_NOT_OURS = frozenset(
+    {"AutoModelForCausalLM", "ModuleNotFoundError", "DashboardAgent", "RuntimeEnvAgent", "backwards.py"}
+)
 """Names in backticks that a reader fills in, or that are another library's."""
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -83,14 +85,15 @@ def anchors(text: str) -> set[str]:
 def _span_problem(span: str, root: Path) -> str | None:
     if _PATH.fullmatch(span):
         return None if (root / span).exists() else f"`{span}` does not exist"
+    if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) and any(f".{field}".endswith(f".{span}") for field in fields()):
+        return None
     if _DOTTED.fullmatch(span):
-        return None if defined(span, root) else f"`{span}` is no module of ours and not defined in one"
-    section, dot, _ = span.partition(".")
-    if dot and section in Config.model_fields and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span):
-        return None if span in fields() else f"`{span}` is no field of the configuration"
+        return None if defined(span, root) else f"`{span}` is no field and no module, and not defined in one"
+    if re.fullmatch(rf"({'|'.join(Config.model_fields)})(\.[a-z_]+)+", span):
+        return f"`{span}` is no field of the configuration"
     if _NAME.fullmatch(span) and span.removesuffix("()") not in words(root) | _NOT_OURS:
         return f"`{span}` stands nowhere in the code"
-    if re.fullmatch(r"[\w-]+\.(py|sh|toml|yaml|md)", span) and span not in file_names(root) | {"my.toml"}:
+    if re.fullmatch(r"[\w-]+\.(py|sh|md)", span) and span not in file_names(root) | _NOT_OURS:
         return f"`{span}` is no file of ours"
     return None
 

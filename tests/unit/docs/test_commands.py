@@ -1,0 +1,120 @@
+"""The commands of the documents, word for word: what a reader types is accepted.
+
+Every command of a `console` block is one of these:
+
+- `python -m unisd_rl.run`, `prepare`, `evaluate`: run as it stands, with `--dry-run` behind it;
+- `python -m unisd_rl.replay`, `scale`, `compact`, which need a run: each option is in `--help`, each field exists;
+- `ray job submit ... -- COMMAND`: the command behind `--`, as above;
+- `make TARGET`: the target exists; `python FILE`: the file exists; a few words of the shell.
+
+Names that a reader fills in, and files of a reader's own, are replaced by some that are here. The quick start is also
+run in full, in tests/integration/test_documents.py.
+"""
+
+import re
+import shlex
+
+import pytest
+import tomli_w
+
+from docs.check import ROOT, documents, fields
+from tests.fakes.commands import command
+from unisd_rl.config.load import load_recipe
+
+DRY = ("run", "prepare", "evaluate")
+NEED_A_RUN = ("replay", "scale", "compact")
+SHELL = ("source .venv/bin/activate", "pre-commit install")
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def blocks(path):
+    return re.findall(r"^```console\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def typed(path):
+    """The commands of a document: comments cut off, continued lines joined."""
+    joined = "".join(blocks(path)).replace("\\\n", " ")
+    return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+DOCUMENTS = [path for path in documents() if path != ROOT / "deploy/README.md"]  # tests/unit/deploy has that one
+COMMANDS = [
+    pytest.param(words, id=f"{path.relative_to(ROOT)}: {' '.join(words)}")
+    for path in DOCUMENTS
+    for words in typed(path)
+]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """What a reader has by then: a run with a checkpoint, records, a recipe; by the names the documents use."""
+    home = tmp_path_factory.mktemp("reader")
+    run = home / "runs/arithmetic"
+    (run / "checkpoints/step-40").mkdir(parents=True)
+    (run / "checkpoints/step-40/config.json").write_text("{}")
+    (run / "config.toml").write_text(
+        tomli_w.dumps(load_recipe("unisd_star").model_dump(mode="json", exclude_none=True))
+    )
+    (home / "my.toml").write_text('[task]\ntype = "arithmetic"\n')
+    (recipe,) = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "docs/own_data.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    data = ROOT / "examples/own_data"
+    names = {
+        "/shared/runs/arithmetic": str(run),
+        "runs/arithmetic": str(run),
+        "my.toml": str(home / "my.toml"),
+        "cats.toml": str(home / "cats.toml"),
+        "train.jsonl": str(data / "train.jsonl"),
+        "held_out.jsonl": str(data / "held_out.jsonl"),
+        "backwards:load": "examples.backwards_task:load",
+        "PATH_OR_HUB_NAME": "owner/name",
+        "MODEL": str(run / "checkpoints/step-40"),
+        "FOLDER": str(home),
+        "RUN_FOLDER": str(run),
+    }
+    for name in ("train.jsonl", "held_out.jsonl", "PATH_OR_HUB_NAME"):
+        recipe = recipe.replace(f'"{name}"', f'"{names[name]}"')
+    (home / "cats.toml").write_text(recipe)
+    return names
+
+
+def filled_in(word, names):
+    """A word with a name in it replaced; the longest names first."""
+    for name in sorted(names, key=len, reverse=True):
+        if re.search(rf"(?<![\w/.]){re.escape(name)}(?![\w.])", word):
+            return re.sub(rf"(?<![\w/.]){re.escape(name)}(?![\w.])", names[name], word)
+    return word
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_of_the_documents_is_accepted(words, reader):
+    if words[:3] == ["ray", "job", "submit"]:
+        words = words[words.index("--") + 1 :]
+    if " ".join(words) in SHELL:
+        return
+    if words[0] == "make":
+        assert {word for word in words[1:] if "=" not in word} <= TARGETS
+        return
+    assert words[0] == "python"
+    if words[1] != "-m":
+        assert (ROOT / words[1]).is_file()
+        return
+    program, arguments = words[2], [filled_in(word, reader) for word in words[3:] if word != "..."]
+    package, _, name = program.partition(".")
+    assert package == "unisd_rl"
+    assert name in DRY + NEED_A_RUN
+    if name in DRY:
+        dry = [] if "--dry-run" in arguments or "--help" in arguments else ["--dry-run"]
+        ended = command(program, *arguments, *dry)
+        assert ended.code == 0, ended.errors
+    else:
+        ended = command(program, "--help")
+        options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        assert ended.code == 0
+        assert {option for option in options if option not in ended.output and option[2:] not in fields()} == set()
+
+
+def test_the_documents_have_commands():
+    assert len(typed(ROOT / "README.md")) >= 8
+    assert len(typed(ROOT / "docs/quick_start.md")) >= 8

@@ -1,0 +1,83 @@
+"""The documents name what is there, and the checker that says so finds what is not."""
+
+import shutil
+
+import pytest
+
+from docs import check, configuration
+
+
+def test_links_paths_and_names_of_the_documents_are_there():
+    assert check.problems() == []
+
+
+def test_the_configurations_page_is_what_the_schema_says():
+    assert configuration.PAGE.read_text() == configuration.page(), "make docs-config writes it anew"
+
+
+def test_every_field_has_a_row_with_documentation():
+    rows = [line for line in configuration.page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row for row in rows if row.rstrip(" |").endswith("|") or row.endswith("|  |")] == []
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A small repository of its own."""
+    root = tmp_path_factory.mktemp("tree")
+    (root / "docs").mkdir()
+    shutil.copytree(check.ROOT / "unisd_rl/objective", root / "unisd_rl/objective")
+    (root / "unisd_rl/__init__.py").touch()
+    for name in ("architecture", "method"):
+        shutil.copy(check.ROOT / f"docs/{name}.md", root / "docs")
+    return root
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("[a page](missing.md)", "leads to no file"),
+        ("[a heading](method.md#nowhere)", "leads to no heading"),
+        ("`unisd_rl/objective/nothing.py`", "does not exist"),
+        ("`unisd_rl.objective.nothing`", "no module"),
+        ("`unisd_rl.objective.ema.nothing`", "no module"),
+        ("`objective.nothing`", "is no field"),
+        ("```console\npython -m unisd_rl.run --objective.nothing 1\n```", "is no field"),
+        ("`nothing_of_the_kind`", "stands nowhere"),
+        ("`nothing.py`", "is no file"),
+    ],
+)
+def test_what_is_not_there_is_found(tree, text, said):
+    page = tree / "docs/page.md"
+    page.write_text(text)
+    (problem,) = [problem for problem in check.problems(tree) if problem.startswith("docs/page.md")]
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a page](method.md#2-notation)",
+        "`unisd_rl/objective/ema.py`, `unisd_rl.objective.ema`, `objective.ema.beta`, `ema.py`",
+        "```console\npython -m unisd_rl.run --objective.ema.beta 1\n```",
+        "[elsewhere](https://example.org/nothing.md)",
+    ],
+)
+def test_what_is_there_is_not_complained_about(tree, text):
+    page = tree / "docs/page.md"
+    page.write_text(text)
+    assert [problem for problem in check.problems(tree) if problem.startswith("docs/page.md")] == []
+
+
+@pytest.mark.parametrize(
+    "line,said",
+    [
+        ("decision 99", "decision 99 is not in"),
+        ("method.md, section 99", "section 99 is not in"),
+        ("see docs/nothing.md", "docs/nothing.md does not exist"),
+    ],
+)
+def test_what_the_code_cites_and_no_document_has_is_found(tmp_path, tree, line, said):
+    root = shutil.copytree(tree, tmp_path / "tree")
+    (root / "unisd_rl/cites.py").write_text(f'"""{line}"""\n')
+    assert [problem for problem in check.problems(root) if said in problem] != []
