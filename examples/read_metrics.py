@@ -14,7 +14,7 @@ USUAL = ("loss", "divergence", "staleness_mean", "learner_wait", "tokens_per_s")
 
 
 def steps_that_count(run: Path) -> list[dict[str, float | None]]:
-    """The lines of metrics.jsonl, one per step; after a return to a checkpoint those from there on no longer count."""
+    """The lines of metrics.jsonl, one per step; after a rollback those from there on no longer count."""
     rows: dict[int, dict[str, float | None]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
