@@ -42,6 +42,7 @@ from actors.supervisor import ActorSupervisor, DesiredState, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import rollout_bundle
+from unisd_rl.cluster.waiting import wait
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.manifest import label
@@ -370,10 +371,7 @@ class RolloutGroup:
 
     def _wait(self, calls: Sequence[PendingCall], timeout_s: float) -> None:
         """Return when one of these calls has ended, or after `timeout_s` seconds."""
-        if calls:
-            ray.wait([call.reference for call in calls], num_returns=1, timeout=timeout_s)
-        else:
-            time.sleep(timeout_s)
+        wait([call.reference for call in calls], timeout_s)
 
     def _wait_for_places(self) -> None:
         deadline_s = time.monotonic() + self._config.run.cluster_timeout_s

@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from actors.process import ActorFailed, ActorProcess, PendingCall
 from actors.report import ActorReport, Pulse
-from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import Failure, PolicyVersion, Recovery, Report

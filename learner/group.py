@@ -25,6 +25,7 @@ from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
 from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import learner_bundle, ray_options
+from unisd_rl.cluster.waiting import wait
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepMetrics
@@ -34,7 +35,6 @@ from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
 
 __all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
 
-_WATCH_S = 1.0
 _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
 
 
@@ -197,15 +197,13 @@ class LearnerGroup:
 
         The first rank that fails ends the wait: the others hang in a collective without it.
         """
-        deadline, pending = time.monotonic() + timeout_s, list(calls)
+        deadline_s, pending = time.monotonic() + timeout_s, list(calls)
         while pending:
-            left_s = deadline - time.monotonic()
-            done, pending = ray.wait(pending, timeout=min(_WATCH_S, max(left_s, 0.0)))
-            if done:
-                self._answer(done[0], what)
-            elif left_s <= 0.0:
+            ended = wait(pending, deadline_s - time.monotonic(), self._on_wait)
+            if not ended:
                 raise late(f"the learner did not {what} within {timeout_s:g} s; {self._logs()}")
-            self._on_wait()
+            self._answer(ended[0], what)
+            pending.remove(ended[0])
         return [self._answer(call, what) for call in calls]
 
     def _answer(self, call: ray.ObjectRef, what: str) -> Any:

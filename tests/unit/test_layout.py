@@ -24,7 +24,7 @@ ALLOWED = {
         "unisd_rl/cluster/ray_cluster.py",
         "unisd_rl/evaluation/retention_process.py",
         "unisd_rl/transport/rollouts/driver_client.py",
-        "unisd_rl/cluster/retry.py",
+        "unisd_rl/cluster/waiting.py",
         "unisd_rl/transport/weights/object_store.py",
         "unisd_rl/transport/weights/transport.py",
         "unisd_rl/transport/weights/vllm_trainer.py",

@@ -110,19 +110,15 @@ def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
     if not missing(needed, ray.cluster_resources()):
         return
     request_resources(bundles=[dict(one.each) for one in needed for _ in range(one.count) if one.each])
+    deadline_s = time.monotonic() + config.run.cluster_timeout_s
     try:
-        _wait(config, needed)
+        while lacking := missing(needed, ray.cluster_resources()):
+            if time.monotonic() > deadline_s or not os.environ.get("RAY_ADDRESS"):
+                what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
+                raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
+            time.sleep(POLL_S)
     finally:
         request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
-
-
-def _wait(config: Config, needed: Sequence[Requirement]) -> None:
-    deadline = time.monotonic() + config.run.cluster_timeout_s
-    while lacking := missing(needed, ray.cluster_resources()):
-        if time.monotonic() > deadline or not os.environ.get("RAY_ADDRESS"):
-            what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
-            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
-        time.sleep(POLL_S)
 
 
 def _custom(phases: Sequence[Sequence[Requirement]]) -> set[str]:

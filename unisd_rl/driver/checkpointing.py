@@ -4,16 +4,17 @@ A disk that is full costs a checkpoint, not the run: the old ones stay. Only the
 evaluation found: those are waited for.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from learner.group import CheckpointNotWritten
-from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import RestartPolicy
+from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Parts
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, open_verified
 from unisd_rl.storage.files import WriteError
-from unisd_rl.types import Failure, PolicyVersion, Recovery
+from unisd_rl.types import Failure, PolicyVersion
 
 Result = TypeVar("Result")
 
@@ -46,27 +47,12 @@ def insist(parts: Parts, what: str, write: Callable[[], Result]) -> Result:
     Raises:
         RunFailed: it was not written after as many tries as `faults` allows.
     """
-    budget, started, failed = RestartPolicy(what, parts.config.faults), time.monotonic(), False
-    while True:
-        try:
-            written = write()
-        except _REFUSED as error:
-            failed, fault = True, budget.record_failure(str(error))
-            parts.report(fault)
-            pause(parts, fault.wait_s)
-        else:
-            break
-    if failed:
-        parts.report(Recovery(what, time.monotonic() - started))
-    return written
-
-
-def pause(parts: Parts, wait_s: float) -> None:
-    """Wait before a further try, looking after the rollout actors meanwhile."""
-    end_s = time.monotonic() + wait_s
-    while (left_s := end_s - time.monotonic()) > 0.0:
-        time.sleep(min(1.0, left_s))
-        parts.rollouts.check()
+    try:
+        return write()
+    except _REFUSED as error:
+        restarts = RestartPolicy(what, parts.config.faults)
+        wait = partial(pause, on_wait=parts.rollouts.check)
+        return restarts.recover(error, write, _REFUSED, parts.report, wait)
 
 
 def _save(parts: Parts, version: PolicyVersion) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from learner.group import LearnerLost, NoRoom
-from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import RestartPolicy
+from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Parts
-from unisd_rl.driver.checkpointing import pause
 from unisd_rl.driver.publish import publish_checked
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import latest_valid
@@ -32,7 +32,7 @@ class LearnerRecovery:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._budget = RestartPolicy("learner", parts.config.faults)
+        self._restarts = RestartPolicy("learner", parts.config.faults)
 
     def begin(self, resumed: bool) -> PolicyVersion:
         """Give the learner, the queue and the actors the version that training starts from, and say which it is."""
@@ -63,20 +63,18 @@ class LearnerRecovery:
         return version
 
     def _roll_back(self, lost: RunFailed | NoRoom) -> PolicyVersion:
-        parts, started = self._parts, time.monotonic()
-        while True:
-            fault = self._budget.record_failure(str(lost), parts.directory.steps_logged)
-            parts.report(fault)
+        parts = self._parts
+
+        def restart() -> PolicyVersion:
+            parts.learners.start(parts.config.run.start_timeout_s)
+            return take_up(parts)
+
+        def back_off(wait_s: float) -> None:
             parts.learners.close()
-            pause(parts, fault.wait_s)
-            try:
-                parts.learners.start(parts.config.run.start_timeout_s)
-                version = take_up(parts)
-            except (LearnerLost, NoRoom) as again:
-                lost = again
-            else:
-                parts.report(Recovery("learner", time.monotonic() - started))
-                return version
+            pause(wait_s, parts.rollouts.check)
+
+        progress = parts.directory.steps_logged
+        return self._restarts.recover(lost, restart, (LearnerLost, NoRoom), parts.report, back_off, progress)
 
 
 def take_up(parts: Parts) -> PolicyVersion:

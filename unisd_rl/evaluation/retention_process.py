@@ -11,17 +11,17 @@ Nothing heavy is imported before `start`: torch reads the environment when it is
 """
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.resources import ray_options, retention_bundle
+from unisd_rl.cluster.waiting import wait
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
 from unisd_rl.errors import RunFailed, UserError
@@ -76,7 +76,7 @@ class RetentionProcess:
         return load_reader(path, getattr(torch, self._dtype)).eval().to(device)
 
 
-_WATCH_S = 1.0
+_FETCH_S = 60.0  # what an ended call returned may lie on another machine
 
 
 class RetentionScorer:
@@ -124,11 +124,7 @@ class RetentionScorer:
         gold = [Completion(one.id, 0, prompts[one.id], self._gold_tokens(one)) for one in chosen]
         own = [Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked]
         call = self._process.measure.remote(adapted, gold, own)
-        deadline_s = time.monotonic() + self._config.run.step_timeout_s
-        while not ray.wait([call], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
-            on_wait()
-        left_s = max(deadline_s - time.monotonic(), 1.0)
-        return self._result(call, left_s, "read the answers (run.step_timeout_s)")
+        return self._result(call, self._config.run.step_timeout_s, "read the answers (run.step_timeout_s)", on_wait)
 
     def close(self) -> None:
         """End the process."""
@@ -137,13 +133,11 @@ class RetentionScorer:
     def _gold_tokens(self, example: Example) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode_completion(example.demonstration).tolist())
 
-    def _result(self, call: "ray.ObjectRef[Any]", timeout_s: float, what: str) -> Any:
-        started = time.monotonic()
+    def _result(self, call: "ray.ObjectRef[Any]", timeout_s: float, what: str, on_wait: OnWait = no_op) -> Any:
+        if not wait([call], timeout_s, on_wait):
+            raise RunFailed(f"waited {timeout_s:.0f} s for retention to {what}; its log is {self._log}")
         try:
-            return ray.get(call, timeout=timeout_s)
-        except GetTimeoutError as error:
-            waited_s = time.monotonic() - started
-            raise RunFailed(f"waited {waited_s:.0f} s for retention to {what}; its log is {self._log}") from error
+            return ray.get(call, timeout=_FETCH_S)
         except RayTaskError as error:
             if isinstance(error.cause, RunFailed | UserError):
                 raise type(error.cause)(str(error.cause)) from None

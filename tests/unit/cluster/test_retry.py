@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from unisd_rl.cluster.retry import retry
+from unisd_rl.cluster.retry import Patience, retry
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 
@@ -38,6 +38,17 @@ def test_a_call_is_repeated_until_it_is_answered_with_growing_waits():
 def test_patience_ends_with_a_sentence():
     with pytest.raises(RunFailed, match=r"patience_s = 0.02 s for the queue to answer; the last time: out for lunch$"):
         asked(10**9, patience_s=0.02)
+
+
+def test_patience_counts_from_the_first_failure_and_doubles_the_first_wait_given():
+    now = [100.0]
+    patience = Patience("the queue to come back", FaultsConfig(patience_s=10.0), 3.0, clock=lambda: now[0])
+    assert patience.wait_s(Away()) == 3.0
+    now[0] = 103.0
+    assert patience.wait_s(Away()) == 6.0
+    now[0] = 109.0
+    with pytest.raises(RunFailed, match=r"waited faults.patience_s = 10 s for the queue to come back; .*: Away"):
+        patience.wait_s(Away())
 
 
 def test_another_failure_is_not_repeated():

@@ -27,8 +27,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from unisd_rl.cluster.ray_cluster import driver_node_only
-from unisd_rl.cluster.restarts import RestartPolicy
-from unisd_rl.cluster.retry import Heartbeat, kill_hung
+from unisd_rl.cluster.retry import Patience, RestartPolicy
+from unisd_rl.cluster.waiting import Heartbeat, kill_hung, pause, wait
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
@@ -36,10 +36,9 @@ from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.batch import TakenBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report
+from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report, no_op
 
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
-_WATCH_S = 1.0
 _PART = "queue"
 
 Answer = TypeVar("Answer")
@@ -82,7 +81,7 @@ class QueueClient:
 
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
-        self._budget = RestartPolicy(_PART, config.faults)
+        self._restarts = RestartPolicy(_PART, config.faults)
         self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
         self._admitted = 0
         self._kept: dict[int, NumberedPrompt] = {}
@@ -108,14 +107,16 @@ class QueueClient:
         Raises RunFailed, naming the prompts waited for, after `timeout_s` seconds; they begin anew when the queue does.
         """
 
+        def check() -> None:
+            self._refuse_silence()
+            on_wait()
+
         def take() -> Batch:
             objects = self._queue.take_apart.options(num_returns=1 + shards).remote(step, shards, timeout_s)
-            deadline_s = time.monotonic() + timeout_s
-            while not ray.wait(objects[:1], timeout=_WATCH_S)[0] and time.monotonic() < deadline_s:
-                self._refuse_silence()
-                on_wait()
-            left_s = max(0.0, deadline_s - time.monotonic()) + _TAKE_MARGIN_S
-            taken = self._ask(f"hand over step {step}", objects[0], left_s)
+            limit_s = timeout_s + _TAKE_MARGIN_S
+            if not wait(objects[:1], limit_s, check):
+                raise RunFailed(f"the rollout queue did not hand over step {step} within {limit_s:g} s")
+            taken = self._ask(f"hand over step {step}", objects[0])
             return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
 
         batch = self._call(lambda: self._admitting(step, take), on_wait)
@@ -141,24 +142,22 @@ class QueueClient:
         """What the queue counted so far."""
         return self._call(lambda: self._ask("report", self._queue.report.remote()))
 
-    def _call(self, call: Callable[[], Answer], on_wait: OnWait | None = None) -> Answer:
-        """Make a call until it is answered, with back-off."""
+    def _call(self, call: Callable[[], Answer], on_wait: OnWait = no_op) -> Answer:
+        """Make a call until it is answered, with back-off. An outage is one failure, however many tries it takes."""
         try:
             return call()
         except _Interrupted as error:
             broke_s, reason = time.monotonic(), error
-        fault = self._budget.record_failure(str(reason))
-        self._report(fault)
-        wait_s, faults = fault.wait_s, self._config.faults
+        failure = self._restarts.record_failure(str(reason))
+        self._report(failure)
+        patience = Patience("the rollout queue to come back", self._config.faults, failure.wait_s)
         while True:
-            if time.monotonic() - broke_s + wait_s > faults.patience_s:
-                raise RunFailed(f"{reason}, and did not come back within faults.patience_s = {faults.patience_s:g} s")
-            _pause(wait_s, on_wait)
+            pause(patience.wait_s(reason), on_wait)
             try:
                 self._say_again()
                 answer = call()
             except _Interrupted as error:
-                reason, wait_s = error, min(2.0 * wait_s, faults.backoff_max_s)
+                reason = error
             else:
                 self._report(Recovery(_PART, time.monotonic() - broke_s))
                 return answer
@@ -169,7 +168,7 @@ class QueueClient:
             return take()
         except NotAdmitted as error:
             noticed_s = time.monotonic()
-            self._report(self._budget.record_failure(f"the rollout queue was started again: {error}"))
+            self._report(self._restarts.record_failure(f"the rollout queue was started again: {error}"))
             self._say_again()
             self._report(Recovery(_PART, time.monotonic() - noticed_s))
         try:
@@ -187,14 +186,12 @@ class QueueClient:
             kill_hung(self._queue)
             raise _Interrupted(f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s")
 
-    def _ask(self, task: str, call: "ray.ObjectRef[Any]", timeout_s: float | None = None) -> Any:
-        """The answer; without a `timeout_s` the call is one that the queue answers at once, or hangs."""
+    def _ask(self, task: str, call: "ray.ObjectRef[Any]") -> Any:
+        """The answer to a call that the queue answers at once, unless it hangs."""
         silent_s = self._config.faults.silent_s
         try:
-            return ray.get(call, timeout=silent_s if timeout_s is None else timeout_s)
+            return ray.get(call, timeout=silent_s)
         except GetTimeoutError as error:
-            if timeout_s is not None:
-                raise RunFailed(f"the rollout queue did not {task} within {timeout_s:g} s") from error
             kill_hung(self._queue)
             raise _Interrupted(f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s") from error
         except RayTaskError as error:
@@ -205,15 +202,6 @@ class QueueClient:
             raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
         except RayActorError as error:
             raise _Interrupted(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
-
-
-def _pause(seconds: float, on_wait: OnWait | None) -> None:
-    """Wait, calling `on_wait` every second."""
-    end_s = time.monotonic() + seconds
-    while (left_s := end_s - time.monotonic()) > 0.0:
-        time.sleep(min(_WATCH_S, left_s))
-        if on_wait is not None:
-            on_wait()
 
 
 def _first_line(error: Exception) -> str:

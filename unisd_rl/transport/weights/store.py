@@ -27,8 +27,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError
 
 from unisd_rl.cluster.ray_cluster import driver_node_only
-from unisd_rl.cluster.restarts import RestartPolicy
-from unisd_rl.cluster.retry import Heartbeat, kill_hung
+from unisd_rl.cluster.retry import RestartPolicy
+from unisd_rl.cluster.waiting import Heartbeat, kill_hung
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest

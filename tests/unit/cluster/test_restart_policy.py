@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from unisd_rl.cluster.restarts import RestartPolicy
+from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
@@ -58,6 +58,40 @@ def test_failures_without_a_step_further_are_counted_however_old_they_are():
 def test_with_no_restarts_the_first_failure_ends_the_run():
     with pytest.raises(RunFailed):
         RestartPolicy("store", FaultsConfig(max_restarts=0), Clock()).record_failure("it died")
+
+
+def test_a_restart_is_tried_again_until_it_works_and_every_failure_is_reported():
+    clock, events, waits, outcomes = Clock(), [], [], [OSError("no room"), OSError("still none"), "started"]
+
+    def pause(wait_s):
+        waits.append(wait_s)
+        clock.now += wait_s
+
+    def restart():
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    policy = RestartPolicy("learner", CONFIG, clock)
+    assert policy.recover(ValueError("it died"), restart, (OSError,), events.append, pause) == "started"
+    assert waits == [1.0, 2.0, 4.0]
+    assert events == [
+        Failure("learner", "it died", 1, 1.0),
+        Failure("learner", "no room", 2, 2.0),
+        Failure("learner", "still none", 3, 4.0),
+        Recovery("learner", 7.0),
+    ]
+
+
+def test_what_a_restart_cannot_mend_ends_it():
+    def restart():
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        RestartPolicy("learner", CONFIG, Clock()).recover(
+            ValueError("it died"), restart, (OSError,), [].append, [].append
+        )
 
 
 def test_a_ping_slower_than_the_silence_it_ends_is_refused():
