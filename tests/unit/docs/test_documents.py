@@ -1,8 +1,10 @@
 """The documents name what is there, and the checker that says so finds what is not."""
 
+import re
 import shutil
 
 import pytest
+import yaml
 
 from docs import check, configuration
 
@@ -81,3 +83,24 @@ def test_what_the_code_cites_and_no_document_has_is_found(tmp_path, tree, line, 
     root = shutil.copytree(tree, tmp_path / "tree")
     (root / "unisd_rl/cites.py").write_text(f'"""{line}"""\n')
     assert [problem for problem in check.problems(root) if said in problem] != []
+
+
+def test_the_site_has_every_page():
+    pages = re.findall(r"[\w/]+\.md", (check.ROOT / "mkdocs.yml").read_text())
+    assert sorted(pages) == sorted(str(path.relative_to(check.ROOT)) for path in check.documents())
+
+
+def test_the_commit_hooks_run_what_lint_runs():
+    hooks = yaml.safe_load((check.ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = {hook["entry"].removeprefix(".venv/bin/").split()[0] for hook in hooks}
+    assert entries == {"ruff", "mypy", "python", "codespell"}
+
+
+def test_the_workflow_calls_what_ci_runs():
+    workflow = yaml.safe_load((check.ROOT / ".github/workflows/ci.yml").read_text())
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert runs == [".ci/run"]
+
+
+def test_the_readme_is_short():
+    assert len((check.ROOT / "README.md").read_text().splitlines()) <= 180
