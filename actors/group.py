@@ -248,7 +248,7 @@ class RolloutGroup:
         """
         asked = [(chat, _seeded(sampling, index)) for index, chat in enumerate(prompts)]
         shares = EvaluationDispatch(asked, version, self._config.run.step_timeout_s)
-        with self.examination():
+        with self.leases_paused():
             while not shares.complete:
                 self.check()
                 shares.collect()
@@ -261,7 +261,7 @@ class RolloutGroup:
         return shares.answers()
 
     @contextmanager
-    def examination(self) -> Iterator[None]:
+    def leases_paused(self) -> Iterator[None]:
         """Within this block no actor leases prompts, and none is drained: what it answers is one evaluation. Blocks may
         lie within each other."""
         if self._orders.examining:

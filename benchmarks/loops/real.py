@@ -22,20 +22,19 @@ import ray
 from benchmarks.loops.bare_engine import spawn_bare_engine
 from benchmarks.loops.rows import Row
 from learner.group import LearnerGroup
-from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import CorePlan, core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.build import Parts, prompt_stream, started_parts
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.build import Run, prompt_stream, started_run
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.stop import StopRequest
 from unisd_rl.storage.recorded_run import RecordedRun
 from unisd_rl.tasks.load import load_task
-from unisd_rl.train import LoopTimes, learn
+from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.replay import Recording
 from unisd_rl.transport.rollouts.schema import decode
 
@@ -87,32 +86,28 @@ def configured(
 
 
 @contextmanager
-def parts_of(config: Config, directory: RunDirectory) -> Iterator[Parts]:
-    """A run's parts, started; what they say goes to a file."""
+def run_of(config: Config, directory: RunDirectory) -> Iterator[Run]:
+    """A run, started; what it prints goes to a file."""
     task = load_task(config.task)
-    directory.create(config)
-    try:
-        with (
-            (directory.path / "screen.log").open("w") as log,
-            redirect_stdout(log),
-            Screen(config.run.steps) as screen,
-            connected(config, requirements(config)),
-        ):
-            model = model_folder(config, directory.path, screen)
-            prompts = prompt_stream(config, task, model, directory, screen)
-            with started_parts(config, task, prompts, model, directory, screen) as parts:
-                yield parts
-    finally:
-        directory.close()
+    with (
+        directory.claimed(config),
+        (directory.path / "screen.log").open("w") as log,
+        redirect_stdout(log),
+        Console(config.run.steps) as console,
+        connected(config, requirements(config)),
+        started_run(config, task, directory, console) as run,
+    ):
+        yield run
 
 
 def looped(part: str, config: Config, steps: int) -> Row:
     """The loop itself, timed from the end of step `FIRST` on."""
     directory = TimedDirectory(config.run_dir)
-    with parts_of(config, directory) as parts:
-        version = LearnerRecovery(parts).begin(resumed=False)
-        parts.rollouts.run()
-        learn(parts, version, StopRequest(lambda: None), LoopTimes())
+    with run_of(config, directory) as run:
+        recovery = LearnerRecovery(run)
+        recovery.start_or_resume(resumed=False)
+        run.rollouts.run()
+        train_steps(run, recovery.version, StopRequest(lambda: None))
     lines = directory.lines[FIRST : FIRST + steps]
     seconds = directory.ended_s[FIRST + steps - 1] - directory.ended_s[FIRST - 1]
     learn_s, waited_s, published_s = (sum(line[name] for line in lines) for name in ("learn_s", "wait_s", "publish_s"))
@@ -126,9 +121,9 @@ def unconnected(config: Config, steps: int) -> Row:
     folder, plan = config.run_dir, core_plan(config)
     model = folder / "base_model"
     (folder / "unconnected" / "logs").mkdir(parents=True)
-    with (folder / "screen.log").open("a") as log, redirect_stdout(log), Screen() as screen:
+    with (folder / "screen.log").open("a") as log, redirect_stdout(log), Console() as console:
         task, directory = load_task(config.task), RunDirectory(folder / "unconnected")
-        stream = prompt_stream(config, task, model, directory, screen)
+        stream = prompt_stream(config, task, model, directory, console)
         prompts = tuple(stream.prompt(number) for number in range(recording.steps * config.learner.batch_size))
     with connected(config, requirements(config)):
         learners = LearnerGroup(config, CorePlan((), plan.learner), model, folder / "unconnected")

@@ -38,7 +38,7 @@ class FakeGroup:
         self.serving, self.examining = serving, False
 
     @contextmanager
-    def examination(self):
+    def leases_paused(self):
         self.examining = True
         yield
         self.examining = False

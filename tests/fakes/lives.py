@@ -154,9 +154,9 @@ class Life:
         return over.get(phase, lambda: False)
 
     def _is_at_the_end(self) -> bool:
-        """It took the last step, or goes on from there."""
-        ends = self._last, f"/step-{self._steps}\n"
-        return any(line.startswith(ends[0]) or line.endswith(ends[1]) for _, line in list(self.lines))
+        """It took the last step, or was resumed after it."""
+        resumed = f"/step-{self._steps} (lineage "
+        return any(line.startswith(self._last) or resumed in line for _, line in list(self.lines))
 
     def _is_new(self, partial: Path) -> bool:
         """Whether this life writes it: a life before may have left one."""

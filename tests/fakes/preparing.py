@@ -15,7 +15,7 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.negatives import GradeMany
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.selection import Lengths
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import grade_all
 
@@ -77,7 +77,7 @@ def preparation(config: Config, model: Path, grade: GradeMany | None = None, wri
         chats = (prompt.messages, *(view.messages for view in prompt.views))
         return Lengths(max(len(chat[-1].content) for chat in chats), len(prompt.gold or ""))
 
-    return Preparation(config, task, model, open_writer, Screen(), measure, grade or partial(grade_all, task))
+    return Preparation(config, task, model, open_writer, Console(), measure, grade or partial(grade_all, task))
 
 
 if __name__ == "__main__":

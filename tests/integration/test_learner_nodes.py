@@ -156,7 +156,7 @@ def test_the_loss_of_a_learner_node_ends_in_a_fall_back_once_there_is_another_an
     running = start_job(tmp_path, *RUN, *stage, *SPREAD, RAY_ADDRESS=nodes.address)
     seen = read_until(running, f"step    3/{STEPS}")
     nodes.cluster.remove_node(nodes.learners[1])
-    seen += read_until(running, "fault: learner: ")
+    seen += read_until(running, "learner failed: ")
     nodes.add("learner")
     run = finished(tmp_path, running, seen)
     assert [fall["step"] for fall in run.rollbacks] == [2]

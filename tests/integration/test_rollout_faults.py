@@ -113,7 +113,7 @@ def test_an_evaluation_outlives_an_actor_and_is_the_same_as_without(parts):
 def test_an_actor_that_joins_in_mid_evaluation_leases_nothing_before_its_end(parts):
     parts.group.wait_for(parts.publish(0), WAIT_S)
     parts.group.run()
-    with parts.group.examination():
+    with parts.group.leases_paused():
         os.kill(parts.pids()[0], signal.SIGKILL)
         parts.until(lambda: parts.recoveries, "the killed actor was replaced")
         parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))

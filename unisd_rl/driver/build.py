@@ -1,6 +1,6 @@
-"""Composition: the one place that knows every part, in the order they come to life.
+"""Composition of a run: every component, built in the order in which they depend on each other.
 
-What a run is made of while it trains.
+`evaluate_job`, `replay_job` and `context_generation` compose the few components that they need themselves.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from actors.group import RolloutGroup
 from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
+from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import answering_cores, core_plan
 from unisd_rl.config import Config
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
@@ -29,90 +30,90 @@ from unisd_rl.types import Event, Report
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything a run is made of, started and ready."""
+class Run:
+    """The components of a run, started and ready: what the functions of the driver work on."""
 
     config: Config
     task: Task
     prompts: PromptStream
     queue: QueueClient
     store: StoreClient
-    store_watch: StoreMonitor
+    store_monitor: StoreMonitor
     rollouts: RolloutGroup
     learners: LearnerGroup
     directory: RunDirectory
-    screen: Screen
+    console: Console
     meter: BottleneckMeter
     retention: RetentionScorer | None
-    """Absent where retention is not measured."""
+    """None where retention is not measured."""
     report: Report
-    """Told of every fault and every recovery."""
-
-
-def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, screen: Screen) -> PromptStream:
-    """All prompts of the run; their contexts are prepared now if they are not in the cache (decision 2)."""
-    prepared = preparation(config, task, model, directory.path, screen).prepared()
-    screen.say(f"training on {prepared.report.describe()}")
-    return PromptStream(task, config, prepared)
-
-
-def preparation(config: Config, task: Task, model: Path, logs: Path, screen: Screen) -> Preparation:
-    """What makes contexts. An engine for those that the model writes is started if need be, and logs below `logs`."""
-
-    def open_writer() -> AbstractContextManager[ContextGenerator]:
-        return generation_engine(config, answering_cores(config), model, logs)
-
-    return Preparation.of(config, task, model, open_writer, screen)
+    """Receives every failure and every recovery."""
 
 
 @contextmanager
-def started_parts(
-    config: Config, task: Task, prompts: PromptStream, model: Path, directory: RunDirectory, screen: Screen
-) -> Iterator[Parts]:
-    """Queue, store, learner and rollout actors, started and ready; closed in reverse order."""
+def started_run(config: Config, task: Task, directory: RunDirectory, console: Console) -> Iterator[Run]:
+    """The run with its contexts prepared and every process started; closed in reverse order.
+
+    The initial model comes first, then the prompts, whose contexts it may have to generate, then queue and store, and
+    last those that use both.
+
+    Raises:
+        UserError: the data, the model or the cluster is not what the configuration says.
+        RunFailed: a component does not start.
+    """
+    model = model_folder(config, directory.path, console)
+    prompts = prompt_stream(config, task, model, directory, console)
+    directory.check_prompts(prompts.checksum)
     plan = core_plan(config)
-    screen.say(plan.describe())
+    console.print(plan.describe())
     with ExitStack() as stack:
-        report = reporter(directory, screen)
+
+        def report(event: Event) -> None:
+            console.print_event(event)
+            directory.record(event)
+
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
-        demand = TargetActorCount(config.rollout, ScaleRequests(directory.path), report)
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, demand)
-        store_watch = StoreMonitor(store, config.faults)
+        target = TargetActorCount(config.rollout, ScaleRequests(directory.path), report)
+        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, target)
+        store_monitor = StoreMonitor(store, config.faults)
 
-        def look_after_the_others() -> None:
+        def check_others() -> None:
             rollouts.check()
-            store_watch.check_health()
+            store_monitor.check_health()
 
-        learners = LearnerGroup(config, plan, model, directory.path, look_after_the_others)
+        learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
-        with screen.waiting("starting learner and engines"):
+        with console.waiting("starting learner and engines"):
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
-        retention = retention_scorer(config, plan, model, directory.path, stack)
-        yield Parts(
-            config,
-            task,
-            prompts,
-            QueueClient(queue, config, report),
-            store,
-            store_watch,
-            rollouts,
-            learners,
-            directory,
-            screen,
-            BottleneckMeter(config.learner.ranks),
-            retention,
-            report,
+        yield Run(
+            config=config,
+            task=task,
+            prompts=prompts,
+            queue=QueueClient(queue, config, report),
+            store=store,
+            store_monitor=store_monitor,
+            rollouts=rollouts,
+            learners=learners,
+            directory=directory,
+            console=console,
+            meter=BottleneckMeter(config.learner.ranks),
+            retention=retention_scorer(config, plan, model, directory.path, stack),
+            report=report,
         )
 
 
-def reporter(directory: RunDirectory, screen: Screen) -> Report:
-    """Who is told of faults and recoveries: the person, and the run's folder."""
+def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, console: Console) -> PromptStream:
+    """All prompts of the run; contexts that are not in the cache are prepared now (decision 2).
 
-    def report(event: Event) -> None:
-        screen.event(event)
-        directory.record(event)
+    An engine for the contexts that the model generates is started only if some are missing, and closed again.
+    """
 
-    return report
+    def open_generator() -> AbstractContextManager[ContextGenerator]:
+        return generation_engine(config, answering_cores(config), model, directory.path)
+
+    prepared = Preparation.of(config, task, model, open_generator, console).prepared()
+    console.print(f"training on {prepared.report.describe()}")
+    return PromptStream(task, config, prepared)

@@ -1,7 +1,7 @@
 """Checkpoints of a run: written by the learner while the actors go on, verified here; only then are old ones removed.
 
-A disk that is full costs a checkpoint, not the run: the old ones stay. Only the last one must be written, and what an
-evaluation found: those are waited for.
+A full disk costs a checkpoint, not the run: the old ones stay. Only the last checkpoint and the results of evaluations
+must be written: those are tried again.
 """
 
 from collections.abc import Callable
@@ -11,53 +11,53 @@ from typing import TypeVar
 from learner.group import CheckpointNotWritten
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.cluster.waiting import pause
-from unisd_rl.driver.build import Parts
+from unisd_rl.driver.build import Run
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, open_verified
 from unisd_rl.storage.files import WriteError
 from unisd_rl.types import Failure, PolicyVersion
 
 Result = TypeVar("Result")
 
-_REFUSED = (CheckpointNotWritten, DamagedCheckpoint, WriteError)
+_NOT_WRITTEN = (CheckpointNotWritten, DamagedCheckpoint, WriteError)
 
 
-def save(parts: Parts, version: PolicyVersion) -> None:
-    """Leave a checkpoint of `version`, or a fault that says why there is none."""
+def save_checkpoint(run: Run, version: PolicyVersion) -> None:
+    """Leave a checkpoint of `version`, or report why there is none."""
     try:
-        _save(parts, version)
+        _save(run, version)
     except (CheckpointNotWritten, DamagedCheckpoint) as error:
-        parts.report(Failure("checkpoint", f"{error}; those before it are kept", 0, 0.0))
+        run.report(Failure("checkpoint", f"{error}; those before it are kept", 0, 0.0))
     else:
-        keep_newest(parts.directory.checkpoints_folder, parts.config.run.keep_checkpoints)
+        keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints)
 
 
-def save_last(parts: Parts, version: PolicyVersion) -> None:
-    """Leave the last checkpoint, beside those that are kept; what the run is for is in it, so it is tried again.
+def save_last_checkpoint(run: Run, version: PolicyVersion) -> None:
+    """Leave the last checkpoint, beside those that are kept: the result of the run, so it is tried again.
 
     Raises:
-        RunFailed: see `insist`.
+        RunFailed: see `write_with_retries`.
     """
-    insist(parts, "checkpoint", lambda: _save(parts, version))
-    keep_newest(parts.directory.checkpoints_folder, parts.config.run.keep_checkpoints + 1)
+    write_with_retries(run, "checkpoint", lambda: _save(run, version))
+    keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints + 1)
 
 
-def insist(parts: Parts, what: str, write: Callable[[], Result]) -> Result:
-    """Write something that a run cannot do without, with a back-off as long as the disk does not take it.
+def write_with_retries(run: Run, component: str, write: Callable[[], Result]) -> Result:
+    """What `write` returns, tried again with back-off while the disk does not take it; reported as `component`.
 
     Raises:
         RunFailed: it was not written after as many tries as `faults` allows.
     """
     try:
         return write()
-    except _REFUSED as error:
-        restarts = RestartPolicy(what, parts.config.faults)
-        wait = partial(pause, on_wait=parts.rollouts.check)
-        return restarts.recover(error, write, _REFUSED, parts.report, wait)
+    except _NOT_WRITTEN as error:
+        restarts = RestartPolicy(component, run.config.faults)
+        wait = partial(pause, on_wait=run.rollouts.check)
+        return restarts.recover(error, write, _NOT_WRITTEN, run.report, wait)
 
 
-def _save(parts: Parts, version: PolicyVersion) -> None:
-    next_prompt = version.number * parts.config.learner.batch_size
-    state = RunState(version.lineage, version.number, next_prompt, parts.directory.rollbacks())
-    path = parts.directory.checkpoint(version.number)
-    parts.learners.save(path, state)
+def _save(run: Run, version: PolicyVersion) -> None:
+    next_prompt = version.number * run.config.learner.batch_size
+    state = RunState(version.lineage, version.number, next_prompt, run.directory.rollbacks())
+    path = run.directory.checkpoint(version.number)
+    run.learners.save(path, state)
     open_verified(path)

@@ -1,4 +1,4 @@
-"""What a person sees: progress bars, one line a step, and at the end what came of it. Everything else goes to files."""
+"""The terminal output of a command: progress bars, one line per step, and the results. All else goes to files."""
 
 import math
 import shlex
@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich import console as rich_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from unisd_rl.evaluation.evaluate import Evaluation
-from unisd_rl.evaluation.statistics import Examined
+from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.types import Event, Recovery
 
-_WIDE = 1000  # columns
+_WIDE = 1000  # columns: no line of a table is folded in a log
 
 
-class Screen:
-    """Owner of the terminal. On a pipe or in a job's log there are no bars, only lines."""
+class Console:
+    """The terminal, with progress bars below the lines. On a pipe or in a job's log there are only lines."""
 
     def __init__(self, steps: int = 0) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self._terminal = rich_console.Console(highlight=False, soft_wrap=True)
         self._steps = steps
         self._bars = Progress(
             SpinnerColumn(),
@@ -30,31 +30,31 @@ class Screen:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=self.console,
+            console=self._terminal,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not self._terminal.is_terminal,
         )
         self._training = self._bars.add_task("steps", total=steps, visible=False)
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> "Console":
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def say(self, line: str) -> None:
-        """One line."""
-        self.console.print(line, markup=False)
+    def print(self, line: str) -> None:
+        """Print one line, or several."""
+        self._terminal.print(line, markup=False)
 
-    def show(self, table: Table) -> None:
-        """A table; where nobody watches, as wide as it wants to be."""
-        wide = Console(file=self.console.file, highlight=False, width=_WIDE)
-        (self.console if self.console.is_terminal else wide).print(table, soft_wrap=False)
+    def print_table(self, table: Table) -> None:
+        """Print a table; outside a terminal as wide as it needs to be."""
+        wide = rich_console.Console(file=self._terminal.file, highlight=False, width=_WIDE)
+        (self._terminal if self._terminal.is_terminal else wide).print(table, soft_wrap=False)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """A spinner with `what` while the block runs."""
+        """Show a spinner with `what` while the block runs."""
         task = self._bars.add_task(what, total=None)
         try:
             yield
@@ -63,9 +63,9 @@ class Screen:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
-        """A bar (on a pipe one line); the block reports its share done (0 to 1) and a short note."""
-        if not self.console.is_terminal:
-            self.say(f"{what} ...")
+        """Show a bar (on a pipe one line); the block reports its share done (0 to 1) and a short note."""
+        if not self._terminal.is_terminal:
+            self.print(f"{what} ...")
         task = self._bars.add_task(what, total=100)
 
         def report(share: float, note: str) -> None:
@@ -76,51 +76,53 @@ class Screen:
         finally:
             self._bars.remove_task(task)
 
-    def step(self, metrics: StepMetrics, tokens_per_s: float) -> None:
-        """The line of one step."""
+    def print_step(self, metrics: StepMetrics, tokens_per_s: float) -> None:
+        """Print the line of one step."""
         loss, policy = metrics.loss, metrics.policy
         self._bars.update(self._training, completed=metrics.step + 1, visible=True)
-        parts = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
+        fields = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
         if not math.isnan(loss.divergence):  # nan: there is no divergence term
-            parts += [f"divergence {loss.divergence:.4f}", f"agreement {metrics.weights.weight_median:.2f}"]
-            parts += [f"clipped {loss.clipped_share:5.1%}"]
+            fields += [f"divergence {loss.divergence:.4f}", f"agreement {metrics.weights.weight_median:.2f}"]
+            fields += [f"clipped {loss.clipped_share:5.1%}"]
         if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
-            parts += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
-        self.say("  ".join([*parts, f"{tokens_per_s:,.0f} tokens/s"]))
+            fields += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
+        self.print("  ".join([*fields, f"{tokens_per_s:,.0f} tokens/s"]))
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """The result of one evaluation."""
+    def print_evaluation(self, evaluation: Evaluation) -> None:
+        """Print the result of one evaluation."""
         interval, retention = evaluation.pass_rate().interval, evaluation.retention
-        self.say(
+        self.print(
             f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
             f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
             f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
         if retention is not None:
-            self.say(
-                f"beside the initial model: PPLfit {retention.ppl_fit:.4f}  PPLret {retention.ppl_ret:.4f}  "
+            self.print(
+                f"compared with the initial model: PPLfit {retention.ppl_fit:.4f}  PPLret {retention.ppl_ret:.4f}  "
                 f"JSD {retention.jsd:.4f} nats"
             )
 
-    def event(self, event: Event) -> None:
-        """Something broke, or works again."""
+    def print_event(self, event: Event) -> None:
+        """Print that a component failed, or works again."""
         if isinstance(event, Recovery):
-            self.say(f"recovered: {event.component} after {event.seconds:.1f} s")
+            self.print(f"{event.component} recovered after {event.seconds:.1f} s")
             return
-        again = f"; try {event.restart} in {event.wait_s:g} s" if event.restart else ""
-        self.say(f"fault: {event.component}: {event.reason}{again}")
+        restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
+        self.print(f"{event.component} failed: {event.reason}{restart}")
 
-    def stopping(self) -> None:
-        """Ctrl-C was pressed once."""
-        self.say("stopping after this step, with a checkpoint; once more stops at once")
+    def print_stop_notice(self) -> None:
+        """Print what the first Ctrl-C does."""
+        self.print("finishing this step and saving a checkpoint; press Ctrl-C again to stop now")
 
-    def finished(self, before: Examined, after: Examined, directory: Path, checkpoint: Path) -> None:
-        """The last lines of a run that went to its end."""
+    def print_finished(
+        self, before: EvaluationSummary, after: EvaluationSummary, directory: Path, checkpoint: Path
+    ) -> None:
+        """Print the last lines of a run that took all its steps."""
         gain = 100 * (after.accuracy - before.accuracy)
-        self.say(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
-        self.say(f"model  {checkpoint}\nfiles  {directory}")
+        self.print(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
+        self.print(f"model  {checkpoint}\nfiles  {directory}")
 
-    def interrupted(self, directory: Path) -> None:
-        """The last lines of a run that was stopped."""
-        self.say(f"stopped; files  {directory}")
-        self.say(f"go on with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}")
+    def print_interrupted(self, directory: Path) -> None:
+        """Print the last lines of a run that was stopped."""
+        self.print(f"stopped; files  {directory}")
+        self.print(f"resume with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}")

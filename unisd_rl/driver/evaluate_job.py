@@ -18,7 +18,7 @@ from unisd_rl.cluster.cores import answering_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import answering_requirements, retention_requirement
 from unisd_rl.config import Config
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
 from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest, refuse_long_questions, refuse_other_tokens
 from unisd_rl.evaluation.results import (
@@ -48,48 +48,48 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
     tasks = {name: load_task(config.task) for name, config in request.by_task.items()}
     config = request.config
     phases = answering_requirements(config), retention_requirement(config)
-    with Screen() as screen, connected(config, *phases):
+    with Console() as console, connected(config, *phases):
         request.out.mkdir(parents=True, exist_ok=True)
-        folders = {model: model_folder(_config_of(request, model), request.out, screen) for model in request.models}
-        base = _base_folder(request, folders, screen)
-        with screen.waiting("reading the problems"):
+        folders = {model: model_folder(_config_of(request, model), request.out, console) for model in request.models}
+        base = _base_folder(request, folders, console)
+        with console.waiting("reading the problems"):
             _refuse_misfits(request, folders, base, tasks)
         store = spawn_store()
         results = [
             result
             for index, model in enumerate(request.models)
-            for result in _answered(request, index, folders[model], tasks, store, screen)
+            for result in _answered(request, index, folders[model], tasks, store, console)
         ]
         write_answers(request.out, results)
         if base is not None:
-            results = _with_retention(request, base, results, folders, tasks, screen)
+            results = _with_retention(request, base, results, folders, tasks, console)
         compared = comparisons(results)
         write_results(request.out, results, compared)
-    screen.show(results_table(results, config.evaluation.k))
+    console.print_table(results_table(results, config.evaluation.k))
     if compared:
-        screen.show(comparison_table(compared))
-    screen.say(f"files  {request.out.absolute()}")
+        console.print_table(comparison_table(compared))
+    console.print(f"files  {request.out.absolute()}")
     return results
 
 
 def _answered(
-    request: EvaluationRequest, index: int, folder: Path, tasks: Tasks, store: StoreClient, screen: Screen
+    request: EvaluationRequest, index: int, folder: Path, tasks: Tasks, store: StoreClient, console: Console
 ) -> Iterator[Result]:
     """One model on every task."""
     pairs = [asked for asked in request.asked if asked.model == request.models[index]]
-    with _serving(pairs[0], folder, request.out.absolute() / f"model-{index}", store, screen) as group:
+    with _serving(pairs[0], folder, request.out.absolute() / f"model-{index}", store, console) as group:
         for asked in pairs:
-            with screen.progress(f"{asked.model} on {asked.task}") as progress:
+            with console.progress(f"{asked.model} on {asked.task}") as progress:
                 evaluation = evaluate(group, tasks[asked.task], asked.config, NO_WEIGHTS, progress)
             yield Result(asked.model, asked.task, asked.config, evaluation)
 
 
 @contextmanager
-def _serving(asked: Asked, folder: Path, run_dir: Path, store: StoreClient, screen: Screen) -> Iterator[RolloutGroup]:
+def _serving(asked: Asked, folder: Path, run_dir: Path, store: StoreClient, console: Console) -> Iterator[RolloutGroup]:
     """Rollout actors that hold the model as it was loaded: no version is ever applied."""
     group = RolloutGroup(asked.config, answering_cores(asked.config), folder, run_dir, queue=None, store=store)
     try:
-        with screen.waiting(f"starting {asked.config.rollout.engine.type} with {asked.model}"):
+        with console.waiting(f"starting {asked.config.rollout.engine.type} with {asked.model}"):
             group.start(asked.config.run.start_timeout_s)
         yield group
     finally:
@@ -102,30 +102,30 @@ def _with_retention(
     results: Sequence[Result],
     folders: Mapping[str, Path],
     tasks: Tasks,
-    screen: Screen,
+    console: Console,
 ) -> list[Result]:
     """The same results, each with its retention beside the one base."""
     config = request.config
     with ExitStack() as stack:
-        with screen.waiting("loading the base"):
+        with console.waiting("loading the base"):
             scorer = retention_scorer(config, answering_cores(config), base, request.out.absolute(), stack)
         assert scorer is not None, "a request with a base has the section"
         found = []
         for result in results:
-            with screen.waiting(f"reading the answers of {result.model} on {result.task} beside the base"):
+            with console.waiting(f"reading the answers of {result.model} on {result.task} beside the base"):
                 answers = result.evaluation.answers
                 retention = scorer.measure(folders[result.model], tasks[result.task].evaluation, answers)
             found.append(replace(result, evaluation=replace(result.evaluation, retention=retention)))
     return found
 
 
-def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], screen: Screen) -> Path | None:
+def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], console: Console) -> Path | None:
     """The model retention is measured beside; None where it is not."""
     base = request.retention_base
     if base is None or base in folders:
         return None if base is None else folders[base]
     model = request.config.model.model_copy(update={"path": None if base == BASE else base})
-    return model_folder(request.config.model_copy(update={"model": model}), request.out, screen)
+    return model_folder(request.config.model_copy(update={"model": model}), request.out, console)
 
 
 def _config_of(request: EvaluationRequest, model: str) -> Config:

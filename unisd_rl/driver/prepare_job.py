@@ -11,7 +11,7 @@ from unisd_rl.config import Config
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.tasks.load import load_task
 
@@ -24,15 +24,15 @@ def run_preparation(config: Config) -> PreparationReport:
         RunFailed: an engine failed; what was prepared until then stays.
     """
     task, cache = load_task(config.task), cache_folder(config)
-    with Screen() as screen:
-        model = model_folder(config, cache / f"base-{config.model.base_seed}", screen)
+    with Console() as console:
+        model = model_folder(config, cache / f"base-{config.model.base_seed}", console)
 
         @contextmanager
-        def writer() -> Iterator[ContextGenerator]:
+        def open_generator() -> Iterator[ContextGenerator]:
             needed, cores = answering_requirements(config), answering_cores(config)
-            with connected(config, needed), generation_engine(config, cores, model, cache) as opened:
-                yield opened
+            with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
+                yield generator
 
-        report = Preparation.of(config, task, model, writer, screen).prepared().report
-        screen.say(f"prepared {report.describe()}\nfiles  {cache}")
+        report = Preparation.of(config, task, model, open_generator, console).prepared().report
+        console.print(f"prepared {report.describe()}\nfiles  {cache}")
     return report

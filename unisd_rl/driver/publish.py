@@ -1,10 +1,8 @@
-"""A version from the learner to the rollout actors, and once more where the store lost it.
+"""Publication: a version from the learner to the rollout actors, verified, and repeated where the store lost it.
 
-Engine and learner must agree on the log-probs of the same tokens under the same version.
-
-An engine that kept old weights anywhere (a packed head, a cached layer, stale keys and values) still writes
-plausible text; only its numbers give it away. So the run asks for a few sampled answers right after an
-update and scores them with the learner.
+Verified means that engine and learner agree on the log-probs of the same tokens under the same version. An engine that
+kept old weights anywhere (a packed head, a cached layer, stale keys and values) still writes plausible text; only its
+numbers give it away. So the run asks for a few sampled answers right after an update and scores them with the learner.
 """
 
 import time
@@ -12,90 +10,75 @@ from functools import partial
 
 import numpy as np
 
-from actors.group import RolloutGroup
-from learner.group import LearnerGroup, LearnerLost
-from unisd_rl.config import Config
-from unisd_rl.contexts.prompts import PromptStream
-from unisd_rl.driver.build import Parts
+from learner.group import LearnerLost
+from unisd_rl.driver.build import Run
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.transport import PublishTarget
-from unisd_rl.types import OnWait, PolicyVersion, Recovery, Sampling
+from unisd_rl.types import PolicyVersion, Recovery, Sampling
 
 PROBES = 4
 
 
-def check_weights(
-    rollouts: RolloutGroup,
-    learners: LearnerGroup,
-    prompts: PromptStream,
-    config: Config,
-    version: PolicyVersion,
-    on_wait: OnWait,
-) -> float:
-    """The largest gap in nats over a few answers of `version`, begun after its update, sampled without truncation.
-    `on_wait` is that of `RolloutGroup.wait_for`.
+def publish(run: Run, version: PolicyVersion) -> None:
+    """Put a snapshot of the student into the store (timed, synchronous); the actors fetch it in the background."""
+    if run.store.version == version:
+        return
+    run.learners.publish(version, PublishTarget(run.store.handle, run.rollouts.handles))
+    run.store.version = version
+    run.rollouts.broadcast(version)
+
+
+def publish_and_verify(run: Run, version: PolicyVersion) -> None:
+    """As `publish`; then `verify_published`."""
+    publish(run, version)
+    verify_published(run, version)
+
+
+def verify_published(run: Run, version: PolicyVersion) -> None:
+    """Wait until every actor has applied `version`, and compare log-probs of its answers with the learner's.
+
+    The answers are begun after the update and sampled without truncation, so that their log-probs are comparable.
 
     Raises:
-        RunFailed: the gap is over `learner.logprob_tolerance`.
+        RunFailed: a log-prob differs by more than `learner.logprob_tolerance` nats.
+        LearnerLost: see `check_weight_sources`.
     """
-    rollouts.wait_for(version, config.weights.timeout_s, on_wait)
+    config, on_wait = run.config, partial(check_weight_sources, run, version)
+    run.rollouts.wait_for(version, config.weights.timeout_s, on_wait)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
-    questions = [prompts.prompt(number).prompt.messages for number in range(PROBES)]
+    chats = [run.prompts.prompt(number).prompt.messages for number in range(PROBES)]
     gap = 0.0
-    for answer in rollouts.answers(questions, sampling, version, on_wait):
-        learned = learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
-        gap = max(gap, float(np.abs(learned - answer.generation.logprobs).max()))
-    if not gap <= config.logprob_tolerance:
+    for answer in run.rollouts.answers(chats, sampling, version, on_wait):
+        learner_logprobs = run.learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
+        gap = max(gap, float(np.abs(learner_logprobs - answer.generation.logprobs).max()))
+    if not gap <= config.logprob_tolerance:  # also where a nan makes the gap nan
         raise RunFailed(
             f"after the update to version {version.number} engine and learner differ by {gap:.4g} nats on the same "
             f"tokens (learner.logprob_tolerance = {config.logprob_tolerance:g}): the engine did not take over "
             "all weights"
         )
-    return gap
 
 
-def publish(parts: Parts, version: PolicyVersion) -> None:
-    """Snapshot of the student into the store (timed, synchronous); sending it on happens in the background."""
-    if parts.store.version == version:
-        return
-    parts.learners.publish(version, PublishTarget(parts.store.handle, parts.rollouts.handles))
-    parts.store.version = version
-    parts.rollouts.broadcast(version)
+def check_health(run: Run, version: PolicyVersion) -> None:
+    """Check actors, learner and store while the learner, at `version`, is idle: each second that a batch is waited for,
+    and once a step. Raises as `check_weight_sources` does."""
+    run.rollouts.check()
+    check_weight_sources(run, version)
 
 
-def publish_checked(parts: Parts, version: PolicyVersion) -> None:
-    """As `publish`; then every actor has it, and its log-probs are the learner's."""
-    publish(parts, version)
-    check_published(parts, version)
-
-
-def check_published(parts: Parts, version: PolicyVersion) -> None:
-    """Every actor has this version, the learner's, and its log-probs are the learner's: else RunFailed."""
-    watch = partial(watch_source, parts, version)
-    check_weights(parts.rollouts, parts.learners, parts.prompts, parts.config, version, watch)
-
-
-def watch(parts: Parts, version: PolicyVersion) -> None:
-    """Look after actors, learner and store while the learner, at `version`, has nothing to do: each second that a batch
-    is waited for, and once a step. Raises what `watch_source` does."""
-    parts.rollouts.check()
-    watch_source(parts, version)
-
-
-def watch_source(parts: Parts, version: PolicyVersion) -> None:
-    """Look after those that weights come from while the learner, at `version`, has nothing to do: what is published and
-    not yet with the actors may be lost with either.
+def check_weight_sources(run: Run, version: PolicyVersion) -> None:
+    """Check learner and store while the learner, at `version`, is idle, and publish again what the store lost.
 
     Raises:
         LearnerLost: it died; or the store lost the initial weights, which the learner has only when it starts.
     """
-    parts.learners.check()
-    if (fault := parts.store_watch.lost_contents()) is None:
+    run.learners.check()
+    if (failure := run.store_monitor.lost_contents()) is None:
         return
     started = time.monotonic()
-    parts.report(fault)
-    parts.store.version = None
-    if parts.config.rollout.sources.base:
+    run.report(failure)
+    run.store.version = None
+    if run.config.rollout.sources.base:
         raise LearnerLost("the weight store died, and the actors that sample with the initial weights start from it")
-    publish(parts, version)
-    parts.report(Recovery("store", time.monotonic() - started))
+    publish(run, version)
+    run.report(Recovery("store", time.monotonic() - started))

@@ -18,9 +18,9 @@ from unisd_rl.cluster.cores import CorePlan, core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.storage.recorded_run import ReplayRequest
@@ -69,17 +69,8 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
     config = request.config
     recording = Recording(request.run, config.learner.batch_size, config.run.steps)
     directory = RunDirectory(config.run_dir)
-    directory.create(config)
-    try:
+    with directory.claimed(config):
         summary = _replay_in(directory, request, recording)
-    except (RunFailed, UserError) as error:
-        directory.write_summary({"status": "failed", "error": str(error)})
-        raise
-    except KeyboardInterrupt:
-        directory.write_summary({"status": "interrupted"})
-        raise
-    finally:
-        directory.close()
     if request.check and summary.compared is not None and summary.compared.first is not None:
         raise RunFailed(verdict(request, summary))
     return summary
@@ -88,15 +79,17 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
 def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recording) -> ReplaySummary:
     started, config = time.monotonic(), request.config
     plan = CorePlan((), core_plan(config).learner)
-    with Screen(recording.steps) as screen, connected(config, (learner_requirement(config),)):
-        screen.say(plan.describe())
+    with Console(recording.steps) as console, connected(config, (learner_requirement(config),)):
+        console.print(plan.describe())
         if recording.steps < config.run.steps:
-            screen.say(f"the ledger ends early: {recording.steps} of {config.run.steps} steps are whole and trained on")
-        learners = LearnerGroup(config, plan, model_folder(config, directory.path, screen), directory.path)
+            console.print(
+                f"the ledger ends early: {recording.steps} of {config.run.steps} steps are whole and trained on"
+            )
+        learners = LearnerGroup(config, plan, model_folder(config, directory.path, console), directory.path)
         try:
-            with screen.waiting("starting the learner"):
+            with console.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
-            trained = steps(request, recording, learners, directory, screen)
+            trained = steps(request, recording, learners, directory, console)
             losses = {metrics.step: metrics.loss.loss for metrics in trained}
             learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
         finally:
@@ -113,12 +106,12 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             wall_s=time.monotonic() - started,
         )
         directory.write_summary(asdict(summary))
-        screen.say(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
+        console.print(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
     return summary
 
 
 def steps(
-    request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, screen: Screen
+    request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, console: Console
 ) -> Iterator[StepMetrics]:
     """Train step after step; each one's line goes to metrics.jsonl and to the screen."""
     config = request.config
@@ -129,7 +122,7 @@ def steps(
         learn_s = time.monotonic() - started
         tokens_per_s = metrics.counts.tokens / learn_s
         directory.log_step({"lineage": 0, **metrics.flat(), "learn_s": learn_s, "tokens_per_s": tokens_per_s})
-        screen.step(metrics, tokens_per_s)
+        console.print_step(metrics, tokens_per_s)
         yield metrics
 
 

@@ -22,7 +22,8 @@ unisd_rl/storage/lineage.py tells).
 import json
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.results import json_lines
-from unisd_rl.evaluation.statistics import Examined
+from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.storage.checkpoints import newest_first
-from unisd_rl.storage.files import FolderLock, atomic_write, raise_write_error, write_text_atomic
+from unisd_rl.storage.files import FolderLock, WriteError, atomic_write, raise_write_error, write_text_atomic
 from unisd_rl.storage.jsonl import JsonLinesFile, nan_to_none
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
 from unisd_rl.types import Answer, Event
@@ -82,8 +83,29 @@ class RunDirectory:
         return newest_first(self.checkpoints_folder)
 
     def rollbacks(self) -> tuple[Rollback, ...]:
-        """How often, and where to, the learner rolled back."""
+        """Every rollback of the learner, in order."""
         return read_rollbacks(self.path / "lineages.jsonl")
+
+    @contextmanager
+    def claimed(self, config: Config, resumed: bool = False) -> Iterator[None]:
+        """The folder belongs to this process in this block (`create`, or `reopen` where `resumed`).
+
+        An error or Ctrl-C that ends the block is noted in summary.json; where the disk does not take that, the error
+        itself still reaches the person.
+        """
+        (self.reopen if resumed else self.create)(config)
+        try:
+            yield
+        except (RunFailed, UserError) as error:
+            with suppress(WriteError):
+                self.write_summary({"status": "failed", "error": str(error)})
+            raise
+        except KeyboardInterrupt:
+            with suppress(WriteError):
+                self.write_summary({"status": "interrupted"})
+            raise
+        finally:
+            self.close()
 
     def create(self, config: Config) -> None:
         """Make the folder and write the resolved configuration.
@@ -131,11 +153,11 @@ class RunDirectory:
             self._events = JsonLinesFile(self.path / "events.jsonl")
         self._events.append_or_keep({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
 
-    def refuse_other_prompts(self, checksum: str) -> None:
-        """What this run trains on has this checksum; the first time it is noted.
+    def check_prompts(self, checksum: str) -> None:
+        """Compare the checksum of everything that is trained on with the one noted when the run began.
 
         Raises:
-            UserError: it was another one when the run began.
+            UserError: it is another one.
         """
         path = self.path / "prompts.json"
         if not path.exists():
@@ -158,13 +180,13 @@ class RunDirectory:
             write_text_atomic(self._evaluation(step, "json"), json.dumps(nan_to_none(numbers), indent=2) + "\n")
         return path
 
-    def examined(self, step: int) -> Examined | None:
-        """The numbers of the evaluation after `step` steps; None where there is none of the surviving chain."""
+    def evaluation_summary(self, step: int) -> EvaluationSummary | None:
+        """The numbers of the evaluation after `step` steps; None where there is none, or a rollback discarded it."""
         path = self._evaluation(step, "json")
         if not path.exists():
             return None
-        found = Examined.from_json(json.loads(path.read_text(encoding="utf-8")))
-        return found if version_survives(found.lineage, found.version, self.rollbacks()) else None
+        summary = EvaluationSummary.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return summary if version_survives(summary.lineage, summary.version, self.rollbacks()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
         """What the retention numbers of that evaluation are made of. Raises WriteError as `write_evaluation` does."""

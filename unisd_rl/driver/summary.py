@@ -1,91 +1,49 @@
-"""`summary.json`: the run in numbers, each counted from what happened.
-
-One line a step, on the screen and in metrics.jsonl.
-"""
+"""`summary.json`: the run in numbers, each counted from what happened."""
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-from actors.report import ActorReport
-from unisd_rl.config import Config
-from unisd_rl.contexts.prompts import PreparationReport
-from unisd_rl.driver.bottleneck import Balance, Bottleneck
-from unisd_rl.driver.console import Screen
-from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.evaluation.statistics import Examined, Interval
-from unisd_rl.metrics import StepMetrics
-from unisd_rl.storage.lineage import Rollback
-from unisd_rl.transport.rollouts.driver_client import Batch
-from unisd_rl.transport.rollouts.report import QueueReport
+from unisd_rl.cluster.cores import core_plan
+from unisd_rl.driver.bottleneck import Bottleneck
+from unisd_rl.driver.build import Run
+from unisd_rl.evaluation.statistics import EvaluationSummary, Interval
 from unisd_rl.types import PolicyVersion
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the loop achieved: for the summary and the last lines on the screen. Times and tokens are this process's."""
+    """The result of training. `after` is None where the run was stopped; `loop_s` and `tokens` are this process's."""
 
-    interrupted: bool
     version: PolicyVersion
-    before: Examined
-    after: Examined | None
-    waited_s: float
+    before: EvaluationSummary
+    after: EvaluationSummary | None
     loop_s: float
     tokens: int
 
 
-Part = Literal["wait_s", "learn_s", "publish_s"]
+class LoopTimer:
+    """Seconds in the training loop, added up over rollbacks: steps that were discarded count."""
 
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started_s = 0.0
 
-@dataclass(slots=True)
-class StepTimes:
-    """Seconds the driver spent in the parts of one step."""
+    def __enter__(self) -> None:
+        self._started_s = time.monotonic()
 
-    wait_s: float = 0.0
-    learn_s: float = 0.0
-    publish_s: float = 0.0
-
-    @contextmanager
-    def measure(self, part: Part) -> Iterator[None]:
-        """Add the time of this block to `part`."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            setattr(self, part, getattr(self, part) + time.monotonic() - started)
-
-    @property
-    def total_s(self) -> float:
-        """The whole step."""
-        return self.wait_s + self.learn_s + self.publish_s
-
-
-def log_step(
-    directory: RunDirectory,
-    screen: Screen,
-    metrics: StepMetrics,
-    batch: Batch,
-    times: StepTimes,
-    balance: Balance,
-    lineage: int,
-) -> None:
-    """Write the step's line to metrics.jsonl and show it. A later line of the same step supersedes an earlier one."""
-    tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
-    line = {"lineage": lineage, **metrics.flat(), **asdict(times), **asdict(balance), "tokens_per_s": tokens_per_s}
-    directory.log_step(line)
-    screen.step(metrics, tokens_per_s)
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._started_s
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Fields of summary.json. Times in seconds unless they say otherwise, accuracies from 0 to 1, intervals 95 %.
 
-    Rollouts and prompts are counted over the surviving chain of the whole run; times, speed and pauses are those of the
-    process that ended it. `steps_lost` were trained and then rolled back past. Mean lengths in tokens, and their
-    difference: see `QueueReport`.
+    Rollouts and prompts are counted over the steps that count, of the whole run; times, speed and pauses are those of
+    the process that ended it. `steps_lost` were trained and then discarded by a rollback. Mean lengths are in tokens;
+    for their difference see `QueueReport`.
     """
 
     status: str
@@ -125,35 +83,26 @@ class Summary:
         return asdict(self)
 
 
-def summarise(
-    config: Config,
-    outcome: Outcome,
-    preparation: PreparationReport,
-    rollbacks: Sequence[Rollback],
-    queue: QueueReport,
-    actors: tuple[ActorReport, ...],
-    bottleneck: Bottleneck | None,
-    cores: str,
-    wall_s: float,
-) -> Summary:
+def summarise(run: Run, outcome: Outcome, wall_s: float) -> Summary:
     """Put together what the loop, the queue and the actors counted."""
-    pauses = [pause for actor in actors for pause in actor.pauses_ms]
+    before, after, queue = outcome.before, outcome.after, run.queue.report()
+    pauses_ms = [pause for actor in run.rollouts.reports() for pause in actor.pauses_ms]
     return Summary(
-        status="interrupted" if outcome.interrupted else "completed",
+        status="completed" if after else "interrupted",
         steps=outcome.version.number,
         policy_version=outcome.version.number,
         lineage=outcome.version.lineage,
-        engine=config.rollout.engine.type,
-        steps_lost=sum(fall.steps_lost for fall in rollbacks),
-        accuracy_before=outcome.before.accuracy,
-        accuracy_before_interval=outcome.before.interval,
-        accuracy_after=outcome.after.accuracy if outcome.after else None,
-        accuracy_after_interval=outcome.after.interval if outcome.after else None,
-        eval_examples=outcome.before.problems,
-        retention_before=_retention(outcome.before),
-        retention_after=_retention(outcome.after),
+        engine=run.config.rollout.engine.type,
+        steps_lost=sum(rollback.steps_lost for rollback in run.directory.rollbacks()),
+        accuracy_before=before.accuracy,
+        accuracy_before_interval=before.interval,
+        accuracy_after=after.accuracy if after else None,
+        accuracy_after_interval=after.interval if after else None,
+        eval_examples=before.problems,
+        retention_before=before.retention,
+        retention_after=after.retention if after else None,
         prompts_issued=queue.issued,
-        prompts_dropped=preparation.dropped,
+        prompts_dropped=run.prompts.preparation.dropped,
         rollouts_consumed=queue.consumed,
         rollouts_lost=queue.lost,
         rollouts_duplicated=queue.duplicated,
@@ -165,13 +114,9 @@ def summarise(
         length_difference=queue.length_difference,
         tokens_generated=queue.tokens,
         tokens_per_s=outcome.tokens / max(outcome.loop_s, 1e-9),
-        learner_wait_fraction=outcome.waited_s / max(outcome.loop_s, 1e-9),
-        weight_pause_ms_median=statistics.median(pauses) if pauses else None,
-        bottleneck=bottleneck,
-        cores=cores,
+        learner_wait_fraction=run.meter.wait_s / max(outcome.loop_s, 1e-9),
+        weight_pause_ms_median=statistics.median(pauses_ms) if pauses_ms else None,
+        bottleneck=run.meter.total(),
+        cores=core_plan(run.config).describe(),
         wall_s=wall_s,
     )
-
-
-def _retention(examined: Examined | None) -> Mapping[str, float] | None:
-    return examined.retention if examined else None

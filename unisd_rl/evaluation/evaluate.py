@@ -9,7 +9,7 @@ from actors.group import RolloutGroup
 from actors.rollout_actor import ChatAnswer
 from unisd_rl.config import Config
 from unisd_rl.evaluation.retention import Retention
-from unisd_rl.evaluation.statistics import Examined, Interval, pass_at_k, wilson_interval
+from unisd_rl.evaluation.statistics import EvaluationSummary, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
 from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, Sampling, no_op
@@ -74,11 +74,13 @@ class Evaluation:
         scores = self.scores(k)
         return PassRate(k, sum(scores) / len(scores), wilson_interval(sum(scores), len(scores)))
 
-    def examined(self) -> Examined:
+    def summary(self) -> EvaluationSummary:
         """The numbers a run is summed up with."""
         retention = self.retention.to_json() if self.retention else None
         rate, version = self.pass_rate(), self.version
-        return Examined(version.lineage, version.number, self.problems, self.accuracy, rate.interval, retention)
+        return EvaluationSummary(
+            version.lineage, version.number, self.problems, self.accuracy, rate.interval, retention
+        )
 
     def to_json(self, ks: Sequence[int]) -> dict[str, Any]:
         """Its numbers, without the answers."""
@@ -112,7 +114,7 @@ def evaluate(
     started, samples = time.monotonic(), config.evaluation.samples
     asked = [(example, sample) for example in task.evaluation for sample in range(samples)]
     answered = list[ChatAnswer]()
-    with group.examination():
+    with group.leases_paused():
         while (start := len(answered)) < len(asked):
             size = config.evaluation.concurrency * max(1, group.serving)
             chats = [task.student_messages(example) for example, _ in asked[start : start + size]]

@@ -103,7 +103,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class EvaluationSummary:
     """One evaluated version. `accuracy` (0 to 1) with its 95 % interval; `retention` where it was measured."""
 
     lineage: int
@@ -118,7 +118,7 @@ class Examined:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, numbers: Mapping[str, Any]) -> "Examined":
+    def from_json(cls, numbers: Mapping[str, Any]) -> "EvaluationSummary":
         """As it was written; other numbers beside it are left alone."""
         fields = {name: numbers[name] for name in cls.__slots__}
         return cls(**{**fields, "interval": Interval(**numbers["interval"])})

@@ -7,9 +7,9 @@ import pytest
 from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
-from unisd_rl.driver.build import Parts
-from unisd_rl.driver.checkpointing import insist, save, save_last
-from unisd_rl.driver.publish import publish_checked, watch
+from unisd_rl.driver.build import Run
+from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint, write_with_retries
+from unisd_rl.driver.publish import check_health, publish_and_verify
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
@@ -91,10 +91,10 @@ class Prompts:
         raise AssertionError("nothing is sampled here")
 
 
-class Told:
-    """Stands for the screen."""
+class Silent:
+    """Stands for the console."""
 
-    def say(self, line): ...
+    def print(self, line): ...
 
 
 @dataclass
@@ -110,34 +110,34 @@ class Emptied:
 
 @dataclass
 class Rig:
-    parts: Parts
+    run: Run
     said: list[str]
     events: list = field(default_factory=list)
 
     @property
     def checkpoints(self):
-        return self.parts.directory.checkpoints_folder
+        return self.run.directory.checkpoints_folder
 
 
 @pytest.fixture
 def rig(tmp_path, request, monkeypatch):
     monkeypatch.setattr("unisd_rl.driver.publish.PROBES", 0)
-    recipe, run = getattr(request, "param", ("unisd_star", {}))
-    config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": run})
+    recipe, section = getattr(request, "param", ("unisd_star", {}))
+    config = load_recipe(recipe, {"faults": PATIENCE, "learner": {"batch_size": BATCH}, "run": section})
     said, events = [], []
     directory = RunDirectory(tmp_path)
     directory.checkpoints_folder.mkdir()
     learners, queue = Learners(said), Queue(said, tmp_path)
-    parts = Parts(
-        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Told(),
+    run = Run(
+        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Silent(),
         BottleneckMeter(1), None, events.append,
     )  # fmt: skip
-    return Rig(parts, said, events)
+    return Rig(run, said, events)
 
 
 def test_the_learner_starts_again_at_the_newest_checkpoint_and_the_work_goes_on_there(rig):
     for number in (2, 4):
-        save(rig.parts, PolicyVersion(0, number))
+        save_checkpoint(rig.run, PolicyVersion(0, number))
     seen = []
 
     def work(version):
@@ -146,7 +146,7 @@ def test_the_learner_starts_again_at_the_newest_checkpoint_and_the_work_goes_on_
             raise LearnerLost("a rank died")
         return "done"
 
-    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 5), work) == "done"
+    assert LearnerRecovery(rig.run, PolicyVersion(0, 5)).run_with_recovery(work) == "done"
     assert seen == [PolicyVersion(0, 5), PolicyVersion(1, 4)]
     assert rig.said == ["close", "start", "load step-4", "queue 1:4", "publish 1:4"]
     fault, recovery = rig.events
@@ -160,18 +160,20 @@ def test_without_a_checkpoint_it_begins_again(rig):
             raise LearnerLost("a rank died")
         return version
 
-    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert LearnerRecovery(rig.run, PolicyVersion(0, 3)).run_with_recovery(work) == PolicyVersion(1, 0)
     assert rig.said == ["close", "start", "queue 1:0", "publish 1:0"]
 
 
 @pytest.mark.parametrize("rig", [("ssd", {})], indirect=True)
 def test_actors_that_never_follow_get_the_initial_weights_before_the_learner_has_others(rig):
-    save(rig.parts, PolicyVersion(0, 4))
-    assert LearnerRecovery(rig.parts).begin(resumed=True) == PolicyVersion(1, 4)
+    save_checkpoint(rig.run, PolicyVersion(0, 4))
+    recovery = LearnerRecovery(rig.run)
+    recovery.start_or_resume(resumed=True)
+    assert recovery.version == PolicyVersion(1, 4)
     assert rig.said == ["publish 0:0", "load step-4", "queue 1:4"]
     assert [event.component for event in rig.events] == ["driver", "driver"]
     rig.said.clear()
-    LearnerRecovery(rig.parts).through(PolicyVersion(1, 5), lost_once())
+    LearnerRecovery(rig.run, PolicyVersion(1, 5)).run_with_recovery(lost_once())
     assert rig.said == ["close", "start", "load step-4", "queue 2:4"]  # the actors have them
 
 
@@ -188,14 +190,14 @@ def lost_once():
 
 
 def test_a_new_lineage_needs_a_learner_that_started(rig):
-    rig.parts.learners.starting = [LearnerLost("it died again"), NoRoom("the machine is not back yet")]
+    rig.run.learners.starting = [LearnerLost("it died again"), NoRoom("the machine is not back yet")]
 
     def work(version):
         if version.lineage == 0:
             raise LearnerLost("a machine was lost")
         return version
 
-    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert LearnerRecovery(rig.run, PolicyVersion(0, 3)).run_with_recovery(work) == PolicyVersion(1, 0)
     assert rig.said.count("start") == 3
     assert [event.reason for event in rig.events if isinstance(event, Failure)] == [
         "a machine was lost",
@@ -209,20 +211,20 @@ def test_a_learner_that_keeps_dying_ends_the_run(rig):
         raise LearnerLost("a rank died")
 
     with pytest.raises(RunFailed, match=r"learner failed 4 times .*max_restarts = 3.*a rank died"):
-        LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+        LearnerRecovery(rig.run, PolicyVersion(0, 0)).run_with_recovery(work)
 
 
 def test_a_learner_that_always_hangs_at_the_same_step_ends_the_run_however_slowly(rig):
-    faults = rig.parts.config.faults.model_copy(update={"window_s": 1e-9})
-    parts = replace(rig.parts, config=rig.parts.config.model_copy(update={"faults": faults}))
+    faults = rig.run.config.faults.model_copy(update={"window_s": 1e-9})
+    run = replace(rig.run, config=rig.run.config.model_copy(update={"faults": faults}))
     hangs_at = iter([3, 5, 5, 5, 9, 9, 9, 9])
 
     def work(version):
-        parts.directory.steps_logged = next(hangs_at)
+        run.directory.steps_logged = next(hangs_at)
         raise LearnerLost("the learner did not train the next step within 600 s")
 
     with pytest.raises(RunFailed, match=r"learner failed 4 times and never got beyond step 9 .*within 600 s"):
-        LearnerRecovery(parts).through(PolicyVersion(0, 0), work)
+        LearnerRecovery(run, PolicyVersion(0, 0)).run_with_recovery(work)
     assert next(hangs_at, None) is None
 
 
@@ -231,40 +233,40 @@ def test_a_check_that_fires_is_not_recovered_from(rig):
         raise RunFailed("the loss of this step is nan")
 
     with pytest.raises(RunFailed, match="nan"):
-        LearnerRecovery(rig.parts).through(PolicyVersion(0, 0), work)
+        LearnerRecovery(rig.run, PolicyVersion(0, 0)).run_with_recovery(work)
     assert rig.said == []
 
 
 def test_a_checkpoint_names_the_next_prompt_and_the_lineages_so_far(rig):
-    rig.parts.queue.roll_back(1, 2)
-    save(rig.parts, PolicyVersion(1, 4))
-    state = open_verified(rig.parts.directory.checkpoint(4)).state
-    assert state == RunState(1, 4, 4 * BATCH, rig.parts.directory.rollbacks())
+    rig.run.queue.roll_back(1, 2)
+    save_checkpoint(rig.run, PolicyVersion(1, 4))
+    state = open_verified(rig.run.directory.checkpoint(4)).state
+    assert state == RunState(1, 4, 4 * BATCH, rig.run.directory.rollbacks())
     assert state.fall_backs[0].step == 2
 
 
 def test_a_disk_that_is_full_keeps_the_old_ones_and_the_run(rig):
     for number in (2, 4):
-        save(rig.parts, PolicyVersion(0, number))
-    rig.parts.learners.saving = [CheckpointNotWritten("step-6 could not be written: No space left on device")]
-    save(rig.parts, PolicyVersion(0, 6))
+        save_checkpoint(rig.run, PolicyVersion(0, number))
+    rig.run.learners.saving = [CheckpointNotWritten("step-6 could not be written: No space left on device")]
+    save_checkpoint(rig.run, PolicyVersion(0, 6))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-4", "step-2"]
     (fault,) = rig.events
     assert "No space left" in fault.reason
-    save(rig.parts, PolicyVersion(0, 8))
+    save_checkpoint(rig.run, PolicyVersion(0, 8))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-8", "step-4"]
 
 
 def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):
     for number in (2, 4):
-        save(rig.parts, PolicyVersion(0, number))
-    rig.parts.learners.saving = [CheckpointNotWritten("full"), CheckpointNotWritten("still full")]
-    save_last(rig.parts, PolicyVersion(0, 5))
+        save_checkpoint(rig.run, PolicyVersion(0, number))
+    rig.run.learners.saving = [CheckpointNotWritten("full"), CheckpointNotWritten("still full")]
+    save_last_checkpoint(rig.run, PolicyVersion(0, 5))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-5", "step-4", "step-2"]
     assert isinstance(rig.events[-1], Recovery)
-    rig.parts.learners.saving = [CheckpointNotWritten("full")] * 4
+    rig.run.learners.saving = [CheckpointNotWritten("full")] * 4
     with pytest.raises(RunFailed, match=r"checkpoint failed 4 times.*full"):
-        save_last(rig.parts, PolicyVersion(0, 6))
+        save_last_checkpoint(rig.run, PolicyVersion(0, 6))
 
 
 def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
@@ -275,7 +277,7 @@ def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
             raise refusals.pop()
         return "written"
 
-    assert insist(rig.parts, "evaluation", write) == "written"
+    assert write_with_retries(rig.run, "evaluation", write) == "written"
     assert [(type(event), event.component) for event in rig.events] == [
         (Failure, "evaluation"),
         (Failure, "evaluation"),
@@ -283,38 +285,38 @@ def test_what_an_evaluation_found_is_written_again_until_the_disk_takes_it(rig):
     ]
     refusals += [WriteError("full")] * 4
     with pytest.raises(RunFailed, match=r"evaluation failed 4 times.*full"):
-        insist(rig.parts, "evaluation", write)
+        write_with_retries(rig.run, "evaluation", write)
 
 
 def test_an_emptied_store_gets_the_learners_version(rig):
-    rig.parts.store_watch.left = 1
-    rig.parts.store.version = PolicyVersion(0, 3)
-    watch(rig.parts, PolicyVersion(0, 3))
+    rig.run.store_monitor.left = 1
+    rig.run.store.version = PolicyVersion(0, 3)
+    check_health(rig.run, PolicyVersion(0, 3))
     assert rig.said == ["publish 0:3"]
     assert [event.component for event in rig.events] == ["store", "store"]
-    watch(rig.parts, PolicyVersion(0, 3))
+    check_health(rig.run, PolicyVersion(0, 3))
     assert len(rig.said) == 1
 
 
 def test_a_version_that_the_store_lost_on_the_way_to_the_actors_is_published_again(rig):
-    rig.parts.store_watch.left = 1
-    publish_checked(rig.parts, PolicyVersion(0, 3))
+    rig.run.store_monitor.left = 1
+    publish_and_verify(rig.run, PolicyVersion(0, 3))
     assert rig.said == ["publish 0:3", "publish 0:3"]
 
 
 def test_a_learner_that_died_with_what_it_published_is_noticed_while_actors_wait_for_it(rig):
     def work(version):
         if version.lineage == 0:
-            rig.parts.learners.dead = True
-            publish_checked(rig.parts, PolicyVersion(0, 3))
+            rig.run.learners.dead = True
+            publish_and_verify(rig.run, PolicyVersion(0, 3))
         return version
 
-    assert LearnerRecovery(rig.parts).through(PolicyVersion(0, 3), work) == PolicyVersion(1, 0)
+    assert LearnerRecovery(rig.run, PolicyVersion(0, 3)).run_with_recovery(work) == PolicyVersion(1, 0)
     assert rig.said == ["publish 0:3", "close", "start", "queue 1:0", "publish 1:0"]
 
 
 @pytest.mark.parametrize("rig", [("ssd", {})], indirect=True)
 def test_initial_weights_that_the_store_lost_are_had_by_starting_the_learner_again(rig):
-    rig.parts.store_watch.left = 1
+    rig.run.store_monitor.left = 1
     with pytest.raises(LearnerLost, match="initial weights"):
-        watch(rig.parts, PolicyVersion(0, 3))
+        check_health(rig.run, PolicyVersion(0, 3))

@@ -14,7 +14,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.statistics import Examined, Interval
+from unisd_rl.evaluation.statistics import EvaluationSummary, Interval
 from unisd_rl.storage.files import WriteError
 from unisd_rl.types import Answer, Generation
 
@@ -91,21 +91,23 @@ def test_a_reopened_run_appends_and_has_not_ended(tmp_path):
 
 def test_other_prompts_than_those_a_run_began_with_are_refused(tmp_path):
     directory = created(tmp_path / "run")
-    directory.refuse_other_prompts("abc")
-    directory.refuse_other_prompts("abc")
+    directory.check_prompts("abc")
+    directory.check_prompts("abc")
     with pytest.raises(UserError, match="not those that"):
-        directory.refuse_other_prompts("abd")
+        directory.check_prompts("abd")
 
 
 def test_an_evaluation_counts_while_its_version_survives(tmp_path):
     directory = created(tmp_path / "run")
-    found = Examined(lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None)
+    found = EvaluationSummary(
+        lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None
+    )
     directory.write_evaluation(6, [], {**found.to_json(), "cut": 1})
-    assert directory.examined(5) is None
+    assert directory.evaluation_summary(5) is None
     (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 6, "steps_lost": 1}\n')
-    assert directory.examined(6) == found
+    assert directory.evaluation_summary(6) == found
     (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 4, "steps_lost": 3}\n')
-    assert directory.examined(6) is None
+    assert directory.evaluation_summary(6) is None
 
 
 def test_an_evaluation_the_disk_does_not_take_leaves_nothing_and_may_be_written_again(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.evaluation_answers import evaluation
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.console import Screen
+from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.results import (
     Result,
     comparison_table,
@@ -80,9 +80,9 @@ def test_the_numbers_and_the_comparison_are_in_the_json_file(tmp_path):
 
 def test_the_tables_show_counts_rates_intervals_and_the_test(capsys):
     found = [with_retention(result) for result in results()]
-    screen = Screen()
-    screen.show(results_table(found, (1,)))
-    screen.show(comparison_table(comparisons(found)))
+    console = Console()
+    console.print_table(results_table(found, (1,)))
+    console.print_table(comparison_table(comparisons(found)))
     shown = capsys.readouterr().out
     assert "33.3 (9.7 to 70.0)" in shown  # Wilson: 2 of 6
     assert "66.7 (30.0 to 90.3)" in shown
@@ -93,5 +93,5 @@ def test_the_tables_show_counts_rates_intervals_and_the_test(capsys):
 
 
 def test_without_retention_no_column_speaks_of_it(capsys):
-    Screen().show(results_table(results(), (1,)))
+    Console().print_table(results_table(results(), (1,)))
     assert "PPL" not in capsys.readouterr().out

@@ -1,0 +1,64 @@
+"""What follows an optimiser step: its line in metrics.jsonl and on the console, scaling, and the first weight check."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from unisd_rl.driver.build import Run
+from unisd_rl.driver.publish import verify_published
+from unisd_rl.metrics import StepMetrics
+from unisd_rl.transport.rollouts.driver_client import Batch
+from unisd_rl.types import PolicyVersion
+
+Phase = Literal["wait_s", "learn_s", "publish_s"]
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds the driver spent in each phase of one step."""
+
+    wait_s: float = 0.0
+    learn_s: float = 0.0
+    publish_s: float = 0.0
+
+    @contextmanager
+    def measure(self, phase: Phase) -> Iterator[None]:
+        """Add the time of this block to `phase`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, phase, getattr(self, phase) + time.monotonic() - started)
+
+    @property
+    def total_s(self) -> float:
+        """All phases together."""
+        return self.wait_s + self.learn_s + self.publish_s
+
+
+def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Batch, times: StepTimes) -> None:
+    """Meter, log and scale after the step that led to `version`.
+
+    The first update is also verified: an engine that takes over no weights is found after one step, not after the run.
+    A later line of the same step in metrics.jsonl (after a rollback) supersedes an earlier one.
+
+    Raises:
+        RunFailed: see `verify_published`.
+    """
+    balance = run.meter.add(metrics, times, run.rollouts.pulses, batch.depth)
+    tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
+    run.directory.log_step(
+        {
+            "lineage": version.lineage,
+            **metrics.flat(),
+            **asdict(times),
+            **asdict(balance),
+            "tokens_per_s": tokens_per_s,
+        }
+    )
+    run.console.print_step(metrics, tokens_per_s)
+    run.rollouts.observe(balance.learner_wait, batch.depth / run.config.learner.batch_size)
+    if version.number == 1 and run.store.version == version:
+        verify_published(run, version)
