@@ -28,7 +28,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
-from unisd_rl.storage.resuming import resumed_config
+from unisd_rl.storage.recorded_run import resumed_config
 from unisd_rl.storage.stores import check_reachable
 
 PROGRAM = "python -m unisd_rl.run"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, Positive, Section
+from unisd_rl.config.base import Count, Decides, Positive, Section
 
 
 class RandomAuxiliary(Section):
@@ -108,7 +108,7 @@ class ContextsConfig(Section):
     """Views that never hold this problem's answer (for agreement). Absent: none."""
     negative: NegativeConfig | None = None
     """The view that reads a wrong demonstration (for the contrastive term). Absent: none."""
-    cache: Path | None = None
+    cache: Annotated[Path | None, Decides.NOTHING] = None
     """Folder in which prepared contexts are kept. Absent: the user's cache folder."""
 
     @model_validator(mode="before")

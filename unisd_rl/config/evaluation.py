@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, NonNegative, Section
+from unisd_rl.config.base import Count, Decides, NonNegative, Section
 
 
 class RetentionConfig(Section):
@@ -27,9 +27,9 @@ class RetentionConfig(Section):
 class EvaluationConfig(Section):
     """When and how a model is examined on held-out problems."""
 
-    every: Count | None = None
+    every: Annotated[Count | None, Decides.NOTHING] = None
     """Steps between evaluations. Absent: before the first step and after the last."""
-    concurrency: Count = 128
+    concurrency: Annotated[Count, Decides.NOTHING] = 128
     """Problems in flight."""
     samples: Count = 1
     """Answers per problem."""

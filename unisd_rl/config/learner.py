@@ -4,29 +4,29 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unisd_rl.config.base import Count, Fraction, NonNegative, Positive, Section
+from unisd_rl.config.base import Cores, Count, Decides, Fraction, NonNegative, Positive, Section
 
 
 class LearnerConfig(Section):
     """Who trains, and how."""
 
-    ranks: Count = 1
+    ranks: Annotated[Count, Decides.ROUNDING] = 1
     """Learner processes."""
-    gpus_per_rank: NonNegative = 0.0
+    gpus_per_rank: Annotated[NonNegative, Decides.ROUNDING] = 0.0
     """GPUs each rank asks Ray for; 0 runs on the CPU."""
-    resources: dict[str, float] = {}
+    resources: Annotated[dict[str, float], Decides.NOTHING] = {}
     """Custom Ray resources each rank asks for."""
-    cores: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    cores: Annotated[Cores | None, Decides.NOTHING] = None
     """CPU cores of the learner on a shared machine. Absent: derived, and printed at start."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    zero_stage: Annotated[int, Field(ge=0, le=3), Decides.ROUNDING] = 0
     """DeepSpeed ZeRO stage."""
     batch_size: Count = 64
     """Prompts per optimiser step, over all ranks."""
-    micro_batch_tokens: Count = 4096
+    micro_batch_tokens: Annotated[Count, Decides.ROUNDING] = 4096
     """Tokens that one rank reads in one pass with gradient; does not change the gradient. Longer sequences go alone."""
-    scoring_tokens: Count | None = None
+    scoring_tokens: Annotated[Count | None, Decides.ROUNDING] = None
     """Tokens that one rank reads in one pass without gradient. Absent: four times `micro_batch_tokens`."""
-    packed: bool | None = None
+    packed: Annotated[bool | None, Decides.ROUNDING] = None
     """Lay the sequences of a pass end to end in one row; false pads them to one length. Absent: where the model's
     attention allows it."""
     learning_rate: Positive = 3e-4
@@ -37,11 +37,11 @@ class LearnerConfig(Section):
     """Share of the steps that warm up; a cosine to zero follows."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Decides.ROUNDING] = False
     """Recompute activations in the backward pass."""
-    chunk_tokens: Count = 128
+    chunk_tokens: Annotated[Count, Decides.ROUNDING] = 128
     """Tokens whose vocabulary-wide logits exist at one time."""
-    logprob_tolerance: Positive | None = None
+    logprob_tolerance: Annotated[Positive | None, Decides.NOTHING] = None
     """Largest gap (nats) between engine and learner log-probs of the same tokens under the same version. Absent: 0.02
     for float32, 0.5 for bfloat16, whose kernels round differently."""
 

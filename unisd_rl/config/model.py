@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.base import Count, Section
+from unisd_rl.config.base import Count, Decides, Section
 
 
 class LoraConfig(Section):
@@ -33,9 +33,9 @@ class ModelConfig(Section):
 
     path: str | None = None
     """Model folder or hub name. Absent: the embedded tiny base model, trained at first use."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"], Decides.LOSS] = "float32"
     """Type of the weights the engines and the learner compute with; masters and EMA are float32."""
     base_seed: int = 0
     """Seed of the embedded base model's training (unused with `path`)."""
-    lora: LoraConfig | None = None
+    lora: Annotated[LoraConfig | None, Decides.LOSS] = None
     """Train low-rank adapters. Absent: all weights are trained."""

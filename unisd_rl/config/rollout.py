@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import override
 
-from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.base import Cores, Count, Decides, Fraction, NonNegative, OpenFraction, Positive, Section
 
 
 class Engine(Section):
@@ -44,11 +44,11 @@ class VllmEngine(Engine):
     cpu_environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
     type: Literal["vllm"] = "vllm"
-    kv_cache_gib: Positive = 0.5
+    kv_cache_gib: Annotated[Positive, Decides.NOTHING] = 0.5
     """Memory for keys and values, CPU only (GiB)."""
-    gpu_memory_utilization: OpenFraction = 0.85
+    gpu_memory_utilization: Annotated[OpenFraction, Decides.NOTHING] = 0.85
     """Share of a GPU's memory the engine may take."""
-    tensor_parallel: Count = 1
+    tensor_parallel: Annotated[Count, Decides.NOTHING] = 1
     """GPUs per rollout actor."""
     max_model_len: Count | None = None
     """Longest prompt plus completion. Absent: the sum of the two limits."""
@@ -145,22 +145,22 @@ class RolloutConfig(Section):
 
     engine: EngineConfig = VllmEngine()
     """The generator inside each rollout actor."""
-    actors: ActorsConfig = 1
+    actors: Annotated[ActorsConfig, Decides.NOTHING] = 1
     """Rollout actors: a number, or a section with bounds (`actors.max`) between which the run chooses. The command
     `python -m unisd_rl.scale` changes it in mid-run."""
-    gpus_per_actor: NonNegative = 0.0
+    gpus_per_actor: Annotated[NonNegative, Decides.NOTHING] = 0.0
     """GPUs each rollout actor asks Ray for; 0 runs on the CPU."""
-    resources: dict[str, float] = {}
+    resources: Annotated[dict[str, float], Decides.NOTHING] = {}
     """Custom Ray resources each rollout actor asks for."""
-    cores: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    cores: Annotated[Cores | None, Decides.NOTHING] = None
     """CPU cores of the rollout actors on a shared machine. Absent: derived, and printed at start."""
-    concurrency: Count = 64
+    concurrency: Annotated[Count, Decides.NOTHING] = 64
     """Prompts an actor has in flight."""
-    temperature: Positive = 0.7
+    temperature: Annotated[Positive, Decides.LOSS] = 0.7
     """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0), Decides.LOSS] = 1.0
     """Nucleus sampling; 1 is off."""
-    top_k: Count | None = None
+    top_k: Annotated[Count | None, Decides.LOSS] = None
     """Sample among so many likeliest tokens. Absent: all."""
     sources: SourcesConfig = SourcesConfig()
     """Where completions come from."""
@@ -170,15 +170,15 @@ class RolloutConfig(Section):
     """Longest completion."""
     max_staleness: Annotated[int, Field(ge=0)] = 1
     """Largest number of optimiser steps between the version of a token and the step that trains on it."""
-    lease_s: Positive = 300.0
+    lease_s: Annotated[Positive, Decides.NOTHING] = 300.0
     """A prompt whose actor has not renewed its lease for so long is issued again."""
     lease_unit: Count = 1
     """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
     learner.batch_size. Above 1 the transformers engine generates them in groups of so many rows, padded to
     max_prompt_tokens: with max_staleness 0 the bits of a rollout then follow from its prompt and its seed."""
-    max_attempts: Count = 3
+    max_attempts: Annotated[Count, Decides.NOTHING] = 3
     """A prompt that failed so often is quarantined."""
-    fsync: bool = False
+    fsync: Annotated[bool, Decides.NOTHING] = False
     """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
     ledger: str | None = None
     """Where completed rollouts are kept: an absolute folder or an fsspec URL, e.g. s3://bucket/ledgers, under which
@@ -223,15 +223,15 @@ class RolloutConfig(Section):
 class WeightsConfig(Section):
     """How and when weights reach the rollout actors."""
 
-    transport: Literal["object_store", "nccl", "ipc"] = "object_store"
+    transport: Annotated[Literal["object_store", "nccl", "ipc"], Decides.NOTHING] = "object_store"
     """How weights travel: `object_store` works anywhere, `nccl` between GPUs, `ipc` on one GPU."""
     publish_every: Count = 1
     """Optimiser steps between publications; at most max_staleness + 1."""
-    bucket_mib: Count = 256
+    bucket_mib: Annotated[Count, Decides.NOTHING] = 256
     """Tensors are packed into buckets of about this size (MiB)."""
-    checksum: bool = True
+    checksum: Annotated[bool, Decides.NOTHING] = True
     """Verify an xxh3 checksum after each update."""
-    timeout_s: Positive = 300.0
+    timeout_s: Annotated[Positive, Decides.NOTHING] = 300.0
     """How long one update may take, the way to the actor included; one that takes longer is replaced."""
 
     @property

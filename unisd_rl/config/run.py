@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, Positive, Section
+from unisd_rl.config.base import Count, Decides, Positive, Section
 
 
 class RunConfig(Section):
@@ -15,19 +15,19 @@ class RunConfig(Section):
     """Name of the run; its files go to DIR/NAME."""
     dir: Path = Path("runs")
     """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
-    steps: Count = 40
+    steps: Annotated[Count, Decides.LOSS] = 40
     """Optimiser steps."""
-    seed: int = 0
+    seed: Annotated[int, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 20
+    checkpoint_every: Annotated[int, Field(ge=0), Decides.NOTHING] = 20
     """Steps between checkpoints: at most so many are lost with a learner. 0: none; the last step always leaves one."""
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Annotated[Count, Decides.NOTHING] = 2
     """Checkpoints that are kept, the newest ones; the last step's is kept besides. With one, damage costs all."""
-    step_timeout_s: Positive = 900.0
+    step_timeout_s: Annotated[Positive, Decides.NOTHING] = 900.0
     """How long the loop waits for one batch or one optimiser step before it gives up."""
-    start_timeout_s: Positive = 600.0
+    start_timeout_s: Annotated[Positive, Decides.NOTHING] = 600.0
     """How long an engine or a learner may take to start."""
-    cluster_timeout_s: Positive = 60.0
+    cluster_timeout_s: Annotated[Positive, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
 
 

@@ -5,10 +5,11 @@ other numbers is derived, not asked. Nothing here imports torch, Ray, vLLM or De
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import model_validator
 
-from unisd_rl.config.base import Section
+from unisd_rl.config.base import Decides, Section
 from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.evaluation import EvaluationConfig
 from unisd_rl.config.learner import LearnerConfig
@@ -26,13 +27,13 @@ class Config(Section):
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
     task: TaskConfig = ArithmeticTask()
-    contexts: ContextsConfig = ContextsConfig()
+    contexts: Annotated[ContextsConfig, Decides.LOSS] = ContextsConfig()
     rollout: RolloutConfig = RolloutConfig()
     weights: WeightsConfig = WeightsConfig()
-    learner: LearnerConfig = LearnerConfig()
-    objective: ObjectiveConfig
+    learner: Annotated[LearnerConfig, Decides.LOSS] = LearnerConfig()
+    objective: Annotated[ObjectiveConfig, Decides.LOSS]
     evaluation: EvaluationConfig = EvaluationConfig()
-    faults: FaultsConfig = FaultsConfig()
+    faults: Annotated[FaultsConfig, Decides.NOTHING] = FaultsConfig()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":

@@ -1,17 +1,18 @@
-"""The folder of a run, read again: what was asked for, the model it began with, the losses of its surviving chain.
+"""The folder of a run, read again: to resume it (`--resume`), or to replay its training from the rollouts it stored.
 
 Only files that `RunDirectory` and the rollout queue wrote are read, and nothing is written. Imports nothing heavy.
-
-What `python -m unisd_rl.replay` was asked for, and which changed settings keep its losses from being compared.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe, overlay
+from unisd_rl.config.base import Decides, settings
+from unisd_rl.config.load import configuration, load_recipe, overlay, recipe_tree
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import is_locked
 from unisd_rl.storage.jsonl import read_json_lines
@@ -19,6 +20,65 @@ from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 
 Tree = Mapping[str, Any]
 _BASE_MODEL = "base_model"
+_WHY_FIXED = {
+    "run.steps": "the learning rate's schedule follows from it",
+    "run.name": "the folder has its name",
+    "run.dir": "the folder has its place",
+    "model.path": "it is the model the run began with",
+}
+
+
+def resumed_config(folder: Path, overrides: Tree) -> Config:
+    """The configuration of the run in `folder`, with `overrides` (nested) on top, wherever the folder lies by now.
+
+    Raises:
+        UserError: there is no run, it is alive, it has finished, or an override would change what it trains.
+    """
+    _check_resumable(folder)
+    recorded = recipe_tree(str(folder / "config.toml"), under={})
+    place = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
+    before = configuration(overlay(recorded, place))
+    now = configuration(overlay(overlay(recorded, place), overrides))
+    for name, (was, given) in _differences(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
+        reason = _WHY_FIXED.get(name, "it says what is trained")
+        raise UserError(
+            f"{name} = {given!r}: the run in {folder} has {was!r}, and {reason}; leave it out, or start a new run"
+        )
+    return now
+
+
+def changed_settings(run: Config, replay: Config) -> tuple[str, ...]:
+    """Names of the settings that a step's loss depends on, beside its rollouts and the model, and that differ.
+
+    The place of the model is none of them: a run's folder may have moved.
+    """
+    return tuple(_differences(run, replay, Decides.LOSS, Decides.ROUNDING))
+
+
+def _differences(before: Config, now: Config, *decides: Decides) -> dict[str, tuple[Any, Any]]:
+    """Name -> (before, now) of the settings that decide one of these and differ, sorted; absent ones are None."""
+    old, new = settings(before), settings(now)
+    return {
+        name: (was, given)
+        for name in sorted(old.keys() | new.keys())
+        if (old.get(name) or new[name]).decides in decides
+        and (was := old[name].value if name in old else None) != (given := new[name].value if name in new else None)
+    }
+
+
+def _check_resumable(folder: Path) -> None:
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"--resume {folder}: no run began there (it has no config.toml); name the folder of a run")
+    if is_locked(folder):
+        raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--resume {folder}: the folder cannot be written; mend its permissions, or copy it")
+    summary = folder / "summary.json"
+    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "completed":
+        raise UserError(
+            f"--resume {folder}: that run has finished; start another from its last checkpoint with --model.path, "
+            "under another --run.name"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +117,18 @@ class RecordedRun:
         """What was asked for, with the model it began with, and `overrides` (nested) over it.
 
         Raises:
-            UserError: its config.toml, or what lies over it, is not right.
+            UserError: its config.toml, or what lies over it, is not right; or the embedded model is gone.
         """
         config = load_recipe(self._recipe, overrides)
         if config.model.path is not None:
             return config
-        return load_recipe(self._recipe, overlay(overrides, self._embedded_model()))
+        model = self.path / _BASE_MODEL
+        if not model.is_dir():
+            raise UserError(f"{self.path} has lost the model it began with ({_BASE_MODEL}/): give it as --model.path")
+        return load_recipe(self._recipe, overlay(overrides, {"model": {"path": str(model)}}))
 
     def losses(self) -> dict[int, float]:
-        """Step -> loss of metrics.jsonl, of the steps of the surviving chain: those that no rollback threw away."""
+        """Step -> loss of metrics.jsonl, of the steps that count: those that no rollback discarded."""
         rollbacks = self._rollbacks()
         return {
             line["step"]: line["loss"]
@@ -74,8 +137,8 @@ class RecordedRun:
         }
 
     def lineage_of(self, step: int) -> int:
-        """The lineage that took this step of the surviving chain."""
-        return max((one.lineage for one in self._rollbacks() if one.step <= step), default=0)
+        """The lineage that took this step, of those that count."""
+        return max((rollback.lineage for rollback in self._rollbacks() if rollback.step <= step), default=0)
 
     def quarantined(self) -> frozenset[int]:
         """Numbers of the prompts that were given up: their places in the batches are empty."""
@@ -87,19 +150,6 @@ class RecordedRun:
 
     def _rollbacks(self) -> tuple[Rollback, ...]:
         return read_rollbacks(self.path / "lineages.jsonl")
-
-    def _embedded_model(self) -> Tree:
-        model = self.path / _BASE_MODEL
-        if not model.is_dir():
-            raise UserError(f"{self.path} has lost the model it began with ({_BASE_MODEL}/): give it as --model.path")
-        return {"model": {"path": str(model)}}
-
-
-_DECIDING = (
-    "run.seed", "run.steps", "model.dtype", "model.lora", "contexts", "objective", "learner",
-    "rollout.temperature", "rollout.top_p", "rollout.top_k",
-)  # fmt: skip
-_PLACES = ("learner.cores", "learner.resources", "learner.logprob_tolerance", "contexts.cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +163,3 @@ class ReplayRequest:
     config: Config
     changed: tuple[str, ...]
     check: bool
-
-
-def changed_settings(run: Config, replay: Config) -> tuple[str, ...]:
-    """Names of the settings that a step's loss depends on, beside its rollouts and the model, and that differ.
-
-    The place of the model is none of them: a run's folder may have moved.
-    """
-    before, after = dict(_deciding(run)), dict(_deciding(replay))
-    return tuple(name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
-
-
-def _deciding(config: Config) -> Iterator[tuple[str, Any]]:
-    for name, value in _leaves("", config.model_dump()):
-        if _below(name, _DECIDING) and not _below(name, _PLACES):
-            yield name, value
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _leaves(f"{name}.{key}" if name else key, inner)
-
-
-def _below(name: str, sections: tuple[str, ...]) -> bool:
-    return any(name == section or name.startswith(f"{section}.") for section in sections)

@@ -3,11 +3,12 @@
 import pytest
 
 from unisd_rl.cli import split_resume
-from unisd_rl.config.load import load_recipe
+from unisd_rl.config.base import Decides, settings
+from unisd_rl.config.load import RECIPES, load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import FolderLock
-from unisd_rl.storage.resuming import CHANGEABLE, resumed_config
+from unisd_rl.storage.recorded_run import resumed_config
 
 CONFIG = load_recipe("unisd_star", {"run": {"steps": 7}})
 
@@ -41,12 +42,67 @@ def test_where_it_runs_may_change(ended):
     assert (config.faults.max_restarts, config.run.checkpoint_every, config.run.steps) == (0, 1, 7)
 
 
-def test_every_field_that_may_change_exists():
-    for name in CHANGEABLE:
-        section = CONFIG
-        for word in name.split("."):
-            assert word in type(section).model_fields or name.startswith("rollout.engine"), name
-            section = getattr(section, word)
+MAY_CHANGE = [
+    "contexts.cache",
+    "evaluation.concurrency",
+    "evaluation.every",
+    "faults.backoff_max_s",
+    "faults.backoff_s",
+    "faults.max_restarts",
+    "faults.patience_s",
+    "faults.ping_s",
+    "faults.silent_s",
+    "faults.stall_s",
+    "faults.window_s",
+    "learner.chunk_tokens",
+    "learner.cores",
+    "learner.gpus_per_rank",
+    "learner.gradient_checkpointing",
+    "learner.logprob_tolerance",
+    "learner.micro_batch_tokens",
+    "learner.packed",
+    "learner.ranks",
+    "learner.resources",
+    "learner.scoring_tokens",
+    "learner.zero_stage",
+    "rollout.actors",
+    "rollout.concurrency",
+    "rollout.cores",
+    "rollout.engine.gpu_memory_utilization",
+    "rollout.engine.kv_cache_gib",
+    "rollout.engine.tensor_parallel",
+    "rollout.fsync",
+    "rollout.gpus_per_actor",
+    "rollout.lease_s",
+    "rollout.max_attempts",
+    "rollout.resources",
+    "run.checkpoint_every",
+    "run.cluster_timeout_s",
+    "run.keep_checkpoints",
+    "run.start_timeout_s",
+    "run.step_timeout_s",
+    "weights.bucket_mib",
+    "weights.checksum",
+    "weights.timeout_s",
+    "weights.transport",
+]
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_every_field_that_may_change_exists(recipe):
+    fields = settings(load_recipe(recipe))
+    may_change = (Decides.NOTHING, Decides.ROUNDING)
+    assert sorted(name for name, field in fields.items() if field.decides in may_change) == MAY_CHANGE
+
+
+def test_a_field_decides_what_its_section_does_unless_it_says_otherwise():
+    lora = settings(load_recipe("unisd_star", {"model": {"lora": {}}}))["model.lora.rank"]
+    fields = settings(CONFIG)
+    assert lora.decides is Decides.LOSS
+    assert fields["model.lora"].value is None
+    assert fields["learner.weight_decay"].decides is Decides.LOSS
+    assert fields["learner.zero_stage"].decides is Decides.ROUNDING
+    assert fields["rollout.max_staleness"].decides is Decides.ROLLOUTS
 
 
 @pytest.mark.parametrize(
