@@ -61,7 +61,7 @@ def describe(config: Config) -> str:
         f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else "no auxiliary view"
     )
     negative = f"a negative view ({read.negative.type})" if read.negative else "no negative view"
-    processes = answering_requirements(config) if read.written else ()
+    processes = answering_requirements(config) if read.generated else ()
     return "\n".join([f"{auxiliary}, {negative}", *(process.describe() for process in processes)])
 
 

@@ -10,22 +10,17 @@ from unisd_rl.tasks.task import grade_all
 TOO_LONG = Lengths(prompt=10**6, gold=0)
 
 
-class NobodyWrites:
-    def generate(self, chats, settings, seed):
-        raise AssertionError("no context is written by the model")
-
-
-def made(config, task, fits=lambda prompt: True, writer=None, instructions=()):
+def made(config, task, fits=lambda prompt: True, generator=None, instructions=()):
     """The rows of all training problems; those that `fits` refuses are too long."""
-    maker = ContextBuilder(
+    builder = ContextBuilder(
         config,
         task,
         lambda: instructions,
-        writer or NobodyWrites(),
+        generator,
         partial(grade_all, task),
         lambda prompt: Lengths(1, 1) if fits(prompt) else TOO_LONG,
     )
-    return maker.rows(task.train, "all")
+    return builder.rows(task.train, "all")
 
 
 def prepared(config, task, **given) -> Prepared:

@@ -1,4 +1,4 @@
-"""A preparation with a model folder of three small files, a writer by hand and no engine: for tests of the cache.
+"""A preparation with a model folder of three small files, a generator by hand and no engine: for tests of the cache.
 
 Run as a script with a folder it prepares there, and kills itself in mid-segment: `python preparing.py FOLDER SEGMENTS`.
 """
@@ -24,7 +24,7 @@ WRITES = {"negative": {"type": "generated"}}
 INDUCES = {"auxiliary": {"type": "induction", "views": 2, "instructions": 20}}
 
 
-class HandWriter:
+class HandGenerator:
     """Writes what its request and its seed say, so that the same request gives the same text."""
 
     def __init__(self):
@@ -64,20 +64,20 @@ def model_in(folder: Path) -> Path:
     return folder
 
 
-def preparation(config: Config, model: Path, grade: GradeMany | None = None, writer=None) -> Preparation:
-    """Lengths are counted in characters; without a writer none may be opened."""
+def preparation(config: Config, model: Path, grade: GradeMany | None = None, generator=None) -> Preparation:
+    """Lengths are counted in characters; without a generator none may be opened."""
     task = load_task(config.task)
 
     @contextmanager
-    def open_writer():
-        assert writer is not None, "a writer was opened"
-        yield writer
+    def open_generator():
+        assert generator is not None, "a generator was opened"
+        yield generator
 
     def measure(prompt):
         chats = (prompt.messages, *(view.messages for view in prompt.views))
         return Lengths(max(len(chat[-1].content) for chat in chats), len(prompt.gold or ""))
 
-    return Preparation(config, task, model, open_writer, Console(), measure, grade or partial(grade_all, task))
+    return Preparation(config, task, model, open_generator, Console(), measure, grade or partial(grade_all, task))
 
 
 if __name__ == "__main__":

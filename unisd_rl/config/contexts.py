@@ -94,6 +94,8 @@ class PerturbationNegative(Section):
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
 
 
+GeneratedConfig = InductionAuxiliary | GeneratedNegative
+"""Sections whose contexts the model itself writes."""
 NegativeConfig = Annotated[
     TaskNegative | GeneratedNegative | CorruptionNegative | ProgramMutationsNegative | PerturbationNegative,
     Field(discriminator="type"),
@@ -123,6 +125,6 @@ class ContextsConfig(Section):
         }
 
     @property
-    def written(self) -> bool:
-        """Whether the model itself writes any of it."""
-        return isinstance(self.auxiliary, InductionAuxiliary) or isinstance(self.negative, GeneratedNegative)
+    def generated(self) -> tuple[GeneratedConfig, ...]:
+        """The sections whose contexts the model itself writes."""
+        return tuple(section for section in (self.auxiliary, self.negative) if isinstance(section, GeneratedConfig))

@@ -1,21 +1,20 @@
-"""A cached result on storage: rows in numbered files that appear whole or not at all, and a manifest that comes last.
+"""The cache of prepared contexts: rows filed under everything they follow from, by content and not by name or date.
 
 ```
 KEY/segment-00000.jsonl, segment-00001.jsonl, ...    rows 0.., 256.., ...; never changed once there
-KEY/manifest.json                                    what it was made from; rows and xxh3 of every file
+KEY/manifest.json                                    the inputs; rows and xxh3 of every file
 ```
 
-A process that is killed leaves whole segments; the next one makes those that are missing. Several may work at once: of
-two that make the same segment, the first counts, and both go on with that one.
-
-What a cached result is filed under: everything that it follows from, by content and not by name or date.
+Segments appear whole or not at all, and the manifest comes last. A process that is killed leaves whole segments; the
+next one makes those that are missing. Several may work at once: of two that make the same segment, the first counts,
+and both go on with that one.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,33 +23,37 @@ from typing import Any
 import xxhash
 
 import unisd_rl
-from unisd_rl.contexts.views import Problems
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import hash_file
+from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example
 
 _CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py")
-
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_MODEL_FILES = (".json", ".jinja", ".txt", ".model")
+SEGMENT_ROWS = 256
+Row = Mapping[str, Any]
+Inputs = Mapping[str, Any]
+"""Everything that cached rows follow from, by name: settings, seeds and fingerprints."""
 
 
-def cache_key(made_from: Mapping[str, Any]) -> str:
-    """The name of the folder for what was made from these."""
-    text = json.dumps(made_from, sort_keys=True)
+def cache_key(inputs: Inputs) -> str:
+    """The name of the folder for what follows from these inputs."""
+    text = json.dumps(inputs, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def records_fingerprint(task: Problems, examples: Sequence[Example]) -> str:
+def records_fingerprint(task: Task, examples: Sequence[Example]) -> str:
     """Of these problems: every field, and what the student reads."""
     texts = (
         text
-        for one in examples
+        for example in examples
         for text in (
-            one.id,
-            one.question,
-            one.demonstration,
-            one.answer,
-            *(part for message in task.student_messages(one) for part in (message.role, message.content)),
+            example.id,
+            example.question,
+            example.demonstration,
+            example.answer,
+            *(part for message in task.student_messages(example) for part in (message.role, message.content)),
         )
     )
     return _digest(text.encode("utf-8", "surrogatepass") for text in texts)
@@ -60,9 +63,7 @@ def records_fingerprint(task: Problems, examples: Sequence[Example]) -> str:
 def code_fingerprint() -> str:
     """Of the modules that make, show and grade contexts: a better donor rule or another template is another result."""
     root = Path(unisd_rl.__file__).parent
-    files = [
-        path for name in _CODE for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
-    ]
+    files = {path for name in _CODE for path in [root / name, *(root / name).rglob("*.py")] if path.is_file()}
     return _digest(part for path in sorted(files) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
 
 
@@ -72,22 +73,19 @@ def model_fingerprint(path: Path | str, weights: bool) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return _digest([str(path).encode(), _hub_commit(str(path)).encode()])
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and _counts(file, weights)]
+    suffixes = (*_MODEL_FILES, *_WEIGHTS) if weights else _MODEL_FILES
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix in suffixes]
     return _digest(part for file in files for part in (file.name.encode(), hash_file(xxhash.xxh3_128(), file).digest()))
-
-
-def _counts(file: Path, weights: bool) -> bool:
-    return weights if file.suffix in _WEIGHTS else file.suffix in (".json", ".jinja", ".txt", ".model")
 
 
 def _hub_commit(name: str) -> str:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(name, "config.json")
+        path = cached_file(name, "config.json")
     except OSError:  # whoever loads the model says what is wrong with it
         return ""
-    return Path(found).parent.name if found else ""
+    return Path(path).parent.name if path else ""
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -98,12 +96,8 @@ def _digest(parts: Iterable[bytes]) -> str:
     return state.hexdigest()
 
 
-Row = Mapping[str, Any]
-SEGMENT_ROWS = 256
-
-
 class Segments:
-    """`count` rows under `folder`, in segments of `size`."""
+    """A cached table: `count` rows under `folder`, in segments of `size`."""
 
     def __init__(self, folder: Path, count: int, size: int = SEGMENT_ROWS) -> None:
         self.folder, self._count, self._size = folder, count, size
@@ -122,6 +116,19 @@ class Segments:
         """Whether this segment was made."""
         return self._path(segment).is_file()
 
+    def read_or_make(self, inputs: Inputs, make: Callable[[int, range], Sequence[Row]]) -> list[Row]:
+        """All rows in order; segments that are missing are made first: `make` gets a segment's number and its rows.
+
+        Raises:
+            UserError: the folder cannot be written, or a file was changed or is gone.
+        """
+        if not self.finished:
+            for number, indices in enumerate(self.ranges()):
+                if not self.has(number):
+                    self.write(number, make(number, indices))
+            self.finish(inputs)
+        return self.read()
+
     def write(self, segment: int, rows: Sequence[Row]) -> None:
         """Put a segment in its place, unless another process was first.
 
@@ -133,11 +140,11 @@ class Segments:
         # A lone half of a surrogate pair, which a record may hold, is no UTF-8.
         self._publish(self._path(segment), lines.encode("utf-8", "surrogatepass"))
 
-    def finish(self, about: Mapping[str, Any]) -> None:
-        """Write the manifest; `about` says what the rows were made from, for people to read."""
+    def finish(self, inputs: Inputs) -> None:
+        """Write the manifest; people read the inputs there."""
         files = [self._path(number) for number in range(len(self.ranges()))]
         segments = [{"file": path.name, "xxh3": _checksum(path.read_bytes())} for path in files]
-        manifest = {"rows": self._count, "made_from": dict(about), "segments": segments}
+        manifest = {"rows": self._count, "inputs": dict(inputs), "segments": segments}
         self._publish(self._manifest, (json.dumps(manifest, indent=1) + "\n").encode())
 
     def read(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Corruption: the gold demonstration, with another answer wherever the right one stands in it.
+"""Corrupted demonstrations: the gold one with another answer wherever the right one stands in it.
 
 Multiple choice: a wrong option changes places with the right one, text and stated letter. Numbers: a near one. Other
 answers: those of other problems. What follows from the answer follows from the wrong one, so that a corrupted
@@ -9,8 +9,10 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.calls import calls_in
+from unisd_rl.tasks.multiple_choice import options_of, right_letter
+from unisd_rl.tasks.programs import functions_of
 from unisd_rl.types import Example
 
 _NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?")
@@ -18,7 +20,7 @@ _LABEL = re.compile(r"(\b(?:answer|option|choice)\b(?:\s+is\b)?[\s:=]*[(\[*\"']*
 
 
 class Corruption:
-    """Corrupted demonstrations of one task's problems; `pool` lends its answers where nothing else is near."""
+    """A corrupter of one task's demonstrations; `pool` lends its answers where nothing else is near."""
 
     def __init__(self, pool: Sequence[Example], seed: int) -> None:
         self._pool, self._seed = pool, seed
@@ -46,8 +48,8 @@ class Corruption:
 
 def near_numbers(number: str, draw: random.Random) -> Iterator[str]:
     """Numbers near a decimal one, with as many places, in a drawn order: the slips of the pen."""
-    whole, _, places = number.partition(".")
-    unit, value = 10 ** len(places), int(whole + places)
+    integer, _, places = number.partition(".")
+    unit, value = 10 ** len(places), int(integer + places)
     steps = [1, -1, 2, -2, 10, -10, unit, -unit]
     draw.shuffle(steps)
     for near in dict.fromkeys(value + step for step in steps):
@@ -60,7 +62,7 @@ def near_numbers(number: str, draw: random.Random) -> Iterator[str]:
 
 def stated_letter_changed(text: str, letter: str, other: str) -> str:
     """Every statement of `letter` ("Answer: B", "option (B)") made one of `other`, and a last line that is it alone."""
-    swapped = _LABEL.sub(lambda found: found[1] + (other if found[2].upper() == letter else found[2]), text)
+    swapped = _LABEL.sub(lambda match: match[1] + (other if match[2].upper() == letter else match[2]), text)
     return re.sub(rf"(?m)^(\W*){letter}(\W*)\Z", rf"\g<1>{other}\g<2>", swapped)
 
 
@@ -78,7 +80,7 @@ def _replaced(text: str, words: dict[str, str]) -> str:
     longest_first = sorted(words, key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
     folded = {key.casefold(): value for key, value in words.items()}
-    return pattern.sub(lambda found: in_case_of(found[0], folded[found[0].casefold()]), text)
+    return pattern.sub(lambda match: in_case_of(match[0], folded[match[0].casefold()]), text)
 
 
 def in_case_of(model: str, word: str) -> str:

@@ -2,7 +2,7 @@
 
 ```
 training problems, shuffled -> groups of n -> one request each -> the model writes -> a pool of instructions
-                                             problem -> K of the pool, without replacement, none that tells its answer
+                                             problem -> K of the pool, without replacement, none that leaks its answer
 ```
 """
 
@@ -10,10 +10,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unisd_rl.contexts.leakage import instruction_leaks, leak_detector, normal
+from typing_extensions import override
+
+from unisd_rl.contexts.auxiliary import AuxiliaryContexts
+from unisd_rl.contexts.leakage import LeakDetector, instruction_leaks
 from unisd_rl.contexts.templates import Chat, advice
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
 _ASK = (
@@ -42,45 +46,46 @@ def demonstration_groups(pool: Sequence[Example], count: int, size: int, seed: i
             f"contexts.auxiliary.instructions = {count} of {size} demonstrations each need {count * size} training "
             f"problems, but there are {len(pool)}: lower one of the two"
         )
-    drawn = random.Random(derive_seed(seed, "demonstrations")).sample(range(len(pool)), count * size)
-    return tuple(tuple(pool[place] for place in drawn[start : start + size]) for start in range(0, count * size, size))
+    drawn = random.Random(derive_seed(seed, "demonstrations")).sample(pool, count * size)
+    return tuple(tuple(drawn[start : start + size]) for start in range(0, count * size, size))
 
 
 def instruction_request(group: Sequence[Example]) -> Chat:
     """What the model reads before it writes an instruction."""
-    solved = "\n\n".join(f"Problem:\n{one.question}\nSolution:\n{one.demonstration}" for one in group)
+    solved = "\n\n".join(f"Problem:\n{example.question}\nSolution:\n{example.demonstration}" for example in group)
     return (Message("user", f"{solved}\n\n---\n\n{_ASK}"),)
 
 
-def distinct_instructions(written: Sequence[Instruction], views: int) -> tuple[Instruction, ...]:
+def distinct_instructions(generated: Sequence[Instruction], views: int) -> tuple[Instruction, ...]:
     """Those that say something, each text once.
 
     Raises:
         UserError: fewer than `views` are left.
     """
-    first = {normal(one.text): one for one in reversed(written) if one.text.strip()}
-    kept = tuple(one for one in written if first.get(normal(one.text)) is one)
-    if len(kept) < views:
+    by_text: dict[str, Instruction] = {}
+    for instruction in generated:
+        if instruction.text.strip():
+            by_text.setdefault(normalized(instruction.text), instruction)
+    if len(by_text) < views:
         raise UserError(
-            f"of {len(written)} instructions the model wrote, {len(kept)} are complete and differ, and "
+            f"of {len(generated)} instructions the model wrote, {len(by_text)} are complete and differ, and "
             f"contexts.auxiliary.views = {views}: raise contexts.auxiliary.instructions, temperature or max_tokens"
         )
-    return kept
+    return tuple(by_text.values())
 
 
-class InstructionContexts:
-    """`AuxiliaryContexts` from a pool of instructions."""
+class InstructionContexts(AuxiliaryContexts):
+    """Instructions of a pool, drawn for each problem; none that leaks its answer, or came from reading this problem."""
 
-    def __init__(self, pool: Sequence[Instruction], views: int, seed: int) -> None:
-        self._pool, self._views, self._seed = pool, views, seed
+    def __init__(self, pool: Sequence[Instruction], views: int, seed: int, leaks: LeakDetector) -> None:
+        self._pool, self._views, self._seed, self._leaks = pool, views, seed, leaks
 
+    @override
     def for_example(self, example: Example) -> tuple[str, ...]:
-        """Left out are instructions that tell the answer, or came from reading this problem."""
-        contains = leak_detector(example)
         usable = [
-            one.text
-            for one in self._pool
-            if example.id not in one.read and not instruction_leaks(one.text, example, contains)
+            instruction.text
+            for instruction in self._pool
+            if example.id not in instruction.read and not instruction_leaks(instruction.text, example, self._leaks)
         ]
         draw = random.Random(derive_seed(self._seed, "instructions", example.id))
         return tuple(map(advice, draw.sample(usable, min(self._views, len(usable)))))

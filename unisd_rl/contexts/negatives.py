@@ -1,19 +1,14 @@
-"""Wrong demonstrations of negative views: proposed in one of five ways, and used only if the task's grader says wrong.
+"""Negative contexts: wrong demonstrations, proposed in one of five ways, used only if the task's grader says wrong.
 
 ```
 for attempt in 0, 1, ...:   problems without one --Candidates.propose--> texts --plausible?--> graded together
-                                                          found wrong: kept; right or implausible: discarded, counted
+                                                          graded wrong: kept; right or implausible: discarded, counted
 ```
 
 Attempt by attempt for many problems at a time, so that a model, or a grader that runs programs, gets many at once.
 
-Negatives written by the model: confident solutions that are mistaken, in the form of right ones.
-
-Two ways, in turn. First the model is asked for one particular mistake, another each time: the argument for a wrong
-option, one kind of bug, a call that differs in one respect, or a slip of the pen. Then it is asked nothing but the
-problem: what it gets wrong by itself is the likeliest mistake of all. The grader tells.
-
-Candidates with a planted bug, for a task whose demonstrations hold a Python program.
+Two of the five ways are here: the model's own mistakes, and mutations of a right program. The others are the task's
+own `wrong_demonstrations`, `corruption.py` and `perturbation.py`.
 """
 
 import random
@@ -23,10 +18,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from unisd_rl.contexts.leakage import calls_in, functions_of, options_of, right_letter
+from typing_extensions import override
+
 from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.calls import calls_in
+from unisd_rl.tasks.multiple_choice import options_of, right_letter
 from unisd_rl.tasks.program_mutations import mutated_programs
+from unisd_rl.tasks.programs import functions_of, last_program_span
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
@@ -36,21 +35,21 @@ GradeMany = Callable[[Sequence[tuple[str, Example]]], Sequence[bool]]
 
 
 class Candidates(Protocol):
-    """A way to come by demonstrations that should be wrong."""
+    """A source of demonstrations that should be wrong."""
 
     def propose(self, examples: Sequence[Example], attempt: int) -> Sequence[str | None]:
         """Candidate number `attempt` (0, 1, ...) of each problem; None where there is none of that number."""
         ...
 
 
-class PerExampleCandidates:
-    """`Candidates` from a function that goes through one problem's candidates in order."""
+class PerExampleCandidates(Candidates):
+    """Candidates from a function that goes through one problem's candidates in order."""
 
     def __init__(self, candidates: Callable[[Example], Iterator[str]]) -> None:
         self._candidates = candidates
 
+    @override
     def propose(self, examples: Sequence[Example], attempt: int) -> Sequence[str | None]:
-        """See `Candidates.propose`."""
         return [next(islice(self._candidates(example), attempt, None), None) for example in examples]
 
 
@@ -58,8 +57,8 @@ class PerExampleCandidates:
 class VerifiedNegative:
     """What became of the candidates of one problem: the wrong demonstration, if any, and how many were discarded.
 
-    `right`: the grader found the right answer in them. `implausible`: empty (a written one that was cut, too), the gold
-    solution itself, a text tried before, or without an answer of the problem's kind.
+    `right`: the grader found the right answer in them. `implausible`: empty (a generated one that was cut, too), the
+    gold solution itself, a text tried before, or without an answer of the problem's kind.
     """
 
     text: str | None = None
@@ -71,28 +70,28 @@ def verified_negatives(
     examples: Sequence[Example], candidates: Candidates, grade: GradeMany, attempts: int
 ) -> tuple[VerifiedNegative, ...]:
     """For each problem the first of at most `attempts` candidates that is plausible and graded wrong."""
-    tried: list[list[str]] = [[] for _ in examples]
-    found: list[str | None] = [None] * len(examples)
+    tried: list[set[str]] = [set() for _ in examples]
+    negatives: list[str | None] = [None] * len(examples)
     right, implausible = [0] * len(examples), [0] * len(examples)
     for attempt in range(attempts):
-        open_places = [place for place, text in enumerate(found) if text is None]
-        if not open_places:
+        unsolved = [index for index, negative in enumerate(negatives) if negative is None]
+        if not unsolved:
             break
-        proposed = candidates.propose([examples[place] for place in open_places], attempt)
+        texts = candidates.propose([examples[index] for index in unsolved], attempt)
         to_grade = list[tuple[int, str]]()
-        for place, text in zip(open_places, proposed, strict=True):
+        for index, text in zip(unsolved, texts, strict=True):
             if text is None:
                 continue
-            if text in tried[place] or not plausible(text, examples[place]):
-                implausible[place] += 1
+            if text in tried[index] or not plausible(text, examples[index]):
+                implausible[index] += 1
             else:
-                tried[place].append(text)
-                to_grade.append((place, text))
-        verdicts = grade([(text, examples[place]) for place, text in to_grade]) if to_grade else ()
-        for (place, text), is_right in zip(to_grade, verdicts, strict=True):
-            right[place] += is_right
-            found[place] = None if is_right else text
-    return tuple(map(VerifiedNegative, found, right, implausible))
+                tried[index].add(text)
+                to_grade.append((index, text))
+        verdicts = grade([(text, examples[index]) for index, text in to_grade]) if to_grade else ()
+        for (index, text), is_right in zip(to_grade, verdicts, strict=True):
+            right[index] += is_right
+            negatives[index] = None if is_right else text
+    return tuple(map(VerifiedNegative, negatives, right, implausible))
 
 
 def plausible(text: str, example: Example) -> bool:
@@ -124,13 +123,13 @@ _SLIPS = (
     "mix up two quantities",
     "stop one step too early",
 )
-_BUGS = (
+_PROGRAM_MISTAKES = (
     "one loop or index is off by one",
     "one operator or comparison is the wrong one",
     "one edge case is forgotten",
     "the wrong value is returned at the end",
 )
-_CALLS = (
+_CALL_MISTAKES = (
     "call another function than the one that is needed",
     "give one argument a wrong value",
     "misread what is asked for",
@@ -138,53 +137,51 @@ _CALLS = (
 )
 
 
-class GeneratedCandidates:
-    """`Candidates` (see `negative.py`) that the model writes."""
+class GeneratedCandidates(Candidates):
+    """Confident solutions by the model that are mistaken, in the form of right ones; two ways in turn.
 
-    def __init__(self, messages: Callable[[Example], Chat], write: Generate, seed: int) -> None:
-        self._messages, self._write, self._seed = messages, write, seed
+    First the model is asked for one particular mistake, another each time: the argument for a wrong option, one kind
+    of bug, a call that differs in one respect, or a slip of the pen. Then it is asked nothing but the problem: what it
+    gets wrong by itself is the likeliest mistake of all. The grader tells.
+    """
 
+    def __init__(self, messages: Callable[[Example], Chat], generate: Generate, seed: int) -> None:
+        self._messages, self._generate, self._seed = messages, generate, seed
+
+    @override
     def propose(self, examples: Sequence[Example], attempt: int) -> Sequence[str | None]:
-        """See `Candidates.propose`."""
-        texts = self._write([self._request(one, attempt) for one in examples], f"negatives {attempt}")
+        texts = self._generate([self._request(example, attempt) for example in examples], f"negatives {attempt}")
         return ["" if text is None else text.strip() for text in texts]  # "" is discarded, and counted
 
     def _request(self, example: Example, attempt: int) -> Chat:
-        chat, (round_, bare) = self._messages(example), divmod(attempt, 2)
-        return chat if bare else with_reference(chat, mistake_request(example, round_, self._seed))
+        chat, (number, bare) = self._messages(example), divmod(attempt, 2)
+        return chat if bare else with_reference(chat, mistake_request(example, number, self._seed))
 
 
 def mistake_request(example: Example, number: int, seed: int) -> str:
     """What is asked for beside the problem, one mistake after the other in a seeded order."""
     draw = random.Random(derive_seed(seed, "mistake", example.id))
     right, options = right_letter(example), options_of(example)
-    if right is not None:
-        wrong = [letter for letter in options if options[letter] != options[right]]
+    wrong = [letter for letter in options if right is not None and options[letter] != options[right]]
+    if wrong:
         draw.shuffle(wrong)
-        if wrong:
-            letter = wrong[number % len(wrong)]
-            return _PLAIN.format(
-                mistake=f"argue in two to four sentences for {letter} ({options[letter]}), and answer {letter}"
-            )
-    kinds = list(_CALLS if calls_in(example.answer) else _BUGS if functions_of(example.demonstration) else _SLIPS)
-    draw.shuffle(kinds)
-    return _PLAIN.format(mistake=kinds[number % len(kinds)])
-
-
-_FENCE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
+        letter = wrong[number % len(wrong)]
+        mistake = f"argue in two to four sentences for {letter} ({options[letter]}), and answer {letter}"
+    else:
+        is_program = bool(functions_of(example.demonstration))
+        kinds = list(_CALL_MISTAKES if calls_in(example.answer) else _PROGRAM_MISTAKES if is_program else _SLIPS)
+        draw.shuffle(kinds)
+        mistake = kinds[number % len(kinds)]
+    return _PLAIN.format(mistake=mistake)
 
 
 def mutation_candidates(example: Example, seed: int) -> Iterator[str]:
-    """The demonstration with one bug in the last of its programs; the four kinds in turn, in a seeded order.
+    """The demonstration with one mutation in the last of its programs; the four kinds in turn, in a seeded order.
 
-    Some bugs change nothing that a test sees: grade them. A demonstration without a Python program gives none.
+    Some mutations change nothing that a test sees: grade them. A demonstration without a Python program gives none.
     """
-    blocks = list(_FENCE.finditer(example.demonstration))
-    start, end = blocks[-1].span(1) if blocks else (0, len(example.demonstration))
-    before, program, after = (
-        example.demonstration[:start],
-        example.demonstration[start:end],
-        example.demonstration[end:],
-    )
-    for buggy in mutated_programs(program, derive_seed(seed, "bugs", example.id)):
-        yield before + buggy + after
+    demonstration = example.demonstration
+    start, end = last_program_span(demonstration)
+    # "bugs" is part of the seed: another word would draw other mutations.
+    for mutated in mutated_programs(demonstration[start:end], derive_seed(seed, "bugs", example.id)):
+        yield demonstration[:start] + mutated + demonstration[end:]

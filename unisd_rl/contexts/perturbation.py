@@ -1,4 +1,4 @@
-"""Lexical perturbation: words of the gold demonstration replaced, from a small table of our own.
+"""Perturbed demonstrations: words of the gold demonstration replaced, from a small table of our own.
 
 Four kinds of change: antonyms ("more" - "less"), synonyms ("big" - "large"), negation ("is" - "is not"), numbers. The
 first candidates change one place, later ones more. A synonym seldom makes an answer wrong: what the stated answer is
@@ -8,10 +8,11 @@ made of, a number or an option's letter, is a word too and may change like other
 import random
 import re
 from collections.abc import Iterator
+from itertools import permutations
 
 from unisd_rl.contexts.corruption import in_case_of, near_numbers, stated_letter_changed
-from unisd_rl.contexts.leakage import options_of, right_letter
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.multiple_choice import options_of, right_letter
 from unisd_rl.types import Example
 
 _PAIRS = (
@@ -34,12 +35,11 @@ _NUMBER = re.compile(r"(?<![\w.])\d{1,18}(?![\w.]*\w)")
 
 
 def _table() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    table: dict[str, tuple[str, ...]] = {}
     for pair in _PAIRS.split(";"):
-        one, other = pair.split()
-        found[one] = (*found.get(one, ()), other)
-        found[other] = (*found.get(other, ()), one)
-    return found
+        for word, other in permutations(pair.split()):
+            table[word] = (*table.get(word, ()), other)
+    return table
 
 
 WORDS = _table()
@@ -51,11 +51,11 @@ _CANDIDATES = 64
 def perturbed(example: Example, seed: int) -> Iterator[str]:
     """Perturbed demonstrations in a seeded order, no two the same; none where no word is in the table."""
     text = example.demonstration
-    places = [*_WORD.finditer(text), *_NEGATED.finditer(text), *_NUMBER.finditer(text)]
+    matches = [*_WORD.finditer(text), *_NEGATED.finditer(text), *_NUMBER.finditer(text)]
     letters = [letter for letter in options_of(example) if letter != right_letter(example)]
     draw, seen = random.Random(derive_seed(seed, "perturbation", example.id)), {text}
-    for number in range(_CANDIDATES if places else 0):
-        changed = _changed(text, draw.sample(places, min(len(places), 1 + number)), draw)
+    for number in range(_CANDIDATES if matches else 0):
+        changed = _changed(text, draw.sample(matches, min(len(matches), 1 + number)), draw)
         if letters and draw.random() < 0.5:
             changed = stated_letter_changed(changed, right_letter(example) or "", draw.choice(letters))
         if changed not in seen:
@@ -63,19 +63,19 @@ def perturbed(example: Example, seed: int) -> Iterator[str]:
             yield changed
 
 
-def _changed(text: str, places: list[re.Match[str]], draw: random.Random) -> str:
-    done, end = "", 0
-    for place in sorted(places, key=lambda found: found.start()):
-        if place.start() >= end:  # "has" is in two tables
-            done += text[end : place.start()] + _other(place, draw)
-            end = place.end()
-    return done + text[end:]
+def _changed(text: str, matches: list[re.Match[str]], draw: random.Random) -> str:
+    changed, end = "", 0
+    for match in sorted(matches, key=re.Match.start):
+        if match.start() >= end:  # "has" is in two tables
+            changed += text[end : match.start()] + _other(match, draw)
+            end = match.end()
+    return changed + text[end:]
 
 
-def _other(place: re.Match[str], draw: random.Random) -> str:
-    word = place[0]
+def _other(match: re.Match[str], draw: random.Random) -> str:
+    word = match[0]
     if word.isdecimal():
         return next(near_numbers(word, draw))
     if (others := WORDS.get(word.casefold())) is not None:
         return in_case_of(word, draw.choice(others))
-    return place[1] if place[2] else f"{word} not"
+    return match[1] if match[2] else f"{word} not"

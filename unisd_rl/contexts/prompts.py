@@ -1,8 +1,8 @@
-"""The numbered stream of prompts: what a run trains on, in which order.
+"""The numbered stream of prompts: what a run trains on, and in which order.
 
 Prompt `number` is a pure function of the configuration and the data: a resumed run goes on with the
 same prompts, and any process can say what prompt 4711 was. Whatever is filtered is filtered before
-numbering (`unisd_rl/preparation`), so that batch k is always the prompts kB .. kB+B-1, without holes.
+numbering (`selection.py`), so that batch k is always the prompts kB .. kB+B-1, without holes.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class PreparationReport:
         """One line for the screen."""
         line = f"{self.kept} of {self.examples} problems"
         if self.dropped:
-            line += f", {self.too_long} dropped as too long, {self.without_views} for want of silent contexts"
+            line += f", {self.too_long} dropped as too long, {self.without_views} without enough non-leaking contexts"
         if self.without_negative or self.right or self.implausible:
             line += (
                 f"; {self.without_negative} have no wrong demonstration ({self.right} candidates discarded as right, "

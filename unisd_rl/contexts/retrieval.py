@@ -2,7 +2,7 @@
 
 ```
 questions of the pool -> Similarity (BM25, or a sentence-embedding model) -> a score for every donor
-                      -> from the highest on, those that do not give the answer away: view k reads the k-th
+                      -> from the highest on, those that do not leak the answer: view k reads the k-th
 ```
 
 Equal scores, as of questions that share no word, come in a seeded order of their own for each problem.
@@ -14,8 +14,10 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from unisd_rl.contexts.auxiliary import non_leaking_examples
+from unisd_rl.contexts.auxiliary import AuxiliaryContexts
+from unisd_rl.contexts.leakage import LeakDetector, non_leaking_examples
 from unisd_rl.contexts.templates import other_example
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
@@ -33,15 +35,17 @@ class Similarity(Protocol):
         ...
 
 
-class RetrievedContexts:
-    """`AuxiliaryContexts` from the nearest neighbours."""
+class RetrievedContexts(AuxiliaryContexts):
+    """The solved examples of the nearest neighbours, nearest first."""
 
-    def __init__(self, pool: Sequence[Example], similarity: Similarity, views: int, seed: int) -> None:
-        self._pool, self._similarity, self._views, self._seed = pool, similarity, views, seed
+    def __init__(
+        self, pool: Sequence[Example], similarity: Similarity, views: int, seed: int, leaks: LeakDetector
+    ) -> None:
+        self._pool, self._similarity, self._views, self._seed, self._leaks = pool, similarity, views, seed, leaks
 
+    @override
     def for_example(self, example: Example) -> tuple[str, ...]:
-        """See `AuxiliaryContexts.for_example`; the first is of the nearest donor."""
-        donors = non_leaking_examples(example, self._ranked(example), self._views)
+        donors = non_leaking_examples(example, self._ranked(example), self._views, self._leaks)
         return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
 
     def _ranked(self, example: Example) -> Iterator[Example]:
@@ -50,9 +54,9 @@ class RetrievedContexts:
         return (self._pool[index] for index in order.tolist())
 
 
-class Bm25:
-    """`Similarity` by the words two questions share: Okapi BM25 (`bm25s`, its default k1 and b), English stop words
-    left out."""
+class Bm25(Similarity):
+    """Similarity by the words two questions share: Okapi BM25 (`bm25s`, its default k1 and b), without English stop
+    words."""
 
     def __init__(self, questions: Sequence[str]) -> None:
         import bm25s
@@ -65,16 +69,16 @@ class Bm25:
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
 
+    @override
     def scores(self, question: str) -> Scores:
-        """See `Similarity.scores`."""
         (words,) = self._tokenize([question])
         if self._index is None or not (known := [word for word in words if word in self._index.vocab_dict]):
             return np.zeros(self._size, np.float32)
         return np.asarray(self._index.get_scores(known), np.float32)
 
 
-class Embeddings:
-    """`Similarity` by meaning: the cosine of mean-pooled last hidden states of a transformers encoder."""
+class Embeddings(Similarity):
+    """Similarity by meaning: the cosine of mean-pooled last hidden states of a transformers encoder."""
 
     def __init__(self, questions: Sequence[str], model: str) -> None:
         """Embed the pool.
@@ -95,13 +99,13 @@ class Embeddings:
             ) from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._places = {question: place for place, question in enumerate(questions)}
+        self._indices = {question: index for index, question in enumerate(questions)}  # these are not embedded again
         self._pool = self._embed(questions)
 
+    @override
     def scores(self, question: str) -> Scores:
-        """See `Similarity.scores`. A question of the pool is not embedded again."""
-        place = self._places.get(question)
-        embedded = self._embed([question])[0] if place is None else self._pool[place]
+        index = self._indices.get(question)
+        embedded = self._embed([question])[0] if index is None else self._pool[index]
         return self._pool @ embedded
 
     def _embed(self, texts: Sequence[str]) -> Scores:

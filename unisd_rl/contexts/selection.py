@@ -1,7 +1,4 @@
-"""Which prepared problems are trained on, and which data is refused.
-
-One prepared problem as it is kept: its contexts, what was discarded on the way, and how long its prompts are.
-"""
+"""Selection: prepared problems as they are kept, which of them are trained on, and which data is refused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +12,8 @@ from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Prompt
 
+LARGEST_DROPPED_SHARE = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -25,28 +24,6 @@ class Lengths:
 
 
 Measure = Callable[[Prompt], Lengths]
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRow:
-    """`right` and `implausible` candidates for the wrong demonstration were discarded. Lengths, not verdicts: a limit
-    may change and the row stays."""
-
-    id: str
-    contexts: Contexts
-    right: int
-    implausible: int
-    lengths: Lengths
-
-    def to_json(self) -> Row:
-        """As a segment holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Row) -> "PreparedRow":
-        """The inverse of `to_json`."""
-        contexts = Contexts(tuple(row["contexts"]["auxiliary"]), row["contexts"]["negative"])
-        return cls(row["id"], contexts, row["right"], row["implausible"], Lengths(**row["lengths"]))
 
 
 def measure_with(tokenizer: ChatTokenizer) -> Measure:
@@ -60,42 +37,29 @@ def measure_with(tokenizer: ChatTokenizer) -> Measure:
     return measure
 
 
-LARGEST_DROPPED_SHARE = 0.05
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A prepared problem: its contexts, how many candidates for the wrong demonstration were discarded as right or
+    implausible, and how long its prompts are. Lengths, not verdicts: a limit may change and the row stays."""
+
+    id: str
+    contexts: Contexts
+    right: int
+    implausible: int
+    lengths: Lengths
+
+    def to_json(self) -> Row:
+        """As a segment of the cache holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Row) -> "PreparedRow":
+        """The inverse of `to_json`."""
+        contexts = Contexts(tuple(row["contexts"]["auxiliary"]), row["contexts"]["negative"])
+        return cls(row["id"], contexts, row["right"], row["implausible"], Lengths(**row["lengths"]))
 
 
-def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> Prepared:
-    """Drop the problems that do not fit, and count: nothing is ever cut.
-
-    Raises:
-        UserError: more than 5 % would be dropped, or no problem at all has a wrong demonstration.
-    """
-    limits, auxiliary = config.rollout, config.contexts_read.auxiliary
-    views = auxiliary.views if auxiliary else 0
-    kept, too_long, without_views = list[int](), 0, 0
-    for place, row in enumerate(rows):
-        if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
-            too_long += 1
-        elif len(row.contexts.auxiliary) < views:
-            without_views += 1
-        else:
-            kept.append(place)
-    report = PreparationReport(
-        examples=len(rows),
-        kept=len(kept),
-        too_long=too_long,
-        without_views=without_views,
-        without_negative=sum(rows[place].contexts.negative is None for place in kept) if _negative(config) else 0,
-        right=sum(row.right for row in rows),
-        implausible=sum(row.implausible for row in rows),
-    )
-    _refuse_losses(config, report)
-    examples = task.train
-    return Prepared(
-        tuple(examples[place] for place in kept), {rows[place].id: rows[place].contexts for place in kept}, report
-    )
-
-
-def refuse_long_questions(config: Config, lengths: Sequence[int]) -> None:
+def check_held_out_lengths(config: Config, lengths: Sequence[int]) -> None:
     """Held-out problems are not dropped: the accuracy would be of fewer, and of easier ones.
 
     Raises:
@@ -110,9 +74,39 @@ def refuse_long_questions(config: Config, lengths: Sequence[int]) -> None:
         )
 
 
-def _refuse_losses(config: Config, report: PreparationReport) -> None:
+def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> Prepared:
+    """Drop the problems that do not fit, and count: nothing is ever cut.
+
+    Raises:
+        UserError: more than 5 % would be dropped, or no problem at all has a wrong demonstration.
+    """
+    limits, read = config.rollout, config.contexts_read
+    views = read.auxiliary.views if read.auxiliary else 0
+    kept, contexts, too_long, without_views = list[int](), dict[str, Contexts](), 0, 0
+    for index, row in enumerate(rows):
+        if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
+            too_long += 1
+        elif len(row.contexts.auxiliary) < views:
+            without_views += 1
+        else:
+            kept.append(index)
+            contexts[row.id] = row.contexts
+    report = PreparationReport(
+        examples=len(rows),
+        kept=len(kept),
+        too_long=too_long,
+        without_views=without_views,
+        without_negative=sum(rows[index].contexts.negative is None for index in kept) if read.negative else 0,
+        right=sum(row.right for row in rows),
+        implausible=sum(row.implausible for row in rows),
+    )
+    _check_losses(config, report)
+    return Prepared(tuple(task.train[index] for index in kept), contexts, report)
+
+
+def _check_losses(config: Config, report: PreparationReport) -> None:
     most, total = LARGEST_DROPPED_SHARE * report.examples, report.examples
-    limits, auxiliary = config.rollout, config.contexts_read.auxiliary
+    limits, read = config.rollout, config.contexts_read
     if report.too_long > most:
         gold = f" or a gold completion longer than rollout.max_completion_tokens = {limits.max_completion_tokens}"
         raise UserError(
@@ -120,21 +114,15 @@ def _refuse_losses(config: Config, report: PreparationReport) -> None:
             f"{limits.max_prompt_tokens}{gold if limits.sources.gold else ''}, more than 5 %: raise the limit or "
             "shorten the records"
         )
-    if report.dropped > most and auxiliary is not None:
+    if report.dropped > most and read.auxiliary is not None:
         raise UserError(
             f"{report.dropped} of {total} problems are dropped, more than 5 %: {report.without_views} have fewer than "
-            f"contexts.auxiliary.views = {auxiliary.views} contexts that do not give their answer away, "
+            f"contexts.auxiliary.views = {read.auxiliary.views} contexts that do not leak their answer, "
             f"{report.too_long} are too long; lower it, add training records, or choose another contexts.auxiliary.type"
         )
-    negative = _negative(config)
-    if negative and report.kept and report.without_negative == report.kept:
+    if read.negative is not None and report.kept and report.without_negative == report.kept:
         raise UserError(
-            f'contexts.negative.type = "{negative}" gives none of {report.kept} problems a demonstration that the '
-            f"grader finds wrong ({report.right} candidates discarded as right, {report.implausible} as implausible): "
-            "choose another type, or leave out objective.contrastive"
+            f'contexts.negative.type = "{read.negative.type}" gives none of {report.kept} problems a demonstration '
+            f"that the grader finds wrong ({report.right} candidates discarded as right, {report.implausible} as "
+            "implausible): choose another type, or leave out objective.contrastive"
         )
-
-
-def _negative(config: Config) -> str | None:
-    negative = config.contexts_read.negative
-    return negative.type if negative else None

@@ -1,4 +1,4 @@
-"""From the configuration to the makers of contexts, and from one problem's contexts to its prompt.
+"""Views: from the configuration to the sources of contexts, and from one problem's contexts to its prompt.
 
 ```
 Example --AuxiliaryContexts.for_example--> what its auxiliary views read --+
@@ -6,13 +6,13 @@ Example --AuxiliaryContexts.for_example--> what its auxiliary views read --+
 ```
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from unisd_rl.config.contexts import (
     AuxiliaryConfig,
     CorruptionNegative,
+    GeneratedNegative,
     InductionAuxiliary,
     NegativeConfig,
     PerturbationNegative,
@@ -24,6 +24,7 @@ from unisd_rl.config.contexts import (
 from unisd_rl.contexts.auxiliary import AuxiliaryContexts, RandomContexts
 from unisd_rl.contexts.corruption import Corruption
 from unisd_rl.contexts.induction import Instruction, InstructionContexts
+from unisd_rl.contexts.leakage import leak_detector
 from unisd_rl.contexts.negatives import (
     Candidates,
     Generate,
@@ -34,28 +35,8 @@ from unisd_rl.contexts.negatives import (
 from unisd_rl.contexts.perturbation import perturbed
 from unisd_rl.contexts.retrieval import Bm25, Embeddings, RetrievedContexts
 from unisd_rl.contexts.templates import with_demonstration, with_reference
-from unisd_rl.types import Example, Message, Prompt, View, ViewKind
-
-
-class Problems(Protocol):
-    """The part of a task that contexts need; every `Task` has it."""
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """The pool of donors."""
-        ...
-
-    def student_messages(self, example: Example) -> tuple[Message, ...]:
-        """What the student reads."""
-        ...
-
-    def grade(self, completion: str, example: Example) -> bool:
-        """Whether a text states the right answer."""
-        ...
-
-    def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
-        """Candidates for the negative view."""
-        ...
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Example, Prompt, View, ViewKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +50,7 @@ class Contexts:
     negative: str | None = None
 
 
-def prompt_for(task: Problems, example: Example, contexts: Contexts) -> Prompt:
+def prompt_for(task: Task, example: Example, contexts: Contexts) -> Prompt:
     """The prompt of an example: primary view first, then the auxiliary ones, then the negative one."""
     chat = task.student_messages(example)
     views = [View(ViewKind.PRIMARY, with_demonstration(chat, example.demonstration))]
@@ -80,26 +61,27 @@ def prompt_for(task: Problems, example: Example, contexts: Contexts) -> Prompt:
 
 
 def auxiliary_contexts(
-    config: AuxiliaryConfig, task: Problems, seed: int, instructions: Callable[[], Sequence[Instruction]]
+    config: AuxiliaryConfig, task: Task, seed: int, instructions: Callable[[], Sequence[Instruction]]
 ) -> AuxiliaryContexts:
     """What auxiliary views read, as configured; `instructions` is asked for the pool only where one is needed.
 
     Raises:
         UserError: an embedding model does not load.
     """
+    leaks = leak_detector(task)
     match config:
         case RandomAuxiliary():
-            return RandomContexts(task.train, config.views, seed)
+            return RandomContexts(task.train, config.views, seed, leaks)
         case RetrievalAuxiliary():
             questions = [example.question for example in task.train]
             similarity = Bm25(questions) if config.model is None else Embeddings(questions, config.model)
-            return RetrievedContexts(task.train, similarity, config.views, seed)
+            return RetrievedContexts(task.train, similarity, config.views, seed, leaks)
         case InductionAuxiliary():
-            return InstructionContexts(instructions(), config.views, seed)
+            return InstructionContexts(instructions(), config.views, seed, leaks)
 
 
-def candidates(config: NegativeConfig, task: Problems, seed: int, write: Generate) -> Candidates:
-    """Where wrong demonstrations come from, as configured; `write` is called only where the model writes them."""
+def negative_candidates(config: NegativeConfig, task: Task, seed: int, generate: Generate) -> Candidates:
+    """Where wrong demonstrations come from, as configured; `generate` is called only where the model writes them."""
     match config:
         case TaskNegative():
             return PerExampleCandidates(lambda example: task.wrong_demonstrations(example, seed))
@@ -109,5 +91,5 @@ def candidates(config: NegativeConfig, task: Problems, seed: int, write: Generat
             return PerExampleCandidates(lambda example: mutation_candidates(example, seed))
         case PerturbationNegative():
             return PerExampleCandidates(lambda example: perturbed(example, seed))
-        case _:
-            return GeneratedCandidates(task.student_messages, write, seed)
+        case GeneratedNegative():
+            return GeneratedCandidates(task.student_messages, generate, seed)

@@ -114,6 +114,6 @@ def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirecto
     def open_generator() -> AbstractContextManager[ContextGenerator]:
         return generation_engine(config, answering_cores(config), model, directory.path)
 
-    prepared = Preparation.of(config, task, model, open_generator, console).prepared()
+    prepared = Preparation.create(config, task, model, open_generator, console).prepared()
     console.print(f"training on {prepared.report.describe()}")
     return PromptStream(task, config, prepared)

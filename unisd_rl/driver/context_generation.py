@@ -1,4 +1,4 @@
-"""The model as a writer of contexts: the rollout actors on the initial model, with all cores, before a run starts.
+"""The generator of contexts: rollout actors on the initial model, with all cores, before a run starts.
 
 ```
 chats --too long? None--> rollout actor (as in a run, without queue or updates) --cut? None--> texts
@@ -9,42 +9,46 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from typing_extensions import override
+
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
-from unisd_rl.contexts.generator import ContextGenerator, GeneratedConfig, generated_configs, longest_request
+from unisd_rl.config.contexts import GeneratedConfig
+from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Sampling
 
 _SLICE = 64  # requests that go out together; fixed, because each one's seed follows from its place
+_MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
 
 
-class EngineGenerator:
-    """`ContextGenerator` through a group of rollout actors that have received no update: the initial model."""
+class EngineGenerator(ContextGenerator):
+    """A generator through a group of rollout actors that have received no update: the initial model."""
 
     def __init__(self, config: Config, group: RolloutGroup, tokenizer: ChatTokenizer) -> None:
         self._config, self._group, self._tokenizer = config, group, tokenizer
 
+    @override
     def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
-        """See `ContextGenerator.write`."""
         limit = longest_request(self._config, settings)
         texts: list[str | None] = [None] * len(chats)
-        fitting = [place for place, chat in enumerate(chats) if len(self._tokenizer.encode(chat)) <= limit]
+        fitting = [index for index, chat in enumerate(chats) if len(self._tokenizer.encode(chat)) <= limit]
         for start in range(0, len(fitting), _SLICE):
-            places = fitting[start : start + _SLICE]
+            indices = fitting[start : start + _SLICE]
             sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, seed=(seed + start) % 2**31)
-            answers = self._group.answers([chats[place] for place in places], sampling, NO_WEIGHTS)
-            for place, answer in zip(places, answers, strict=True):
-                texts[place] = answer.text if answer.generation.finish_reason == "stop" else None
+            answers = self._group.answers([chats[index] for index in indices], sampling, NO_WEIGHTS)
+            for index, answer in zip(indices, answers, strict=True):
+                texts[index] = answer.text if answer.generation.finish_reason == "stop" else None
         return texts
 
 
 @contextmanager
 def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path) -> Iterator[ContextGenerator]:
-    """A writer for the time of this block, which must be connected to a cluster; `folder` gets the engines' logs.
+    """A generator for the time of this block, which must be connected to a cluster; `folder` gets the engines' logs.
 
     Raises:
         RunFailed: the engine does not start.
@@ -58,8 +62,8 @@ def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path)
 
 
 def engine_config(config: Config) -> Config:
-    """The configuration of engines that only write: no adapters, no updates, as long as requests and texts are."""
-    sections = generated_configs(config)
+    """The configuration of engines that only generate: no adapters, no updates, as long as requests and texts are."""
+    sections = config.contexts_read.generated
     rollout = config.rollout.model_copy(
         update={
             "engine": config.rollout.engine.without_length_limit(),
@@ -74,3 +78,8 @@ def engine_config(config: Config) -> Config:
             "weights": config.weights.model_copy(update={"transport": "object_store"}),
         }
     )
+
+
+def longest_request(config: Config, settings: GeneratedConfig) -> int:
+    """Tokens of the longest request that is made."""
+    return settings.max_prompt_tokens or config.rollout.max_prompt_tokens + _MARGIN

@@ -33,6 +33,6 @@ def run_preparation(config: Config) -> PreparationReport:
             with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
                 yield generator
 
-        report = Preparation.of(config, task, model, open_generator, console).prepared().report
+        report = Preparation.create(config, task, model, open_generator, console).prepared().report
         console.print(f"prepared {report.describe()}\nfiles  {cache}")
     return report

@@ -9,6 +9,7 @@ key that stands twice in an object, NaN, a missing input, another key beside nam
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ Json = Any
 _ACTION = re.compile(r"^[ \t]*\**Action:\**[ \t]*(?P<name>[^\n]*?)[ \t]*$", re.MULTILINE)
 _INPUT = re.compile(r"\s*\**Action[ _]Input:\**\s*")
 _OPENING = re.compile(r"[\[{]")
+_NAME_TO_ARGUMENTS = 40  # characters between them at most: `", "arguments": `, `\nAction Input: `
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,23 @@ def to_json(calls: Sequence[Call]) -> str:
     return json.dumps([_as_object(call) for call in calls], ensure_ascii=False)
 
 
-def from_json(text: str) -> list[Call]:
-    """The inverse of `to_json`."""
-    return [Call(**value) for value in json.loads(text)]
+def calls_in(answer: str) -> list[Call]:
+    """The calls that an answer consists of, the inverse of `to_json`; none where it is something else."""
+    try:
+        value = json.loads(answer)
+        return [Call(**call) for call in (value if isinstance(value, list) else [value])]
+    except (ValueError, TypeError):
+        return []
+
+
+def makes_call(text: str, call: Call) -> bool:
+    """Whether a call's name stands somewhere in a text with its arguments after it, in any order of keys."""
+    for name in re.finditer(rf"(?<!\w){re.escape(call.name)}(?!\w)", text):
+        opening = text.find("{", name.end(), name.end() + _NAME_TO_ARGUMENTS)
+        with suppress(ValueError):  # no JSON begins there
+            if opening >= 0 and json.JSONDecoder().raw_decode(text, opening)[0] == call.arguments:
+                return True
+    return False
 
 
 def to_react(calls: Sequence[Call]) -> str:

@@ -11,9 +11,11 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_uppercase
 
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
 _OPTIONS = "\nOptions:\n"
@@ -28,6 +30,9 @@ _MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b|[*_`$~#>]")
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # typographic ones
 _LABEL = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
 _BEFORE, _AFTER = r"[\[({<\"']*", r"[\])}>\"'.:,;!]*"
+_OPTION_LINE = re.compile(r"^\(?([A-Z])[.):]\)?[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+LABELLED = re.compile(r"\(?([A-Z])(?:[.):].*)?", re.DOTALL)
+"""An answer that is an option's letter, with or without the option's text."""
 _LETTER = re.compile(rf"(?:(?:option|choice|letter)\s+)?(?P<open>{_BEFORE})(?P<letter>[A-Z])(?!\w|'\w)", re.IGNORECASE)
 _ALONE = re.compile(rf"{_BEFORE}([A-Z]){_AFTER}", re.IGNORECASE)
 _REASON = re.compile(r"\s+(?:because|since|as|is)\b", re.IGNORECASE)
@@ -75,9 +80,33 @@ def solution(rationale: str, letter: str) -> str:
 
 
 def options_of(example: Example) -> dict[str, str]:
-    """The options by letter (the inverse of `Question.text`)."""
-    lines = example.question.rpartition(_OPTIONS)[2].split("\n")
-    return {line[0]: line[3:] for line in lines if line[1:3] == ". "}
+    """The options a question lists, a line each, by letter: the last lines that read A, B, C, ... in order.
+
+    The inverse of `Question.text`; of foreign records also `(A) option` and `A) option`.
+    """
+    options: dict[str, str] = {}
+    for letter, text in _OPTION_LINE.findall(example.question):
+        if letter == "A":
+            options = {}
+        if letter == chr(ord("A") + len(options)):
+            options[letter] = text
+    return options if len(options) > 1 else {}
+
+
+def right_letter(example: Example) -> str | None:
+    """The letter of the right option, from an answer such as `B`, `B. Paris` or `Paris`; None without options."""
+    options, labelled = options_of(example), LABELLED.fullmatch(example.answer.strip())
+    if labelled is not None and labelled[1] in options:
+        return labelled[1]
+    answer = normalized(example.answer)
+    return next((letter for letter, text in options.items() if normalized(text) == answer), None)
+
+
+@lru_cache(maxsize=1 << 14)
+def right_option(example: Example) -> str | None:
+    """The text of the right option; None for a problem without options."""
+    letter = right_letter(example)
+    return None if letter is None else options_of(example)[letter]
 
 
 class MultipleChoice:
@@ -142,4 +171,4 @@ def _known(letter: str, options: Mapping[str, str]) -> str | None:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .,;:!\"'()[]")
+    return normalized(text).strip(" .,;:!\"'()[]")

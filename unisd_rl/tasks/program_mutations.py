@@ -43,7 +43,7 @@ def mutated_programs(program: str, seed: int) -> Iterator[str]:
 
     Some bugs change nothing that a test sees: grade them.
     """
-    tree = _tree(program)
+    tree = syntax_tree(program)
     if tree is None:
         return
     draw, kinds = random.Random(seed), list(mutations_by_kind(tree, program).values())
@@ -56,7 +56,7 @@ def mutated_programs(program: str, seed: int) -> Iterator[str]:
             if turn < len(bugs):
                 bug = bugs[turn]
                 buggy = (source[: bug.start] + bug.text.encode() + source[bug.end :]).decode("utf-8", "surrogatepass")
-                if _tree(buggy) is not None:
+                if syntax_tree(buggy) is not None:
                     yield buggy
 
 
@@ -188,7 +188,8 @@ def parsed(program: str) -> ast.Module:
         return ast.parse(program)
 
 
-def _tree(program: str) -> ast.AST | None:
+def syntax_tree(program: str) -> ast.Module | None:
+    """The syntax tree of a program; None where it is no Python."""
     try:
         return parsed(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -8,11 +8,12 @@ that was cut, reaches to the end.
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.program_mutations import mutated_programs, parsed
+from unisd_rl.tasks.program_mutations import mutated_programs, parsed, syntax_tree
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
 from unisd_rl.types import Example, Message
@@ -70,6 +71,15 @@ class ProgrammingTask:
         """
         return shared_sandbox().judge(trial(completion, example)).passed
 
+    def leaks(self, text: str, example: Example) -> bool:
+        """Whether the text defines a function or class of the reference program: by its name (also in a block that is
+        no Python), or with the same body under another name."""
+        functions = functions_of(example.demonstration)
+        names = "|".join(map(re.escape, functions))
+        if names and re.search(rf"\b(?:def|class)\s+(?:{names})\b", text):
+            return True
+        return not set(functions.values()).isdisjoint(functions_of(text).values())
+
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
         reference = program_in(example.demonstration, ())
@@ -90,6 +100,27 @@ def program_in(completion: str, names: Sequence[str]) -> str:
     wanted = [block for block in blocks if any(_defines(block["code"], name) for name in names)]
     marked = [block for block in blocks if block["language"].lower() in _PYTHON]
     return str((wanted or marked or blocks)[-1]["code"])
+
+
+def last_program_span(text: str) -> tuple[int, int]:
+    """Where the last fenced block of a text stands, from (included) to (excluded); without one, the whole text."""
+    blocks = list(_FENCE.finditer(text))
+    return blocks[-1].span("code") if blocks else (0, len(text))
+
+
+@lru_cache(maxsize=1 << 14)
+def functions_of(text: str) -> Mapping[str, str]:
+    """The functions and classes that a text's fenced blocks, or else the whole text, define at their top level.
+
+    By name, each with its body as a syntax tree without layout. Blocks that are no Python define none.
+    """
+    return {
+        statement.name: "\n".join(ast.dump(line) for line in statement.body)
+        for program in [block["code"] for block in _FENCE.finditer(text)] or [text]
+        if (tree := syntax_tree(program)) is not None
+        for statement in tree.body
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
 
 
 def fenced(program: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
 
@@ -118,14 +119,14 @@ class Records:
 
         Stated is what follows the last `Answer:` (its first line, or all of it), or else the last non-empty line.
         """
-        return _normal(example.answer) in map(_normal, _stated(completion))
+        return normalized(example.answer) in map(normalized, _stated(completion))
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """Solutions of other training problems whose reference answer differs, drawn by the seed."""
         draw = random.Random(derive_seed(seed, "wrong", example.id))
         for _ in self.train:
             other = draw.choice(self.train)
-            if _normal(other.answer) != _normal(example.answer):
+            if normalized(other.answer) != normalized(example.answer):
                 yield other.demonstration
 
 
@@ -202,7 +203,3 @@ def _stated(completion: str) -> tuple[str, ...]:
     if not lines:
         return ()
     return (stated, lines[0]) if ends else (lines[-1],)
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -1,11 +1,7 @@
-"""What a task is to the rest of the system: examples, what the student reads, and a grade.
+"""The interface of a task: examples, what the student reads, and a grade.
 
-A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns its examples into views,
-an evaluation grades completions with it; both rely on the same `grade`.
-
-Many completions graded at a time.
-
-Wrong demonstrations among the training data, on purpose: what a noisy teacher does can then be studied.
+A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns its examples into views, an evaluation
+grades completions with it; both rely on the same `grade`.
 """
 
 import os
@@ -13,7 +9,9 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from functools import lru_cache
+from itertools import islice
+from typing import Protocol, runtime_checkable
 
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example, Message
@@ -52,6 +50,16 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class LeakAware(Protocol):
+    """A task that says itself which texts give an answer away. For others the general rule of `contexts.leakage` holds:
+    a text leaks an answer that stands in it word for word."""
+
+    def leaks(self, text: str, example: Example) -> bool:
+        """Whether the text contains the example's answer; it must not stand in an auxiliary view of that example."""
+        ...
+
+
 def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
     """Whether each completion is right, in order; where grading runs programs, one on every core.
 
@@ -60,6 +68,12 @@ def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
     """
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
         return list(threads.map(lambda answer: task.grade(*answer), answers))
+
+
+@lru_cache(maxsize=1 << 16)
+def normalized(text: str) -> str:
+    """The text without regard to case and white space."""
+    return " ".join(text.split()).casefold()
 
 
 _ATTEMPTS = 16
@@ -72,20 +86,17 @@ def with_wrong_demonstrations(
     candidates: Callable[[Example, int], Iterable[str]],
     grade: Callable[[str, Example], bool],
 ) -> tuple[Example, ...]:
-    """The examples, with the demonstration of a share of them replaced by one that is graded wrong.
+    """The examples, with the demonstration of a share of them replaced by one that is graded wrong: a noisy teacher.
 
-    The reference answers stay right. Which examples are hit is drawn with the seed: exactly the rounded share.
+    The reference answers stay right. Which examples are replaced is drawn with the seed: exactly the rounded share.
     """
-    drawn = random.Random(derive_seed(seed, "wrong demonstrations")).sample(
-        range(len(examples)), round(share * len(examples))
-    )
-    hit = set(drawn)
+    draw = random.Random(derive_seed(seed, "wrong demonstrations"))
+    replaced = set(draw.sample(range(len(examples)), round(share * len(examples))))
 
     def wrong(example: Example) -> Example:
-        tried: Iterator[str] = iter(candidates(example, derive_seed(seed, "noise")))
-        for _, text in zip(range(_ATTEMPTS), tried, strict=False):
+        for text in islice(candidates(example, derive_seed(seed, "noise")), _ATTEMPTS):
             if not grade(text, example):
                 return replace(example, demonstration=text)
         raise AssertionError(f"no wrong demonstration for {example.id}")
 
-    return tuple(wrong(example) if place in hit else example for place, example in enumerate(examples))
+    return tuple(wrong(example) if index in replaced else example for index, example in enumerate(examples))

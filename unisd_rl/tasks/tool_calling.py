@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.calls import Call, from_json, same_calls, stated_calls
+from unisd_rl.tasks.calls import Call, calls_in, makes_call, same_calls, stated_calls
 from unisd_rl.types import Example, Message
 
 CallFormat = Callable[[Sequence[Call]], str]
@@ -24,13 +24,17 @@ class ToolCalling:
     def grade(self, completion: str, example: Example) -> bool:
         """Whether the completion makes exactly the wanted calls. An argument given as "" counts as not given."""
         made = stated_calls(completion)
-        return made is not None and same_calls([_without_empty(call) for call in made], from_json(example.answer))
+        return made is not None and same_calls([_without_empty(call) for call in made], calls_in(example.answer))
+
+    def leaks(self, text: str, example: Example) -> bool:
+        """Whether the text makes all of the wanted calls, in any form and order."""
+        return all(makes_call(text, call) for call in calls_in(example.answer))
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The gold calls with one mistake each, in a seeded order: an argument changed, missing or too many, a call
         missing or made twice."""
         draw = random.Random(derive_seed(seed, "wrong", example.id))
-        wanted = from_json(example.answer)
+        wanted = calls_in(example.answer)
         mistakes = list(_mistakes(wanted))
         draw.shuffle(mistakes)
         yield from map(self._written, mistakes)

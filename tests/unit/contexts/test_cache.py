@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import preparing
-from tests.fakes.preparing import INDUCES, WRITES, CountingGrader, HandWriter, configuration, model_in, preparation
+from tests.fakes.preparing import INDUCES, WRITES, CountingGrader, HandGenerator, configuration, model_in, preparation
 from unisd_rl.contexts.cache import Segments, records_fingerprint
-from unisd_rl.contexts.prepare import folder_of, made_from_train
+from unisd_rl.contexts.prepare import folder_of, training_inputs
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
 
@@ -63,11 +63,11 @@ def test_a_failure_in_mid_segment_leaves_no_part_of_it(tmp_path, model):
 
 def test_written_contexts_are_asked_for_once_and_no_writer_is_opened_again(tmp_path, model):
     config = configuration(tmp_path, contexts={**WRITES, **INDUCES}, task={"train_examples": 70, "eval_examples": 5})
-    writer = HandWriter()
-    first = preparation(config, model, writer=writer).prepared()
-    assert writer.asked == 20 + 70
+    generator = HandGenerator()
+    first = preparation(config, model, generator=generator).prepared()
+    assert generator.asked == 20 + 70
     assert preparation(config, model).prepared() == first
-    again = preparation(configuration(tmp_path, **changed_rows(config)), model, writer=(later := HandWriter()))
+    again = preparation(configuration(tmp_path, **changed_rows(config)), model, generator=(later := HandGenerator()))
     assert len(again.prepared().kept) == 70
     assert later.asked == 70  # another seed of nothing: the instructions were there, the negatives were not
 
@@ -85,7 +85,7 @@ def test_the_key_changes_with_whatever_the_rows_follow_from_and_with_nothing_els
     def key(**sections):
         given = {**sections, "contexts": {**contexts, **sections.get("contexts", {})}}
         config = configuration(tmp_path, **given)
-        return folder_of(config, "problems", made_from_train(config, load_task(config.task), model)).name
+        return folder_of(config, "problems", training_inputs(config, load_task(config.task), model)).name
 
     first = key()
     assert key() == first

@@ -24,7 +24,7 @@ from unisd_rl.config.contexts import (
 from unisd_rl.contexts.induction import Instruction, distinct_instructions
 from unisd_rl.contexts.negatives import verified_negatives
 from unisd_rl.contexts.templates import with_demonstration
-from unisd_rl.contexts.views import Contexts, auxiliary_contexts, candidates, prompt_for
+from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candidates, prompt_for
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import ViewKind
@@ -112,7 +112,9 @@ def test_every_negative_is_wrong_by_the_tasks_grader_and_its_view_differs_in_it_
     task = task_of(name)
     count = 12 if name == "mbpp" else LOOKED_AT  # an endless loop takes its ten seconds
     examples = task.train[:count]
-    found = verified_negatives(examples, candidates(kind, task, 5, no_writer), partial(grade_all, task), kind.attempts)
+    found = verified_negatives(
+        examples, negative_candidates(kind, task, 5, no_writer), partial(grade_all, task), kind.attempts
+    )
     assert sum(one.text is not None for one in found) >= 0.9 * len(examples)
     for example, one in zip(examples, found, strict=True):
         if one.text is not None:

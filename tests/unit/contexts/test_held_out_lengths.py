@@ -3,7 +3,7 @@
 import pytest
 
 from unisd_rl.config.load import load_recipe
-from unisd_rl.contexts.selection import refuse_long_questions
+from unisd_rl.contexts.selection import check_held_out_lengths
 from unisd_rl.errors import UserError
 
 CONFIG = load_recipe("unisd_star")
@@ -11,8 +11,8 @@ CONFIG = load_recipe("unisd_star")
 
 def test_a_held_out_problem_that_is_too_long_is_refused_with_the_limit():
     with pytest.raises(UserError, match=r"1 of 3 held-out .* rollout\.max_prompt_tokens = 512"):
-        refuse_long_questions(CONFIG, [512, 513, 1])
+        check_held_out_lengths(CONFIG, [512, 513, 1])
 
 
 def test_held_out_problems_that_fit_are_accepted():
-    refuse_long_questions(CONFIG, [512, 1])
+    check_held_out_lengths(CONFIG, [512, 1])

@@ -9,6 +9,7 @@ from unisd_rl.contexts.induction import (
     distinct_instructions,
     instruction_request,
 )
+from unisd_rl.contexts.leakage import contains_answer
 from unisd_rl.errors import UserError
 from unisd_rl.types import Example
 
@@ -42,15 +43,21 @@ def test_a_pool_holds_each_instruction_once_and_no_empty_one():
 
 
 def test_each_problem_gets_distinct_instructions_by_a_draw_of_its_own():
-    references = InstructionContexts(WRITTEN, 3, seed=0)
+    references = InstructionContexts(WRITTEN, 3, seed=0, leaks=contains_answer)
     drawn = {example.id: references.for_example(Example(example.id + "x", "q", "d", "z")) for example in POOL}
     assert all(len(set(texts)) == 3 for texts in drawn.values())
     assert len(set(drawn.values())) > 6
-    assert InstructionContexts(WRITTEN, 3, seed=0).for_example(Example("0x", "q", "d", "z")) == drawn["0"]
-    assert InstructionContexts(WRITTEN, 3, seed=1).for_example(Example("0x", "q", "d", "z")) != drawn["0"]
+    assert (
+        InstructionContexts(WRITTEN, 3, seed=0, leaks=contains_answer).for_example(Example("0x", "q", "d", "z"))
+        == drawn["0"]
+    )
+    assert (
+        InstructionContexts(WRITTEN, 3, seed=1, leaks=contains_answer).for_example(Example("0x", "q", "d", "z"))
+        != drawn["0"]
+    )
 
 
 def test_instructions_that_tell_the_answer_or_come_from_this_very_problem_are_not_used():
-    references = InstructionContexts(WRITTEN, 6, seed=0)
+    references = InstructionContexts(WRITTEN, 6, seed=0, leaks=contains_answer)
     texts = references.for_example(Example("2", "q", "d", "advice E"))  # "c" was written after reading problem 2
     assert {text[-1] for text in texts} == set("abdf")

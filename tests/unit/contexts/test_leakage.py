@@ -4,14 +4,12 @@ import json
 
 import pytest
 
-from unisd_rl.contexts.leakage import (
-    instruction_leaks,
-    leak_detector,
-    leaks_answer,
-    options_of,
-    right_letter,
-    right_option,
-)
+from unisd_rl.contexts.leakage import instruction_leaks, leak_detector, leaks_answer
+from unisd_rl.tasks.calls import to_json
+from unisd_rl.tasks.multiple_choice import options_of, right_letter, right_option
+from unisd_rl.tasks.programs import ProgrammingTask
+from unisd_rl.tasks.records import Records
+from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
 CITY = Example("c", "Where is the Louvre?\n\nOptions:\nA. Rome\nB. Paris\nC. Bonn", "Answer: B", "B. Paris")
@@ -19,6 +17,14 @@ PROGRAM = Example("p", "Add.", "```python\ndef add(a, b):\n    return a + b\n```
 CALLS = Example("t", "Cat?", "...", json.dumps([{"name": "find", "arguments": {"kind": "cat", "page": 1}}]))
 NUMBER = Example("n", "2+5", "Answer: 7", "7")
 LETTER = Example("l", "Which one?", "b", "B")
+
+TASKS = {"p": ProgrammingTask([], []), "t": ToolCalling([], [], to_json)}
+
+
+def leaks(text: str, example: Example) -> bool:
+    """What the example's own task says, or the general rule."""
+    return leak_detector(TASKS.get(example.id, Records([], [])))(text, example)
+
 
 CONTAINED = {
     "an option's text": (CITY, "We went to PARIS, at last.", True),
@@ -43,20 +49,30 @@ CONTAINED = {
 @pytest.mark.parametrize("case", CONTAINED)
 def test_a_text_contains_an_answer(case):
     example, text, contained = CONTAINED[case]
-    assert leak_detector(example)(text) is contained
+    assert leaks(text, example) is contained
+
+
+def test_a_task_that_knows_what_leaks_is_asked_instead_of_the_general_rule():
+    class Backwards(Records):
+        def leaks(self, text, example):
+            return example.answer[::-1] in text
+
+    word = Example("w", "Spell ton backwards.", "Answer: not", "not")
+    backwards = leak_detector(Backwards([], []))
+    assert [backwards(text, word) for text in ("a ton", "not a bit")] == [True, False]
+    assert [leaks(text, word) for text in ("a ton", "not a bit")] == [False, True]
 
 
 def test_every_problem_contains_its_own_answer():
     for example in (CITY, PROGRAM, NUMBER):
-        assert leak_detector(example)(f"{example.question}\n{example.demonstration}")
-    assert leak_detector(CALLS)(CALLS.answer)
+        assert leaks(f"{example.question}\n{example.demonstration}", example)
+    assert leaks(CALLS.answer, CALLS)
 
 
 def test_an_instruction_may_not_state_the_letter_either():
-    contains = leak_detector(CITY)
-    assert instruction_leaks("In doubt choose option B.", CITY, contains)
-    assert not instruction_leaks("In doubt choose option C.", CITY, contains)
-    assert instruction_leaks("Think of Paris.", CITY, contains)
+    assert instruction_leaks("In doubt choose option B.", CITY, leaks)
+    assert not instruction_leaks("In doubt choose option C.", CITY, leaks)
+    assert instruction_leaks("Think of Paris.", CITY, leaks)
 
 
 def test_options_are_the_last_list_of_the_question():
@@ -72,7 +88,6 @@ def test_a_donor_with_the_same_letter_is_welcome_one_with_the_same_text_is_not()
     def other(options: str) -> Example:
         return Example("d", f"Which?\nOptions:\n{options}", "Answer: B", "B. blue")
 
-    contains = leak_detector(CITY)
-    assert not leaks_answer(other("A. red\nB. blue"), CITY, contains)
-    assert leaks_answer(other("A. red\nB. blue\nC. Paris"), CITY, contains)
-    assert leaks_answer(CITY, CITY, contains)
+    assert not leaks_answer(other("A. red\nB. blue"), CITY, leaks)
+    assert leaks_answer(other("A. red\nB. blue\nC. Paris"), CITY, leaks)
+    assert leaks_answer(CITY, CITY, leaks)

@@ -24,7 +24,7 @@ from unisd_rl.contexts.negatives import (
     verified_negatives,
 )
 from unisd_rl.contexts.perturbation import WORDS, perturbed
-from unisd_rl.contexts.views import candidates
+from unisd_rl.contexts.views import negative_candidates
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
 from unisd_rl.tasks.program_mutations import mutated_programs, mutations_by_kind
 from unisd_rl.tasks.task import grade_all
@@ -86,7 +86,7 @@ def test_only_problems_without_one_are_asked_again_and_all_are_graded_together()
 
 @pytest.mark.parametrize("config", [TaskNegative(), CorruptionNegative(), PerturbationNegative()], ids=lambda c: c.type)
 def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_number(config):
-    proposed = candidates(config, TASK, 3, no_writer)
+    proposed = negative_candidates(config, TASK, 3, no_writer)
     found = verified_negatives(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
     assert found == verified_negatives(TASK.train, proposed, partial(grade_all, TASK), config.attempts)
     assert sum(one.text is not None for one in found) >= 0.95 * len(TASK.train)
@@ -99,7 +99,7 @@ def test_negatives_of_arithmetic_are_wrong_by_its_own_grader_and_state_another_n
 
 def test_a_task_without_programs_has_no_bugs():
     found = verified_negatives(
-        TASK.train[:5], candidates(ProgramMutationsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8
+        TASK.train[:5], negative_candidates(ProgramMutationsNegative(), TASK, 0, no_writer), partial(grade_all, TASK), 8
     )
     assert found == (VerifiedNegative(),) * 5
 

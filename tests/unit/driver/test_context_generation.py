@@ -6,8 +6,7 @@ import pytest
 from actors.rollout_actor import ChatAnswer
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
-from unisd_rl.contexts.generator import longest_request
-from unisd_rl.driver.context_generation import EngineGenerator, engine_config
+from unisd_rl.driver.context_generation import EngineGenerator, engine_config, longest_request
 from unisd_rl.types import Generation, Message
 
 
