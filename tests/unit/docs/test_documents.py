@@ -104,3 +104,13 @@ def test_the_workflow_calls_what_ci_runs():
 
 def test_the_readme_is_short():
     assert len((check.ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_where_something_is_takes_at_most_two_files_to_see():
+    text = (check.ROOT / "CONTRIBUTING.md").read_text()
+    rows = [
+        line for line in text.splitlines() if line.startswith(("| where ", "| who ", "| what ", "| how ", "| which "))
+    ]
+    assert len(rows) >= 9
+    for row in rows:
+        assert len(re.findall(r"`[\w/]+\.py`|\]\(", row)) <= 2, row
