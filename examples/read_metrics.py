@@ -36,7 +36,7 @@ def main(run: Path, fields: tuple[str, ...]) -> None:
     rows = steps_that_count(run)
     print(f"{run}: {len(rows)} steps")
     for field in fields:
-        values = [row[field] for row in rows if row.get(field) is not None]
+        values = [value for row in rows if (value := row.get(field)) is not None]
         if not values:
             print(f"{field:>24}  no values; fields are {', '.join(sorted(rows[0]))}")
             continue
