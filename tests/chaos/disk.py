@@ -15,7 +15,7 @@ class LedgerFull(ChaosFault):
     family, hold_s = "queue", 5.0
 
     def do(self) -> None:
-        self.process = self.run.the_process("ray::OwningQueue")
+        self.process = self.run.the_process("ray::ServedQueue")
         limit_files_of(self.process, _TRIFLE_BYTES)
 
     def relieve(self) -> None:

@@ -7,7 +7,7 @@ class QueueKilled(ChaosFault):
     """Queue process killed."""
 
     family = "queue"
-    title = "ray::OwningQueue"
+    title = "ray::ServedQueue"
 
     def do(self) -> None:
         self.process = self.run.the_process(self.title)
@@ -53,7 +53,7 @@ class QueueSlow(ChaosFault):
     family, hold_s = "queue", 6.0
 
     def do(self) -> None:
-        self.process = self.run.the_process("ray::OwningQueue")
+        self.process = self.run.the_process("ray::ServedQueue")
         self.process.suspend()
 
     def relieve(self) -> None:

@@ -34,12 +34,12 @@ class Setting:
     max_staleness: int
     publish_every: int
     lease_unit: int
-    prompts: int
+    steps: int
     max_attempts: int = 2
 
     @property
-    def steps(self) -> int:
-        return -(-self.prompts // self.batch_size)
+    def prompts(self) -> int:
+        return self.steps * self.batch_size
 
 
 @dataclass
@@ -132,8 +132,6 @@ class World:
         self.tell_of_retired()
         self.do(self.queue.admit([numbered(number, self.source(number)) for number in range(first, end)]))
         self.admitted = max(self.admitted, end)
-        if self.admitted == self.setting.prompts:
-            self.do(self.queue.end_admission(self.setting.prompts))
 
     def take(self, said_again: bool = False) -> None:
         """Hand the batch to the learner, if it is there. A queue that was started again is told what was admitted."""
@@ -403,11 +401,11 @@ class World:
 
     def batch(self, step: int) -> list[int]:
         first = step * self.setting.batch_size
-        return list(range(first, min(first + self.setting.batch_size, self.setting.prompts)))
+        return list(range(first, first + self.setting.batch_size))
 
     def numbers_of(self, unit: int) -> list[int]:
         first = unit * self.setting.lease_unit
-        return list(range(first, min(first + self.setting.lease_unit, self.setting.prompts)))
+        return list(range(first, first + self.setting.lease_unit))
 
     def source(self, number: int) -> Source:
         return Source.GOLD if number % 5 == 3 else Source.POLICY

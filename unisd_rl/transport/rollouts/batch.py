@@ -1,4 +1,4 @@
-"""What comes in with a commit, and what goes out for one step: the batch, cut into a share per learner rank."""
+"""Rows that come in with a commit, and the batch that goes out for one step, split for the learner's ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class CommittedRow:
     """One row of a commit: its prompt, its completion tokens, and the oldest version among them.
 
     `oldest` is None for rows that no policy sampled and for empty completions.
@@ -23,8 +23,8 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBatch:
-    """The rollouts of one optimiser step, in prompt order, dealt to the learner's ranks.
+class QueueBatch:
+    """The rollouts of one optimiser step, in prompt order, split for the learner's ranks.
 
     `shards[r]` is an Arrow IPC stream with rows r, r + len(shards), ...; it has zero rows when there
     are fewer rollouts than ranks. `numbers` are the prompt numbers of all rows, quarantined ones left
@@ -41,7 +41,7 @@ class TakenBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Consumed:
+class ConsumedRecord:
     """One line of `consumed.jsonl`: a prompt that a step trained on.
 
     `chain` is the learner's lineage. `lineage` is that of the newest token; `oldest` and `newest` are the lowest and
@@ -61,25 +61,25 @@ class Consumed:
     actor: str
 
 
-def arrivals(data: Stream) -> list[Arrival]:
+def committed_rows(data: Stream) -> list[CommittedRow]:
     """The rows of an IPC stream of rollouts, in order. Raises ValueError when it has another schema."""
     rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
-    facts = zip(rows["number"].to_pylist(), _lengths(rows), _spans(rows["versions"]), strict=True)
-    return [Arrival(number, tokens, span[0] if span else None) for number, tokens, span in facts]
+    columns = zip(rows["number"].to_pylist(), _lengths(rows), _spans(rows["versions"]), strict=True)
+    return [CommittedRow(number, tokens, span[0] if span else None) for number, tokens, span in columns]
 
 
-def deal(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
+def split_for_ranks(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
     """Deal the rows in turn to `shards` IPC streams: row i goes to stream i mod `shards`."""
     picks = [range(shard, rows.num_rows, shards) for shard in range(shards)]
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
 
 
-def describe(step: int, chain: int, rows: pa.Table) -> list[Consumed]:
-    """What `consumed.jsonl` says of each row when `step` trains on it in the lineage `chain`."""
+def consumed_records(step: int, chain: int, rows: pa.Table) -> list[ConsumedRecord]:
+    """The line of each row in `consumed.jsonl`, when `step` trains on it in the learner's lineage `chain`."""
     numbers, ids, sources, actors = (rows[name].to_pylist() for name in ("number", "id", "source", "actor"))
     spans = zip(_spans(rows["versions"]), _spans(rows["lineages"]), strict=True)
     return [
-        Consumed(
+        ConsumedRecord(
             step=step,
             chain=chain,
             prompt=number,

@@ -1,22 +1,25 @@
-"""Prompts on their way out: which were let in, who waits for them, who holds them.
+"""The queue's calls that wait, and the dispatcher that answers them.
 
-    admit --> a unit is whole --> it waits --> the lowest one goes to the call that may start it and waited longest
+    admit --> a whole unit is there --> it waits --> the lowest goes to the call that may start it and waited longest
 
-Everything that may free a call ends with `serve`: admission, a lease that comes back or expires, a newer lineage.
+Two kinds of call wait: an actor's `lease`, for a prompt that may start, and the learner's `take`, for the last rollouts
+of its batch. Each is answered by the event that frees it, and nobody else is woken: a commit looks at the batches that
+wait (the learner's one), a prompt that comes to wait looks at one lease call per version of weights. Everything that
+may free a lease call ends with `dispatch`: admission, a lease that comes back or expires, a newer lineage.
 
-Calls of the queue that wait: for a prompt that may start, or for the last rollouts of a batch.
-
-Each is answered by the event that frees it, and nobody else is woken: a commit looks at the batches that wait (the
-learner's one), a prompt that comes to wait looks at one lease call per version of weights.
+A prompt is done once its rollout is stored or it is quarantined.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.types import NumberedPrompt, PolicyVersion
+
+MayStart = Callable[[NumberedPrompt, PolicyVersion], bool]
+
+_DESCRIBED = 8  # prompt numbers an error message spells out
 
 
 class LeaseCall:
@@ -61,8 +64,8 @@ class LeaseCalls:
         """This call waits no longer."""
         if self._by_actor.get(call.actor) is call:
             del self._by_actor[call.actor]
-        same = self._by_version.get(call.applied, {})
-        if same.pop(call, None) is not None and not same:
+        same_version = self._by_version.get(call.applied, {})
+        if same_version.pop(call, None) is not None and not same_version:
             del self._by_version[call.applied]
 
     def end(self, actor: str) -> None:
@@ -73,99 +76,92 @@ class LeaseCalls:
 
     def longest_waiting(self, may_start: Callable[[PolicyVersion], bool]) -> LeaseCall | None:
         """Of the calls whose weights will do, the one that came first."""
-        able = [next(iter(calls.items())) for applied, calls in self._by_version.items() if may_start(applied)]
-        return min(able, key=lambda found: found[1])[0] if able else None
+        firsts = [next(iter(calls.items())) for applied, calls in self._by_version.items() if may_start(applied)]
+        return min(firsts, key=lambda item: item[1])[0] if firsts else None
 
 
 class BatchWaits:
-    """Who waits until which prompts are settled."""
+    """The calls that wait until certain prompts are done."""
 
     def __init__(self) -> None:
         self._waits: list[tuple[set[int], asyncio.Event]] = []
 
-    async def settled(self, numbers: Iterable[int], timeout_s: float) -> Sequence[int]:
-        """Return when these are all settled, or after `timeout_s` seconds; those that are still missing."""
-        missing, done = set(numbers), asyncio.Event()
+    async def wait_until_done(self, numbers: Iterable[int], timeout_s: float) -> Sequence[int]:
+        """Return when these are all done, or after `timeout_s` seconds; those that are still missing."""
+        missing, complete = set(numbers), asyncio.Event()
         if missing:
-            wait = missing, done
+            wait = missing, complete
             self._waits.append(wait)
             try:
                 async with asyncio.timeout(timeout_s):
-                    await done.wait()
+                    await complete.wait()
             except TimeoutError:
                 pass
             finally:
                 self._waits.remove(wait)
         return sorted(missing)
 
-    def settle(self, numbers: Sequence[int]) -> None:
-        """These are stored or given up: wake those that waited for nothing else."""
-        for missing, done in self._waits:
+    def mark_done(self, numbers: Sequence[int]) -> None:
+        """Wake those that waited for nothing else."""
+        for missing, complete in self._waits:
             missing.difference_update(numbers)
             if not missing:
-                done.set()
+                complete.set()
 
 
-MayStart = Callable[[NumberedPrompt, PolicyVersion], bool]
+class Dispatcher:
+    """Admitted prompts, and which lease call gets them.
 
-_NAMED = 8  # prompt numbers an error message spells out
+    `may_start` is the admission rule; `done` are the numbers that an earlier process stored or quarantined.
+    """
 
-
-class Issuing:
-    """`may_start` is the admission rule; `known` are numbers settled by an earlier process."""
-
-    def __init__(self, book: LeaseBook, may_start: MayStart, known: Iterable[int]) -> None:
+    def __init__(self, book: LeaseBook, may_start: MayStart, done: Iterable[int]) -> None:
         self.book, self._may_start = book, may_start
-        self.admitted = set(known)
+        self.admitted = set(done)
         self.issued = set(self.admitted)
         self.leases = self.expired = 0
-        self.end = math.inf  # no prompt from this number on will come
         self._retired: set[str] = set()
         self._calls = LeaseCalls()
         self._timer: asyncio.TimerHandle | None = None
 
     def admit(self, prompts: Iterable[NumberedPrompt]) -> None:
-        """Let prompts in that are not known yet; a unit may be leased once it is whole."""
-        fresh = [prompt for prompt in prompts if prompt.number not in self.admitted]
-        for prompt in fresh:
+        """Let prompts in that are not known yet; a unit may be leased once all of it is there."""
+        new = [prompt for prompt in prompts if prompt.number not in self.admitted]
+        for prompt in new:
             self.admitted.add(prompt.number)
             self.book.add(prompt)
-        self._open({self.book.unit_of(prompt.number) for prompt in fresh})
-        self.serve()
+        for unit in sorted({self.book.unit_of(prompt.number) for prompt in new}):
+            if not self.not_admitted(self.book.numbers_of(unit)):
+                self.book.open(unit)
+        self.dispatch()
 
-    def end_at(self, end: int) -> None:
-        """There are no prompts from number `end` on: the last unit may be short."""
-        self.end = end
-        self._open({self.book.unit_of(end - 1)} if end else set())
-        self.serve()
-
-    def unknown(self, numbers: Iterable[int]) -> list[int]:
-        """Those that there are, and that were not admitted."""
-        return [number for number in numbers if number < self.end and number not in self.admitted]
+    def not_admitted(self, numbers: Iterable[int]) -> list[int]:
+        """Those of these numbers that were never let in."""
+        return [number for number in numbers if number not in self.admitted]
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """See `RolloutQueue.lease`."""
         call = LeaseCall(actor, applied, wanted)
         if actor not in self._retired:
             self._calls.enter(call)
-            self.serve()
+            self.dispatch()
         try:
             return await call.answered(timeout_s)
         finally:
             self._calls.leave(call)
 
     def renew(self, actor: str, numbers: Iterable[int]) -> None:
-        """See `RolloutQueue.renew`; these are not settled."""
+        """See `RolloutQueue.renew`; none of these is done."""
         self.expire()
         if actor not in self._retired:
             self.book.renew(actor, numbers)
-        self.serve()
+        self.dispatch()
 
     def release(self, actor: str) -> None:
         """Let everything this actor holds wait again, and let it wait for nothing."""
         self._calls.end(actor)
         self.book.release(actor)
-        self.serve()
+        self.dispatch()
 
     def retire(self, actor: str) -> None:
         """As `release`, and never give this name a prompt again."""
@@ -176,51 +172,45 @@ class Issuing:
         """Whether this name is retired."""
         return actor in self._retired
 
-    def settle(self, numbers: Iterable[int]) -> None:
+    def mark_done(self, numbers: Iterable[int]) -> None:
         """No actor needs these any more; they were admitted and issued, if perhaps by an earlier process."""
         for number in numbers:
             self.admitted.add(number)
             self.issued.add(number)
             self.book.end(number)
 
-    def serve(self) -> None:
-        """Give what waits to the calls that wait, as far as it may start, and look again when a lease may expire."""
+    def dispatch(self) -> None:
+        """Give what waits to the calls that wait, as far as it may start; again when a lease may have expired."""
         self.expire()
         while first := self.book.first():
             call = self._calls.longest_waiting(lambda applied: all(self._may_start(one, applied) for one in first))
             if call is None:
                 break
             self._calls.leave(call)
-            call.answer(self._granted(call))
+            call.answer(self._grant(call))
         if self._calls and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.book.until_expiry_s(), self._look_again)
+            self._timer = asyncio.get_running_loop().call_later(self.book.until_expiry_s(), self._on_timer)
 
     def expire(self) -> None:
         """Count the leases that ran out, and let their prompts wait again."""
         self.expired += len(self.book.expire())
 
-    def named(self, numbers: Sequence[int]) -> str:
-        """Some prompts, and where each is, for a message."""
-        named = ", ".join(f"{number} ({self._whereabouts(number)})" for number in numbers[:_NAMED])
-        return named + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
+    def describe(self, numbers: Sequence[int]) -> str:
+        """Some prompts, and the state of each, for a message."""
+        described = ", ".join(f"{number} ({self._state_of(number)})" for number in numbers[:_DESCRIBED])
+        return described + (f" and {len(numbers) - _DESCRIBED} more" if len(numbers) > _DESCRIBED else "")
 
-    def _granted(self, call: LeaseCall) -> list[NumberedPrompt]:
+    def _grant(self, call: LeaseCall) -> list[NumberedPrompt]:
         granted = self.book.grant(call.actor, call.wanted, lambda prompt: self._may_start(prompt, call.applied))
         self.leases += len(granted)
         self.issued.update(prompt.number for prompt in granted)
         return granted
 
-    def _open(self, units: Iterable[int]) -> None:
-        """Let those of these units wait that are whole."""
-        for unit in sorted(units):
-            if not self.unknown(self.book.numbers_of(unit)):
-                self.book.open(unit)
-
-    def _look_again(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self.serve()
+        self.dispatch()
 
-    def _whereabouts(self, number: int) -> str:
+    def _state_of(self, number: int) -> str:
         if number not in self.admitted:
             return "not admitted"
         holder = self.book.holder(number)

@@ -1,4 +1,4 @@
-"""The driver's side of the rollout queue: plain blocking calls, and shards that learner ranks fetch.
+"""The driver's end of the rollout wire: the queue's Ray actor, and blocking calls on it that survive its death.
 
     call --> answer
       |
@@ -6,14 +6,9 @@
                                                      |
                                                      +----> `faults.patience_s` have passed: RunFailed
 
-A queue that was started again knows what is on storage and nothing else, so the client keeps the prompts that were not
-taken yet, and who is retired, and says both again.
-
-Starts the rollout queue as a Ray actor.
-
-The queue takes no CPU of the cluster's count and outlives every rollout actor. Its methods are
-coroutines, so a `take` that waits holds up no `commit`. When its process ends, Ray starts it again with the same
-directory, as often as it takes: what was on storage is there, and callers retry (`client.py`).
+When the queue's process ends, Ray starts it again with the same directory, as often as it takes. It then knows what is
+on storage and nothing else, so the client keeps the prompts that were not taken yet, and who is retired, and tells it
+both again.
 """
 
 import time
@@ -33,20 +28,61 @@ from unisd_rl.config import Config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.files import FolderLock
-from unisd_rl.transport.rollouts.batch import TakenBatch
+from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report, no_op
 
+_COMPONENT = "queue"
+_CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
+_OWNER_S = 60.0
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
-_PART = "queue"
 
 Answer = TypeVar("Answer")
 
 
+class ServedQueue(RolloutQueue):
+    """The queue as a Ray actor, the only one of its folder.
+
+    After `kill -9` of a driver the queue before may live a moment longer, and would write to the same ledger: this one
+    waits for its lock.
+    """
+
+    def __init__(self, directory: Path, batch_size: int, rollout: RolloutConfig) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(directory, "queue.lock")
+        if not self._lock.acquire(_OWNER_S):
+            raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
+        super().__init__(directory, batch_size, rollout)
+
+    async def take_sharded(self, step: int, shards: int, timeout_s: float) -> tuple[QueueBatch | bytes, ...]:
+        """`RolloutQueue.take`, as 1 + `shards` objects: the batch without its shards, and each of them.
+
+        What a Ray call returns belongs to the caller: shards outlive the queue's process.
+        """
+        batch = await self.take(step, shards, timeout_s)
+        return replace(batch, shards=()), *batch.shards
+
+
+def spawn_queue(directory: Path, config: Config) -> ActorHandle:
+    """A handle on a new `ServedQueue` actor that keeps its files in the run's folder.
+
+    It lives beside the driver, since rollout nodes come and go, and takes no CPU of the cluster's count. Its methods
+    are coroutines: a `take` that waits holds up no `commit`.
+    """
+    spawned = ray.remote(ServedQueue).options(
+        num_cpus=0,
+        max_concurrency=_CALLS_IN_FLIGHT,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=driver_node_only(),
+    )
+    return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A `TakenBatch` whose shards lie in Ray's object store, one reference to IPC bytes a learner rank."""
+    """A `QueueBatch` whose shards lie in Ray's object store, one reference to IPC bytes a learner rank."""
 
     step: int
     shards: "list[ray.ObjectRef[bytes]]"
@@ -56,19 +92,7 @@ class Batch:
     depth: int
 
 
-class ServedQueue(RolloutQueue):
-    """The queue as Ray serves it.
-
-    What a call returns belongs to the caller, not to the queue: shards outlive the queue's process.
-    """
-
-    async def take_apart(self, step: int, shards: int, timeout_s: float) -> tuple[TakenBatch | bytes, ...]:
-        """`RolloutQueue.take`, as 1 + `shards` objects: the batch without its shards, and each of them."""
-        taken = await self.take(step, shards, timeout_s)
-        return replace(taken, shards=()), *taken.shards
-
-
-class _Interrupted(Exception):
+class _RetryableError(Exception):
     """The call may be made again; says why it failed."""
 
 
@@ -81,10 +105,10 @@ class QueueClient:
 
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
-        self._restarts = RestartPolicy(_PART, config.faults)
+        self._restarts = RestartPolicy(_COMPONENT, config.faults)
         self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
         self._admitted = 0
-        self._kept: dict[int, NumberedPrompt] = {}
+        self._not_taken: dict[int, NumberedPrompt] = {}
         self._retired: set[str] = set()
 
     @property
@@ -98,7 +122,7 @@ class QueueClient:
         assert numbers == list(range(self._admitted, self._admitted + len(prompts))), f"{numbers} leave a gap"
         if prompts:
             self._call(lambda: self._ask("admit prompts", self._queue.admit.remote(list(prompts))))
-            self._kept.update((prompt.number, prompt) for prompt in prompts)
+            self._not_taken.update((prompt.number, prompt) for prompt in prompts)
             self._admitted += len(prompts)
 
     def take(self, step: int, shards: int, timeout_s: float, on_wait: OnWait) -> Batch:
@@ -108,20 +132,20 @@ class QueueClient:
         """
 
         def check() -> None:
-            self._refuse_silence()
+            self._check_heartbeat()
             on_wait()
 
         def take() -> Batch:
-            objects = self._queue.take_apart.options(num_returns=1 + shards).remote(step, shards, timeout_s)
+            objects = self._queue.take_sharded.options(num_returns=1 + shards).remote(step, shards, timeout_s)
             limit_s = timeout_s + _TAKE_MARGIN_S
             if not wait(objects[:1], limit_s, check):
                 raise RunFailed(f"the rollout queue did not hand over step {step} within {limit_s:g} s")
-            taken = self._ask(f"hand over step {step}", objects[0])
-            return Batch(taken.step, objects[1:], taken.numbers, taken.max_staleness, taken.tokens, taken.depth)
+            batch = self._ask(f"hand over step {step}", objects[0])
+            return Batch(batch.step, objects[1:], batch.numbers, batch.max_staleness, batch.tokens, batch.depth)
 
-        batch = self._call(lambda: self._admitting(step, take), on_wait)
+        batch = self._call(lambda: self._take_admitted(step, take), on_wait)
         end = (step + 1) * self._config.learner.batch_size
-        self._kept = {number: prompt for number, prompt in self._kept.items() if number >= end}
+        self._not_taken = {number: prompt for number, prompt in self._not_taken.items() if number >= end}
         return batch
 
     def roll_back(self, lineage: int, step: int) -> None:
@@ -146,7 +170,7 @@ class QueueClient:
         """Make a call until it is answered, with back-off. An outage is one failure, however many tries it takes."""
         try:
             return call()
-        except _Interrupted as error:
+        except _RetryableError as error:
             broke_s, reason = time.monotonic(), error
         failure = self._restarts.record_failure(str(reason))
         self._report(failure)
@@ -154,37 +178,40 @@ class QueueClient:
         while True:
             pause(patience.wait_s(reason), on_wait)
             try:
-                self._say_again()
+                self._readmit()
                 answer = call()
-            except _Interrupted as error:
+            except _RetryableError as error:
                 reason = error
             else:
-                self._report(Recovery(_PART, time.monotonic() - broke_s))
+                self._report(Recovery(_COMPONENT, time.monotonic() - broke_s))
                 return answer
 
-    def _admitting(self, step: int, take: Callable[[], Batch]) -> Batch:
+    def _take_admitted(self, step: int, take: Callable[[], Batch]) -> Batch:
         """Take; a queue that was started again while nobody asked is told first what was admitted."""
         try:
             return take()
         except NotAdmitted as error:
             noticed_s = time.monotonic()
             self._report(self._restarts.record_failure(f"the rollout queue was started again: {error}"))
-            self._say_again()
-            self._report(Recovery(_PART, time.monotonic() - noticed_s))
+            self._readmit()
+            self._report(Recovery(_COMPONENT, time.monotonic() - noticed_s))
         try:
             return take()
         except NotAdmitted as error:
             raise RunFailed(f"the rollout queue could not hand over step {step}: {error}") from error
 
-    def _say_again(self) -> None:
+    def _readmit(self) -> None:
+        """Tell a queue that was started again what it forgot."""
         for actor in sorted(self._retired):
             self._ask("retire a rollout actor", self._queue.retire.remote(actor))
-        self._ask("admit prompts", self._queue.admit.remote(list(self._kept.values())))
+        self._ask("admit prompts", self._queue.admit.remote(list(self._not_taken.values())))
 
-    def _refuse_silence(self) -> None:
+    def _check_heartbeat(self) -> None:
         if self._heartbeat.unresponsive():
             kill_hung(self._queue)
-            raise _Interrupted(f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s")
+            raise _RetryableError(
+                f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s"
+            )
 
     def _ask(self, task: str, call: "ray.ObjectRef[Any]") -> Any:
         """The answer to a call that the queue answers at once, unless it hangs."""
@@ -193,48 +220,18 @@ class QueueClient:
             return ray.get(call, timeout=silent_s)
         except GetTimeoutError as error:
             kill_hung(self._queue)
-            raise _Interrupted(f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s") from error
+            raise _RetryableError(
+                f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s"
+            ) from error
         except RayTaskError as error:
             if isinstance(error.cause, NotAdmitted):
                 raise error.cause from error
             if isinstance(error.cause, OSError) and not isinstance(error.cause, TimeoutError):
-                raise _Interrupted(f"the rollout queue could not {task}: {error.cause}") from error
+                raise _RetryableError(f"the rollout queue could not {task}: {error.cause}") from error
             raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
         except RayActorError as error:
-            raise _Interrupted(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
+            raise _RetryableError(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
-
-
-_CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
-_FOR_EVER = -1
-_OWNER_S = 60.0
-
-
-class OwningQueue(ServedQueue):
-    """The one queue of a folder: after `kill -9` of a driver the one before may live a moment longer, and would write
-    to the same ledger."""
-
-    def __init__(self, directory: Path, batch_size: int, rollout: RolloutConfig) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(directory, "queue.lock")
-        if not self._lock.acquire(_OWNER_S):
-            raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
-        super().__init__(directory, batch_size, rollout)
-
-
-def spawn_queue(directory: Path, config: Config) -> ActorHandle:
-    """A handle on a new `OwningQueue` actor that keeps its files in the run's folder.
-
-    It lives beside the driver, since rollout nodes come and go.
-    """
-    spawned = ray.remote(OwningQueue).options(
-        num_cpus=0,
-        max_concurrency=_CALLS_IN_FLIGHT,
-        max_restarts=_FOR_EVER,
-        max_task_retries=0,
-        scheduling_strategy=driver_node_only(),
-    )
-    return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)

@@ -1,10 +1,10 @@
-"""What the learner was handed: `consumed.jsonl`, one line a prompt and step, and the counts of the surviving chain.
+"""What the queue remembers of a run besides the rollouts: lineages, consumption, quarantine.
 
-A step that was undone by a rollback stays in the file, under the lineage that took it, and counts no more: its prompts
-are handed over again. A step that is asked for again before the next one (the queue's process ended before its answer
-arrived) is handed over again too, but was consumed once.
+Each is one file of JSON lines in the run's folder that is restored when the queue is opened again:
 
-Which steps count: the learner's lineage and where each one began.
+    lineages.jsonl     LineageLog    one line a rollback       which steps count
+    consumed.jsonl     Consumption   one line a prompt, step   what the learner was handed
+    quarantined.jsonl  Quarantine    one line a prompt         whose place in its batch stays empty
 
 Lineage 0 starts at step 0. When the learner rolls back to its checkpoint of step c, a new lineage goes on from step c,
 and what older ones did from step c on is undone:
@@ -14,13 +14,9 @@ and what older ones did from step c on is undone:
     lineage 2:                  8 9 10    roll_back(2, 8)
     survive:    0 1 2 3 4 5 6 7 8 9 10    of lineage 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2
 
-The surviving chain has every step once. `lineages.jsonl` holds one line per rollback, on the disk before it
-counts.
-
-Prompts given up: after `max_attempts` failures a prompt's place in its batch stays empty.
-
-`quarantined.jsonl` says which, whose attempt was the last, and why. Failures below the limit are not written: a queue
-that is opened again counts them anew.
+The surviving chain has every step once. A step that was undone stays in `consumed.jsonl`, under the lineage that took
+it, and counts no more: its prompts are handed over again. A step that is asked for again before the next one (the
+queue's process ended before its answer arrived) is handed over again too, but was consumed once.
 """
 
 from collections import Counter
@@ -31,42 +27,7 @@ from pathlib import Path
 from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.batch import Consumed
-
-
-class Quarantine:
-    """The numbers given up, restored from `path`."""
-
-    def __init__(self, path: Path, fsync: bool, max_attempts: int) -> None:
-        self._file, self._max_attempts = JsonLinesFile(path, fsync), max_attempts
-        self._numbers: set[int] = {line["prompt"] for line in read_json_lines(path)}
-        self._failures: Counter[int] = Counter()
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed."""
-        return self._failures.total()
-
-    def failed(self, number: int, actor: str, reason: str) -> bool:
-        """Count a failure; whether the prompt is given up now, which is then on storage.
-
-        Raises OSError, and does not give it up, when that cannot be written.
-        """
-        self._failures[number] += 1
-        if self._failures[number] < self._max_attempts:
-            return False
-        self._file.append([{"prompt": number, "actor": actor, "reason": reason}])
-        self._numbers.add(number)
-        return True
+from unisd_rl.transport.rollouts.batch import ConsumedRecord
 
 
 class RolledBack(Exception):
@@ -128,9 +89,9 @@ class Consumption:
         self._taken: int | None = None
         self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
         for line in read_json_lines(self._path):
-            fact = Consumed(**line)
-            if self._lineages.survives(fact.chain, fact.step):
-                self._count(fact)
+            record = ConsumedRecord(**line)
+            if self._lineages.survives(record.chain, record.step):
+                self._count(record)
 
     def __len__(self) -> int:
         """How many prompts were trained on."""
@@ -151,33 +112,68 @@ class Consumption:
         """Prompts that more than one step trained on."""
         return sum(1 for times in self._times.values() if times > 1)
 
-    def record(self, step: int, facts: Sequence[Consumed]) -> int:
+    def record(self, step: int, records: Sequence[ConsumedRecord]) -> int:
         """Write what `step` trains on, and count it; the largest staleness among its tokens.
 
         Raises AssertionError, and records nothing, when that is above the bound: the admission rule promises that it
         never is.
         """
-        worst = max(map(self._bounded_staleness, facts), default=0)
+        worst = max(map(self._bounded_staleness, records), default=0)
         again = step == self._taken
-        fresh = [fact for fact in facts if not (again and fact.prompt in self._times)]
-        if fresh:
-            self._file.append(fresh)
-        for fact in fresh:
-            self._count(fact)
+        new = [record for record in records if not (again and record.prompt in self._times)]
+        if new:
+            self._file.append(new)
+        for record in new:
+            self._count(record)
         self._taken, self.steps = step, max(self.steps, step + 1)
         return worst
 
-    def _bounded_staleness(self, fact: Consumed) -> int:
-        stale = 0 if fact.oldest is None else max(0, admission.staleness(fact.step, fact.oldest))
+    def _bounded_staleness(self, record: ConsumedRecord) -> int:
+        stale = 0 if record.oldest is None else max(0, admission.staleness(record.step, record.oldest))
         assert stale <= self._max_staleness, (
-            f"prompt {fact.prompt} of step {fact.step} has a token of version {fact.oldest}: "
+            f"prompt {record.prompt} of step {record.step} has a token of version {record.oldest}: "
             f"staleness {stale} is above max_staleness {self._max_staleness}"
         )
         return stale
 
-    def _count(self, fact: Consumed) -> None:
-        self._times[fact.prompt] += 1
-        self.tokens += fact.tokens
-        self._taken, self.steps = fact.step, max(self.steps, fact.step + 1)
-        self.straddling += fact.oldest != fact.newest
-        self.max_staleness_seen = max(self.max_staleness_seen, self._bounded_staleness(fact))
+    def _count(self, record: ConsumedRecord) -> None:
+        self._times[record.prompt] += 1
+        self.tokens += record.tokens
+        self._taken, self.steps = record.step, max(self.steps, record.step + 1)
+        self.straddling += record.oldest != record.newest
+        self.max_staleness_seen = max(self.max_staleness_seen, self._bounded_staleness(record))
+
+
+class Quarantine:
+    """The numbers given up, restored from `path`."""
+
+    def __init__(self, path: Path, fsync: bool, max_attempts: int) -> None:
+        self._file, self._max_attempts = JsonLinesFile(path, fsync), max_attempts
+        self._numbers: set[int] = {line["prompt"] for line in read_json_lines(path)}
+        self._failures: Counter[int] = Counter()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def failures(self) -> int:
+        """Attempts that failed."""
+        return self._failures.total()
+
+    def failed(self, number: int, actor: str, reason: str) -> bool:
+        """Count a failure; whether the prompt is given up now, which is then on storage.
+
+        Raises OSError, and does not give it up, when that cannot be written.
+        """
+        self._failures[number] += 1
+        if self._failures[number] < self._max_attempts:
+            return False
+        self._file.append([{"prompt": number, "actor": actor, "reason": reason}])
+        self._numbers.add(number)
+        return True

@@ -1,14 +1,17 @@
-"""Which admitted prompt waits, and which is leased to which actor until when.
+"""The book of leases: which admitted prompt waits, and which is leased to which actor until when.
 
-    closed --open--> waiting --grant--> leased --hold--> being stored --end--> (forgotten)
-                        ^                 |                    |
-                        +--- give_back ---+--- let_go ---------+
+    closed --open--> waiting --grant--> leased --begin_commit--> being stored --end--> (forgotten)
+                        ^                 |                           |
+                        +--- give_back ---+-------- end_commit -------+
                              release, expiry
 
-Prompts are leased in units of `unit_size` consecutive numbers: unit u is the numbers u*U .. u*U+U-1, those that are
-settled already left out. A unit has one lease, and its prompts wait, are leased and expire together. Pure
-bookkeeping without waiting: the queue asks and decides. A lease that is not renewed within `lease_s` has
-expired and its unit waits again, in its old place in the order.
+Prompts are leased in units of `unit_size` U consecutive numbers: unit u is the numbers u*U .. u*U+U-1, those that are
+done (stored or quarantined) left out. A unit has one lease, and its prompts wait, are leased and expire together. It is
+one prompt (`rollout.lease_unit` 1) but for the reference mode: there the transformers engine computes whole units, so
+that the bits of a rollout do not depend on what else is generated.
+
+Pure bookkeeping without waiting: the queue asks and decides. A lease that is not renewed within `lease_s` has expired
+and its unit waits again, in its old place in the order.
 
 What a queue is asked most often (grant, renew, expire, end) costs no more than the logarithm of what is leased.
 """
@@ -34,18 +37,18 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class _Unit:
-    """`prompts` are not settled yet; `stores` counts the commits that are storing them at this moment."""
+    """`prompts` are not done yet; `commits` counts the commits that are storing them at this moment."""
 
     index: int
     prompts: dict[int, NumberedPrompt] = field(default_factory=dict)
     opened: bool = False
     lease: Lease | None = None
-    stores: int = 0
+    commits: int = 0
     queued: bool = False  # it has an entry in the heap of waiting units, perhaps one that no longer holds
 
     @property
     def waits(self) -> bool:
-        return self.opened and self.lease is None and not self.stores and bool(self.prompts)
+        return self.opened and self.lease is None and not self.commits and bool(self.prompts)
 
 
 class LeaseBook:
@@ -64,7 +67,7 @@ class LeaseBook:
         return number // self._unit_size
 
     def numbers_of(self, unit: int) -> range:
-        """All prompt numbers of a unit, settled or not."""
+        """All prompt numbers of a unit, done or not."""
         return range(unit * self._unit_size, (unit + 1) * self._unit_size)
 
     def add(self, prompt: NumberedPrompt) -> None:
@@ -76,7 +79,7 @@ class LeaseBook:
     def open(self, unit: int) -> None:
         """All prompts of this unit are there: it may be leased."""
         self._unit(unit).opened = True
-        self._settle(unit)
+        self._requeue(unit)
 
     def first(self) -> tuple[NumberedPrompt, ...]:
         """The prompts of the lowest unit that waits; empty if none does."""
@@ -99,10 +102,10 @@ class LeaseBook:
         unit = self._units.get(self.unit_of(number))
         return unit.lease.actor if unit and unit.lease and number in unit.prompts else None
 
-    def unsettled(self, unit: int) -> tuple[int, ...]:
+    def remaining(self, unit: int) -> tuple[int, ...]:
         """The numbers of a unit that were added and have not ended."""
-        found = self._units.get(unit)
-        return tuple(found.prompts) if found else ()
+        known = self._units.get(unit)
+        return tuple(known.prompts) if known else ()
 
     def renew(self, actor: str, numbers: Iterable[int]) -> None:
         """Start the time of these leases anew, and lease what waits of them to this actor again.
@@ -114,7 +117,7 @@ class LeaseBook:
             unit = self._unit(index)
             if unit.lease is not None and unit.lease.actor == actor:
                 unit.lease.expires_s = self._clock() + self._lease_s
-            elif unit.lease is None and not unit.stores:
+            elif unit.lease is None and not unit.commits:
                 self._lease(unit, actor)
 
     def end(self, number: int) -> None:
@@ -122,28 +125,28 @@ class LeaseBook:
         index = self.unit_of(number)
         if index in self._units:
             self._units[index].prompts.pop(number, None)
-            self._settle(index)
+            self._requeue(index)
 
     def give_back(self, unit: int) -> None:
         """End this unit's lease and let it wait again."""
         self._unlease(self._units[unit])
-        self._settle(unit)
+        self._requeue(unit)
 
-    def hold(self, units: Iterable[int]) -> None:
+    def begin_commit(self, units: Iterable[int]) -> None:
         """Somebody is storing these units: nobody may be given them, and no lease of them expires."""
         for index in units:
             unit = self._unit(index)
             self._unlease(unit)
-            unit.stores += 1
+            unit.commits += 1
 
-    def let_go(self, units: Iterable[int], actor: str | None) -> None:
-        """The end of `hold`. What has not ended meanwhile is leased to `actor`, or waits again."""
+    def end_commit(self, units: Iterable[int], actor: str | None) -> None:
+        """The end of `begin_commit`. What has not ended meanwhile is leased to `actor`, or waits again."""
         for index in units:
             unit = self._units[index]
-            unit.stores -= 1
-            if actor is not None and not unit.stores and unit.prompts:
+            unit.commits -= 1
+            if actor is not None and not unit.commits and unit.prompts:
                 self._lease(unit, actor)
-            self._settle(index)
+            self._requeue(index)
 
     def release(self, actor: str) -> list[int]:
         """Let everything this actor holds wait again; those units."""
@@ -213,12 +216,12 @@ class LeaseBook:
     def _push_expiry(self, unit: int, lease: Lease) -> None:
         heapq.heappush(self._expiries, (lease.expires_s, next(self._entries), unit, lease))
 
-    def _settle(self, index: int) -> None:
+    def _requeue(self, index: int) -> None:
         """Put a unit whose state changed where it belongs: among those that wait, or nowhere."""
         unit = self._units[index]
         if unit.waits and not unit.queued:
             unit.queued = True
             heapq.heappush(self._waiting, index)
-        elif not unit.prompts and not unit.stores and (unit.opened or unit.lease is None):
+        elif not unit.prompts and not unit.commits and (unit.opened or unit.lease is None):
             self._unlease(unit)
             del self._units[index]

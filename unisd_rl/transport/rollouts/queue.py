@@ -17,7 +17,7 @@ from the ledger: what is stored is never generated again.
 Only `commit` gives way to other calls half done, while rows are written; what it writes is held meanwhile: nobody is
 given it, nobody fails it, and no lease of it expires.
 
-A plain class; `spawn.py` wraps it as a Ray actor. Under `directory` it keeps `rollouts/` (the ledger),
+A plain class; `driver_client.ServedQueue` is the Ray actor. Under `directory` it keeps `rollouts/` (the ledger),
 `consumed.jsonl`, `quarantined.jsonl` and `lineages.jsonl`; opening the directory again restores what they say. What
 was admitted and leased is forgotten then: the driver admits again, and actors renew what they hold.
 """
@@ -29,12 +29,18 @@ from pathlib import Path
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.storage.stores import pin_location
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.batch import Arrival, TakenBatch, arrivals, deal, describe
-from unisd_rl.transport.rollouts.dispatch import BatchWaits, Issuing
+from unisd_rl.transport.rollouts.batch import (
+    CommittedRow,
+    QueueBatch,
+    committed_rows,
+    consumed_records,
+    split_for_ranks,
+)
+from unisd_rl.transport.rollouts.dispatch import BatchWaits, Dispatcher
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.report import QueueReport, TurnedAway, mean
+from unisd_rl.transport.rollouts.report import QueueReport, RejectedRows, mean
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 
@@ -64,17 +70,12 @@ class RolloutQueue:
         self._lineages = LineageLog(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
         self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
-        known = (*self._ledger.numbers, *self._quarantine)
-        self._issuing = Issuing(self._book, self._may_start, known)
-        self._batches, self._turned_away = BatchWaits(), TurnedAway()
+        self._dispatcher = Dispatcher(self._book, self._may_start, (*self._ledger.numbers, *self._quarantine))
+        self._batches, self._rejected = BatchWaits(), RejectedRows()
 
     async def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
         """Let numbered prompts in. Those known already, or stored or quarantined by an earlier process, are ignored."""
-        self._issuing.admit(prompts)
-
-    async def end_admission(self, end: int) -> None:
-        """There are no prompts from number `end` on: the last batch may be short."""
-        self._issuing.end_at(end)
+        self._dispatcher.admit(prompts)
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """Up to `wanted` prompts, lowest numbers first, that may start on weights of version `applied`.
@@ -83,7 +84,7 @@ class RolloutQueue:
         the same actor (it has newer weights by now) ends an earlier one that still waits. Whole units are leased
         (`rollout.lease_unit`): the last one may go over `wanted`. A retired actor gets nothing.
         """
-        return await self._issuing.lease(actor, applied, wanted, timeout_s)
+        return await self._dispatcher.lease(actor, applied, wanted, timeout_s)
 
     async def renew(self, actor: str, numbers: Sequence[int]) -> None:
         """The actor lives and holds these prompts: start the time of their leases anew.
@@ -91,7 +92,7 @@ class RolloutQueue:
         Those that no actor holds (their lease expired, or this queue was started again) are leased to it again. A unit
         is renewed by any of its numbers.
         """
-        self._issuing.renew(actor, [number for number in numbers if not self._settled(number)])
+        self._dispatcher.renew(actor, [number for number in numbers if not self._is_done(number)])
 
     async def commit(self, actor: str, data: bytes) -> None:
         """Store completed rollouts (an IPC stream of `schema.encode`) and end their leases.
@@ -101,19 +102,19 @@ class RolloutQueue:
         be too stale at its step is refused too, with its unit, and the unit waits again.
 
         Raises:
-            ValueError: rows of a unit are missing that are not settled: a unit is committed whole. Nothing is stored.
+            ValueError: rows of a unit are missing that are not done: a unit is committed whole. Nothing is stored.
             OSError: nothing could be written. Nothing is stored, and the actor holds the leases: it may commit again.
         """
-        rows = arrivals(data)
+        rows = committed_rows(data)
         numbers = {row.number for row in rows}
         self._check_units(actor, numbers)
         stale = self._too_stale(rows)
         stored = await self._store(actor, data, numbers, stale)
-        self._turned_away.count(rows, stored, stale)
+        self._rejected.count(rows, stored, stale)
         for number in stale:
             if self._book.holder(number) == actor:
                 self._book.give_back(self._book.unit_of(number))
-        self._issuing.serve()
+        self._dispatcher.dispatch()
 
     async def fail(self, actor: str, number: int, reason: str) -> None:
         """This attempt failed: issue the prompt again, with its unit, or quarantine it after `max_attempts` failures.
@@ -122,21 +123,21 @@ class RolloutQueue:
         the lease: a new attempt is under way. Raises OSError when the quarantine cannot be written: the actor keeps the
         lease, and may say it again.
         """
-        self._issuing.expire()
+        self._dispatcher.expire()
         if self._book.holder(number) == actor:
             given_up = self._quarantine.failed(number, actor, reason)
             self._book.give_back(self._book.unit_of(number))
             if given_up:
-                self._settle([number])
-        self._issuing.serve()
+                self._mark_done([number])
+        self._dispatcher.dispatch()
 
     async def release(self, actor: str) -> None:
         """Issue everything this actor holds again, and let it wait for nothing: it died, or it stops."""
-        self._issuing.release(actor)
+        self._dispatcher.release(actor)
 
     async def retire(self, actor: str) -> None:
         """As `release`, and this name is never given a prompt again. What it still commits counts."""
-        self._issuing.retire(actor)
+        self._dispatcher.retire(actor)
 
     async def roll_back(self, lineage: int, step: int) -> None:
         """The learner goes on from its checkpoint of `step`, in a new lineage; on the disk when this returns.
@@ -148,53 +149,58 @@ class RolloutQueue:
         """
         if self._lineages.roll_back(lineage, step, max(0, self._consumption.steps - step)):
             self._consumption.recount()
-        self._issuing.serve()
+        self._dispatcher.dispatch()
 
     async def lineage(self) -> int:
         """The learner's lineage, 0 before the first rollback."""
         return self._lineages.current
 
-    async def take(self, step: int, shards: int, timeout_s: float) -> TakenBatch:
-        """The rollouts of `step` in prompt order, dealt to `shards` ranks, and written to `consumed.jsonl`.
+    async def take(self, step: int, shards: int, timeout_s: float) -> QueueBatch:
+        """The rollouts of `step` in prompt order, split for `shards` ranks, and written to `consumed.jsonl`.
 
         Quarantined prompts are left out. The step taken last may be asked for again: it is consumed once.
 
         Raises:
-            NotAdmitted: a prompt of the step is neither admitted nor settled, nor beyond the end of admission.
+            NotAdmitted: a prompt of the step was neither admitted nor is it done.
             TimeoutError: after `timeout_s` seconds, naming the prompts it waited for.
             RolledBack: the learner did so meanwhile; nothing is handed over or written.
             OSError: `consumed.jsonl` could not be written: the step may be asked for again.
         """
         numbers, lineage = range(step * self._batch_size, (step + 1) * self._batch_size), self._lineages.current
-        await self._wait_for(step, [number for number in numbers if not self._settled(number)], timeout_s)
+        await self._wait_for(step, [number for number in numbers if not self._is_done(number)], timeout_s)
         self._lineages.require(lineage)
-        present = tuple(number for number in numbers if number in self._ledger)
-        rows = self._ledger.read(present)
-        facts = describe(step, lineage, rows)
-        oldest = self._consumption.record(step, facts)
-        tokens, depth = sum(fact.tokens for fact in facts), len(self._ledger) - len(self._consumption)
-        return TakenBatch(step, deal(rows, shards), present, oldest, tokens, depth)
+        stored = tuple(number for number in numbers if number in self._ledger)
+        rows = self._ledger.read(stored)
+        records = consumed_records(step, lineage, rows)
+        return QueueBatch(
+            step=step,
+            shards=split_for_ranks(rows, shards),
+            numbers=stored,
+            max_staleness=self._consumption.record(step, records),
+            tokens=sum(record.tokens for record in records),
+            depth=len(self._ledger) - len(self._consumption),
+        )
 
     async def report(self) -> QueueReport:
         """What happened so far."""
-        consumption, issuing, away = self._consumption, self._issuing, self._turned_away
+        consumption, dispatcher, rejected = self._consumption, self._dispatcher, self._rejected
         consumed, end = consumption.numbers, consumption.steps * self._batch_size
-        due = {number for number in issuing.admitted if number < end}
-        issued = away.mean_tokens_issued(end, consumption.rows, consumption.tokens)
-        trained = mean(consumption.tokens, consumption.rows)
+        due = {number for number in dispatcher.admitted if number < end}
+        mean_issued = rejected.mean_tokens_issued(end, consumption.rows, consumption.tokens)
+        mean_consumed = mean(consumption.tokens, consumption.rows)
         return QueueReport(
-            admitted=len(issuing.admitted),
-            issued=len(issuing.issued),
-            leases=issuing.leases,
+            admitted=len(dispatcher.admitted),
+            issued=len(dispatcher.issued),
+            leases=dispatcher.leases,
             committed=len(self._ledger),
             consumed=len(consumed),
             duplicated=consumption.doubled,
             lost=len(due.difference(consumed, self._quarantine)),
             quarantined=len(self._quarantine),
             failures=self._quarantine.failures,
-            expired=issuing.expired,
-            refused=away.refused,
-            too_stale=away.too_stale,
+            expired=dispatcher.expired,
+            refused=rejected.refused,
+            too_stale=rejected.too_stale,
             waiting=self._book.waiting,
             leased=self._book.leased,
             depth=len(self._ledger) - len(consumed),
@@ -203,26 +209,26 @@ class RolloutQueue:
             straddling=consumption.straddling,
             max_staleness_seen=consumption.max_staleness_seen,
             tokens=self._ledger.tokens,
-            mean_tokens_issued=issued,
-            mean_tokens_consumed=trained,
-            length_difference=trained - issued,
+            mean_tokens_issued=mean_issued,
+            mean_tokens_consumed=mean_consumed,
+            length_difference=mean_consumed - mean_issued,
         )
 
     def _check_units(self, actor: str, numbers: Set[int]) -> None:
-        missing = {other for number in numbers for other in self._book.unsettled(self._book.unit_of(number))} - numbers
+        missing = {other for number in numbers for other in self._book.remaining(self._book.unit_of(number))} - numbers
         if missing:
             raise ValueError(
                 f"{actor} committed prompts {sorted(numbers)} without {sorted(missing)}, which are leased with them: "
                 "a unit (rollout.lease_unit) is committed whole"
             )
 
-    def _too_stale(self, rows: Sequence[Arrival]) -> set[int]:
+    def _too_stale(self, rows: Sequence[CommittedRow]) -> set[int]:
         """Those that could not be trained on at their step, and what is in one unit with them."""
         stale = {
             self._book.unit_of(row.number)
             for row in rows
             if row.oldest is not None
-            and not self._settled(row.number)
+            and not self._is_done(row.number)
             and admission.too_stale(row.number, row.oldest, self._batch_size, self._max_staleness)
         }
         return {row.number for row in rows if self._book.unit_of(row.number) in stale}
@@ -230,35 +236,34 @@ class RolloutQueue:
     async def _store(self, actor: str, data: bytes, numbers: Set[int], stale: Container[int]) -> Set[int]:
         """Write the rows that are new and fresh, holding their units meanwhile; the numbers stored."""
         barred = {number for number in numbers if number in stale or number in self._quarantine}
-        units = {self._book.unit_of(number) for number in numbers - barred if not self._settled(number)}
-        self._book.hold(units)
+        units = {self._book.unit_of(number) for number in numbers - barred if not self._is_done(number)}
+        self._book.begin_commit(units)
         try:
             appended = await self._ledger.append(data, barred)
         except BaseException:
-            self._book.let_go(units, None if self._issuing.retired(actor) else actor)
-            self._issuing.serve()
+            self._book.end_commit(units, None if self._dispatcher.retired(actor) else actor)
+            self._dispatcher.dispatch()
             raise
-        self._settle(appended.stored)
-        self._book.let_go(units, None)
+        self._mark_done(appended.stored)
+        self._book.end_commit(units, None)
         return set(appended.stored)
 
-    async def _wait_for(self, step: int, unsettled: Sequence[int], timeout_s: float) -> None:
-        """Return when these prompts of a step are settled; nobody waits for those beyond the end of admission."""
-        if unknown := self._issuing.unknown(unsettled):
-            raise NotAdmitted(f"step {step} needs prompts that were not admitted: {self._issuing.named(unknown)}")
-        missing = await self._batches.settled((n for n in unsettled if n in self._issuing.admitted), timeout_s)
-        if missing:
+    async def _wait_for(self, step: int, numbers: Sequence[int], timeout_s: float) -> None:
+        """Return when these prompts of a step are done."""
+        if unknown := self._dispatcher.not_admitted(numbers):
+            raise NotAdmitted(f"step {step} needs prompts that were not admitted: {self._dispatcher.describe(unknown)}")
+        if missing := await self._batches.wait_until_done(numbers, timeout_s):
             raise TimeoutError(
                 f"step {step} waited {timeout_s:g} s for {len(missing)} of {self._batch_size} prompts: "
-                + self._issuing.named(missing)
+                + self._dispatcher.describe(missing)
             )
 
-    def _settle(self, numbers: Sequence[int]) -> None:
+    def _mark_done(self, numbers: Sequence[int]) -> None:
         """These are on storage, or given up: no actor needs them, and a batch need not wait for them."""
-        self._issuing.settle(numbers)
-        self._batches.settle(numbers)
+        self._dispatcher.mark_done(numbers)
+        self._batches.mark_done(numbers)
 
-    def _settled(self, number: int) -> bool:
+    def _is_done(self, number: int) -> bool:
         return number in self._ledger or number in self._quarantine
 
     def _may_start(self, prompt: NumberedPrompt, applied: PolicyVersion) -> bool:

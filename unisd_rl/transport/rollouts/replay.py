@@ -5,7 +5,7 @@ A number is stored once, whatever happened to the run, so the rows of a step are
 
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import RecordedRun
-from unisd_rl.transport.rollouts.batch import deal
+from unisd_rl.transport.rollouts.batch import split_for_ranks
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 
@@ -32,7 +32,7 @@ class Recording:
         """
         numbers = [number for number in self._numbers(step) if number not in self._quarantined]
         try:
-            return deal(self._ledger.read(numbers), ranks), numbers
+            return split_for_ranks(self._ledger.read(numbers), ranks), numbers
         except (OSError, ValueError) as error:
             raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Container, Sequence, Set
 from dataclasses import dataclass
 
-from unisd_rl.transport.rollouts.batch import Arrival
+from unisd_rl.transport.rollouts.batch import CommittedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class QueueReport:
     length_difference: float
 
 
-class TurnedAway:
+class RejectedRows:
     """The rows that actors brought and that were not stored, since the queue's process started."""
 
     def __init__(self) -> None:
         self.refused = self.too_stale = 0
-        self._rows: list[Arrival] = []
+        self._rows: list[CommittedRow] = []
 
-    def count(self, rows: Sequence[Arrival], stored: Set[int], stale: Container[int]) -> None:
+    def count(self, rows: Sequence[CommittedRow], stored: Set[int], stale: Container[int]) -> None:
         """Of these rows those whose numbers are `stored` were stored, and those of `stale` came too late."""
         left = set(stored)
         for row in rows:

@@ -60,14 +60,14 @@ def test_an_ended_prompt_is_forgotten_whether_leased_or_waiting():
 def test_what_is_being_stored_is_nobodys_until_it_is_let_go():
     book, clock = book_of(2)
     assert leased(book, "a", 2) == [0, 1]
-    book.hold([0])
-    book.hold([0])  # a second commit of the same prompt
+    book.begin_commit([0])
+    book.begin_commit([0])  # a second commit of the same prompt
     clock.now_s = 10.0
     assert book.expire() == [1]
     assert (book.holder(0), leased(book, "b", 9)) == (None, [1])
-    book.let_go([0], "a")
+    book.end_commit([0], "a")
     assert book.holder(0) is None
-    book.let_go([0], "c")
+    book.end_commit([0], "c")
     assert book.holder(0) == "c"
 
 

@@ -187,15 +187,13 @@ def test_a_batch_that_is_quarantined_whole_does_not_hang(tmp_path, clock):
     run(scenario())
 
 
-def test_the_last_batch_may_be_short_once_admission_has_ended(queue):
+def test_a_step_that_was_not_admitted_whole_is_refused_and_what_is_missing_named(queue):
     async def scenario():
         await admit(queue, 3)
         await lease(queue)
         await commit(queue, 0, 1, 2)
         with pytest.raises(NotAdmitted, match=r"step 1 needs prompts that were not admitted: 3 \(not admitted\)"):
             await queue.take(1, 1, LONG_S)
-        await queue.end_admission(3)
-        assert (await queue.take(1, 1, LONG_S)).numbers == (2,)
 
     run(scenario())
 
@@ -445,8 +443,8 @@ def test_units_are_leased_whole_and_as_soon_as_they_are_whole(tmp_path, clock):
         await admit(queue, 5)
         assert await lease(queue, "b") == [2, 3]
         assert await lease(queue, "c") == []
-        await queue.end_admission(5)
-        assert await lease(queue, "c") == [4]
+        await admit(queue, 6)
+        assert await lease(queue, "c") == [4, 5]
 
     run(scenario())
 

@@ -4,7 +4,7 @@ Hypothesis plays `queue_world.World`: actors die before and after a commit, hang
 expire; the queue is opened again from its files; the learner rolls back to a checkpoint, also to the one before, also
 while it waits for a batch; the driver starts again with everything new; the disk is full; prompts fail until they are
 quarantined; writing is slow and everything else comes in between; actors come and go. Publication is every 1 to 4 steps
-at any staleness that allows it, the last batch may be short, and units have one or several prompts.
+at any staleness that allows it, and units have one or several prompts.
 
 After each step: staleness is bounded, the surviving chain has consumed 0, 1, 2, ... each once and in order, versions
 rise by one within a lineage, nothing stored is generated again, nothing acknowledged is gone. At the end of each run
@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from tests.fakes.queue_world import LEASE_S, Setting, World
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.dispatch import Issuing
+from unisd_rl.transport.rollouts.dispatch import Dispatcher
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
@@ -48,9 +48,8 @@ def some_setting(draw):
     batch_size = unit * draw(st.integers(1, 2))
     every = draw(st.integers(1, 4))
     steps = draw(st.integers(2, 6))
-    missing = draw(st.integers(0, batch_size - 1))
     staleness, attempts = every - 1 + draw(st.integers(0, 1)), draw(st.integers(1, 2))
-    return Setting(batch_size, staleness, every, unit, steps * batch_size - missing, attempts)
+    return Setting(batch_size, staleness, every, unit, steps, attempts)
 
 
 class Model(RuleBasedStateMachine):
@@ -233,7 +232,7 @@ def nothing_is_known(whole, issuing, book, may_start, known):
 
 
 def settled_before_it_is_written(whole, queue, actor, data, numbers, stale):
-    queue._settle(sorted(numbers))
+    queue._mark_done(sorted(numbers))
     return whole(queue, actor, data, numbers, stale)
 
 
@@ -270,6 +269,7 @@ class Breach:
     rules: tuple
     says: str
     play: Callable[[World], None] | None = None
+    lease_unit: int = 1
 
 
 def a_holder_dies(world):
@@ -293,6 +293,13 @@ def a_failure_while_it_is_written(world):
     world.commit(world.actors[0], [0], "slow")
     world.fail(world.actors[0], 0)
     world.write_out()
+    world.check()
+
+
+def a_prompt_fails_too_often(world):
+    world.admit()
+    world.lease(world.actors[0], 1)
+    world.fail(world.actors[0], 0)
     world.check()
 
 
@@ -364,31 +371,33 @@ BREACHES = {
     ),
     "leases never expire": Breach(((LeaseBook, "expire", lambda whole, book: []),), "deadlock", a_holder_dies),
     "what is stored stays on offer": Breach(((LeaseBook, "end", nothing_happens),), "was given to .* again"),
-    "settled prompts are admitted again": Breach(((Issuing, "__init__", nothing_is_known),), "was given to .* again"),
+    "settled prompts are admitted again": Breach(
+        ((Dispatcher, "__init__", nothing_is_known),), "was given to .* again"
+    ),
     "a lease ends before its rollout is on storage": Breach(
         ((RolloutQueue, "_store", settled_before_it_is_written),), "deadlock", a_full_disk_and_a_death
     ),
     "what is being written may be failed": Breach(
-        ((LeaseBook, "hold", nothing_happens), (LeaseBook, "let_go", nothing_happens)),
+        ((LeaseBook, "begin_commit", nothing_happens), (LeaseBook, "end_commit", nothing_happens)),
         "quarantined and stored",
         a_failure_while_it_is_written,
     ),
     "a unit is torn apart": Breach(((LeaseBook, "grant", only_the_first),), "was given a part of unit"),
     "a quarantined prompt takes its unit with it": Breach(
-        ((Issuing, "settle", with_the_whole_unit),), "deadlock|waits for|was handed"
+        ((Dispatcher, "mark_done", with_the_whole_unit),), "deadlock", a_prompt_fails_too_often, lease_unit=2
     ),
     "a double is stored": Breach(((Ledger, "_is_new", lambda *arguments: True),), "stored twice", an_answer_is_lost),
     "a step asked for twice counts twice": Breach(((Consumption, "record", every_time_anew),), "consumed"),
     "a rollback is not counted": Breach(((LineageLog, "roll_back", not_recounted),), "reported"),
     "a rollback is forgotten": Breach(((LineageLog, "roll_back", not_written),), "forgotten|not on storage"),
-    "a queue started again misses nothing": Breach(((Issuing, "unknown", lambda *arguments: []),), "was handed"),
+    "a queue started again misses nothing": Breach(((Dispatcher, "not_admitted", lambda *arguments: []),), "deadlock"),
 }
 
 
 def test_what_the_breaches_are_played_on_holds_when_no_rule_is_broken():
     for breach in BREACHES.values():
         if breach.play is not None:
-            played(breach.play)
+            played(breach)
 
 
 @pytest.mark.parametrize("name", BREACHES)
@@ -400,13 +409,14 @@ def test_a_broken_rule_is_caught(monkeypatch, name):
         assert re.search(breach.says, caught(Model))
     else:
         with pytest.raises(AssertionError, match=breach.says):
-            played(breach.play)
+            played(breach)
 
 
-def played(play):
-    world = World(Setting(batch_size=1, max_staleness=1, publish_every=1, lease_unit=1, prompts=8, max_attempts=1))
+def played(breach):
+    unit = breach.lease_unit
+    world = World(Setting(unit, max_staleness=1, publish_every=1, lease_unit=unit, steps=8, max_attempts=1))
     try:
-        play(world)
+        breach.play(world)
         world.finish()
     finally:
         world.close()
