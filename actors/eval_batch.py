@@ -1,99 +1,130 @@
-"""The prompts of an evaluation, dealt to actors in turn; what a dead one leaves unanswered is dealt again."""
+"""The requests of an evaluation, assigned to actors in turn; what a dead one leaves unanswered is assigned again."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.process import ActorFailed, ActorProcess, PendingCall
-from actors.rollout_actor import ChatAnswer, ChatRequest
-from actors.supervisor import ActorSupervisor
-from unisd_rl.types import PolicyVersion
+from actors.rollout_actor import Chat, ChatAnswer, ChatRequest, RolloutActor
+from actors.supervisor import ActorSupervisor, State
+from unisd_rl.errors import RunFailed
+from unisd_rl.types import OnWait, PolicyVersion, Sampling
+
+
+def chat_requests(chats: Sequence[Chat], sampling: Sampling) -> list[ChatRequest]:
+    """One request a chat. Chat i is sampled with `sampling.seed` + i, whoever answers it."""
+    if sampling.seed is None:
+        return [(chat, sampling) for chat in chats]
+    return [(chat, replace(sampling, seed=sampling.seed + index)) for index, chat in enumerate(chats)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Assignment:
-    """What one process was asked: the places of its prompts in the whole."""
+    """What one process was asked: the indices of its requests."""
 
-    slot: ActorSupervisor
+    supervisor: ActorSupervisor
     process: ActorProcess
-    places: list[int]
+    indices: list[int]
     call: PendingCall[list[ChatAnswer]]
     deadline_s: float
 
 
 class EvaluationDispatch:
-    """`asked` in order, all to be answered by `version`. An actor has `timeout_s` seconds for its share."""
+    """`requests`, all to be answered by `version`. An actor has `timeout_s` seconds for what it is assigned."""
 
     def __init__(
         self,
-        asked: Sequence[ChatRequest],
+        requests: Sequence[ChatRequest],
         version: PolicyVersion,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._asked, self._version, self._timeout_s, self._clock = asked, version, timeout_s, clock
-        self._open = list(range(len(asked)))
-        self._shares: list[_Assignment] = []
+        self._requests, self._version, self._timeout_s, self._clock = requests, version, timeout_s, clock
+        self._unassigned = list(range(len(requests)))
+        self._assignments: list[_Assignment] = []
         self._answers: dict[int, ChatAnswer] = {}
 
     @property
     def unassigned(self) -> bool:
-        """Whether some prompts are with nobody."""
-        return bool(self._open)
+        """Whether some requests are with nobody."""
+        return bool(self._unassigned)
 
     @property
     def complete(self) -> bool:
-        """Whether every prompt is answered."""
-        return len(self._answers) == len(self._asked)
+        """Whether every request is answered."""
+        return len(self._answers) == len(self._requests)
 
     @property
     def awaited(self) -> list[PendingCall[list[ChatAnswer]]]:
         """The calls whose end brings this on."""
-        return [share.call for share in self._shares]
+        return [assignment.call for assignment in self._assignments]
 
     def answers(self) -> list[ChatAnswer]:
-        """All answers, in the order of the prompts."""
-        return [self._answers[place] for place in range(len(self._asked))]
+        """All answers, in the order of the requests."""
+        return [self._answers[index] for index in range(len(self._requests))]
 
-    def assign(self, able: Sequence[ActorSupervisor]) -> None:
-        """Give what is with nobody to these slots, all of which serve and are at the version."""
-        for turn, slot in enumerate(able):
-            places = self._open[turn :: len(able)]
-            if places:
-                assert slot.process is not None, "a slot that serves has a process"
-                call = slot.process.answer([self._asked[place] for place in places], self._version)
-                self._shares.append(_Assignment(slot, slot.process, places, call, self._clock() + self._timeout_s))
-        if able:
-            self._open = []
-
-    def collect(self) -> None:
-        """Take what has come. Shares of processes that failed, are gone or take too long are with nobody again.
+    def advance(self, supervisors: Sequence[ActorSupervisor], on_wait: OnWait) -> None:
+        """Take what has come and assign what is with nobody. `on_wait` is called while nobody has the weights.
 
         Raises:
-            RunFailed: a slot failed more often than it may.
+            RunFailed: nobody is at the version or on the way to it, or an actor failed more often than it may.
         """
-        for share in tuple(self._shares):
-            if share.slot.process is not share.process:
-                self._return(share)
-            elif share.call.done():
-                self._take(share)
-            elif self._clock() > share.deadline_s:
+        self.collect()
+        self.assign([actor for actor in supervisors if actor.state is State.SERVING and actor.applied == self._version])
+        if self.unassigned:
+            on_wait()
+            self._check_reachable(supervisors)
+
+    def assign(self, able: Sequence[ActorSupervisor]) -> None:
+        """Give what is with nobody to these actors in turn, all of which serve and are at the version."""
+        for turn, supervisor in enumerate(able):
+            indices = self._unassigned[turn :: len(able)]
+            if indices:
+                process = supervisor.process
+                assert process is not None, "an actor that serves has a process"
+                requests = [self._requests[index] for index in indices]
+                call = process.call(RolloutActor.answer, requests, self._version)
+                deadline_s = self._clock() + self._timeout_s
+                self._assignments.append(_Assignment(supervisor, process, indices, call, deadline_s))
+        if able:
+            self._unassigned = []
+
+    def collect(self) -> None:
+        """Take what has come. What processes were assigned that failed, are gone or take too long is with nobody again.
+
+        Raises:
+            RunFailed: an actor failed more often than it may.
+        """
+        for assignment in tuple(self._assignments):
+            process = assignment.process
+            if assignment.supervisor.process is not process:
+                self._return(assignment)
+            elif assignment.call.done():
+                self._take(assignment)
+            elif self._clock() > assignment.deadline_s:
                 late = f"did not answer within run.step_timeout_s = {self._timeout_s:g} s"
-                self._fail(share, f"{share.process.name} {late}; its log is {share.process.log}")
+                self._return(assignment)
+                assignment.supervisor.fail(f"{process.name} {late}; its log is {process.log}")
 
-    def _take(self, share: _Assignment) -> None:
+    def _check_reachable(self, supervisors: Sequence[ActorSupervisor]) -> None:
+        for actor in supervisors:
+            if actor.updating or actor.state in (State.WAITING, State.PLACING, State.STARTING):
+                return  # it may yet come to the version
+        serving = [actor for actor in supervisors if actor.state is State.SERVING]
+        if serving and not any(actor.applied == self._version for actor in serving):
+            asked = serving[0]
+            raise RunFailed(f"{asked.name} was asked for answers of {self._version} but is at {asked.applied}")
+
+    def _take(self, assignment: _Assignment) -> None:
         try:
-            answers = share.call.result()
+            answers = assignment.call.result()
         except ActorFailed as failure:
-            self._fail(share, str(failure))
+            self._return(assignment)
+            assignment.supervisor.fail(str(failure))
             return
-        self._answers |= dict(zip(share.places, answers, strict=True))
-        self._shares.remove(share)
+        self._answers |= dict(zip(assignment.indices, answers, strict=True))
+        self._assignments.remove(assignment)
 
-    def _fail(self, share: _Assignment, what: str) -> None:
-        self._return(share)
-        share.slot.fail(what)
-
-    def _return(self, share: _Assignment) -> None:
-        self._shares.remove(share)
-        self._open = sorted([*self._open, *share.places])
+    def _return(self, assignment: _Assignment) -> None:
+        self._assignments.remove(assignment)
+        self._unassigned = sorted([*self._unassigned, *assignment.indices])

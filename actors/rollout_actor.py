@@ -35,6 +35,17 @@ ChatRequest = tuple[Chat, Sampling]
 
 
 @dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """What the rollout actors of a group have in common. Without a queue they only answer: `run` is then a mistake."""
+
+    config: Config
+    model_path: Path
+    run_dir: Path
+    queue: ActorHandle | None
+    store: StoreClient
+
+
+@dataclass(frozen=True, slots=True)
 class ChatAnswer:
     """One prompt outside the queue: what the engine read, what it wrote, and that as text."""
 
@@ -44,31 +55,20 @@ class ChatAnswer:
 
 
 class RolloutActor(VllmPushEndpoint):
-    """Generates with one engine. `cores` are those of this actor; empty leaves them to the system.
+    """Generates with one engine. `cores` are those of this actor; empty leaves them to the system."""
 
-    Without a queue it only answers, and may not be asked to `run`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        config: Config,
-        cores: Cores,
-        model_path: Path,
-        run_dir: Path,
-        queue: ActorHandle | None,
-        store: StoreClient,
-    ) -> None:
+    def __init__(self, name: str, cores: Cores, spec: ActorSpec) -> None:
+        config = spec.config
         self._name, self._config = name, config
-        self._log = log_path(run_dir, name)
+        self._log = log_path(spec.run_dir, name)
         redirect_output(self._log)
         bind_to(cores)
-        self._tokenizer = ChatTokenizer(model_path)
-        engine = build_engine(config, cores, model_path, self._tokenizer)
+        self._tokenizer = ChatTokenizer(spec.model_path)
+        engine = build_engine(config, cores, spec.model_path, self._tokenizer)
         self._engine = StallGuard(engine, config.faults.stall_s)
-        leases = RayLeaseQueue(queue, config.faults)
+        leases = RayLeaseQueue(spec.queue, config.faults)
         self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
-        self._receiver = weight_transport(config).receiver(store)
+        self._receiver = weight_transport(config).receiver(spec.store)
         self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation
         self._applied = asyncio.Condition()
         self._pauses: list[PauseReport] = []
@@ -93,7 +93,7 @@ class RolloutActor(VllmPushEndpoint):
 
     def ping(self) -> Pulse:
         """That this process lives, and what it is at."""
-        return Pulse(self._engine.version, self._service.served_s, self._service.busy_s)
+        return Pulse(self._engine.version, self._service.usage.served_s, self._service.usage.busy_s)
 
     async def run(self) -> None:
         """Serve the queue until `stop` or `drain`.
@@ -189,7 +189,7 @@ class RolloutActor(VllmPushEndpoint):
             rollouts=counts.rollouts,
             failed=counts.failed,
             answered=self._answered,
-            busy_fraction=self._service.busy_fraction,
+            busy_fraction=self._service.usage.busy_fraction,
             pauses_ms=tuple(pause.pause_ms for pause in self._pauses),
             loads_ms=tuple(pause.load_ms for pause in self._pauses),
         )

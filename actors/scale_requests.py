@@ -1,11 +1,11 @@
-"""What a person says to a run that is going on, and what it answers: two small files in the run's folder.
+"""Requests for another number of rollout actors in mid-run, and what became of them: two small files in a run's folder.
 
-| file | written by | says |
+| file | written by | holds |
 |---|---|---|
 | control/actors.json | `python -m unisd_rl.scale` | how many rollout actors there shall be |
 | control/status.json | the driver, when it changes | how many there shall be, how many serve, where each stands |
 
-Each is replaced as a whole: who reads never finds half of one. They work wherever the folder is seen.
+Each is replaced as a whole: a reader never finds half of one. They work wherever the folder is seen.
 """
 
 import json
@@ -17,20 +17,20 @@ from unisd_rl.storage.files import is_locked, write_text_atomic
 
 
 class InvalidRequest(Exception):
-    """A control file that says nothing; the message is a sentence with its path."""
+    """A control file that nobody can read; the message is a sentence with its path."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActorCounts:
-    """`wanted` rollout actors, `serving` of them; `slots` says where each stands, e.g. `rollout-2: starting`."""
+    """`wanted` rollout actors, `serving` of them; `states` says where each stands, e.g. `rollout-2: starting`."""
 
     wanted: int
     serving: int
-    slots: tuple[str, ...]
+    states: tuple[str, ...]
 
 
 class ScaleRequests:
-    """Both ends of the control files of one run folder."""
+    """Both ends of the control files of one run's folder."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir, self._folder = run_dir, run_dir / "control"
@@ -42,36 +42,36 @@ class ScaleRequests:
         return is_locked(self._run_dir)
 
     def request_actors(self, count: int) -> None:
-        """Say how many rollout actors there shall be."""
+        """Ask for so many rollout actors."""
         self._replace("actors.json", {"actors": count})
 
     def requested_actors(self) -> int | None:
-        """What was last said; None if nothing was.
+        """The newest request; None if there was none.
 
         Raises:
-            Unreadable: somebody wrote something else there.
+            InvalidRequest: the file holds something else.
         """
-        requested = self._read("actors.json")
-        if requested is None:
+        request = self._read("actors.json")
+        if request is None:
             return None
-        if not isinstance(requested, dict) or not isinstance(count := requested.get("actors"), int) or count < 1:
+        if not isinstance(request, dict) or not isinstance(count := request.get("actors"), int) or count < 1:
             raise InvalidRequest(f'{self._folder / "actors.json"} is not {{"actors": N}} with N >= 1: it is ignored')
         return count
 
     def reset(self) -> None:
-        """A driver starts: what an earlier one answered holds no more. What was asked of it does."""
+        """A driver starts: what an earlier one reported holds no more. What was asked of it does."""
         (self._folder / "status.json").unlink(missing_ok=True)
 
-    def report(self, status: ActorCounts) -> None:
-        """Write the driver's answer, if it is another than before."""
-        if status != self._reported:
-            self._replace("status.json", asdict(status))
-            self._reported = status
+    def report(self, counts: ActorCounts) -> None:
+        """Write what there is, if it is not what was written last."""
+        if counts != self._reported:
+            self._replace("status.json", asdict(counts))
+            self._reported = counts
 
     def status(self) -> ActorCounts | None:
-        """The driver's newest answer; None before the first."""
+        """The driver's newest report; None before the first."""
         report = self._read("status.json")
-        return None if report is None else ActorCounts(report["wanted"], report["serving"], tuple(report["slots"]))
+        return None if report is None else ActorCounts(report["wanted"], report["serving"], tuple(report["states"]))
 
     def _read(self, name: str) -> Any:
         try:

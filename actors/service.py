@@ -111,7 +111,7 @@ class RolloutService:
     ) -> None:
         self._name, self._config, self._engine, self._queue = name, config, engine, queue
         self._generator = RolloutGenerator(name, config, engine, tokenizer)
-        self._limit = InFlightLimit(config.concurrency)
+        self.usage = InFlightLimit(config.concurrency)
         self._open = asyncio.Event()
         self._open.set()
         self._changed = asyncio.Event()
@@ -125,21 +125,6 @@ class RolloutService:
         self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
         self.counts = ServiceCounts()
-
-    @property
-    def busy_fraction(self) -> float:
-        """Share of the serving time, 0 to 1, with at least one prompt in flight."""
-        return self._limit.busy_fraction
-
-    @property
-    def served_s(self) -> float:
-        """Seconds since `serve` was called."""
-        return self._limit.served_s
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds of those with at least one prompt in flight."""
-        return self._limit.busy_s
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -183,7 +168,7 @@ class RolloutService:
         Raises:
             ExceptionGroup: with `EngineDied`, or what the queue's end raised.
         """
-        self._limit.begin()
+        self.usage.begin()
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
@@ -204,11 +189,11 @@ class RolloutService:
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
             await self._open.wait()
-            await self._limit.wait_until_free()
+            await self.usage.wait_until_free()
             if self._engine.version == NO_WEIGHTS or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
-            for prompt in await self._lease(self._limit.free):
+            for prompt in await self._lease(self.usage.free):
                 if prompt.number not in self.held:  # else our first lease has run out, and we have it again
                     self._begin(prompt, tasks)
 
@@ -241,13 +226,13 @@ class RolloutService:
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
     def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
-        self._limit.acquire()
+        self.usage.acquire()
         self._none_in_flight.clear()
         self._in_flight[prompt.number] = task = tasks.create_task(self._answer(prompt))
         task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
 
     def _ended(self, number: int) -> None:
-        self._limit.release()
+        self.usage.release()
         del self._in_flight[number]
         self._some_ended.set()
         unit = self._unit(number)

@@ -82,14 +82,14 @@ def _wait_until(control: ScaleRequests, run: Path, actors: int, timeout_s: float
 
 
 def _reached(status: ActorCounts | None, actors: int) -> bool:
-    return status is not None and status.wanted == status.serving == actors and len(status.slots) == actors
+    return status is not None and status.wanted == status.serving == actors and len(status.states) == actors
 
 
 def describe(status: ActorCounts | None) -> str:
     """E.g. `2 of 3 rollout actors serve (rollout-2: waiting for a place)`."""
     if status is None:
         return "the run has not started its rollout actors yet"
-    rest = [slot for slot in status.slots if not slot.endswith(": serving")]
+    rest = [state for state in status.states if not state.endswith(": serving")]
     return f"{status.serving} of {status.wanted} rollout actors serve" + (f" ({'; '.join(rest)})" if rest else "")
 
 

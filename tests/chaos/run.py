@@ -84,12 +84,12 @@ class ChaoticRun:
     def serving(self) -> list[str]:
         """Names of the rollout actors that serve."""
         status = self.status
-        return [slot.split(":")[0] for slot in status.slots if slot.endswith(": serving")] if status else []
+        return [state.split(":")[0] for state in status.states if state.endswith(": serving")] if status else []
 
     @property
     def all_serve(self) -> bool:
         status = self.status
-        return status is not None and status.wanted == status.serving == len(status.slots)
+        return status is not None and status.wanted == status.serving == len(status.states)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Live processes of this cluster whose title begins so, the oldest first."""

@@ -1,9 +1,10 @@
-"""Hand-made ends for slots and shares: a clock that is set, calls that end when told, processes that remember."""
+"""Hand-made ends for supervisors: a clock that is set, calls that end when told, processes that remember."""
 
 from pathlib import Path
 
 from actors.process import ActorFailed
 from actors.report import ActorReport, Pulse
+from actors.rollout_actor import RolloutActor
 from actors.supervisor import ActorSupervisor, DesiredState
 from unisd_rl.config import Config
 from unisd_rl.types import PolicyVersion
@@ -48,47 +49,30 @@ class HandProcess:
         self.name, self.log = name, Path(f"{name}.log")
         self.calls = {}
         self.placed = HandCall("placed")
-        self.leasing = True
         self.killed = False
 
     def last(self, method):
         return self.calls[method][-1]
 
-    def _call(self, method, *arguments):
-        assert not self.killed, f"{method} of {self.name}, which was ended"
-        self.calls.setdefault(method, []).append(HandCall(method, *arguments))
-        return self.calls[method][-1]
+    @property
+    def leasing(self):
+        return len(self.calls.get("pause_leases", [])) == len(self.calls.get("resume_leases", []))
 
     def start(self):
-        return self._call("start")
+        return self.call(RolloutActor.start)
 
-    def run(self):
-        return self._call("run")
-
-    def update(self, version):
-        return self._call("update", version)
-
-    def ping(self):
-        return self._call("ping")
-
-    def answer(self, asked, version):
-        return self._call("answer", asked, version)
-
-    def drain(self, limit_s):
-        return self._call("drain", limit_s)
-
-    def pause_leases(self):
-        self.leasing = False
-
-    def resume_leases(self):
-        self.leasing = True
+    def call(self, method, *arguments):
+        name = method.__name__
+        assert not self.killed, f"{name} of {self.name}, which was ended"
+        self.calls.setdefault(name, []).append(HandCall(name, *arguments))
+        return self.calls[name][-1]
 
     def end(self):
         self.killed = True
 
 
 class Rig:
-    """One slot, and everything it does to others."""
+    """One supervisor, and everything it does to others."""
 
     def __init__(self, index=2, **faults):
         self.config = Config.model_validate(
@@ -100,10 +84,10 @@ class Rig:
                 "objective": {"divergence": {}},
             }
         )
-        self.clock, self.orders = Clock(), DesiredState()
+        self.clock, self.desired = Clock(), DesiredState()
         self.processes, self.retired, self.events = [], [], []
-        self.slot = ActorSupervisor(
-            index, self.config, self.orders, self._begin, self.retired.append, self.events.append, self.clock
+        self.actor = ActorSupervisor(
+            index, self.config, self.desired, self._begin, self.retired.append, self.events.append, self.clock
         )
 
     def _begin(self, name):
@@ -117,7 +101,7 @@ class Rig:
     def check(self, now=None):
         if now is not None:
             self.clock.now = now
-        self.slot.check()
+        self.actor.check()
 
     def serve(self, version=VERSION_0):
         """From wherever it stands to serving."""
@@ -127,7 +111,7 @@ class Rig:
         self.check()
 
     def started(self, version=VERSION_0):
-        self.slot.open()
+        self.actor.open()
         self.serve(version)
         return self
 

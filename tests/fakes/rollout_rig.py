@@ -12,6 +12,7 @@ import ray
 from transformers import AutoModelForCausalLM
 
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from tests.fakes.engine_scenarios import changed
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
@@ -75,7 +76,7 @@ class Parts:
         self.events: list[Event] = []
         self.queue = QueueClient(self.queue_handle, settings, self.events.append)
         self.group = RolloutGroup(
-            settings, PLAN, model_path, run_dir, self.queue_handle, self.store, self.events.append
+            ActorSpec(settings, model_path, run_dir, self.queue_handle, self.store), PLAN, self.events.append
         )
         self.group.start(start_s)
 

@@ -9,6 +9,7 @@ import ray
 
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from tests.fakes.adapters import LORA, random_factors, with_factors
 from tests.fakes.engine_scenarios import gap
 from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
@@ -20,6 +21,10 @@ from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, ViewKind
 
 STEPS = 3
+
+
+def group_of(settings, *parts):
+    return RolloutGroup(ActorSpec(settings, *parts), PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +103,7 @@ def test_weights_that_never_come_are_told_with_the_version(served):
 
 
 def test_actors_without_a_queue_answer_with_the_model_they_were_started_with(served, tied_model_path, tmp_path):
-    alone = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, queue=None, store=spawn_store())
+    alone = group_of(config(), tied_model_path, tmp_path, None, spawn_store())
     alone.start(WAIT_S)
     (answer,) = alone.answers([(Message("user", "question 1"),)], Sampling(0.7, 1.0, 12, seed=1), NO_WEIGHTS)
     assert gap(served.base, answer.prompt_tokens, answer.generation) < 1e-4
@@ -106,7 +111,7 @@ def test_actors_without_a_queue_answer_with_the_model_they_were_started_with(ser
 
 
 def test_an_actor_that_starts_late_begins_with_the_newest_weights(served, tied_model_path, tmp_path):
-    late = RolloutGroup(config(), PLAN, tied_model_path, tmp_path, served.queue_handle, served.store)
+    late = group_of(config(), tied_model_path, tmp_path, served.queue_handle, served.store)
     late.start(WAIT_S)
     assert late.reports()[0].version == PolicyVersion(0, 0)
     late.close()
@@ -119,7 +124,7 @@ def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_
     publisher.publish(PolicyVersion(0, 4), random_factors(tied_model_path, seed=4).items())
     publisher.publish(newest, factors.items())
     publisher.wait(WAIT_S)
-    late = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), store)
+    late = group_of(settings, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), store)
     late.start(WAIT_S)
     asked = [(Message("user", f"question {number}"),) for number in range(3)]
     for one in late.answers(asked, Sampling(0.7, 1.0, 12, seed=3), newest):
@@ -129,7 +134,7 @@ def test_an_actor_that_starts_late_begins_with_the_newest_adapter(cluster, tied_
 
 def test_what_the_cluster_lacks_is_named(cluster, tied_model_path, tmp_path):
     settings = config(resources={"pepper": 2.0})
-    group = RolloutGroup(settings, PLAN, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), spawn_store())
+    group = group_of(settings, tied_model_path, tmp_path, spawn_queue(tmp_path, settings), spawn_store())
     with pytest.raises(UserError, match=r"0 of 1 rollout actors .* 2 pepper, and the cluster has .* 0 pepper left"):
         group.start(WAIT_S)
 
@@ -140,7 +145,7 @@ def test_a_model_that_does_not_load_is_told_with_its_log(cluster, tied_model_pat
     for file in tied_model_path.iterdir():
         if file.suffix != ".safetensors":
             (model / file.name).write_bytes(file.read_bytes())
-    group = RolloutGroup(config(), PLAN, model, tmp_path, spawn_queue(tmp_path, config()), spawn_store())
+    group = group_of(config(), model, tmp_path, spawn_queue(tmp_path, config()), spawn_store())
     with pytest.raises(RunFailed, match=r"rollout-0 stopped: transformers does not load .*rollout-0\.log"):
         group.start(WAIT_S)
     group.close()

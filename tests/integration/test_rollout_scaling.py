@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from tests.fakes.finished import FinishedRun, read_until, start_job
@@ -29,8 +30,8 @@ def test_from_one_actor_to_three_and_back_every_prompt_arrives_once_and_nothing_
     parts.queue.admit(tuple(numbered(number) for number in range(2 * BATCH, 6 * BATCH)))
     three = parts.take_all(1, 5)
     parts.group.scale(1)
-    parts.until(lambda: len(parts.group.status().slots) == 1, "two actors have gone")
-    assert parts.group.status().slots == ("rollout-0: serving",)
+    parts.until(lambda: len(parts.group.counts().states) == 1, "two actors have gone")
+    assert parts.group.counts().states == ("rollout-0: serving",)
     one = parts.take_all(5, 6)
     assert [rollout.number for rollout in (*three, *one)] == list(range(BATCH, 6 * BATCH))
     assert len({rollout.actor for rollout in three}) == 3
@@ -40,7 +41,7 @@ def test_from_one_actor_to_three_and_back_every_prompt_arrives_once_and_nothing_
     assert sum(actor.rollouts for actor in parts.group.reports()) == 6 * BATCH  # those that went are counted
     parts.group.scale(2)
     parts.until(lambda: parts.group.serving == 2, "an actor has come again")
-    assert parts.group.status().slots == ("rollout-0: serving", "rollout-1.1: serving")
+    assert parts.group.counts().states == ("rollout-0: serving", "rollout-1.1: serving")
 
 
 @pytest.mark.parametrize("parts", [{"max_completion_tokens": 64}], indirect=True)
@@ -51,7 +52,7 @@ def test_an_actor_that_goes_completes_what_it_has_in_flight(parts):
     parts.queue.admit(tuple(numbered(number) for number in range(2 * BATCH)))
     parts.until(lambda: parts.queue.report().leased > 6, "both have prompts in flight")
     parts.group.scale(1)
-    parts.until(lambda: len(parts.group.status().slots) == 1, "one actor has gone")
+    parts.until(lambda: len(parts.group.counts().states) == 1, "one actor has gone")
     parts.take_all(0, 2)
     report = parts.queue.report()
     assert (report.leases, report.committed, report.refused) == (2 * BATCH, 2 * BATCH, 0)  # none was leased twice
@@ -62,18 +63,21 @@ def test_an_actor_for_whom_there_is_no_place_holds_nobody_up(parts):
     parts.group.scale(5)
     parts.until(lambda: parts.group.serving == 3, "as many serve as have a place")
     parts.take_all(0, 1)
-    assert parts.group.status().slots[3:] == ("rollout-3: waiting for a place", "rollout-4: waiting for a place")
+    assert parts.group.counts().states[3:] == ("rollout-3: waiting for a place", "rollout-4: waiting for a place")
     parts.group.scale(3)
     parts.group.check()
-    assert len(parts.group.status().slots) == 3
+    assert len(parts.group.counts().states) == 3
     assert parts.events == []
 
 
 def test_what_a_person_asks_for_comes_and_the_answer_is_written(parts, tied_model_path, tmp_path):
     settings, control = config(actors=AutoActors(min=1, max=2)), ScaleRequests(tmp_path)
-    demand = TargetActorCount(settings.rollout, control, parts.events.append)
+    target = TargetActorCount(settings.rollout, control, parts.events.append)
     group = RolloutGroup(
-        settings, PLAN, tied_model_path, tmp_path, parts.queue_handle, parts.store, parts.events.append, demand
+        ActorSpec(settings, tied_model_path, tmp_path, parts.queue_handle, parts.store),
+        PLAN,
+        parts.events.append,
+        target,
     )
     try:
         group.start(WAIT_S)
@@ -85,7 +89,7 @@ def test_what_a_person_asks_for_comes_and_the_answer_is_written(parts, tied_mode
             return control.status().serving
 
         parts.until(lambda: serving() == 2, "the second actor serves")
-        assert control.status().slots == ("rollout-0: serving", "rollout-1: serving")
+        assert control.status().states == ("rollout-0: serving", "rollout-1: serving")
     finally:
         group.close()
     assert parts.events == []
@@ -103,7 +107,7 @@ def test_a_run_is_scaled_by_the_command_while_it_trains(tmp_path):
     finally:
         running.kill()
     assert running.returncode == STOPPED, output[-4000:]
-    assert served.slots == ("rollout-0: serving", "rollout-1: serving")
+    assert served.states == ("rollout-0: serving", "rollout-1: serving")
     run = FinishedRun(tmp_path / "run", output)
     steps = run.summary["steps"]
     assert [row["prompt"] for row in run.consumed] == list(range(steps * 16))

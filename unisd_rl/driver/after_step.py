@@ -59,6 +59,6 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
         }
     )
     run.console.print_step(metrics, tokens_per_s)
-    run.rollouts.observe(balance.learner_wait, batch.depth / run.config.learner.batch_size)
+    run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
     if version.number == 1 and run.store.version == version:
         verify_published(run, version)

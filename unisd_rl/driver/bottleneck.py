@@ -5,12 +5,9 @@ served meanwhile, s seconds each on average, and had a prompt in flight for b of
 
     learner wait = w / (w + l + p)
     actor idle   = 1 - b / s
-    suggested    = ceil(r),  r = A (w + l + p) (1 - idle) / (l + p)
+    suggested    = ceil(n*),  n* of `actors.scaling`'s equation
 
-r is the actors' work for a step, in actor-seconds, over the seconds in which the learner has use for it: with r actors
-rollouts are ready just when the learner is. It assumes that an actor is as fast among more of them (cores and memory of
-its own) and that a busy one is full; actors that are busy with few prompts could do with fewer than suggested. With
-`max_staleness` 0 the two sides take turns whatever their number, and r only says whose turn is longer.
+With `max_staleness` 0 the two sides take turns whatever their number, and n* only says whose turn is longer.
 
 Nothing here asks anybody: the figures come with what is there anyway (the step's report, the batch, answered pings).
 """
@@ -20,23 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from actors.report import Pulse
+from actors.scaling import Utilization, balanced_actors
 from unisd_rl.metrics import READ_PARTS, ReadPart, StepMetrics
 
 _SLACK = 0.05  # a side that waits for less than this share does not hold the other up
-
-
-class ActorTime(Protocol):
-    """Seconds since an actor began to serve, and those of them with a prompt in flight."""
-
-    @property
-    def served_s(self) -> float:
-        """All of them."""
-        ...
-
-    @property
-    def busy_s(self) -> float:
-        """The busy ones."""
-        ...
 
 
 class StepSeconds(Protocol):
@@ -62,7 +47,7 @@ class StepSeconds(Protocol):
 class Balance:
     """Shares from 0 to 1, nan where nothing is known.
 
-    `actors_wanted` is r of the module's equation, `depth` counts rollouts that are ready for later steps.
+    `actors_wanted` is n* of the module's equation, `depth` counts rollouts that are ready for later steps.
     """
 
     actors: int
@@ -83,15 +68,14 @@ class Balance:
     @property
     def actors_suggested(self) -> int | None:
         """A whole number of actors, at least 1; None where nothing is known."""
-        return None if math.isnan(self.actors_wanted) else max(1, math.ceil(self.actors_wanted - 1e-9))
+        return max(1, math.ceil(self.actors_wanted - 1e-9)) if math.isfinite(self.actors_wanted) else None
 
 
 def balance(seconds: StepSeconds, actors: int, idle: float, depth: float) -> Balance:
     """The module's equations."""
-    learning_s = seconds.learn_s + seconds.publish_s
-    total_s = seconds.wait_s + learning_s
-    wanted = actors * total_s * (1.0 - idle) / learning_s if learning_s else math.nan
-    return Balance(actors, idle, seconds.wait_s / total_s if total_s else math.nan, wanted, depth)
+    total_s = seconds.wait_s + seconds.learn_s + seconds.publish_s
+    wait = seconds.wait_s / total_s if total_s else math.nan
+    return Balance(actors, idle, wait, balanced_actors(actors, 1.0 - idle, wait), depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +120,25 @@ class BottleneckMeter:
     wait_s: float = 0.0
     learn_s: float = 0.0
     publish_s: float = 0.0
+    busy_share: float = 1.0
+    """Mean over the actors of the last step of the share, 0 to 1, that each one was busy when it last said so."""
     _steps: int = 0
     _actors: int = 0
     _depth: int = 0
-    _served_s: float = 0.0
-    _busy_s: float = 0.0
     _staleness: float = 0.0
     _policy_tokens: int = 0
     _update_s: float = 0.0
     _read_s: dict[ReadPart, float] = field(default_factory=lambda: dict.fromkeys(READ_PARTS, 0.0))
-    _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _utilization: Utilization = field(default_factory=Utilization)
 
-    def add(self, metrics: StepMetrics, seconds: StepSeconds, actors: Mapping[str, ActorTime], depth: int) -> Balance:
-        """Take in a step; `actors` by name as they said last, all times since each one's start.
+    def add(self, metrics: StepMetrics, seconds: StepSeconds, pulses: Mapping[str, Pulse], depth: int) -> Balance:
+        """Take in a step, with the newest pulse of each actor by name.
 
         The idle share is of what they said since the step before; nan where none has said anything since.
         """
-        served_s, busy_s = self._since_last(actors)
-        self._served_s, self._busy_s = self._served_s + served_s, self._busy_s + busy_s
-        self._steps, self._actors, self._depth = self._steps + 1, self._actors + len(actors), self._depth + depth
+        idle = 1.0 - self._utilization.update(pulses)
+        self.busy_share = self._utilization.newest(pulses)
+        self._steps, self._actors, self._depth = self._steps + 1, self._actors + len(pulses), self._depth + depth
         self.wait_s, self.learn_s = self.wait_s + seconds.wait_s, self.learn_s + seconds.learn_s
         self.publish_s += seconds.publish_s
         self._update_s += metrics.timing.update_s
@@ -163,13 +147,13 @@ class BottleneckMeter:
         staleness, tokens = metrics.policy.staleness_mean, metrics.counts.tokens
         if not math.isnan(staleness):
             self._staleness, self._policy_tokens = self._staleness + staleness * tokens, self._policy_tokens + tokens
-        return balance(seconds, len(actors), _idle(busy_s, served_s), depth)
+        return balance(seconds, len(pulses), idle, depth)
 
     def total(self) -> Bottleneck | None:
         """What all steps say together; None before the first."""
         if not self._steps:
             return None
-        idle = _idle(self._busy_s, self._served_s)
+        idle = 1.0 - self._utilization.total()
         found = balance(self, self._actors, idle, self._depth / self._steps)
         wanted = found.actors_wanted / self._steps
         mean = Balance(round(self._actors / self._steps), idle, found.learner_wait, wanted, found.depth)
@@ -188,16 +172,3 @@ class BottleneckMeter:
             depth=mean.depth,
             staleness=self._staleness / self._policy_tokens if self._policy_tokens else math.nan,
         )
-
-    def _since_last(self, actors: Mapping[str, ActorTime]) -> tuple[float, float]:
-        """Seconds served and busy that are new, over all actors."""
-        served_s = busy_s = 0.0
-        for name, time in actors.items():
-            before_served_s, before_busy_s = self._seen.get(name, (0.0, 0.0))
-            served_s, busy_s = served_s + time.served_s - before_served_s, busy_s + time.busy_s - before_busy_s
-            self._seen[name] = time.served_s, time.busy_s
-        return served_s, busy_s
-
-
-def _idle(busy_s: float, served_s: float) -> float:
-    return 1.0 - busy_s / served_s if served_s > 0.0 else math.nan

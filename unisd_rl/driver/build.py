@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
@@ -75,7 +76,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         queue = spawn_queue(directory.path, config)
         store = spawn_store()
         target = TargetActorCount(config.rollout, ScaleRequests(directory.path), report)
-        rollouts = RolloutGroup(config, plan, model, directory.path, queue, store, report, target)
+        rollouts = RolloutGroup(ActorSpec(config, model, directory.path, queue, store), plan, report, target)
         store_monitor = StoreMonitor(store, config.faults)
 
         def check_others() -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedConfig
@@ -53,7 +54,7 @@ def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path)
     Raises:
         RunFailed: the engine does not start.
     """
-    group = RolloutGroup(engine_config(config), plan, model, folder, None, spawn_store())
+    group = RolloutGroup(ActorSpec(engine_config(config), model, folder, None, spawn_store()), plan)
     try:
         group.start(config.run.start_timeout_s)
         yield EngineGenerator(config, group, ChatTokenizer(model))

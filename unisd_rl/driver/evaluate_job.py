@@ -13,6 +13,7 @@ from pathlib import Path
 
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import answering_cores
 from unisd_rl.cluster.ray_cluster import connected
@@ -87,7 +88,7 @@ def _answered(
 @contextmanager
 def _serving(asked: Asked, folder: Path, run_dir: Path, store: StoreClient, console: Console) -> Iterator[RolloutGroup]:
     """Rollout actors that hold the model as it was loaded: no version is ever applied."""
-    group = RolloutGroup(asked.config, answering_cores(asked.config), folder, run_dir, queue=None, store=store)
+    group = RolloutGroup(ActorSpec(asked.config, folder, run_dir, None, store), answering_cores(asked.config))
     try:
         with console.waiting(f"starting {asked.config.rollout.engine.type} with {asked.model}"):
             group.start(asked.config.run.start_timeout_s)

@@ -1,4 +1,4 @@
-"""An evaluation's prompts, dealt by hand to slots that die."""
+"""An evaluation's requests, assigned by hand to actors that die."""
 
 from actors.eval_batch import EvaluationDispatch
 from actors.supervisor import State
@@ -7,11 +7,11 @@ from tests.fakes.hand_moved import VERSION_0, Clock, Rig
 ASKED = tuple(range(7))
 
 
-def dealt(*indices, timeout_s=50.0):
+def assigned(*indices, timeout_s=50.0):
     clock = Clock()
-    shares, rigs = EvaluationDispatch(ASKED, VERSION_0, timeout_s, clock), [Rig(index).started() for index in indices]
-    shares.assign([rig.slot for rig in rigs])
-    return shares, rigs, clock
+    dispatch, rigs = EvaluationDispatch(ASKED, VERSION_0, timeout_s, clock), [Rig(index).started() for index in indices]
+    dispatch.assign([rig.actor for rig in rigs])
+    return dispatch, rigs, clock
 
 
 def asked_of(rig):
@@ -19,7 +19,7 @@ def asked_of(rig):
 
 
 def answer(rig):
-    """The last share of this actor: prompt p is answered with "a" + p."""
+    """What was assigned last to this actor: prompt p is answered with "a" + p."""
     call = rig.process.last("answer")
     call.end([f"a{prompt}" for prompt in call.arguments[0]])
 
@@ -29,57 +29,57 @@ def expected():
 
 
 def test_prompts_are_dealt_in_turn_and_come_back_in_order():
-    shares, (first, second), _ = dealt(0, 1)
+    dispatch, (first, second), _ = assigned(0, 1)
     assert (asked_of(first), asked_of(second)) == ([[0, 2, 4, 6]], [[1, 3, 5]])
     for rig in (second, first):
         answer(rig)
-        shares.collect()
-    assert shares.complete
-    assert shares.answers() == expected()
+        dispatch.collect()
+    assert dispatch.complete
+    assert dispatch.answers() == expected()
 
 
 def test_what_a_dead_actor_leaves_unanswered_goes_to_the_others_once():
-    shares, (first, second), _ = dealt(0, 1)
+    dispatch, (first, second), _ = assigned(0, 1)
     answer(second)
     first.process.last("answer").break_("rollout-0 died")
-    shares.collect()
-    assert first.slot.state is State.WAITING
+    dispatch.collect()
+    assert first.actor.state is State.WAITING
     assert [fault.reason for fault in first.events] == ["rollout-0 died"]
-    assert shares.unassigned
-    shares.assign([second.slot])
+    assert dispatch.unassigned
+    dispatch.assign([second.actor])
     assert asked_of(second) == [[1, 3, 5], [0, 2, 4, 6]]
     answer(second)
-    shares.collect()
-    assert shares.answers() == expected()
+    dispatch.collect()
+    assert dispatch.answers() == expected()
 
 
 def test_a_share_whose_actor_was_replaced_meanwhile_is_dealt_again_though_the_slot_lives():
-    shares, (only,), _ = dealt(0)
-    only.slot.fail("rollout-0 did not answer")
+    dispatch, (only,), _ = assigned(0)
+    only.actor.fail("rollout-0 did not answer")
     only.check(1.0)
     only.serve()
-    shares.collect()
-    shares.assign([only.slot])
+    dispatch.collect()
+    dispatch.assign([only.actor])
     assert asked_of(only) == [list(ASKED)]  # of the new process
     answer(only)
-    shares.collect()
-    assert shares.answers() == expected()
+    dispatch.collect()
+    assert dispatch.answers() == expected()
 
 
 def test_with_nobody_able_the_prompts_wait():
-    shares, (only,), _ = dealt(0)
+    dispatch, (only,), _ = assigned(0)
     only.process.last("answer").break_("rollout-0 died")
-    shares.collect()
-    shares.assign([])
-    assert (shares.unassigned, shares.complete) == (True, False)
+    dispatch.collect()
+    dispatch.assign([])
+    assert (dispatch.unassigned, dispatch.complete) == (True, False)
 
 
 def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
-    shares, (only,), clock = dealt(0, timeout_s=50.0)
+    dispatch, (only,), clock = assigned(0, timeout_s=50.0)
     clock.now = 50.0
-    shares.collect()
+    dispatch.collect()
     assert not only.events
     clock.now = 50.5
-    shares.collect()
+    dispatch.collect()
     assert only.events[0].reason.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
-    assert shares.unassigned
+    assert dispatch.unassigned

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from actors.group import OutageTimer, RolloutGroup, print_event
+from actors.rollout_actor import ActorSpec
 from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
@@ -12,9 +13,11 @@ from unisd_rl.types import Failure, Recovery
 
 def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
     config = Config.model_validate({"objective": {"divergence": {}}})
-    group = RolloutGroup(config, CorePlan((), ()), Path("model"), Path("run"), None, StoreClient(handle=None))
+    group = RolloutGroup(
+        ActorSpec(config, Path("model"), Path("run"), None, StoreClient(handle=None)), CorePlan((), ())
+    )
     group.check()  # the learner, which starts first, calls it while it waits
-    assert (group.serving, group.handles, group.status().slots) == (0, (), ())
+    assert (group.serving, group.handles, group.counts().states) == (0, (), ())
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):

@@ -1,5 +1,7 @@
 """The rule that chooses the number of rollout actors, against a model of a run."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,7 +126,12 @@ def pulse(served_s, busy_s):
 
 def test_busy_shares_are_of_the_time_since_the_last_look():
     shares = Utilization()
-    assert shares.mean({}) == 1.0
-    assert shares.mean({"a": pulse(10.0, 5.0), "b": pulse(4.0, 1.0)}) == pytest.approx((0.5 + 0.25) / 2)
-    assert shares.mean({"a": pulse(20.0, 15.0), "b": pulse(4.0, 1.0)}) == pytest.approx((1.0 + 0.25) / 2)
-    assert shares.mean({"a": pulse(30.0, 15.0)}) == 0.0  # b is gone
+    assert shares.newest([]) == 1.0
+    assert math.isnan(shares.total())
+    assert shares.update({"a": pulse(10.0, 5.0), "b": pulse(4.0, 1.0)}) == pytest.approx(6.0 / 14.0)
+    assert shares.newest(["a", "b"]) == pytest.approx((0.5 + 0.25) / 2)
+    assert shares.update({"a": pulse(20.0, 15.0), "b": pulse(4.0, 1.0)}) == 1.0  # b has said nothing since
+    assert shares.newest(["a", "b"]) == pytest.approx((1.0 + 0.25) / 2)
+    assert shares.update({"a": pulse(30.0, 15.0)}) == 0.0  # b is gone
+    assert shares.newest(["a"]) == 0.0
+    assert shares.total() == pytest.approx(16.0 / 34.0)

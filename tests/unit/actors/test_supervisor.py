@@ -1,4 +1,4 @@
-"""The life of a slot, moved by hand: no Ray, no time."""
+"""The life of a supervised actor, moved by hand: no Ray, no time."""
 
 import pytest
 from hypothesis import given
@@ -14,31 +14,31 @@ VERSION_1 = PolicyVersion(0, 1)
 
 def test_a_slot_asks_for_a_place_then_starts_then_serves():
     rig = Rig()
-    rig.slot.open()
+    rig.actor.open()
     rig.check()
-    assert (rig.slot.state, rig.process.calls) == (State.PLACING, {})
+    assert (rig.actor.state, rig.process.calls) == (State.PLACING, {})
     rig.process.placed.end()
     rig.check()
-    assert rig.slot.state is State.STARTING
+    assert rig.actor.state is State.STARTING
     rig.check()
     rig.process.last("start").end(VERSION_0)
     rig.check()
-    assert (rig.slot.state, rig.slot.applied) == (State.SERVING, VERSION_0)
+    assert (rig.actor.state, rig.actor.applied) == (State.SERVING, VERSION_0)
     assert rig.events == []
 
 
 def test_nothing_is_ever_waited_for():
     rig = Rig()
-    rig.slot.open()
+    rig.actor.open()
     for second in range(1000):  # HandCall asserts that no result is asked for before its end
         rig.check(float(second))
-    assert rig.slot.state is State.PLACING  # a wish for a node may take as long as it takes
+    assert rig.actor.state is State.PLACING  # a wish for a node may take as long as it takes
 
 
 def test_the_queue_is_served_once_that_is_ordered_also_by_one_that_joins_later():
     rig = Rig().started()
     assert "run" not in rig.process.calls
-    rig.orders.running = True
+    rig.desired.running = True
     rig.check()
     rig.check()
     assert len(rig.process.calls["run"]) == 1
@@ -46,7 +46,7 @@ def test_the_queue_is_served_once_that_is_ordered_also_by_one_that_joins_later()
 
 def test_one_that_joins_during_an_evaluation_leases_nothing():
     rig = Rig()
-    rig.orders.running = rig.orders.examining = True
+    rig.desired.running = rig.desired.examining = True
     rig.started()
     assert len(rig.process.calls["run"]) == 1
     assert not rig.process.leasing
@@ -54,13 +54,13 @@ def test_one_that_joins_during_an_evaluation_leases_nothing():
 
 def test_one_that_joins_is_asked_for_the_newest_version():
     rig = Rig()
-    rig.orders.version = VERSION_1
+    rig.desired.version = VERSION_1
     rig.started(VERSION_0)
     assert rig.process.last("update").arguments == (VERSION_1,)
-    assert rig.slot.updating
+    assert rig.actor.updating
     rig.process.last("update").end(VERSION_1)
     rig.check()
-    assert (rig.slot.applied, rig.slot.updating) == (VERSION_1, False)
+    assert (rig.actor.applied, rig.actor.updating) == (VERSION_1, False)
 
 
 def broken_call(method):
@@ -74,14 +74,14 @@ def broken_call(method):
 def silent(rig):
     rig.check(5.0)
     rig.check(65.0)
-    assert rig.slot.state is State.SERVING
+    assert rig.actor.state is State.SERVING
     rig.check(65.5)
 
 
 def overdue(rig):
-    rig.slot.update(VERSION_1)
+    rig.actor.update(VERSION_1)
     rig.check(30.0)
-    assert rig.slot.state is State.SERVING
+    assert rig.actor.state is State.SERVING
     rig.check(30.5)
 
 
@@ -95,7 +95,7 @@ FAILURES = {
 @pytest.mark.parametrize(("breaks", "told"), FAILURES.values(), ids=FAILURES)
 def test_whatever_breaks_is_told_ended_retired_and_replaced_after_the_back_off(breaks, told):
     rig = Rig()
-    rig.orders.running = True
+    rig.desired.running = True
     rig.started()
     breaks(rig)
     (fault,) = rig.events
@@ -105,12 +105,12 @@ def test_whatever_breaks_is_told_ended_retired_and_replaced_after_the_back_off(b
     assert "rollout-2.log" in fault.reason
     assert rig.processes[0].killed
     assert rig.retired == ["rollout-2"]
-    assert rig.slot.process is None
+    assert rig.actor.process is None
     broken_s = rig.clock.now
     rig.check(broken_s + 0.9)
-    assert rig.slot.state is State.WAITING
+    assert rig.actor.state is State.WAITING
     rig.check(broken_s + 1.0)
-    assert (rig.slot.state, rig.process.name) == (State.PLACING, "rollout-2.1")
+    assert (rig.actor.state, rig.process.name) == (State.PLACING, "rollout-2.1")
     rig.clock.now = broken_s + 7.0
     rig.serve(VERSION_1)
     assert rig.events[1:] == [Recovery("rollout-2", 7.0)]
@@ -119,7 +119,7 @@ def test_whatever_breaks_is_told_ended_retired_and_replaced_after_the_back_off(b
 
 def test_a_start_that_fails_or_takes_too_long_is_tried_again_with_a_longer_wait():
     rig = Rig()
-    rig.slot.open()
+    rig.actor.open()
     rig.process.placed.end()
     rig.check()
     rig.process.last("start").break_("rollout-2 stopped: no model")
@@ -138,7 +138,7 @@ def test_a_start_that_fails_or_takes_too_long_is_tried_again_with_a_longer_wait(
 
 def test_one_failure_more_than_allowed_ends_the_run_and_leaves_nothing_behind():
     rig = Rig(max_restarts=1).started()
-    rig.orders.running = True
+    rig.desired.running = True
     rig.check()
     broken_call("run")(rig)
     rig.check(1.0)
@@ -155,23 +155,23 @@ def test_an_actor_that_answers_its_pings_lives_however_seldom_the_driver_looks()
     rig.check(5.0)
     rig.process.last("ping").end(pulse())
     rig.check(5000.0)
-    assert (rig.slot.state, rig.slot.pulse) == (State.SERVING, pulse())
+    assert (rig.actor.state, rig.actor.pulse) == (State.SERVING, pulse())
     rig.check(5001.0)
     assert len(rig.process.calls["ping"]) == 2
 
 
 def test_a_drained_actor_completes_what_it_holds_and_goes_for_good():
     rig = Rig()
-    rig.orders.running = True
+    rig.desired.running = True
     rig.started()
-    rig.slot.drain()
-    assert (rig.slot.state, rig.process.last("drain").arguments) == (State.DRAINING, (40.0,))
+    rig.actor.drain()
+    assert (rig.actor.state, rig.process.last("drain").arguments) == (State.DRAINING, (40.0,))
     rig.process.last("run").end()  # it serves no more, which is no failure now
     rig.check(39.0)
     assert not rig.process.killed
     rig.process.last("drain").end(counted())
     rig.check()
-    assert (rig.slot.state, rig.slot.drained_reports) == (State.VACANT, [counted()])
+    assert (rig.actor.state, rig.actor.drained_reports) == (State.VACANT, [counted()])
     assert rig.process.killed
     assert rig.retired == ["rollout-2"]
     rig.check(1000.0)
@@ -180,30 +180,30 @@ def test_a_drained_actor_completes_what_it_holds_and_goes_for_good():
 
 def test_a_slot_that_is_opened_again_fills_with_another_name():
     rig = Rig().started()
-    rig.slot.drain()
+    rig.actor.drain()
     rig.process.last("drain").end(counted())
     rig.check()
-    rig.slot.open()
+    rig.actor.open()
     assert rig.process.name == "rollout-2.1"
 
 
 @pytest.mark.parametrize("ends", [lambda call: call.break_("rollout-2 died"), None], ids=["died", "too_long"])
 def test_one_that_breaks_while_it_leaves_is_told_and_not_replaced(ends):
     rig = Rig(max_restarts=0).started()
-    rig.slot.drain()
+    rig.actor.drain()
     if ends:
         ends(rig.process.last("drain"))
     rig.check(101.0)
     (fault,) = rig.events
     assert fault.reason.endswith("it was leaving, and what it held is issued again")
-    assert (rig.slot.state, rig.retired) == (State.VACANT, ["rollout-2"])
+    assert (rig.actor.state, rig.retired) == (State.VACANT, ["rollout-2"])
 
 
 def test_what_does_not_serve_yet_leaves_at_once():
     rig = Rig()
-    rig.slot.open()
-    rig.slot.drain()
-    assert (rig.slot.state, rig.process.killed) == (State.VACANT, True)
+    rig.actor.open()
+    rig.actor.drain()
+    assert (rig.actor.state, rig.process.killed) == (State.VACANT, True)
 
 
 STEPS = st.lists(
@@ -218,37 +218,37 @@ STEPS = st.lists(
 @given(STEPS)
 def test_at_any_moment_at_most_one_process_lives_and_every_ended_one_is_retired_once(steps):
     rig = Rig(max_restarts=1000, window_s=10.0)
-    rig.orders.running = True
-    rig.slot.open()
+    rig.desired.running = True
+    rig.actor.open()
     for act, seconds in steps:
         act_on(rig, act)
         rig.check(rig.clock.now + seconds)
         alive = [process.name for process in rig.processes if not process.killed]
         assert len(alive) <= 1
-        assert (rig.slot.process.name if rig.slot.process else None) == (alive[0] if alive else None)
-        assert (rig.slot.process is None) == (rig.slot.state in (State.VACANT, State.WAITING))
+        assert (rig.actor.process.name if rig.actor.process else None) == (alive[0] if alive else None)
+        assert (rig.actor.process is None) == (rig.actor.state in (State.VACANT, State.WAITING))
         assert rig.retired == [process.name for process in rig.processes if process.killed]
     assert len({process.name for process in rig.processes}) == len(rig.processes)
 
 
 def act_on(rig, act):
     """What may happen from outside at this moment; nothing, if it may not."""
-    slot, process = rig.slot, rig.process
-    if act == "place" and slot.state is State.PLACING:
+    actor, process = rig.actor, rig.process
+    if act == "place" and actor.state is State.PLACING:
         process.placed.end()
-    elif act == "start" and slot.state is State.STARTING:
+    elif act == "start" and actor.state is State.STARTING:
         process.last("start").end(VERSION_0)
-    elif act == "fail" and slot.process is not None and process.calls:
+    elif act == "fail" and actor.process is not None and process.calls:
         next(iter(process.calls.values()))[-1].break_("broke")
     elif act == "update":
-        slot.update(VERSION_1)
-    elif act == "applied" and slot.updating:
+        actor.update(VERSION_1)
+    elif act == "applied" and actor.updating:
         process.last("update").end(VERSION_1)
-    elif act == "pong" and slot.process is not None and "ping" in process.calls:
+    elif act == "pong" and actor.process is not None and "ping" in process.calls:
         process.last("ping").end(pulse())
-    elif act == "drain" and slot.state is not State.VACANT:
-        slot.drain()
-    elif act == "drained" and slot.state is State.DRAINING:
+    elif act == "drain" and actor.state is not State.VACANT:
+        actor.drain()
+    elif act == "drained" and actor.state is State.DRAINING:
         process.last("drain").end(counted())
-    elif act == "open" and slot.state is State.VACANT:
-        slot.open()
+    elif act == "open" and actor.state is State.VACANT:
+        actor.open()

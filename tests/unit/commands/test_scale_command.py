@@ -86,7 +86,7 @@ def test_the_request_is_written_whole_and_the_command_ends_when_so_many_serve(ru
     [
         ActorCounts(2, 2, ("rollout-0: serving", "rollout-1: serving")),
         ActorCounts(3, 2, ("rollout-0: serving", "rollout-1: serving", "rollout-2: waiting for a place")),
-        ActorCounts(3, 3, (*THREE_SERVE.slots, "rollout-3: draining")),
+        ActorCounts(3, 3, (*THREE_SERVE.states, "rollout-3: draining")),
     ],
     ids=["not_seen_yet", "not_there_yet", "not_gone_yet"],
 )
@@ -106,7 +106,7 @@ def test_the_probe_of_a_run_leaves_its_folder_free(run):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def demand(run, told, **rollout):
+def target(run, told, **rollout):
     return TargetActorCount(RolloutConfig(**rollout), ScaleRequests(run.path), told.append)
 
 
@@ -126,14 +126,14 @@ def test_a_number_of_actors_is_one_or_a_section_with_bounds(actors, said):
 
 
 def test_the_configured_number_holds_until_somebody_says_another(run):
-    wanted = demand(run, [], actors=2)
+    wanted = target(run, [], actors=2)
     assert wanted.count() == 2
     ScaleRequests(run.path).request_actors(5)
     assert wanted.count() == 5
 
 
 def test_what_a_full_disk_does_not_take_of_the_status_is_said_later(run):
-    wanted, status = demand(run, [], actors=2), ActorCounts(2, 1, ("rollout-0: serving",))
+    wanted, status = target(run, [], actors=2), ActorCounts(2, 1, ("rollout-0: serving",))
     with files_of_at_most(8):
         wanted.report(status)
     assert ScaleRequests(run.path).status() is None
@@ -144,7 +144,7 @@ def test_what_a_full_disk_does_not_take_of_the_status_is_said_later(run):
 @pytest.mark.parametrize("text", ["", "{", "[3]", '{"actors": 0}', '{"actors": "3"}'])
 def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
     told = []
-    wanted = demand(run, told, actors=2)
+    wanted = target(run, told, actors=2)
     ScaleRequests(run.path).request_actors(3)
     assert wanted.count() == 3
     (run.path / "control" / "actors.json").write_text(text)
@@ -155,7 +155,7 @@ def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
 
 
 def test_the_rule_goes_on_from_what_was_said_last(run):
-    wanted = demand(run, [], actors=AutoActors(min=1, max=6, patience=1))
+    wanted = target(run, [], actors=AutoActors(min=1, max=6, patience=1))
     assert wanted.count() == 1
     ScaleRequests(run.path).request_actors(4)
     assert wanted.count() == 4
@@ -167,6 +167,6 @@ def test_a_run_that_goes_on_keeps_what_was_asked_and_forgets_what_was_answered(r
     earlier = ScaleRequests(run.path)
     earlier.request_actors(3)
     earlier.report(THREE_SERVE)
-    wanted = demand(run, [], actors=1)
+    wanted = target(run, [], actors=1)
     assert wanted.count() == 3
     assert ScaleRequests(run.path).status() is None

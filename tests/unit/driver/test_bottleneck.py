@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from actors.report import Pulse
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.bottleneck import BottleneckMeter, balance
+from unisd_rl.types import PolicyVersion
 
 
 @dataclass
@@ -16,10 +18,8 @@ class Seconds:
     publish_s: float = 0.0
 
 
-@dataclass
-class Time:
-    served_s: float
-    busy_s: float
+def pulse(served_s, busy_s):
+    return Pulse(PolicyVersion(0, 0), served_s, busy_s)
 
 
 def test_actors_that_never_rest_while_the_learner_waits_are_too_few():
@@ -67,14 +67,14 @@ def test_what_is_suggested_is_the_fewest_with_which_a_simulated_learner_never_wa
 
 def test_a_step_is_told_what_the_actors_did_since_the_step_before():
     meter = BottleneckMeter(ranks=1)
-    first = meter.add(step_metrics(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(10.0, 10.0)}, depth=3)
+    first = meter.add(step_metrics(), Seconds(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(10.0, 10.0)}, depth=3)
     assert (first.actor_idle, first.actors, first.depth) == (0.25, 2, 3)
     # a was silent; c is new: 4 s of which it was busy for 1, beside 10 busy ones of b.
     second = meter.add(
-        step_metrics(), Seconds(0.0, 10.0), {"a": Time(10.0, 5.0), "b": Time(20.0, 20.0), "c": Time(4.0, 1.0)}, 5
+        step_metrics(), Seconds(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(20.0, 20.0), "c": pulse(4.0, 1.0)}, 5
     )
     assert second.actor_idle == pytest.approx(3.0 / 14.0)
-    third = meter.add(step_metrics(), Seconds(0.0, 10.0), {"b": Time(20.0, 20.0)}, 4)
+    third = meter.add(step_metrics(), Seconds(0.0, 10.0), {"b": pulse(20.0, 20.0)}, 4)
     assert third.bound_by == "unknown"
     total = meter.total()
     assert total.actor_idle == pytest.approx(1.0 - 26.0 / 34.0)
@@ -84,11 +84,11 @@ def test_a_step_is_told_what_the_actors_did_since_the_step_before():
 def test_the_whole_run_adds_up_its_steps():
     meter = BottleneckMeter(ranks=2)
     step = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=1.0, tokens=30)
-    meter.add(step, Seconds(6.0, 3.0, 1.0), {"a": Time(10.0, 10.0)}, depth=0)
+    meter.add(step, Seconds(6.0, 3.0, 1.0), {"a": pulse(10.0, 10.0)}, depth=0)
     later = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=0.0, tokens=10)
-    meter.add(later, Seconds(6.0, 3.0, 1.0), {"a": Time(20.0, 20.0)}, depth=8)
+    meter.add(later, Seconds(6.0, 3.0, 1.0), {"a": pulse(20.0, 20.0)}, depth=8)
     nobody = step_metrics({}, 0.0, staleness=math.nan, tokens=1000)
-    meter.add(nobody, Seconds(6.0, 3.0, 1.0), {"a": Time(30.0, 30.0)}, depth=1)
+    meter.add(nobody, Seconds(6.0, 3.0, 1.0), {"a": pulse(30.0, 30.0)}, depth=1)
     total = meter.total()
     assert (total.bound_by, total.learner_wait, total.actor_idle) == ("rollouts", 0.6, 0.0)
     assert (total.actors_suggested, total.actors_per_rank) == (3, 1.25)
