@@ -56,7 +56,7 @@ def _document_problems(path: Path, root: Path) -> Iterator[str]:
     for link in _LINK.findall(prose):
         if problem := _link_problem(link, path):
             yield f"{name}: {problem}"
-    for span in _CODE_SPAN.findall(prose):
+    for span in _CODE_SPAN.findall(prose) if path.name != "CHANGELOG.md" else ():  # which names what there was
         if problem := _span_problem(span, root):
             yield f"{name}: {problem}"
     for field in _OPTION.findall(text):
