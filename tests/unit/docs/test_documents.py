@@ -23,6 +23,14 @@ def test_every_field_has_a_row_with_documentation():
     assert [row for row in rows if row.rstrip(" |").endswith("|") or row.endswith("|  |")] == []
 
 
+def test_the_page_on_resuming_lists_the_fields_that_may_change():
+    may_change = set(re.findall(r"^\| `([\w.]+)` \|.*\| yes \|", configuration.page(), flags=re.MULTILINE))
+    (text,) = re.findall(r"Those that may change.*?`run.steps`", (check.ROOT / "docs/resume.md").read_text(), re.DOTALL)
+    listed = {name for name in re.findall(r"`([a-z_.]+)`", text) if name in check.fields()} - {"run.steps"}
+    assert {field for field in may_change if not any(f"{field}.".startswith(f"{name}.") for name in listed)} == set()
+    assert {name for name in listed if not any(f"{field}.".startswith(f"{name}.") for field in may_change)} == set()
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A small repository of its own."""
