@@ -174,12 +174,12 @@ def config_of() -> Config:
 
 def our_step(model: Path, rollouts: list[Rollout]) -> Step:
     from learner.learner import Learner
-    from learner.rank_process import join
+    from learner.rank_process import init_process_group
 
-    learner = Learner(config_of(), model, join(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S))
+    learner = Learner(config_of(), model, init_process_group(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S))
 
     def step(number: int) -> float:
-        return learner.advance(learner.accumulate(rollouts, number)).loss.loss
+        return learner.optim_step(learner.forward_backward(rollouts, number)).loss.loss
 
     return step
 

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.errors import CheckpointNotWritten
 from learner.lora import STUDENT, base_name, factors, factors_of, merged
-from learner.sharding import gathered, named_weights, whole
+from learner.sharding import gathered_parameters, iter_full_tensors, named_weights
 from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig, ModelConfig
@@ -34,26 +34,26 @@ from unisd_rl.storage.files import replace_directory
 from unisd_rl.transport.weights.adapter import peft_config
 
 
-def travelling(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
+def published_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight under its Hugging Face name, tied ones once; under LoRA only the factors, as peft names them."""
-    model = student.reader.model
-    return whole(named_weights(model) if lora is None else factors(model, STUDENT).items())
+    model = student.lm.model
+    return iter_full_tensors(named_weights(model) if lora is None else factors(model, STUDENT).items())
 
 
-def whole_model(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
+def full_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight under its Hugging Face name; under LoRA the adapter is merged into a float32 copy of each."""
-    model = student.reader.model
-    return whole(named_weights(model)) if lora is None else _merged_model(student, lora)
+    model = student.lm.model
+    return iter_full_tensors(named_weights(model)) if lora is None else _merged_model(student, lora)
 
 
 def _merged_model(student: Student, lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
-    adapter = factors(student.reader.model, STUDENT)
-    for name, weight in named_weights(student.reader.model):
+    adapter = factors(student.lm.model, STUDENT)
+    for name, weight in named_weights(student.lm.model):
         plain = base_name(name)
         if plain is None:
             continue
         pair = factors_of(plain, adapter)
-        with gathered((weight, *pair)):
+        with gathered_parameters((weight, *pair)):
             yield plain, merged(weight.detach(), pair[0], pair[1], lora) if pair else weight.detach()
 
 

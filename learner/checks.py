@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.sharding import gather
+from learner.sharding import all_gather_ragged
 from unisd_rl.errors import RunFailed
 from unisd_rl.types import PolicyVersion, Rollout
 
@@ -20,7 +20,7 @@ UNIFORM_NATS = 1e-4
 ROUNDING = 1e-6
 
 
-def check_teacher_speaks(primary_N: Tensor, vocabulary: int) -> None:
+def check_teacher_logprobs(primary_N: Tensor, vocabulary: int) -> None:
     """The teacher's log-probs (of all ranks) must say something about the tokens.
 
     Raises:
@@ -76,7 +76,7 @@ def logprob_mismatch(engine_N: Tensor, learner_N: Tensor, tolerance: float | Non
     Raises:
         RunFailed: it is over `tolerance` (None: only measured), naming both log-probs.
     """
-    engine_N, learner_N = gather(engine_N.double()), gather(learner_N.double())
+    engine_N, learner_N = all_gather_ragged(engine_N.double()), all_gather_ragged(learner_N.double())
     if not engine_N.numel():
         return math.nan
     gap_N = (engine_N - learner_N).abs()
@@ -97,7 +97,7 @@ def token_staleness(rollouts: Iterable[Rollout], version: int, device: torch.dev
 
 
 def current_tokens(rollouts: Sequence[Rollout], version: PolicyVersion, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`engine_N` (float64, nan where no policy sampled) and `own_N` (bool: the learner's version did).
+    """`engine_N` (float64, nan where no policy sampled) and `on_policy_N` (bool: the learner's version did).
 
     A version of the same number in another lineage is another policy: it was trained on other batches, or in another
     order of sums.

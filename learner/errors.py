@@ -18,7 +18,7 @@ class LearnerLost(RunFailed):
     """
 
 
-class NoRoom(UserError):
+class InsufficientResources(UserError):
     """The cluster has no place for the ranks; after the loss of a machine one may come back."""
 
 
@@ -27,7 +27,7 @@ class CheckpointNotWritten(RunFailed):
 
 
 @contextmanager
-def telling_broken_collectives(rank: int) -> Iterator[None]:
+def translate_collective_errors(rank: int) -> Iterator[None]:
     """What torch raises in here because another rank is gone becomes `LearnerLost`."""
     try:
         yield

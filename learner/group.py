@@ -21,7 +21,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
+from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import learner_bundle, ray_options
@@ -33,7 +33,7 @@ from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
 
-__all__ = ["CheckpointNotWritten", "LearnerGroup", "LearnerLost", "NoRoom"]
+__all__ = ["CheckpointNotWritten", "InsufficientResources", "LearnerGroup", "LearnerLost"]
 
 _FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
 
@@ -68,7 +68,7 @@ class LearnerGroup:
         """Place and start all ranks; returns when each has its model: the initial one, or `checkpoint`'s.
 
         Raises:
-            NoRoom: the cluster has no room for the ranks, naming what each needs.
+            InsufficientResources: the cluster has no room for the ranks, naming what each needs.
             LearnerLost: a rank died.
             RunFailed: a rank failed to start, or took longer than `timeout_s`.
         """
@@ -164,7 +164,7 @@ class LearnerGroup:
             remove_placement_group(placement)
             wants = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
             free = ", ".join(f"{amount:g} {name}" for name, amount in sorted(_free(bundle).items()))
-            raise NoRoom(
+            raise InsufficientResources(
                 f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
                 f"ranks of {wants} each; free now: {free}; add nodes or lower learner.ranks"
             )

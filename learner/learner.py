@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from learner.attention import choose_attention
-from learner.batch import Inputs, Layout, Reading, Share
-from learner.checkpoint import STATE, save_checkpoint, travelling, whole_model
-from learner.checks import check_finite, check_teacher_speaks, current_tokens, logprob_mismatch, token_staleness
-from learner.model import Measure, load_reader
+from learner.batch import Inputs, InputSequence, PackingConfig, RankBatch
+from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint
+from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
+from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
-from learner.sharding import gather, own
+from learner.sharding import all_gather_ragged, rank
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
@@ -53,7 +53,7 @@ from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class MicroBatchResult:
     """One micro-batch: what the objective measured, and log-probs as the rollout engine defines them."""
 
     report: MicroReport
@@ -78,11 +78,11 @@ class Learner:
     def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
         self._config, self._device, self._model_path = config, device, model_path
         self._settings, plan = config.objective_settings, scoring_plan(config)
-        reader = load_reader(model_path, getattr(torch, config.model.dtype)).to(device)
-        packed = choose_attention(reader.model, config.learner.packed, model_path)
-        self._layout = Layout(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
-        self.student, self.teacher = student_and_teacher(reader, config, plan.needs_teacher)
-        self._vocabulary = reader.model.config.get_text_config().vocab_size
+        lm = load_model(model_path, getattr(torch, config.model.dtype)).to(device)
+        packed = choose_attention(lm.model, config.learner.packed, model_path)
+        self._packing = PackingConfig(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
+        self.student, self.teacher = student_and_teacher(lm, config, plan.needs_teacher)
+        self._vocabulary = lm.model.config.get_text_config().vocab_size
         self._scorer = Scorer(self.teacher, plan, self._settings)
 
     def step(self, data: bytes, version: int, lineage: int = 0) -> StepMetrics:
@@ -91,35 +91,35 @@ class Learner:
         Raises:
             RunFailed: one of the checks of `checks.py` fired.
         """
-        return self.advance(self.accumulate(decode(data), version, lineage))
+        return self.optim_step(self.forward_backward(decode(data), version, lineage))
 
-    def accumulate(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
+    def forward_backward(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
         """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
-        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, own()))
-        share, timer = Share(rollouts, self._device, self._layout), StepTimer()
+        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, rank()))
+        batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
         with timer.measure_views():
-            scores = self._scorer.score(share, timer)
+            scores = self._scorer.score(batch, timer)
         if self.teacher:
-            check_teacher_speaks(gather(scores.sample_n), self._vocabulary)
+            check_teacher_logprobs(all_gather_ragged(scores.probe_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
             with timer.measure("divergence"):
-                divergence_N = self._divergences(share, scores, teacher_head, timer)
-            terms = step_terms(signals(share, scores, divergence_N), self._settings, gather)
+                divergence_N = self._divergences(batch, scores, teacher_head, timer)
+            terms = step_terms(signals(batch, scores, divergence_N), self._settings, all_gather_ragged)
             with timer.measure("gradient"):
-                found = self._gradient(share, scores, teacher_head, terms, timer)
-        loss = loss_metrics([one.report for one in found], gather, self._device)
+                found = self._gradient(batch, scores, teacher_head, terms, timer)
+        loss = loss_metrics([one.report for one in found], all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
-        policy = self._policy_metrics(share, found, PolicyVersion(lineage, version))
+        policy = self._policy_metrics(batch, found, PolicyVersion(lineage, version))
         return StepResult(version, loss, terms.metrics, terms.counts, policy, timer)
 
-    def advance(self, result: StepResult) -> StepMetrics:
+    def optim_step(self, result: StepResult) -> StepMetrics:
         """Take the optimiser's step on the accumulated gradient and let the teacher follow."""
         schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
         rate = learning_rate(result.version, *schedule)
         with result.timer.measure("update"):
-            norm = self.student.step(rate)
+            norm = self.student.optim_step(rate)
             check_finite("gradient norm", norm)
-            teacher = self.teacher.follow(self.student, result.version + 1) if self.teacher else NO_UPDATE
+            teacher = self.teacher.update_ema(self.student, result.version + 1) if self.teacher else NO_UPDATE
         return StepMetrics(
             step=result.version,
             loss=result.loss,
@@ -133,13 +133,13 @@ class Learner:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """What travels to the rollout actors: the student's weights, or its adapter; iterate to the end."""
-        return travelling(self.student, self._config.model.lora)
+        return published_weights(self.student, self._config.model.lora)
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
-        share = Share([_unviewed(prompt, completion)], self._device, self._layout)
-        inputs = share.lay([Reading(prompt, 0)])
-        found = self.student.read(inputs, lambda hidden_NH, head: self._sampled(hidden_NH, head, inputs.targets_N))
+        batch = RankBatch([_bare_rollout(prompt, completion)], self._device, self._packing)
+        inputs = batch.collate([InputSequence(prompt, 0)])
+        found = self.student.forward(inputs, lambda hidden_NH, head: self._sampled(hidden_NH, head, inputs.targets_N))
         return found.cpu().numpy()
 
     def save(self, path: Path, write: bool, run_state: RunState | None) -> None:
@@ -150,7 +150,7 @@ class Learner:
             CheckpointNotWritten: the disk did not take it.
         """
         model = self._config.model
-        weights = whole_model(self.student, model.lora)
+        weights = full_weights(self.student, model.lora)
         adapter = iter(()) if model.lora is None else self.weights()
         state = training_state(self.student, self.teacher) if run_state else iter(())
         save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None, run_state)
@@ -161,7 +161,7 @@ class Learner:
         Raises:
             RunFailed: it is of another model.
         """
-        nothing = Share([], self._device, self._layout).lay([])
+        nothing = RankBatch([], self._device, self._packing).collate([])
         restore(self.student, self.teacher, Archive(path / STATE).tensor, version, nothing)
 
     def close(self) -> None:
@@ -170,39 +170,41 @@ class Learner:
         if self.teacher:
             self.teacher.close()
 
-    def _divergences(self, share: Share, scores: Scores, teacher_head: Head | None, timer: StepTimer) -> Tensor | None:
+    def _divergences(
+        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, timer: StepTimer
+    ) -> Tensor | None:
         if not self._settings.needs_divergence_pass:
             return None
         assert scores.primary_NH is not None, "a divergence has a primary view"
-        return student_divergences(share, self.student, scores.primary_NH, teacher_head, self._settings, timer)
+        return student_divergences(batch, self.student, scores.primary_NH, teacher_head, self._settings, timer)
 
     def _gradient(
-        self, share: Share, scores: Scores, teacher_head: Head | None, terms: StepTerms, timer: StepTimer
-    ) -> list[_Found]:
+        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: StepTerms, timer: StepTimer
+    ) -> list[MicroBatchResult]:
         """The gradient passes; the share is in their order, so each pass is a span of tokens."""
-        groups, found, start = agreed_passes(share.gradient_groups(), share), [], 0
+        groups, found, start = agreed_passes(batch.gradient_groups(), batch), [], 0
         for index, group in enumerate(groups):
-            inputs = share.lay(group)
+            inputs = batch.collate(group)
             span = slice(start, start + len(inputs.targets_N))
             measure = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
-            found.append(self.student.learn(inputs, measure, last=index == len(groups) - 1))
+            found.append(self.student.forward_backward(inputs, measure, last=index == len(groups) - 1))
             timer.count_pass(inputs)
-            timer.count_tokens("gradient", inputs.read)
+            timer.count_tokens("gradient", inputs.tokens)
             start = span.stop
         return found
 
     def _objective(
         self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: TokenTerms, span: slice
-    ) -> Measure[tuple[Tensor, _Found]]:
+    ) -> HiddenStateFn[tuple[Tensor, MicroBatchResult]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
         teacher_NH, negative_NH = (
             None if one is None else one[span] for one in (scores.primary_NH, scores.negative_NH)
         )
 
-        def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, _Found]:
+        def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
             student, teacher = (hidden_NH, head), (teacher_NH, teacher_head or head)
             loss, report = micro_batch_loss(*student, *teacher, inputs.targets_N, terms, self._settings, negative_NH)
-            return loss, _Found(report, self._behaviour(hidden_NH, head, inputs.targets_N, report))
+            return loss, MicroBatchResult(report, self._behaviour(hidden_NH, head, inputs.targets_N, report))
 
         return measure
 
@@ -215,25 +217,25 @@ class Learner:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
-    def _policy_metrics(self, share: Share, found: list[_Found], version: PolicyVersion) -> PolicyMetrics:
-        staleness = gather(token_staleness(share.rollouts, version.number, self._device))
+    def _policy_metrics(self, batch: RankBatch, found: list[MicroBatchResult], version: PolicyVersion) -> PolicyMetrics:
+        staleness = all_gather_ragged(token_staleness(batch.rollouts, version.number, self._device))
         return PolicyMetrics(
             staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
             staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
-            logprob_mismatch_max=self._logprob_mismatch(share, found, version),
+            logprob_mismatch_max=self._logprob_mismatch(batch, found, version),
         )
 
-    def _logprob_mismatch(self, share: Share, found: list[_Found], version: PolicyVersion) -> float:
+    def _logprob_mismatch(self, batch: RankBatch, found: list[MicroBatchResult], version: PolicyVersion) -> float:
         """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([one.behaviour_N for one in found])
-        engine_N, own_N = current_tokens(share.rollouts, version, self._device)
+        engine_N, on_policy_N = current_tokens(batch.rollouts, version, self._device)
         lora = self._config.model.lora
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
-            own_N = torch.zeros_like(own_N)
-        return logprob_mismatch(engine_N[own_N], learner_N[own_N], self._config.logprob_tolerance)
+            on_policy_N = torch.zeros_like(on_policy_N)
+        return logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], self._config.logprob_tolerance)
 
 
-def _unviewed(prompt: Tokens, completion: Tokens) -> Rollout:
+def _bare_rollout(prompt: Tokens, completion: Tokens) -> Rollout:
     """Tokens to be scored, that nobody trains on."""
     return Rollout(
         number=0,

@@ -60,7 +60,7 @@ def factors(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def speaking(model: nn.Module, adapter: str) -> Iterator[None]:
+def use_adapter(model: nn.Module, adapter: str) -> Iterator[None]:
     """Within this context the model computes with `adapter`, afterwards with the student's."""
     _switch(model, adapter)
     try:

@@ -1,7 +1,7 @@
 """A causal language model that reads contexts and completions and hands over what predicts each completion token.
 
 Under ZeRO-3 a weight exists only while the module that owns it runs. So nothing outside asks for hidden states and
-head: a function of both is passed in and runs inside `forward`, where they exist. Student and teacher are `Reader`s.
+head: a function of both is passed in and runs inside `forward`, where they exist. Student and teacher are `CausalLM`s.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from unisd_rl.errors import UserError
 from unisd_rl.objective.kernels.head import Head
 
 Result = TypeVar("Result")
-Measure = Callable[[Tensor, Head], Result]
+HiddenStateFn = Callable[[Tensor, Head], Result]
 """What to do with `hidden_NH`, the final hidden states (after the last norm) of N packed tokens, and the head."""
 
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout")
 
 
-class Reader(nn.Module):
+class CausalLM(nn.Module):
     """A model body and its head. Owned by a DeepSpeed engine where weights are sharded."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -33,12 +33,12 @@ class Reader(nn.Module):
         self._soft_cap: float | None = settings.get("final_logit_softcapping")
         self._scale = float(settings.get("logit_scale") or 1.0) / float(settings.get("logits_scaling") or 1.0)
 
-    def forward(self, inputs: Inputs, measure: Measure[Result]) -> Result:
-        """Read one pass and return `measure(hidden_NH, head)`."""
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
+        """Read one pass and return `on_hidden(hidden_NH, head)`."""
         packing = {} if inputs.packing is None else inputs.packing.keywords()
         decoder = self.model.get_decoder()
         hidden_BLH = decoder(input_ids=inputs.ids_BL, use_cache=False, **packing).last_hidden_state
-        return measure(hidden_BLH.flatten(0, 1).index_select(0, inputs.predicts_N), self.head())
+        return on_hidden(hidden_BLH.flatten(0, 1).index_select(0, inputs.predicts_N), self.head())
 
     def head(self) -> Head:
         """The output head; its tensors are whole only inside `forward` or while they are gathered."""
@@ -50,7 +50,7 @@ class Reader(nn.Module):
         return list(self.model.get_output_embeddings().parameters())
 
 
-def load_reader(model_path: Path, dtype: torch.dtype) -> Reader:
+def load_model(model_path: Path, dtype: torch.dtype) -> CausalLM:
     """The model of a folder or hub name, without dropout: a mask would make the gradient depend on the layout.
 
     The whole model is in this process's memory until DeepSpeed shards it.
@@ -67,9 +67,9 @@ def load_reader(model_path: Path, dtype: torch.dtype) -> Reader:
         model_path, config=config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
     )
     check_names(model, model_path)
-    reader = Reader(model)
-    check_head(reader, model_path)
-    return reader
+    lm = CausalLM(model)
+    check_head(lm, model_path)
+    return lm
 
 
 def check_names(model: PreTrainedModel, model_path: Path) -> None:
@@ -86,20 +86,20 @@ def check_names(model: PreTrainedModel, model_path: Path) -> None:
 
 
 @torch.no_grad()
-def check_head(reader: Reader, model_path: Path) -> None:
+def check_head(lm: CausalLM, model_path: Path) -> None:
     """The model's own logits and ours on a few tokens must agree: some models scale, cap or project them further.
 
     Raises:
         UserError: they do not.
     """
-    if reader.model.get_output_embeddings() is None:
+    if lm.model.get_output_embeddings() is None:
         raise UserError(f"model.path = {model_path}: it has no output embedding, so it is not a causal language model")
-    ids_BL = torch.arange(8).unsqueeze(0) % reader.model.config.get_text_config().vocab_size
-    hidden_LH = reader.model.get_decoder()(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
-    logits_LV = reader.head().logits(hidden_LH)
-    expected_LV = reader.model(input_ids=ids_BL, use_cache=False).logits[0].float()
+    ids_BL = torch.arange(8).unsqueeze(0) % lm.model.config.get_text_config().vocab_size
+    hidden_LH = lm.model.get_decoder()(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+    logits_LV = lm.head().logits(hidden_LH)
+    expected_LV = lm.model(input_ids=ids_BL, use_cache=False).logits[0].float()
     if not torch.allclose(logits_LV, expected_LV, rtol=2e-2, atol=2e-2 * float(expected_LV.abs().max())):
         raise UserError(
-            f"model.path = {model_path}: the head of {type(reader.model).__name__} does more to its logits than a "
+            f"model.path = {model_path}: the head of {type(lm.model).__name__} does more to its logits than a "
             "bias, a scale and a soft cap, so it cannot be trained here; take another model"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from learner.errors import telling_broken_collectives
+from learner.errors import translate_collective_errors
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.config import Config
@@ -38,7 +38,7 @@ import deepspeed
 import torch
 
 
-def join(gpus: bool, threads: int, timeout_s: float) -> torch.device:
+def init_process_group(gpus: bool, threads: int, timeout_s: float) -> torch.device:
     """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns the device to use.
 
     `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
@@ -55,7 +55,7 @@ _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
 _NAME_BYTES, _ADDRESS = 15, slice(20, 24)  # of struct ifreq
 
 
-def interface_of(address: str) -> str | None:
+def network_interface_for(address: str) -> str | None:
     """The name of this machine's interface with this IPv4 address, e.g. `eth0`; None where none has it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
@@ -117,7 +117,7 @@ class RankProcess:
                 f"learner rank {self._rank} on node {own} does not see {self._run_dir}, where checkpoints go; "
                 "set run.dir to a folder that all nodes share"
             )
-        if interface := interface_of(own):
+        if interface := network_interface_for(own):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         gpus = bool(self._config.learner.gpus_per_rank)
         os.environ |= {
@@ -128,26 +128,26 @@ class RankProcess:
             "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
         }
 
-        with telling_broken_collectives(self._rank):
-            device = join(gpus, len(self._cores), self._config.run.step_timeout_s)
+        with translate_collective_errors(self._rank):
+            device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
             from learner.learner import Learner
 
             self._learner = Learner(self._config, self._model, device)
 
     def load(self, checkpoint: Path, version: int) -> None:
         """`Learner.load`."""
-        with telling_broken_collectives(self._rank):
+        with translate_collective_errors(self._rank):
             self._ready().load(checkpoint, version)
 
     def step(self, data: bytes, version: int, lineage: int) -> StepMetrics:
         """`Learner.step`."""
-        with telling_broken_collectives(self._rank):
+        with translate_collective_errors(self._rank):
             return self._ready().step(data, version, lineage)
 
     def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
 
-        with telling_broken_collectives(self._rank):
+        with translate_collective_errors(self._rank):
             if self._rank == 0:
                 self._send(version, target, timeout_s)
             else:
@@ -156,12 +156,12 @@ class RankProcess:
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """`Learner.logprobs`."""
-        with telling_broken_collectives(self._rank):
+        with translate_collective_errors(self._rank):
             return self._ready().logprobs(prompt, completion)
 
     def save(self, path: Path, run_state: RunState | None) -> None:
         """`Learner.save`; rank 0 writes."""
-        with telling_broken_collectives(self._rank):
+        with translate_collective_errors(self._rank):
             self._ready().save(path, write=self._rank == 0, run_state=run_state)
 
     def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:

@@ -4,7 +4,7 @@ Views are not equal (`plan.py`). Where the whole distribution is needed a view k
 the gradient pass forms it; the others leave one log-prob per token. All kinds are read together, in as few passes as
 the budget of tokens allows.
 
-What the teacher's views said about one rank's share, and the tally that collects it pass by pass.
+What the teacher's views said about one rank's batch, and the buffer that collects it pass by pass.
 
 Shape letters: N completion tokens of the share in its order, n those of one pass, L lines of the plan, K auxiliary
 views, H hidden width.
@@ -18,9 +18,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from learner.batch import Inputs, Reading, Share
+from learner.batch import Inputs, InputSequence, RankBatch
 from learner.plan import Line, ScoringPlan
-from learner.sharding import largest
+from learner.sharding import all_reduce_max
 from learner.step_timer import StepTimer
 from learner.student import Student
 from learner.teacher import Teacher
@@ -47,32 +47,32 @@ class Scores:
     """Final hidden states of the negative view."""
     has_negative_S: Tensor | None
     """bool: which completions have a negative view."""
-    sample_n: Tensor
+    probe_n: Tensor
     """Log-probs under the primary view, whether or not a term needs them: if not, of a few tokens a pass."""
 
 
-class Tally:
+class ScoreBuffer:
     """Scores in the making."""
 
-    def __init__(self, plan: ScoringPlan, share: Share) -> None:
-        self._plan, self._share = plan, share
-        self._logprob_LN = torch.zeros(len(plan.lines), share.tokens, device=share.device)
+    def __init__(self, plan: ScoringPlan, batch: RankBatch) -> None:
+        self._plan, self._batch = plan, batch
+        self._logprob_LN = torch.zeros(len(plan.lines), batch.tokens, device=batch.device)
         self._states: dict[int, Tensor] = {}
-        self._sample = [torch.empty(0, device=share.device)]
+        self._probes = [torch.empty(0, device=batch.device)]
 
-    def keep_logprobs(self, places_n: Tensor, logprob_n: Tensor) -> None:
-        """Log-probs go where they belong: `places_n` as in `Inputs`."""
-        self._logprob_LN.view(-1)[places_n] = logprob_n
+    def record_logprobs(self, result_index_n: Tensor, logprob_n: Tensor) -> None:
+        """Log-probs go where they belong: `result_index_n` as in `Inputs`."""
+        self._logprob_LN.view(-1)[result_index_n] = logprob_n
 
-    def keep_states(self, line: int, places_n: Tensor, hidden_nH: Tensor) -> None:
+    def record_hidden_states(self, line: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
         """Hidden states of one line; without tokens they still show how wide they are."""
         if line not in self._states:
-            self._states[line] = hidden_nH.new_zeros(self._share.tokens, hidden_nH.shape[-1])
-        self._states[line][places_n - line * self._share.tokens] = hidden_nH
+            self._states[line] = hidden_nH.new_zeros(self._batch.tokens, hidden_nH.shape[-1])
+        self._states[line][result_index_n - line * self._batch.tokens] = hidden_nH
 
-    def keep_sample(self, logprob_n: Tensor) -> None:
+    def record_probe(self, logprob_n: Tensor) -> None:
         """Log-probs of some tokens of the primary view."""
-        self._sample.append(logprob_n)
+        self._probes.append(logprob_n)
 
     def scores(self) -> Scores:
         """What was collected, after the last pass."""
@@ -84,8 +84,8 @@ class Tally:
             auxiliary_KN=self._logprob_LN[list(auxiliary)] if auxiliary else None,
             negative_N=self._logprobs_of(ViewKind.NEGATIVE),
             negative_NH=self._states_of(ViewKind.NEGATIVE),
-            has_negative_S=self._share.has_view(self._plan.lines[negative[0]]) if negative else None,
-            sample_n=torch.cat(self._sample) if primary_N is None else primary_N,
+            has_negative_S=self._batch.has_view(self._plan.lines[negative[0]]) if negative else None,
+            probe_n=torch.cat(self._probes) if primary_N is None else primary_N,
         )
 
     def _logprobs_of(self, kind: ViewKind) -> Tensor | None:
@@ -97,7 +97,7 @@ class Tally:
         return self._states[lines[0]] if lines else None
 
 
-_SAMPLE_PER_PASS = 64
+_PROBES_PER_PASS = 64
 
 
 class Scorer:
@@ -107,23 +107,25 @@ class Scorer:
         assert (teacher is not None) == plan.needs_teacher, "a teacher is there exactly where a view is read"
         self._teacher, self._plan, self._settings = teacher, plan, settings
 
-    def score(self, share: Share, timer: StepTimer) -> Scores:
+    def score(self, batch: RankBatch, timer: StepTimer) -> Scores:
         """Every view the objective needs. A collective."""
-        tally = Tally(self._plan, share)
+        buffer = ScoreBuffer(self._plan, batch)
         if self._teacher is not None:
-            for group in agreed_passes(share.scoring_groups(share.views(self._plan.lines)), share):
-                inputs = share.lay(group)
-                self._teacher.read(inputs, _Listening(inputs, self._spans(share, group), self._settings, tally))
+            for group in agreed_passes(batch.scoring_groups(batch.view_sequences(self._plan.lines)), batch):
+                inputs = batch.collate(group)
+                self._teacher.forward(
+                    inputs, _ScoreCollector(inputs, self._spans(batch, group), self._settings, buffer)
+                )
                 timer.count_pass(inputs)
-                for reading in group:
-                    timer.count_tokens(self._plan.lines[reading.line].kind.value, share.length(reading))
-        return tally.scores()
+                for sequence in group:
+                    timer.count_tokens(self._plan.lines[sequence.line].kind.value, batch.length(sequence))
+        return buffer.scores()
 
-    def _spans(self, share: Share, group: Sequence[Reading]) -> list["_Span"]:
+    def _spans(self, batch: RankBatch, group: Sequence[InputSequence]) -> list["_Span"]:
         """Which of a pass's tokens belong to which line: all lines, also those without a token here."""
         tokens: Counter[int] = Counter()
-        for reading in group:
-            tokens[reading.line] += share.predicted(reading)
+        for sequence in group:
+            tokens[sequence.line] += batch.predicted(sequence)
         spans, start = [], 0
         for number, line in enumerate(self._plan.lines):
             spans.append(_Span(number, line, slice(start, start + tokens[number])))
@@ -141,26 +143,26 @@ class _Span:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listening:
+class _ScoreCollector:
     """What happens to the hidden states of one pass, where they and the head exist."""
 
     inputs: Inputs
     spans: list[_Span]
     settings: ObjectiveSettings
-    tally: Tally
+    buffer: ScoreBuffer
 
     def __call__(self, hidden_nH: Tensor, head: Head) -> None:
-        places_n = self.inputs.places_N
-        for temperature, tokens in self._stretches():
-            self.tally.keep_logprobs(places_n[tokens], self._logprobs(hidden_nH, head, tokens, temperature))
+        result_index_n = self.inputs.result_index_N
+        for temperature, tokens in self._same_temperature_spans():
+            self.buffer.record_logprobs(result_index_n[tokens], self._logprobs(hidden_nH, head, tokens, temperature))
         for span in self.spans:
             if span.line.states:
-                self.tally.keep_states(span.number, places_n[span.tokens], hidden_nH[span.tokens])
+                self.buffer.record_hidden_states(span.number, result_index_n[span.tokens], hidden_nH[span.tokens])
             if span.line.kind is ViewKind.PRIMARY and span.line.temperature is None:
-                few = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _SAMPLE_PER_PASS))
-                self.tally.keep_sample(self._logprobs(hidden_nH, head, few, self.settings.temperature))
+                few = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
+                self.buffer.record_probe(self._logprobs(hidden_nH, head, few, self.settings.temperature))
 
-    def _stretches(self) -> Iterator[tuple[float, slice]]:
+    def _same_temperature_spans(self) -> Iterator[tuple[float, slice]]:
         """Neighbouring lines at one temperature are one stretch of tokens: one use of the head."""
         for temperature, spans in groupby(self.spans, key=lambda span: span.line.temperature):
             tokens = [span.tokens for span in spans]
@@ -173,7 +175,7 @@ class _Listening:
 
 
 def student_divergences(
-    share: Share,
+    batch: RankBatch,
     student: Student,
     teacher_NH: Tensor,
     teacher_head: Head | None,
@@ -184,13 +186,13 @@ def student_divergences(
 
     `teacher_head` None: the student's own.
     """
-    divergence_N = torch.zeros(share.tokens, device=share.device)
-    for group in agreed_passes(share.scoring_groups(share.students()), share):
-        inputs = share.lay(group)
-        measure = _Divergences(teacher_NH[inputs.places_N], teacher_head, settings)
-        divergence_N[inputs.places_N] = student.read(inputs, measure)
+    divergence_N = torch.zeros(batch.tokens, device=batch.device)
+    for group in agreed_passes(batch.scoring_groups(batch.student_sequences()), batch):
+        inputs = batch.collate(group)
+        measure = _Divergences(teacher_NH[inputs.result_index_N], teacher_head, settings)
+        divergence_N[inputs.result_index_N] = student.forward(inputs, measure)
         timer.count_pass(inputs)
-        timer.count_tokens("divergence", inputs.read)
+        timer.count_tokens("divergence", inputs.tokens)
     return divergence_N
 
 
@@ -207,24 +209,24 @@ class _Divergences:
         return token_divergence(hidden_nH, head, self.teacher_nH, self.teacher_head or head, *rest)
 
 
-def signals(share: Share, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:
+def signals(batch: RankBatch, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:
     """The numbers from which weights, thresholds and denominators of the whole step are made."""
     return TokenSignals(
-        sequence_N=share.sequence_N,
-        sequences=len(share.rollouts),
+        sequence_N=batch.sequence_N,
+        sequences=len(batch.rollouts),
         primary_N=scores.primary_N,
         auxiliary_KN=scores.auxiliary_KN,
         negative_N=scores.negative_N,
         has_negative_S=scores.has_negative_S,
         divergence_N=divergence_N,
-        order_S=share.order(),
+        order_S=batch.order(),
     )
 
 
-def agreed_passes(groups: Sequence[list[Reading]], share: Share) -> list[list[Reading]]:
+def agreed_passes(groups: Sequence[list[InputSequence]], batch: RankBatch) -> list[list[InputSequence]]:
     """This rank's groups, and empty ones up to what the busiest rank needs, at least one. A collective.
 
     Ranks that run unequal numbers of passes hang ZeRO-3.
     """
-    (count,) = largest([len(groups)], share.device)
+    (count,) = all_reduce_max([len(groups)], batch.device)
     return [*groups, *([] for _ in range(max(int(count), 1) - len(groups)))]

@@ -18,32 +18,32 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
 
-def own() -> int:
+def rank() -> int:
     """This process's rank."""
     return dist.get_rank()
 
 
-def gather(local: Tensor) -> Tensor:
+def all_gather_ragged(tensor: Tensor) -> Tensor:
     """One-dimensional tensors of any lengths and one dtype, concatenated in rank order; the same on every rank."""
     ranks = dist.get_world_size()
     if ranks == 1:
-        return local
-    lengths = [torch.zeros(1, dtype=torch.long, device=local.device) for _ in range(ranks)]
-    dist.all_gather(lengths, torch.tensor([local.numel()], device=local.device))
+        return tensor
+    lengths = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(ranks)]
+    dist.all_gather(lengths, torch.tensor([tensor.numel()], device=tensor.device))
     counts = [int(length) for length in lengths]
-    padded = local.new_zeros(max(counts))
-    padded[: local.numel()] = local
+    padded = tensor.new_zeros(max(counts))
+    padded[: tensor.numel()] = tensor
     parts = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def largest(values: list[float], device: torch.device) -> list[float]:
+def all_reduce_max(values: list[float], device: torch.device) -> list[float]:
     """Element-wise maximum over ranks; -inf is 'none here'."""
     return _reduce(values, device, dist.ReduceOp.MAX)
 
 
-def total(values: list[float], device: torch.device) -> list[float]:
+def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Element-wise sum over ranks, in float64."""
     return _reduce(values, device, dist.ReduceOp.SUM)
 
@@ -62,40 +62,39 @@ def is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_tensor")
 
 
-def local(parameter: nn.Parameter) -> Tensor:
+def local_shard(parameter: nn.Parameter) -> Tensor:
     """The numbers of `parameter` that lie on this rank: its shard, or all of them. The storage itself, no copy."""
     return parameter.ds_tensor.data if is_sharded(parameter) else parameter.data
 
 
-def local_master(parameter: nn.Parameter) -> Tensor:
-    """The float32 master of `local(parameter)`; a collective for bfloat16 under ZeRO 1-2."""
-    if local(parameter).dtype == torch.float32:
-        return local(parameter)
-    read = safe_get_local_fp32_param if is_sharded(parameter) else safe_get_full_fp32_param
-    master = read(parameter)
+def local_fp32_master(parameter: nn.Parameter) -> Tensor:
+    """The float32 master of `local_shard(parameter)`; a collective for bfloat16 under ZeRO 1-2."""
+    if local_shard(parameter).dtype == torch.float32:
+        return local_shard(parameter)
+    master = (safe_get_local_fp32_param if is_sharded(parameter) else safe_get_full_fp32_param)(parameter)
     assert master is not None, "DeepSpeed keeps no float32 master of this parameter"
     return master
 
 
-def assembled(part: Tensor, parameter: nn.Parameter) -> Tensor:
-    """All ranks' `part`s of `parameter`, in its own shape; a collective where it is sharded."""
+def all_gather_parameter(shard: Tensor, parameter: nn.Parameter) -> Tensor:
+    """All ranks' `shard`s of `parameter` (its own, or tensors cut like it), in its own shape; a collective where it is sharded."""
     if not is_sharded(parameter):
-        return part
-    return gather(part.flatten())[: parameter.ds_numel].view(parameter.ds_shape)
+        return shard
+    return all_gather_ragged(shard.flatten())[: parameter.ds_numel].view(parameter.ds_shape)
 
 
-def part_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This rank's part of a tensor in the parameter's own shape: the inverse of `assembled`."""
+def shard_of(full: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This rank's shard of a tensor in the parameter's own shape: the inverse of `all_gather_parameter`."""
     if not is_sharded(parameter):
-        return whole
-    part = torch.zeros_like(parameter.ds_tensor, dtype=whole.dtype)
-    start = dist.get_rank() * part.numel()
-    found = whole.flatten()[start : start + part.numel()]
-    part[: found.numel()] = found
-    return part
+        return full
+    shard = torch.zeros_like(parameter.ds_tensor, dtype=full.dtype)
+    start = dist.get_rank() * shard.numel()
+    values = full.flatten()[start : start + shard.numel()]
+    shard[: values.numel()] = values  # the last shard is padded
+    return shard
 
 
-def gathered(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
+def gathered_parameters(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
     """Within this context the parameters are whole, for reading (what is written is thrown away). A collective."""
     sharded = [tensor for tensor in parameters if isinstance(tensor, nn.Parameter) and is_sharded(tensor)]
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=None) if sharded else nullcontext()
@@ -113,13 +112,13 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
-def whole(tensors: NamedTensors) -> Iterator[tuple[str, Tensor]]:
+def iter_full_tensors(tensors: NamedTensors) -> Iterator[tuple[str, Tensor]]:
     """The same, whole and without gradient; each is valid until the next is asked for.
 
     A collective under ZeRO-3: all ranks iterate to the end. About 64 Mi elements are whole at one time.
     """
     for group in _groups(tensors):
-        with gathered(tensor for _, tensor in group):
+        with gathered_parameters(tensor for _, tensor in group):
             for name, tensor in group:
                 yield name, tensor.detach()
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from learner.batch import Inputs
-from learner.sharding import largest, total
+from learner.sharding import all_reduce_max, all_reduce_sum
 from unisd_rl.metrics import READ_PARTS, ReadPart, Timing
 
 Part = ReadPart | Literal["update"]
@@ -54,13 +54,13 @@ class StepTimer:
     def count_pass(self, inputs: Inputs) -> None:
         """Add a forward pass."""
         self.forward_passes += 1
-        self.positions += inputs.computed
+        self.positions += inputs.positions
 
     def timing(self, device: torch.device) -> Timing:
         """What all ranks measured: times of the slowest, tokens of all. A collective."""
-        *read_s, update_s = largest(list(self.seconds.values()), device)
-        *tokens, positions = total([*(self.tokens[part] for part in READ_PARTS), self.positions], device)
-        (forward_passes,) = largest([self.forward_passes], device)
+        *read_s, update_s = all_reduce_max(list(self.seconds.values()), device)
+        *tokens, positions = all_reduce_sum([*(self.tokens[part] for part in READ_PARTS), self.positions], device)
+        (forward_passes,) = all_reduce_max([self.forward_passes], device)
         return Timing(
             read_s=dict(zip(READ_PARTS, read_s, strict=True)),
             read_tokens={part: int(count) for part, count in zip(READ_PARTS, tokens, strict=True)},

@@ -1,4 +1,4 @@
-"""The student: a `Reader` owned by a DeepSpeed engine, ZeRO stage 0 to 3.
+"""The student: a `CausalLM` owned by a DeepSpeed engine, ZeRO stage 0 to 3.
 
 DeepSpeed averages gradients over ranks and the objective wants their sum, so losses are multiplied by the number of
 ranks. It clips to norm 1 unless told otherwise, so it is told. With bfloat16, stage 0 is run as stage 1: only there
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from learner.batch import Inputs
 from learner.lora import STUDENT, factors
-from learner.model import Measure, Reader, Result
+from learner.model import CausalLM, HiddenStateFn, Result
 from unisd_rl.config import Config
 
-NOTHING_STAYS_GATHERED = {
+ZERO3_KEEP_NOTHING_GATHERED = {
     "stage3_param_persistence_threshold": 0,
     "stage3_max_live_parameters": 0,
     "stage3_max_reuse_distance": 0,
@@ -30,12 +30,12 @@ NOTHING_STAYS_GATHERED = {
 class Student:
     """The weights that learn. Every method is a collective of all ranks."""
 
-    def __init__(self, reader: Reader, config: Config) -> None:
-        self.reader = reader
+    def __init__(self, lm: CausalLM, config: Config) -> None:
+        self.lm = lm
         self._stage = zero_stage(config)
         self._ranks = dist.get_world_size()
         if config.learner.gradient_checkpointing:
-            reader.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._lora = config.model.lora
         optimiser = torch.optim.AdamW(
             self.parameters.values(),
@@ -44,40 +44,40 @@ class Student:
             weight_decay=config.learner.weight_decay,
         )
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
-            model=reader, optimizer=optimiser, config=engine_settings(config)
+            model=lm, optimizer=optimiser, config=engine_settings(config)
         )
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, in the model's order: all weights by Hugging Face name, tied ones once, or the factors."""
-        model = self.reader.model
+        model = self.lm.model
         return dict(model.named_parameters()) if self._lora is None else factors(model, STUDENT)
 
     @torch.no_grad()
-    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         """One pass without gradient, and without dropout."""
         self._engine.eval()
-        return self._engine(inputs, measure)
+        return self._engine(inputs, on_hidden)
 
-    def learn(self, inputs: Inputs, measure: Measure[tuple[Tensor, Result]], last: bool) -> Result:
-        """One pass with gradient: `measure` returns the micro-batch's part of the loss and what else it found.
+    def forward_backward(self, inputs: Inputs, on_hidden: HiddenStateFn[tuple[Tensor, Result]], last: bool) -> Result:
+        """One pass with gradient: `on_hidden` returns the micro-batch's part of the loss and what else it found.
 
         Gradients of all passes are added up; with the `last` one they are summed over ranks.
         """
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
-        loss, found = self._engine(inputs, measure)
+        loss, found = self._engine(inputs, on_hidden)
         self._engine.backward(loss * self._ranks)
         return found
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole gradient per parameter, before it is clipped; between the last `learn` and `step`."""
+        """The whole gradient per parameter, before it is clipped; between the last `forward_backward` and `step`."""
         for name, parameter in self.parameters.items():
             gradient = safe_get_full_grad(parameter)
             assert gradient is not None, f"{name} has no gradient"
             yield name, gradient.float()
 
-    def step(self, learning_rate: float) -> float:
+    def optim_step(self, learning_rate: float) -> float:
         """Clip, take one AdamW step, forget the gradients. Returns their norm before clipping."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
@@ -86,24 +86,26 @@ class Student:
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     @property
-    def has_moments(self) -> bool:
+    def has_optimizer_state(self) -> bool:
         """Whether AdamW has taken a step."""
         return bool(self._engine.basic_optimizer.state)
 
     @property
-    def keeps_whole_moments(self) -> bool:
+    def has_full_optimizer_state(self) -> bool:
         """Whether AdamW works on the parameters themselves and not on DeepSpeed's flat pieces of them."""
         return self._stage == 0
 
-    def moments_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """AdamW's own state of a parameter, where it `keeps_whole_moments`."""
+    def optimizer_state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's own state of a parameter, where it `has_full_optimizer_state`."""
         return self._engine.basic_optimizer.state[parameter]
 
-    def make_moments(self, steps: int, nothing: Inputs) -> None:
+    def init_optimizer_state(self, steps: int, nothing: Inputs) -> None:
         """Moments to be written to, as after `steps` steps: optimisers make them in their first step, so one is taken
         at rate 0 on `nothing`, a pass that predicts no token."""
-        self.learn(nothing, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True)
-        self.step(learning_rate=0.0)
+        self.forward_backward(
+            nothing, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True
+        )
+        self.optim_step(learning_rate=0.0)
         for state in self._engine.basic_optimizer.state.values():
             state["step"].fill_(steps)
 
@@ -125,7 +127,7 @@ def engine_settings(config: Config) -> dict[str, Any]:
     """
     zero: dict[str, Any] = {"stage": zero_stage(config)}
     if config.model.lora is not None and zero["stage"] == 3:
-        zero |= NOTHING_STAYS_GATHERED
+        zero |= ZERO3_KEEP_NOTHING_GATHERED
     return {
         "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "gradient_accumulation_steps": 1,

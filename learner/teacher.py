@@ -23,10 +23,18 @@ from torch import Tensor, nn
 
 from learner.batch import Inputs
 from learner.checks import check_teacher_moved
-from learner.lora import TEACHER, add_adapters, factors, speaking
-from learner.model import Measure, Reader, Result
-from learner.sharding import assembled, gathered, is_sharded, local, local_master, part_of, total
-from learner.student import NOTHING_STAYS_GATHERED, Student, zero_stage
+from learner.lora import TEACHER, add_adapters, factors, use_adapter
+from learner.model import CausalLM, HiddenStateFn, Result
+from learner.sharding import (
+    all_gather_parameter,
+    all_reduce_sum,
+    gathered_parameters,
+    is_sharded,
+    local_fp32_master,
+    local_shard,
+    shard_of,
+)
+from learner.student import ZERO3_KEEP_NOTHING_GATHERED, Student, zero_stage
 from unisd_rl.config import Config
 from unisd_rl.config.objective import EmaConfig
 from unisd_rl.metrics import TeacherMetrics
@@ -35,7 +43,7 @@ from unisd_rl.objective.kernels.head import Head
 from unisd_rl.seeds import derive_seed
 
 
-class Voice(Protocol):
+class TeacherWeights(Protocol):
     """How the teacher's weights are read with."""
 
     @property
@@ -43,7 +51,7 @@ class Voice(Protocol):
         """The teacher's weights that follow the student, under the names the student has for its own."""
         ...
 
-    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
         ...
 
@@ -57,35 +65,35 @@ class Voice(Protocol):
         ...
 
 
-class CopyVoice:
+class FullTeacher:
     """A second copy of the model: whole on each rank, or in an engine of its own under ZeRO-3."""
 
-    def __init__(self, reader: Reader, config: Config) -> None:
-        self._reader = reader.eval().requires_grad_(False)
-        self._engine = _sharded(reader, config) if zero_stage(config) == 3 else None
+    def __init__(self, lm: CausalLM, config: Config) -> None:
+        self._lm = lm.eval().requires_grad_(False)
+        self._engine = _sharded(lm, config) if zero_stage(config) == 3 else None
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """See `Voice.parameters`."""
-        return dict(self._reader.model.named_parameters())
+        """See `TeacherWeights.parameters`."""
+        return dict(self._lm.model.named_parameters())
 
-    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
-        """See `Voice.read`."""
-        return (self._engine or self._reader)(inputs, measure)
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
+        """See `TeacherWeights.read`."""
+        return (self._engine or self._lm)(inputs, on_hidden)
 
     @contextmanager
     def head(self) -> Iterator[Head | None]:
-        """See `Voice.head`."""
-        with gathered(self._reader.head_parameters()):
-            yield self._reader.head()
+        """See `TeacherWeights.head`."""
+        with gathered_parameters(self._lm.head_parameters()):
+            yield self._lm.head()
 
     def close(self) -> None:
-        """See `Voice.close`."""
+        """See `TeacherWeights.close`."""
         if self._engine is not None:
             self._engine.destroy()
 
 
-class AdapterVoice:
+class AdapterTeacher:
     """The student's own base under the teacher's factors: no second model (LoRA)."""
 
     def __init__(self, student: Student) -> None:
@@ -93,31 +101,31 @@ class AdapterVoice:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """See `Voice.parameters`."""
-        return factors(self._student.reader.model, TEACHER)
+        """See `TeacherWeights.parameters`."""
+        return factors(self._student.lm.model, TEACHER)
 
-    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
-        """See `Voice.read`."""
-        with speaking(self._student.reader.model, TEACHER):
-            return self._student.read(inputs, measure)
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
+        """See `TeacherWeights.read`."""
+        with use_adapter(self._student.lm.model, TEACHER):
+            return self._student.forward(inputs, on_hidden)
 
     def head(self) -> AbstractContextManager[Head | None]:
-        """See `Voice.head`: both read with the one frozen head."""
+        """See `TeacherWeights.head`: both read with the one frozen head."""
         return nullcontext()
 
     def close(self) -> None:
         """The student's engine owns everything."""
 
 
-def _sharded(reader: Reader, config: Config) -> deepspeed.DeepSpeedEngine:
+def _sharded(lm: CausalLM, config: Config) -> deepspeed.DeepSpeedEngine:
     """No weight may outlive the forward pass that gathered it: the average changes the shards beneath."""
     settings = {
         "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "steps_per_print": None,
-        "zero_optimization": {"stage": 3, **NOTHING_STAYS_GATHERED},
+        "zero_optimization": {"stage": 3, **ZERO3_KEEP_NOTHING_GATHERED},
     }
-    engine, *_ = deepspeed.initialize(model=reader, config=settings)
+    engine, *_ = deepspeed.initialize(model=lm, config=settings)
     return engine
 
 
@@ -130,16 +138,16 @@ NO_UPDATE = TeacherMetrics(teacher_update_norm=0.0, teacher_student_distance=mat
 class Teacher:
     """An average of the student, or the initial model where `objective.ema` is absent."""
 
-    def __init__(self, voice: Voice, config: Config) -> None:
+    def __init__(self, voice: TeacherWeights, config: Config) -> None:
         self._ema = config.objective.ema
         self._voice = voice
         self._parameters = voice.parameters
-        self._average = {name: local(parameter).float() for name, parameter in self._parameters.items()}
+        self._average = {name: local_shard(parameter).float() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
-    def read(self, inputs: Inputs, measure: Measure[Result]) -> Result:
+    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        return self._voice.read(inputs, measure)
+        return self._voice.forward(inputs, on_hidden)
 
     def head(self) -> AbstractContextManager[Head | None]:
         """The teacher's output head, whole within this context, for measures that run inside the student's pass;
@@ -147,7 +155,7 @@ class Teacher:
         return self._voice.head()
 
     @torch.no_grad()
-    def follow(self, student: Student, step: int) -> TeacherMetrics:
+    def update_ema(self, student: Student, step: int) -> TeacherMetrics:
         """After optimiser step `step` (from 1): average the student in, if it is the turn of this step.
 
         Raises:
@@ -159,7 +167,7 @@ class Teacher:
         movement = self._update(student, self._ema)
         self._renew_weights()
         for name, tensor in before.items():
-            target = assembled(local_master(student.parameters[name]), student.parameters[name])
+            target = all_gather_parameter(local_fp32_master(student.parameters[name]), student.parameters[name])
             check_teacher_moved(name, tensor, target, self._whole(name), self._ema.beta)
         return movement
 
@@ -172,7 +180,7 @@ class Teacher:
     def set_average(self, whole: Callable[[str], Tensor]) -> None:
         """Replace the average by whole float32 tensors, asked for by the names `average` yields."""
         for name, average in self._average.items():
-            average.copy_(part_of(whole(name).to(average.device), self._parameters[name]))
+            average.copy_(shard_of(whole(name).to(average.device), self._parameters[name]))
         self._renew_weights()
 
     def close(self) -> None:
@@ -183,24 +191,24 @@ class Teacher:
         squares = torch.zeros(3, dtype=torch.float64)
         for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
             assert name == other, f"{name} of the student met {other} of the teacher"
-            master, before = local_master(parameter), average.clone()
+            master, before = local_fp32_master(parameter), average.clone()
             ema_update_(average, master, ema.beta)
             squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
         device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
-        moved, gap, norm = total(squares.tolist(), device) if sharded else squares.tolist()
+        moved, gap, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
         return TeacherMetrics(math.sqrt(moved / norm), math.sqrt(gap / norm))
 
     def _renew_weights(self) -> None:
         """Carry the average over to what `read` computes with; in float32 they are the same storage."""
         for name, parameter in self._parameters.items():
-            if local(parameter).data_ptr() != self._average[name].data_ptr():
-                local(parameter).copy_(self._average[name])
+            if local_shard(parameter).data_ptr() != self._average[name].data_ptr():
+                local_shard(parameter).copy_(self._average[name])
             # A copy that stayed gathered would go on being read with the old numbers.
             assert not is_sharded(parameter) or parameter.data.numel() == 0, f"{name} of the teacher stayed gathered"
 
     def _whole(self, name: str) -> Tensor:
-        return assembled(self._average[name], self._parameters[name])
+        return all_gather_parameter(self._average[name], self._parameters[name])
 
     def _probes(self) -> list[str]:
         """A few names, spread over the model."""
@@ -208,21 +216,21 @@ class Teacher:
         return sorted({names[(index + 1) * len(names) // (_PROBES + 1)] for index in range(_PROBES)})
 
 
-def student_and_teacher(reader: Reader, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:
+def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:
     """Two that weigh the same: two copies of a model, or two adapters on one base; a teacher only where it `teaches`.
 
     Raises:
         UserError: the model has none of the layers that should get an adapter.
     """
     if config.model.lora is None and not teaches:
-        return Student(reader, config), None
+        return Student(lm, config), None
     if config.model.lora is None:
-        voice: Voice = CopyVoice(copy.deepcopy(reader), config)  # before an engine owns the original
-        student = Student(reader, config)
+        voice: TeacherWeights = FullTeacher(copy.deepcopy(lm), config)  # before an engine owns the original
+        student = Student(lm, config)
     else:
-        add_adapters(reader.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
-        student = Student(reader, config)
-        voice = AdapterVoice(student)
+        add_adapters(lm.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
+        student = Student(lm, config)
+        voice = AdapterTeacher(student)
     return student, Teacher(voice, config) if teaches else None
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.batch import Inputs
-from learner.sharding import assembled, is_sharded, local, local_master, part_of
+from learner.sharding import all_gather_parameter, is_sharded, local_fp32_master, local_shard, shard_of
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.errors import RunFailed
@@ -102,7 +102,7 @@ Lookup = Callable[[str], Tensor]
 def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[str, Tensor]]:
     """`kind/name` and the whole tensor, one after the other; each is valid until the next."""
     for name, parameter in student.parameters.items():
-        yield f"{MASTER}/{name}", assembled(local_master(parameter), parameter).detach()
+        yield f"{MASTER}/{name}", all_gather_parameter(local_fp32_master(parameter), parameter).detach()
         for moment in MOMENTS:
             yield f"{moment}/{name}", _moment(student, parameter, moment)
     for name, tensor in teacher.average() if teacher is not None else ():
@@ -111,7 +111,7 @@ def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[
 
 def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, nothing: Inputs) -> None:
     """Set everything `training_state` yields; `steps` optimiser steps had been taken; `nothing` is an empty pass."""
-    student.make_moments(steps, nothing)
+    student.init_optimizer_state(steps, nothing)
     for name, parameter in student.parameters.items():
         _set_master(parameter, lookup(f"{MASTER}/{name}"))
         for moment in MOMENTS:
@@ -122,23 +122,23 @@ def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: in
 
 def _moment(student: Student, parameter: nn.Parameter, key: str) -> Tensor:
     """Zeros before the first step."""
-    if not student.has_moments:
+    if not student.has_optimizer_state:
         return torch.zeros(parameter.ds_shape if is_sharded(parameter) else parameter.shape)
     if is_sharded(parameter):
-        return assembled(safe_get_local_optimizer_state(parameter, key), parameter)
-    if student.keeps_whole_moments:
-        return student.moments_of(parameter)[key]
+        return all_gather_parameter(safe_get_local_optimizer_state(parameter, key), parameter)
+    if student.has_full_optimizer_state:
+        return student.optimizer_state_of(parameter)[key]
     return safe_get_full_optimizer_state(parameter, key)
 
 
 @torch.no_grad()
 def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
     """Both the master and the weight that computes: they are two tensors in all but ZeRO-0."""
-    value = value.to(local(parameter).device)
+    value = value.to(local_shard(parameter).device)
     if is_sharded(parameter):
-        part = part_of(value, parameter)
+        part = shard_of(value, parameter)
         safe_set_local_fp32_param(parameter, part)
-        local(parameter).copy_(part)
+        local_shard(parameter).copy_(part)
         if parameter.data.numel():  # small ones stay gathered
             parameter.data.copy_(value)
         return
@@ -148,10 +148,10 @@ def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
 
 @torch.no_grad()
 def _set_moment(student: Student, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    value = value.to(local(parameter).device)
+    value = value.to(local_shard(parameter).device)
     if is_sharded(parameter):
-        safe_set_local_optimizer_state(parameter, part_of(value, parameter), key)
-    elif student.keeps_whole_moments:
-        student.moments_of(parameter)[key].copy_(value)
+        safe_set_local_optimizer_state(parameter, shard_of(value, parameter), key)
+    elif student.has_full_optimizer_state:
+        student.optimizer_state_of(parameter)[key].copy_(value)
     else:
         safe_set_full_optimizer_state(parameter, value, key)

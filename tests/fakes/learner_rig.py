@@ -166,11 +166,11 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
     if case.resume is not None:
         learner.load(case.resume, case.first)
     for step in range(case.first, case.first + case.steps):
-        result = learner.accumulate(list(case.shards[rank]), step)
+        result = learner.forward_backward(list(case.shards[rank]), step)
         found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
         found[f"masters {step}"] = _student_masters(learner)
         found[f"teacher {step}"] = _teacher(learner)
-        found["reports"].append(learner.advance(result).flat())
+        found["reports"].append(learner.optim_step(result).flat())
     found["masters"] = _student_masters(learner)
     found["teacher"] = _teacher(learner)
     found["weights"] = {name: value.clone() for name, value in learner.weights()}
@@ -189,10 +189,10 @@ def _teacher(learner: object) -> dict:
 
 
 def _student_masters(learner: object) -> dict:
-    from learner.sharding import assembled, local_master
+    from learner.sharding import all_gather_parameter, local_fp32_master
 
     return {
-        name: assembled(local_master(value), value).detach().clone()
+        name: all_gather_parameter(local_fp32_master(value), value).detach().clone()
         for name, value in learner.student.parameters.items()
     }
 
@@ -200,16 +200,18 @@ def _student_masters(learner: object) -> dict:
 def _base(learner: object) -> dict:
     """The weights under the adapters, whole; everything where there are none."""
     from learner.lora import base_name
-    from learner.sharding import named_weights, whole
+    from learner.sharding import iter_full_tensors, named_weights
 
-    named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.reader.model)]
-    return {name: tensor.clone() for name, tensor in whole((name, tensor) for name, tensor in named if name)}
+    named = [(base_name(name), tensor) for name, tensor in named_weights(learner.student.lm.model)]
+    return {
+        name: tensor.clone() for name, tensor in iter_full_tensors((name, tensor) for name, tensor in named if name)
+    }
 
 
 def main(folder: Path) -> None:
-    from learner.rank_process import join
+    from learner.rank_process import init_process_group
 
-    join(gpus=False, threads=1, timeout_s=TIMEOUT_S)
+    init_process_group(gpus=False, threads=1, timeout_s=TIMEOUT_S)
     for case in pickle.loads((folder / "job.pickle").read_bytes()):
         print(f"=== {case.name}", flush=True)
         _run_case(case, int(os.environ["RANK"]), folder)

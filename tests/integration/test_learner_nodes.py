@@ -10,7 +10,7 @@ import ray
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
-from learner.group import LearnerGroup, LearnerLost, NoRoom
+from learner.group import InsufficientResources, LearnerGroup, LearnerLost
 from tests.fakes.finished import finished, read_until, run_job, start_job
 from tests.fakes.learner_rig import learner_config, make_model, make_rollouts
 from tests.fakes.same_training import files, rows, trained
@@ -129,7 +129,7 @@ def test_a_rank_that_went_with_its_node_goes_on_from_the_checkpoint_on_another(n
     with pytest.raises(LearnerLost):
         group.step(references, 2, TIMEOUT_S)
     group.close()
-    with pytest.raises(NoRoom, match="no room for 2 learner ranks of 1 CPU, 1 learner each"):
+    with pytest.raises(InsufficientResources, match="no room for 2 learner ranks of 1 CPU, 1 learner each"):
         group.start(TIMEOUT_S)
     group.close()
     new = nodes.add("learner")

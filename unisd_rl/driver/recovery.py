@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from learner.group import LearnerLost, NoRoom
+from learner.group import InsufficientResources, LearnerLost
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Run
@@ -82,7 +82,7 @@ class LearnerRecovery:
             run.learners.close()
             pause(wait_s, run.rollouts.check)
 
-        retryable = (LearnerLost, NoRoom)
+        retryable = (LearnerLost, InsufficientResources)
         return self._restarts.recover(lost, restart, retryable, run.report, back_off, run.directory.steps_logged)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.model import Reader
+from learner.model import CausalLM
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention import Completion, Drift, Likelihood, Retention
 from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
@@ -30,7 +30,7 @@ class Sizes:
 
 @torch.no_grad()
 def retention(
-    adapted: Reader, base: Reader, gold: Sequence[Completion], answers: Sequence[Completion], sizes: Sizes
+    adapted: CausalLM, base: CausalLM, gold: Sequence[Completion], answers: Sequence[Completion], sizes: Sizes
 ) -> Retention:
     """Read `gold` with the adapted model and `answers` with both, all under the same tokenizer.
 
@@ -48,22 +48,24 @@ def _by_batches(
     completions: Sequence[Completion], sizes: Sizes, measure: Callable[[Sequence[Completion]], list[Found]]
 ) -> list[Found]:
     """What `measure` finds in those that have tokens, in their order; read shortest first, to pad little."""
-    spoken = [one for one in completions if one.tokens]
-    order = sorted(range(len(spoken)), key=lambda index: len(spoken[index].prompt_tokens) + len(spoken[index].tokens))
+    nonempty = [one for one in completions if one.tokens]
+    order = sorted(
+        range(len(nonempty)), key=lambda index: len(nonempty[index].prompt_tokens) + len(nonempty[index].tokens)
+    )
     found: dict[int, Found] = {}
     for start in range(0, len(order), sizes.batch_size):
         places = order[start : start + sizes.batch_size]
-        found |= zip(places, measure([spoken[place] for place in places]), strict=True)
-    return [found[place] for place in range(len(spoken))]
+        found |= zip(places, measure([nonempty[place] for place in places]), strict=True)
+    return [found[place] for place in range(len(nonempty))]
 
 
-def _likelihoods(model: Reader, batch: Sequence[Completion], sizes: Sizes) -> list[Likelihood]:
+def _likelihoods(model: CausalLM, batch: Sequence[Completion], sizes: Sizes) -> list[Likelihood]:
     hidden_NH, targets_N = _read(model, batch)
     logprob_N = realised_logprobs(hidden_NH, model.head(), targets_N, _TEMPERATURE, sizes.chunk_tokens)
     return _likelihoods_of(batch, logprob_N)
 
 
-def _drifts(adapted: Reader, base: Reader, batch: Sequence[Completion], sizes: Sizes) -> list[Drift]:
+def _drifts(adapted: CausalLM, base: CausalLM, batch: Sequence[Completion], sizes: Sizes) -> list[Drift]:
     adapted_NH, _ = _read(adapted, batch)
     base_NH, targets_N = _read(base, batch)
     heads = adapted.head(), base.head()
@@ -73,7 +75,7 @@ def _drifts(adapted: Reader, base: Reader, batch: Sequence[Completion], sizes: S
     return [Drift(likelihood, divergence) for likelihood, divergence in pairs]
 
 
-def _read(model: Reader, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+def _read(model: CausalLM, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
     """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`.
 
     Padded on the right: no real position of a causal model sees a padded one. The last token is predicted, not read.
@@ -103,7 +105,7 @@ def _sums(batch: Sequence[Completion], value_N: Tensor) -> list[float]:
     return [float(part.sum()) for part in parts]
 
 
-def _refuse_other_vocabularies(adapted: Reader, base: Reader) -> None:
+def _refuse_other_vocabularies(adapted: CausalLM, base: CausalLM) -> None:
     sizes = len(adapted.head().weight_VH), len(base.head().weight_VH)
     if sizes[0] != sizes[1]:
         raise UserError(

@@ -30,7 +30,7 @@ from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.types import Answer, Example, OnWait, no_op
 
 if TYPE_CHECKING:
-    from learner.model import Reader
+    from learner.model import CausalLM
 from contextlib import ExitStack
 
 from unisd_rl.cluster.cores import CorePlan
@@ -43,7 +43,7 @@ class RetentionProcess:
 
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._dtype, self._settings, self._cores, self._path = config.model.dtype, settings, cores, base
-        self._base: Reader | None = None
+        self._base: CausalLM | None = None
         redirect_output(log_path(run_dir, NAME))
         bind_to(cores)
 
@@ -51,7 +51,7 @@ class RetentionProcess:
         """Load the base.
 
         Raises:
-            UserError: it cannot be read with (see `learner.model.load_reader`).
+            UserError: it cannot be read with (see `learner.model.load_model`).
         """
         import torch
 
@@ -67,13 +67,13 @@ class RetentionProcess:
         sizes = Sizes(self._settings.batch_size, self._settings.chunk_tokens)
         return retention(self._load(adapted), self._base, gold, answers, sizes)
 
-    def _load(self, path: Path) -> "Reader":
+    def _load(self, path: Path) -> "CausalLM":
         import torch
 
-        from learner.model import load_reader
+        from learner.model import load_model
 
         device = "cuda" if self._settings.gpus else "cpu"
-        return load_reader(path, getattr(torch, self._dtype)).eval().to(device)
+        return load_model(path, getattr(torch, self._dtype)).eval().to(device)
 
 
 _FETCH_S = 60.0  # what an ended call returned may lie on another machine

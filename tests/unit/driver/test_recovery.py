@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from learner.errors import CheckpointNotWritten, LearnerLost, NoRoom
+from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
@@ -190,7 +190,7 @@ def lost_once():
 
 
 def test_a_new_lineage_needs_a_learner_that_started(rig):
-    rig.run.learners.starting = [LearnerLost("it died again"), NoRoom("the machine is not back yet")]
+    rig.run.learners.starting = [LearnerLost("it died again"), InsufficientResources("the machine is not back yet")]
 
     def work(version):
         if version.lineage == 0:

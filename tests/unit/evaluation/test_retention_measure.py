@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from learner.model import Reader
+from learner.model import CausalLM
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention import Completion
 from unisd_rl.evaluation.retention_measure import Sizes, retention
@@ -69,7 +69,7 @@ def expected_jsd(one, other, completion):
 @pytest.mark.parametrize("sizes", [Sizes(2, 3), Sizes(8, 256)], ids=["small_chunks", "large_chunks"])
 def test_every_completion_has_the_numbers_of_a_slow_float64_reading(kind, sizes):
     adapted, base = model(1, kind), model(2, kind)
-    found = retention(Reader(adapted), Reader(base), GOLD, OWN, sizes)
+    found = retention(CausalLM(adapted), CausalLM(base), GOLD, OWN, sizes)
     fits = [expected_likelihood(adapted, one) for one in GOLD]
     returns = [expected_likelihood(base, one) for one in OWN]
     divergences = [expected_jsd(adapted, base, one) for one in OWN]
@@ -83,7 +83,7 @@ def test_every_completion_has_the_numbers_of_a_slow_float64_reading(kind, sizes)
 
 def test_a_model_beside_itself_has_not_moved_and_its_retention_is_its_own_perplexity():
     network = model(1)
-    found = retention(Reader(network), Reader(network), OWN, OWN, Sizes(3, 5))
+    found = retention(CausalLM(network), CausalLM(network), OWN, OWN, Sizes(3, 5))
     assert found.jsd == 0.0
     assert found.ppl_ret == found.ppl_fit
 
@@ -91,7 +91,7 @@ def test_a_model_beside_itself_has_not_moved_and_its_retention_is_its_own_perple
 def test_a_uniform_model_has_the_size_of_the_vocabulary_as_perplexity():
     network = model(1)
     torch.nn.init.zeros_(network.lm_head.weight)
-    found = retention(Reader(network), Reader(model(2)), GOLD, OWN, Sizes(4, 64))
+    found = retention(CausalLM(network), CausalLM(model(2)), GOLD, OWN, Sizes(4, 64))
     assert found.ppl_fit == pytest.approx(VOCABULARY)
 
 
@@ -101,13 +101,13 @@ def test_distributions_that_never_meet_are_ln_2_apart():
         network.lm_head = torch.nn.Linear(16, VOCABULARY)
         torch.nn.init.zeros_(network.lm_head.weight)
         network.lm_head.bias.data = torch.nn.functional.one_hot(torch.tensor(token), VOCABULARY) * 100.0
-    found = retention(Reader(one), Reader(other), [], OWN, Sizes(4, 64))
+    found = retention(CausalLM(one), CausalLM(other), [], OWN, Sizes(4, 64))
     assert found.jsd == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_a_completion_without_tokens_is_left_out():
-    silent = Completion("silent", 0, (4, 5), ())
-    found = retention(Reader(model(1)), Reader(model(2)), [silent], [silent, *OWN], Sizes(2, 8))
+    empty = Completion("empty", 0, (4, 5), ())
+    found = retention(CausalLM(model(1)), CausalLM(model(2)), [empty], [empty, *OWN], Sizes(2, 8))
     assert found.gold == ()
     assert [drift.likelihood.id for drift in found.answers] == [one.id for one in OWN]
 
@@ -116,4 +116,4 @@ def test_another_vocabulary_is_refused():
     torch.manual_seed(0)
     larger = Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "vocab_size": 41}))
     with pytest.raises(UserError, match=r"41 tokens in its vocabulary and the model 40"):
-        retention(Reader(model(1)), Reader(larger), GOLD, OWN, Sizes(2, 8))
+        retention(CausalLM(model(1)), CausalLM(larger), GOLD, OWN, Sizes(2, 8))

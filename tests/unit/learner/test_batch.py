@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch import Layout, Share
+from learner.batch import PackingConfig, RankBatch
 from learner.plan import Line
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 
 CPU = torch.device("cpu")
-ROW, ROWS = Layout(True, 100, 100), Layout(False, 100, 100)
+ROW, ROWS = PackingConfig(True, 100, 100), PackingConfig(False, 100, 100)
 
 
 def tokens(*ids):
@@ -45,77 +45,77 @@ EMPTY = rollout(9, tokens(31, 32), tokens(), TokenView(ViewKind.PRIMARY, tokens(
 
 
 def test_a_share_is_in_the_order_of_its_gradient_passes():
-    share = Share([SHORT, EMPTY, LONG], CPU, ROW)
-    assert [one.number for one in share.rollouts] == [9, 7, 5]
-    assert share.tokens == 5
-    assert share.sequence_N.tolist() == [1, 1, 1, 2, 2]
-    assert share.order().tolist() == [2, 1, 0]
-    assert share.has_view(Line(ViewKind.NEGATIVE, 0, False, None)).tolist() == [False, False, True]
-    assert share.has_view(Line(ViewKind.AUXILIARY, 1, False, None)).tolist() == [False, True, True]
+    batch = RankBatch([SHORT, EMPTY, LONG], CPU, ROW)
+    assert [one.number for one in batch.rollouts] == [9, 7, 5]
+    assert batch.tokens == 5
+    assert batch.sequence_N.tolist() == [1, 1, 1, 2, 2]
+    assert batch.order().tolist() == [2, 1, 0]
+    assert batch.has_view(Line(ViewKind.NEGATIVE, 0, False, None)).tolist() == [False, False, True]
+    assert batch.has_view(Line(ViewKind.AUXILIARY, 1, False, None)).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("budget", [1, 5, 6, 7, 100])
 def test_gradient_passes_predict_the_tokens_of_the_share_in_order(packed, budget):
     others = [rollout(20 + n, tokens(*range(40, 43 + n)), tokens(*range(50, 52 + n % 3))) for n in range(6)]
-    share = Share([LONG, EMPTY, SHORT, *others], CPU, Layout(packed, budget, 1))
-    found = [share.lay(group).places_N for group in share.gradient_groups()]
-    assert torch.cat(found).tolist() == list(range(share.tokens))
+    batch = RankBatch([LONG, EMPTY, SHORT, *others], CPU, PackingConfig(packed, budget, 1))
+    found = [batch.collate(group).result_index_N for group in batch.gradient_groups()]
+    assert torch.cat(found).tolist() == list(range(batch.tokens))
 
 
 def test_each_completion_token_is_predicted_by_the_position_before_it_in_padded_rows():
-    share = Share([LONG, SHORT], CPU, ROWS)
-    inputs = share.lay(share.students())
+    batch = RankBatch([LONG, SHORT], CPU, ROWS)
+    inputs = batch.collate(batch.student_sequences())
     assert inputs.ids_BL.tolist() == [[1, 2, 3, 4, 5], [21, 22, 0, 0, 0]]
     assert inputs.packing is None
     assert inputs.predicts_N.tolist() == [2, 3, 4, 5, 6]
     assert inputs.targets_N.tolist() == [4, 5, 6, 22, 23]
-    assert inputs.places_N.tolist() == [0, 1, 2, 3, 4]
-    assert (inputs.read, inputs.computed) == (7, 10)
+    assert inputs.result_index_N.tolist() == [0, 1, 2, 3, 4]
+    assert (inputs.tokens, inputs.positions) == (7, 10)
 
 
 def test_each_completion_token_is_predicted_by_the_position_before_it_in_a_packed_row():
-    share = Share([LONG, SHORT], CPU, ROW)
-    inputs = share.lay(share.students())
+    batch = RankBatch([LONG, SHORT], CPU, ROW)
+    inputs = batch.collate(batch.student_sequences())
     assert inputs.ids_BL.tolist() == [[1, 2, 3, 4, 5, 21, 22]]
     assert inputs.packing.lengths == (5, 2)
     assert inputs.packing.starts_S.tolist() == [0, 5, 7]
     assert inputs.packing.positions_T.tolist() == [0, 1, 2, 3, 4, 0, 1]
     assert inputs.predicts_N.tolist() == [2, 3, 4, 5, 6]
     assert inputs.targets_N.tolist() == [4, 5, 6, 22, 23]
-    assert (inputs.read, inputs.computed) == (7, 7)
+    assert (inputs.tokens, inputs.positions) == (7, 7)
 
 
 def test_views_of_one_line_fill_that_line_of_the_results():
-    share = Share([LONG, SHORT], CPU, ROWS)
-    inputs = share.lay(share.views(lines(ViewKind.AUXILIARY, ViewKind.AUXILIARY, ViewKind.NEGATIVE)))
-    assert inputs.places_N.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14]
+    batch = RankBatch([LONG, SHORT], CPU, ROWS)
+    inputs = batch.collate(batch.view_sequences(lines(ViewKind.AUXILIARY, ViewKind.AUXILIARY, ViewKind.NEGATIVE)))
+    assert inputs.result_index_N.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14]
     assert inputs.ids_BL[2].tolist() == [12, 13, 4, 5]
     assert inputs.ids_BL[4].tolist() == [28, 29, 22, 0]
 
 
 def test_kinds_of_views_share_passes_and_lines_follow_each_other_in_them():
-    share = Share([LONG, SHORT], CPU, Layout(True, 100, 8))
-    groups = share.scoring_groups(share.views(lines(ViewKind.PRIMARY, ViewKind.AUXILIARY, ViewKind.AUXILIARY)))
-    assert [[reading.line for reading in group] for group in groups] == [[0, 2], [0, 1, 1], [2]]
-    assert [sum(share.length(reading) for reading in group) for group in groups] == [7, 8, 2]
+    batch = RankBatch([LONG, SHORT], CPU, PackingConfig(True, 100, 8))
+    groups = batch.scoring_groups(batch.view_sequences(lines(ViewKind.PRIMARY, ViewKind.AUXILIARY, ViewKind.AUXILIARY)))
+    assert [[sequence.line for sequence in group] for group in groups] == [[0, 2], [0, 1, 1], [2]]
+    assert [sum(batch.length(sequence) for sequence in group) for group in groups] == [7, 8, 2]
 
 
 def test_completions_without_tokens_are_not_read():
-    share = Share([EMPTY, SHORT], CPU, ROW)
-    assert [reading.row for reading in share.students()] == [1]
-    assert [reading.row for reading in share.views(lines(ViewKind.PRIMARY))] == [1]
+    batch = RankBatch([EMPTY, SHORT], CPU, ROW)
+    assert [sequence.row for sequence in batch.student_sequences()] == [1]
+    assert [sequence.row for sequence in batch.view_sequences(lines(ViewKind.PRIMARY))] == [1]
 
 
 @pytest.mark.parametrize("layout", [ROW, ROWS])
 def test_an_empty_pass_reads_one_token_and_predicts_none(layout):
-    inputs = Share([], CPU, layout).lay([])
+    inputs = RankBatch([], CPU, layout).collate([])
     assert inputs.ids_BL.shape == (1, 1)
-    assert inputs.predicts_N.numel() == inputs.targets_N.numel() == inputs.read == 0
+    assert inputs.predicts_N.numel() == inputs.targets_N.numel() == inputs.tokens == 0
 
 
 def test_a_rollout_with_another_number_of_views_is_refused_by_its_number():
     with pytest.raises(AssertionError, match="rollout 7 has 2 auxiliary views, not 3"):
-        Share([LONG], CPU, ROW).views(lines(*[ViewKind.AUXILIARY] * 3))
+        RankBatch([LONG], CPU, ROW).view_sequences(lines(*[ViewKind.AUXILIARY] * 3))
     with pytest.raises(AssertionError, match="rollout 5 has 0 primary views, not 1"):
-        Share([rollout(5, tokens(1), tokens(2))], CPU, ROW).views(lines(ViewKind.PRIMARY))
+        RankBatch([rollout(5, tokens(1), tokens(2))], CPU, ROW).view_sequences(lines(ViewKind.PRIMARY))

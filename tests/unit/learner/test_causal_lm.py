@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from learner.attention import choose_attention
-from learner.batch import Layout, Share
-from learner.model import Reader, check_head, check_names, load_reader
+from learner.batch import PackingConfig, RankBatch
+from learner.model import CausalLM, check_head, check_names, load_model
 from unisd_rl.errors import UserError
 from unisd_rl.objective.kernels.chunked import realised_logprobs
 from unisd_rl.types import Rollout, Source
@@ -59,7 +59,7 @@ def share(lengths, packed):
         rollouts.append(
             Rollout(number, "", source, ids[:3], (), ids[3:], None, None, None, "stop", 0, "test", 0.0, 1.0)
         )
-    return Share(rollouts, torch.device("cpu"), Layout(packed, 1000, 1000))
+    return RankBatch(rollouts, torch.device("cpu"), PackingConfig(packed, 1000, 1000))
 
 
 @pytest.mark.parametrize("model", HEADS, ids=lambda model: type(model).__name__)
@@ -67,14 +67,12 @@ def share(lengths, packed):
 def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wanted, tmp_path):
     model.save_pretrained(tmp_path)
     model.set_attn_implementation("eager")
-    reader = load_reader(tmp_path, torch.float32)
-    packed = choose_attention(reader.model, wanted, tmp_path)
+    lm = load_model(tmp_path, torch.float32)
+    packed = choose_attention(lm.model, wanted, tmp_path)
     assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
     batch = share([5, 1, 3], packed)
-    inputs = batch.lay(batch.students())
-    found_N = reader.train()(
-        inputs, lambda hidden_NH, head: realised_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4)
-    )
+    inputs = batch.collate(batch.student_sequences())
+    found_N = lm.train()(inputs, lambda hidden_NH, head: realised_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4))
     expected = []
     for rollout in batch.rollouts:
         ids = torch.tensor([*rollout.prompt_tokens, *rollout.completion_tokens], dtype=torch.long)
@@ -85,14 +83,14 @@ def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wa
 
 def test_a_head_that_does_more_is_refused():
     with pytest.raises(UserError, match="the head of Louder does more to its logits"):
-        check_head(Reader(Louder(Qwen2Config(**SIZES))), Path("here"))
+        check_head(CausalLM(Louder(Qwen2Config(**SIZES))), Path("here"))
 
 
 def test_a_model_stored_otherwise_than_it_computes_is_refused(tmp_path):
     sizes = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "head_dim": 8}
     Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="Qwen3MoeForCausalLM is stored in another arrangement"):
-        load_reader(tmp_path, torch.float32)
+        load_model(tmp_path, torch.float32)
 
 
 def test_a_dense_model_is_stored_as_it_computes():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.checks import check_finite, check_teacher_moved, check_teacher_speaks, logprob_mismatch
+from learner.checks import check_finite, check_teacher_logprobs, check_teacher_moved, logprob_mismatch
 from unisd_rl.errors import RunFailed
 
 
@@ -17,23 +17,23 @@ def one_rank(tmp_path_factory):
 
 def test_constant_log_probs_stop_the_run():
     with pytest.raises(RunFailed, match=r"all 3 tokens of this step the same log-prob -1\.25"):
-        check_teacher_speaks(torch.full((3,), -1.25), 64)
+        check_teacher_logprobs(torch.full((3,), -1.25), 64)
 
 
 def test_uniform_log_probs_stop_the_run():
     noise_N = torch.tensor([1e-6, -1e-6, 0.0])
     with pytest.raises(RunFailed, match="each of the 64 tokens equally likely"):
-        check_teacher_speaks(noise_N - math.log(64), 64)
+        check_teacher_logprobs(noise_N - math.log(64), 64)
 
 
 def test_log_probs_that_are_not_finite_stop_the_run():
     with pytest.raises(RunFailed, match="not finite"):
-        check_teacher_speaks(torch.tensor([-1.0, math.nan]), 64)
+        check_teacher_logprobs(torch.tensor([-1.0, math.nan]), 64)
 
 
 @pytest.mark.parametrize("logprobs", [[], [-1.25], [-1.25, -1.26], [-math.log(64), -1.0]])
 def test_a_teacher_that_says_something_passes(logprobs):
-    check_teacher_speaks(torch.tensor(logprobs), 64)
+    check_teacher_logprobs(torch.tensor(logprobs), 64)
 
 
 def test_a_teacher_that_moved_by_beta_passes():

@@ -3,7 +3,7 @@
 import pytest
 from torch.distributed import DistNetworkError
 
-from learner.errors import LearnerLost, telling_broken_collectives
+from learner.errors import LearnerLost, translate_collective_errors
 from unisd_rl.errors import RunFailed
 
 BROKEN = (
@@ -20,12 +20,12 @@ OWN = (
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
 def test_a_broken_collective_is_a_lost_learner(error):
-    with pytest.raises(LearnerLost, match="learner rank 1 lost the others"), telling_broken_collectives(1):
+    with pytest.raises(LearnerLost, match="learner rank 1 lost the others"), translate_collective_errors(1):
         raise error
 
 
 @pytest.mark.parametrize("error", OWN, ids=str)
 def test_whatever_else_goes_wrong_stays_what_it_is(error):
-    with pytest.raises(type(error)) as raised, telling_broken_collectives(1):
+    with pytest.raises(type(error)) as raised, translate_collective_errors(1):
         raise error
     assert raised.value is error

@@ -1,9 +1,9 @@
-from learner.rank_process import interface_of
+from learner.rank_process import network_interface_for
 
 
 def test_an_address_belongs_to_the_interface_that_has_it():
-    assert interface_of("127.0.0.1") == "lo"
+    assert network_interface_for("127.0.0.1") == "lo"
 
 
 def test_an_address_of_another_machine_belongs_to_none():
-    assert interface_of("198.51.100.1") is None  # reserved for documentation (RFC 5737)
+    assert network_interface_for("198.51.100.1") is None  # reserved for documentation (RFC 5737)

@@ -1,4 +1,4 @@
-"""Every reading in exactly one pass, budgets kept, few passes, one order."""
+"""Every sequence in exactly one pass, budgets kept, few passes, one order."""
 
 import math
 from itertools import pairwise
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batch import Layout, best_fit, padded
+from learner.batch import PackingConfig, best_fit, padded
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 BUDGETS = st.integers(1, 200)
@@ -94,6 +94,6 @@ def test_no_readings_need_no_pass(group):
 
 
 def test_room_that_padding_wastes_is_used_in_a_packed_row():
-    assert Layout(True, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0, 1], [2, 3]]
-    assert Layout(False, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0], [2, 3], [1]]
-    assert Layout(True, 10, 20).scoring_groups([6, 4, 5, 5]) == [[0, 2, 3, 1]]
+    assert PackingConfig(True, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0, 1], [2, 3]]
+    assert PackingConfig(False, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0], [2, 3], [1]]
+    assert PackingConfig(True, 10, 20).scoring_groups([6, 4, 5, 5]) == [[0, 2, 3, 1]]
