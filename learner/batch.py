@@ -1,30 +1,29 @@
-"""From decoded rollouts to inputs: one rank's share of an optimiser step.
+"""One rank's rollouts of an optimiser step, and the inputs of the forward passes over them.
 
 ```
- rollouts --Share--> completions in one order, N tokens end to end (no padding, no masks from here on)
+ rollouts --RankBatch--> completions in one order, N tokens end to end (no padding, no masks from here on)
     |
-    +--sequences--> (context, completion) pairs of the student or of the views of a plan
-         +--layout--> groups that share a forward pass
-               +--lay--> inputs of that pass, and where in it each completion token is predicted
+    +--*_sequences--> (context, completion) pairs of the student, or of the views of a plan
+         +--*_groups--> groups that share a forward pass
+               +--collate--> inputs of that pass, and where in it each completion token is predicted
 ```
 
 Inputs are one packed row, in which attention stays within each sequence, or rows that are padded on the right. The
 models are causal, so no real position ever sees a padded one and what those compute is never read. The last token of a
-completion is predicted, not read.
-
-Shape letters: N completion tokens, B rows and L columns of one pass, S sequences.
-
-Which sequences share a forward pass: as few passes as fit a budget of tokens.
+completion is predicted, not read. Groups are as few as fit a budget of tokens:
 
 ```
  packed   one row, sequences end to end: a pass computes the tokens it reads, nothing else
  padded   one row a sequence, as long as the longest: neighbours in length pad each other little
 ```
 
-Every function here is pure and deterministic: equal lengths give equal groups, ties go to the lower index.
+Everything here is pure and deterministic: equal lengths give equal groups, ties go to the lower index.
+
+Shape letters: N completion tokens, B rows and L columns of one pass, S sequences.
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.attention import Packing
-from learner.plan import Line
+from learner.plan import ViewSpec
 from unisd_rl.types import Rollout, Tokens, ViewKind
 
 Group = list[int]
@@ -43,7 +42,7 @@ Group = list[int]
 
 @dataclass(frozen=True, slots=True)
 class PackingConfig:
-    """How a rank lays sequences into forward passes; changes no result beyond rounding."""
+    """How a rank packs sequences into forward passes; changes no result beyond rounding."""
 
     packed: bool
     """Sequences end to end in one row; False: padded rows."""
@@ -70,7 +69,7 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[Group]:
     At most 11/9 of the fewest possible groups, and one more. What is longer than the budget stands alone.
     """
     groups: list[Group] = []
-    rooms: list[tuple[int, int]] = []  # what is left in each group that still has room, and which group it is
+    rooms: list[tuple[int, int]] = []  # (tokens left, index of the group) of each group that still has room
     for index in _longest_first(lengths):
         length = lengths[index]
         at = bisect_left(rooms, (length, -1))
@@ -103,9 +102,9 @@ class InputSequence:
 
     context: Tokens
     row: int
-    """Index of the completion in the share."""
-    line: int = 0
-    """Which line of the results this sequence fills; 0 where there is only one."""
+    """Index of the completion in the rank's batch."""
+    view: int = 0
+    """Index of the view in the plan; 0 for the student's own prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class Inputs:
     targets_N: Tensor
     """Those tokens."""
     result_index_N: Tensor
-    """Where each of them stands in the results: `line * N + index in the share's order`."""
+    """Where each of them stands in the results: `view * N + index of the token in the rank's batch`."""
     tokens: int
     """Tokens read, padding left out."""
 
@@ -155,7 +154,7 @@ class RankBatch:
         return int(self.starts[-1])
 
     def order(self) -> Tensor:
-        """`order_S` (long): the place of each sequence among this rank's prompts, by their numbers."""
+        """`order_S` (long): the rank of each sequence among this rank's prompts, by their numbers."""
         numbers = torch.tensor([rollout.number for rollout in self.rollouts], dtype=torch.long, device=self.device)
         return numbers.argsort().argsort()
 
@@ -163,25 +162,23 @@ class RankBatch:
         """The student's own prompts: consecutive sequences predict consecutive tokens."""
         return self._with_tokens(InputSequence(rollout.prompt_tokens, row) for row, rollout in enumerate(self.rollouts))
 
-    def view_sequences(self, lines: Sequence[Line]) -> list[InputSequence]:
-        """Every view that a plan's lines name; a completion without a negative view has no such sequence."""
-        found = [
-            (rollout.views_of(line.kind), row, number, line)
-            for number, line in enumerate(lines)
-            for row, rollout in enumerate(self.rollouts)
-        ]
-        for views, row, _, line in found:
-            wanted = sum(other.kind is line.kind for other in lines)
-            assert len(views) == wanted or (line.kind is ViewKind.NEGATIVE and not views), (
-                f"rollout {self.rollouts[row].number} has {len(views)} {line.kind.value} views, not {wanted}"
-            )
-        return self._with_tokens(
-            InputSequence(views[line.index].tokens, row, number) for views, row, number, line in found if views
-        )
+    def view_sequences(self, specs: Sequence[ViewSpec]) -> list[InputSequence]:
+        """Every view that a plan names, view after view; a completion may be without a negative view."""
+        expected, sequences = Counter(spec.kind for spec in specs), []
+        for number, spec in enumerate(specs):
+            for row, rollout in enumerate(self.rollouts):
+                views = rollout.views_of(spec.kind)
+                if spec.kind is ViewKind.NEGATIVE and not views:
+                    continue
+                assert len(views) == expected[spec.kind], (
+                    f"rollout {rollout.number} has {len(views)} {spec.kind.value} views, not {expected[spec.kind]}"
+                )
+                sequences.append(InputSequence(views[spec.index].tokens, row, number))
+        return self._with_tokens(sequences)
 
-    def has_view(self, line: Line) -> Tensor:
+    def has_view(self, spec: ViewSpec) -> Tensor:
         """`has_S` (bool): which completions have this view."""
-        has = [len(rollout.views_of(line.kind)) > line.index for rollout in self.rollouts]
+        has = [len(rollout.views_of(spec.kind)) > spec.index for rollout in self.rollouts]
         return torch.tensor(has, dtype=torch.bool, device=self.device)
 
     def gradient_groups(self) -> list[list[InputSequence]]:
@@ -190,7 +187,7 @@ class RankBatch:
         return [[next(sequences) for _ in range(size)] for size in self._sizes]
 
     def scoring_groups(self, sequences: Sequence[InputSequence]) -> list[list[InputSequence]]:
-        """Readings by pass without gradient; within a pass, lines follow each other."""
+        """Sequences by pass without gradient; within a pass, views follow each other."""
         groups = self._config.scoring_groups([self.length(sequence) for sequence in sequences])
         return [[sequences[index] for index in sorted(group)] for group in groups]
 
@@ -211,7 +208,7 @@ class RankBatch:
         lengths = [self.length(sequence) for sequence in sequences]
         width = sum(lengths) if self._config.packed else max(lengths)
         ids_BL = np.zeros((1 if self._config.packed else len(sequences), width), np.int64)
-        predicts, targets, places = [], [], []
+        predicts, targets, indices = [], [], []
         starts = np.cumsum([0, *lengths[:-1]]) if self._config.packed else np.arange(len(sequences)) * width
         for sequence, start, length in zip(sequences, starts, lengths, strict=True):
             completion, context = self.rollouts[sequence.row].completion_tokens, sequence.context
@@ -220,9 +217,9 @@ class RankBatch:
             ids_BL.flat[start + len(context) : start + length] = completion[:-1]
             predicts.append(np.arange(start + len(context) - 1, start + length))
             targets.append(completion)
-            places.append(sequence.line * self.tokens + np.arange(*self.starts[sequence.row : sequence.row + 2]))
+            indices.append(sequence.view * self.tokens + np.arange(*self.starts[sequence.row : sequence.row + 2]))
         predicts_N, targets_N, result_index_N = (
-            self._tensor(np.concatenate(parts)) for parts in (predicts, targets, places)
+            self._tensor(np.concatenate(parts)) for parts in (predicts, targets, indices)
         )
         return Inputs(self._tensor(ids_BL), self._packing(lengths), predicts_N, targets_N, result_index_N, sum(lengths))
 

@@ -1,12 +1,14 @@
 """One rank of the learner. `step` is the algorithm:
 
 ```
- score      the views that a term reads, no gradient           teacher (none, if none is read)
- diverge    only for a quantile clip, no gradient              student, teacher's head
- terms      one coefficient per token: all ranks meet here     objective.step_terms
- gradient   per micro-batch: forward, objective, backward      student
- step       clip, AdamW                                        DeepSpeed
- follow     the teacher averages the student in                EMA
+ forward_backward
+   score      the views that a term reads, no gradient           teacher (none, if none is read)
+   diverge    only for a quantile clip, no gradient              student, teacher's head
+   terms      one coefficient per token: all ranks meet here     objective.step_terms
+   gradient   per micro-batch: forward, objective, backward      student
+ optim_step
+   step       clip, AdamW                                        DeepSpeed
+   EMA        the teacher averages the student in                Teacher.update_ema
 ```
 
 Ranks are equal and every public method is a collective: all of them call it, in one order.
@@ -16,6 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,7 +60,8 @@ class MicroBatchResult:
     """One micro-batch: what the objective measured, and log-probs as the rollout engine defines them."""
 
     report: MicroReport
-    behaviour_N: Tensor
+    sampling_logprob_N: Tensor
+    """The student's, at the temperature of the rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Learner:
         self._scorer = Scorer(self.teacher, plan, self._settings)
 
     def step(self, data: bytes, version: int, lineage: int = 0) -> StepMetrics:
-        """Train version `version` of `lineage` on this rank's share (an IPC stream of rollouts) into the one after it.
+        """Train version `version` of `lineage` on this rank's rollouts (an IPC stream of them) into the next.
 
         Raises:
             RunFailed: one of the checks of `checks.py` fired.
@@ -94,7 +98,7 @@ class Learner:
         return self.optim_step(self.forward_backward(decode(data), version, lineage))
 
     def forward_backward(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
-        """Everything of a step before the weights change; afterwards `student.gradients()` is the whole gradient."""
+        """Everything of a step before the weights change; afterwards `student.gradients()` is the full gradient."""
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, rank()))
         batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
         with timer.measure_views():
@@ -106,14 +110,14 @@ class Learner:
                 divergence_N = self._divergences(batch, scores, teacher_head, timer)
             terms = step_terms(signals(batch, scores, divergence_N), self._settings, all_gather_ragged)
             with timer.measure("gradient"):
-                found = self._gradient(batch, scores, teacher_head, terms, timer)
-        loss = loss_metrics([one.report for one in found], all_gather_ragged, self._device)
+                micro_batches = self._gradient(batch, scores, teacher_head, terms, timer)
+        loss = loss_metrics([micro_batch.report for micro_batch in micro_batches], all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
-        policy = self._policy_metrics(batch, found, PolicyVersion(lineage, version))
+        policy = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version))
         return StepResult(version, loss, terms.metrics, terms.counts, policy, timer)
 
     def optim_step(self, result: StepResult) -> StepMetrics:
-        """Take the optimiser's step on the accumulated gradient and let the teacher follow."""
+        """Take the optimiser's step on the accumulated gradient, then update the teacher's average."""
         schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
         rate = learning_rate(result.version, *schedule)
         with result.timer.measure("update"):
@@ -132,19 +136,19 @@ class Learner:
         )
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """What travels to the rollout actors: the student's weights, or its adapter; iterate to the end."""
+        """What is published to the rollout actors: the student's weights, or its adapter; iterate to the end."""
         return published_weights(self.student, self._config.model.lora)
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
         batch = RankBatch([_bare_rollout(prompt, completion)], self._device, self._packing)
         inputs = batch.collate([InputSequence(prompt, 0)])
-        found = self.student.forward(inputs, lambda hidden_NH, head: self._sampled(hidden_NH, head, inputs.targets_N))
-        return found.cpu().numpy()
+        logprob_N = self.student.forward(inputs, partial(self._sampling_logprobs, targets_N=inputs.targets_N))
+        return logprob_N.cpu().numpy()
 
     def save(self, path: Path, write: bool, run_state: RunState | None) -> None:
-        """A folder that `AutoModelForCausalLM.from_pretrained` loads and, with a `run_state`, training goes on from,
-        for any number of ranks and any ZeRO stage, written by the rank that says `write`.
+        """Save a folder that `AutoModelForCausalLM.from_pretrained` loads and, with a `run_state`, training resumes
+        from, on any number of ranks and any ZeRO stage; the rank with `write` writes it.
 
         Raises:
             CheckpointNotWritten: the disk did not take it.
@@ -156,13 +160,13 @@ class Learner:
         save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None, run_state)
 
     def load(self, path: Path, version: int) -> None:
-        """Go on from what `save` left after step `version - 1`, and whoever asks for it found to be whole.
+        """Resume from what `save` left after step `version - 1`; the caller has verified its files.
 
         Raises:
             RunFailed: it is of another model.
         """
-        nothing = RankBatch([], self._device, self._packing).collate([])
-        restore(self.student, self.teacher, Archive(path / STATE).tensor, version, nothing)
+        empty_inputs = RankBatch([], self._device, self._packing).collate([])
+        restore(self.student, self.teacher, Archive(path / STATE).tensor, version, empty_inputs)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""
@@ -181,53 +185,55 @@ class Learner:
     def _gradient(
         self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: StepTerms, timer: StepTimer
     ) -> list[MicroBatchResult]:
-        """The gradient passes; the share is in their order, so each pass is a span of tokens."""
-        groups, found, start = agreed_passes(batch.gradient_groups(), batch), [], 0
+        """The gradient passes; the batch is in their order, so each pass is a span of tokens."""
+        groups, micro_batches, start = agreed_passes(batch.gradient_groups(), batch), [], 0
         for index, group in enumerate(groups):
             inputs = batch.collate(group)
             span = slice(start, start + len(inputs.targets_N))
-            measure = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
-            found.append(self.student.forward_backward(inputs, measure, last=index == len(groups) - 1))
+            on_hidden = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
+            last = index == len(groups) - 1
+            micro_batches.append(self.student.forward_backward(inputs, on_hidden, last))
             timer.count_pass(inputs)
             timer.count_tokens("gradient", inputs.tokens)
             start = span.stop
-        return found
+        return micro_batches
 
     def _objective(
         self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: TokenTerms, span: slice
     ) -> HiddenStateFn[tuple[Tensor, MicroBatchResult]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
-        teacher_NH, negative_NH = (
-            None if one is None else one[span] for one in (scores.primary_NH, scores.negative_NH)
-        )
+        teacher_NH = None if scores.primary_NH is None else scores.primary_NH[span]
+        negative_NH = None if scores.negative_NH is None else scores.negative_NH[span]
+        targets_N, one_temperature = inputs.targets_N, self._config.rollout.temperature == self._settings.temperature
 
-        def measure(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
+        def on_hidden(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
             student, teacher = (hidden_NH, head), (teacher_NH, teacher_head or head)
-            loss, report = micro_batch_loss(*student, *teacher, inputs.targets_N, terms, self._settings, negative_NH)
-            return loss, MicroBatchResult(report, self._behaviour(hidden_NH, head, inputs.targets_N, report))
+            loss, report = micro_batch_loss(*student, *teacher, targets_N, terms, self._settings, negative_NH)
+            if one_temperature:  # the objective has them already
+                return loss, MicroBatchResult(report, report.student_logprob_N)
+            return loss, MicroBatchResult(report, self._sampling_logprobs(hidden_NH, head, targets_N))
 
-        return measure
+        return on_hidden
 
-    def _behaviour(self, hidden_NH: Tensor, head: Head, targets_N: Tensor, report: MicroReport) -> Tensor:
-        if self._config.rollout.temperature == self._settings.temperature:
-            return report.student_logprob_N
-        return self._sampled(hidden_NH, head, targets_N)
-
-    def _sampled(self, hidden_NH: Tensor, head: Head, targets_N: Tensor) -> Tensor:
+    def _sampling_logprobs(self, hidden_NH: Tensor, head: Head, targets_N: Tensor) -> Tensor:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
         return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
-    def _policy_metrics(self, batch: RankBatch, found: list[MicroBatchResult], version: PolicyVersion) -> PolicyMetrics:
+    def _policy_metrics(
+        self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion
+    ) -> PolicyMetrics:
         staleness = all_gather_ragged(token_staleness(batch.rollouts, version.number, self._device))
         return PolicyMetrics(
             staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
             staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
-            logprob_mismatch_max=self._logprob_mismatch(batch, found, version),
+            logprob_mismatch_max=self._logprob_mismatch(batch, micro_batches, version),
         )
 
-    def _logprob_mismatch(self, batch: RankBatch, found: list[MicroBatchResult], version: PolicyVersion) -> float:
+    def _logprob_mismatch(
+        self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion
+    ) -> float:
         """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
-        learner_N = torch.cat([one.behaviour_N for one in found])
+        learner_N = torch.cat([micro_batch.sampling_logprob_N for micro_batch in micro_batches])
         engine_N, on_policy_N = current_tokens(batch.rollouts, version, self._device)
         lora = self._config.model.lora
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
@@ -236,7 +242,7 @@ class Learner:
 
 
 def _bare_rollout(prompt: Tokens, completion: Tokens) -> Rollout:
-    """Tokens to be scored, that nobody trains on."""
+    """A rollout to be scored, without views: nobody trains on it."""
     return Rollout(
         number=0,
         id="",

@@ -18,7 +18,7 @@ from unisd_rl.types import ViewKind
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ViewSpec:
     """One view of every completion, and what it must yield per completion token."""
 
     kind: ViewKind
@@ -34,22 +34,22 @@ class Line:
 class ScoringPlan:
     """All views that the teacher reads in a step."""
 
-    lines: tuple[Line, ...]
+    specs: tuple[ViewSpec, ...]
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher reads anything at all."""
-        return bool(self.lines)
+        return bool(self.specs)
 
-    def lines_of(self, kind: ViewKind) -> tuple[int, ...]:
-        """Where the views of this kind stand in `lines`."""
-        return tuple(number for number, line in enumerate(self.lines) if line.kind is kind)
+    def specs_of(self, kind: ViewKind) -> tuple[int, ...]:
+        """Where the views of this kind stand in `specs`."""
+        return tuple(number for number, spec in enumerate(self.specs) if spec.kind is kind)
 
 
 def scoring_plan(config: Config) -> ScoringPlan:
     """The plan of a configuration's objective and contexts."""
     settings, contexts = config.objective_settings, config.contexts_read
-    needs, lines = settings.needs, []
+    needs, specs = settings.needs, []
     for kind, views, temperature in (
         (ViewKind.PRIMARY, 1, settings.temperature),
         (ViewKind.AUXILIARY, contexts.auxiliary.views if contexts.auxiliary else 0, settings.auxiliary_temperature),
@@ -57,5 +57,5 @@ def scoring_plan(config: Config) -> ScoringPlan:
     ):
         states, logprob = kind in needs.states, kind in needs.logprobs
         count = views if states or logprob else 0
-        lines += [Line(kind, index, states, temperature if logprob else None) for index in range(count)]
-    return ScoringPlan(tuple(lines))
+        specs += [ViewSpec(kind, index, states, temperature if logprob else None) for index in range(count)]
+    return ScoringPlan(tuple(specs))

@@ -1,13 +1,11 @@
-"""The passes without gradient of one step: what every view says about each completion token.
+"""The teacher's passes of one step: what every view says about each completion token, without gradient.
 
 Views are not equal (`plan.py`). Where the whole distribution is needed a view keeps its final hidden states, from which
 the gradient pass forms it; the others leave one log-prob per token. All kinds are read together, in as few passes as
 the budget of tokens allows.
 
-What the teacher's views said about one rank's batch, and the buffer that collects it pass by pass.
-
-Shape letters: N completion tokens of the share in its order, n those of one pass, L lines of the plan, K auxiliary
-views, H hidden width.
+Shape letters: N completion tokens of the rank's batch in its order, n those of one pass, L views of the plan, K
+auxiliary views, H hidden width.
 """
 
 from collections import Counter
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 
 from learner.batch import Inputs, InputSequence, RankBatch
-from learner.plan import Line, ScoringPlan
+from learner.plan import ScoringPlan, ViewSpec
 from learner.sharding import all_reduce_max
 from learner.step_timer import StepTimer
 from learner.student import Student
@@ -33,7 +31,7 @@ from unisd_rl.types import ViewKind
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Per token of a share; None for what no term needs. Tokens without a negative view have zeros there."""
+    """Per token of a rank's batch; None for what no term needs. Tokens without a negative view have zeros there."""
 
     primary_N: Tensor | None
     """Log-prob of the realised token under the primary view."""
@@ -52,31 +50,31 @@ class Scores:
 
 
 class ScoreBuffer:
-    """Scores in the making."""
+    """Collects scores pass by pass."""
 
     def __init__(self, plan: ScoringPlan, batch: RankBatch) -> None:
         self._plan, self._batch = plan, batch
-        self._logprob_LN = torch.zeros(len(plan.lines), batch.tokens, device=batch.device)
+        self._logprob_LN = torch.zeros(len(plan.specs), batch.tokens, device=batch.device)
         self._states: dict[int, Tensor] = {}
         self._probes = [torch.empty(0, device=batch.device)]
 
     def record_logprobs(self, result_index_n: Tensor, logprob_n: Tensor) -> None:
-        """Log-probs go where they belong: `result_index_n` as in `Inputs`."""
+        """Write log-probs where `result_index_n` says (see `Inputs`)."""
         self._logprob_LN.view(-1)[result_index_n] = logprob_n
 
-    def record_hidden_states(self, line: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
-        """Hidden states of one line; without tokens they still show how wide they are."""
-        if line not in self._states:
-            self._states[line] = hidden_nH.new_zeros(self._batch.tokens, hidden_nH.shape[-1])
-        self._states[line][result_index_n - line * self._batch.tokens] = hidden_nH
+    def record_hidden_states(self, view: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
+        """Write the hidden states of one view; without tokens they still show how wide they are."""
+        if view not in self._states:
+            self._states[view] = hidden_nH.new_zeros(self._batch.tokens, hidden_nH.shape[-1])
+        self._states[view][result_index_n - view * self._batch.tokens] = hidden_nH
 
     def record_probe(self, logprob_n: Tensor) -> None:
-        """Log-probs of some tokens of the primary view."""
+        """Add log-probs of some tokens of the primary view."""
         self._probes.append(logprob_n)
 
     def scores(self) -> Scores:
-        """What was collected, after the last pass."""
-        auxiliary, negative = (self._plan.lines_of(kind) for kind in (ViewKind.AUXILIARY, ViewKind.NEGATIVE))
+        """All that was collected, after the last pass."""
+        auxiliary, negative = (self._plan.specs_of(kind) for kind in (ViewKind.AUXILIARY, ViewKind.NEGATIVE))
         primary_N = self._logprobs_of(ViewKind.PRIMARY)
         return Scores(
             primary_N=primary_N,
@@ -84,17 +82,17 @@ class ScoreBuffer:
             auxiliary_KN=self._logprob_LN[list(auxiliary)] if auxiliary else None,
             negative_N=self._logprobs_of(ViewKind.NEGATIVE),
             negative_NH=self._states_of(ViewKind.NEGATIVE),
-            has_negative_S=self._batch.has_view(self._plan.lines[negative[0]]) if negative else None,
+            has_negative_S=self._batch.has_view(self._plan.specs[negative[0]]) if negative else None,
             probe_n=torch.cat(self._probes) if primary_N is None else primary_N,
         )
 
     def _logprobs_of(self, kind: ViewKind) -> Tensor | None:
-        lines = [line for line in self._plan.lines_of(kind) if self._plan.lines[line].temperature is not None]
-        return self._logprob_LN[lines[0]] if lines else None
+        views = [view for view in self._plan.specs_of(kind) if self._plan.specs[view].temperature is not None]
+        return self._logprob_LN[views[0]] if views else None
 
     def _states_of(self, kind: ViewKind) -> Tensor | None:
-        lines = [line for line in self._plan.lines_of(kind) if self._plan.lines[line].states]
-        return self._states[lines[0]] if lines else None
+        views = [view for view in self._plan.specs_of(kind) if self._plan.specs[view].states]
+        return self._states[views[0]] if views else None
 
 
 _PROBES_PER_PASS = 64
@@ -111,40 +109,40 @@ class Scorer:
         """Every view the objective needs. A collective."""
         buffer = ScoreBuffer(self._plan, batch)
         if self._teacher is not None:
-            for group in agreed_passes(batch.scoring_groups(batch.view_sequences(self._plan.lines)), batch):
+            for group in agreed_passes(batch.scoring_groups(batch.view_sequences(self._plan.specs)), batch):
                 inputs = batch.collate(group)
                 self._teacher.forward(
                     inputs, _ScoreCollector(inputs, self._spans(batch, group), self._settings, buffer)
                 )
                 timer.count_pass(inputs)
                 for sequence in group:
-                    timer.count_tokens(self._plan.lines[sequence.line].kind.value, batch.length(sequence))
+                    timer.count_tokens(self._plan.specs[sequence.view].kind.value, batch.length(sequence))
         return buffer.scores()
 
     def _spans(self, batch: RankBatch, group: Sequence[InputSequence]) -> list["_Span"]:
-        """Which of a pass's tokens belong to which line: all lines, also those without a token here."""
+        """Which of a pass's tokens belong to which view, also of views without a token here."""
         tokens: Counter[int] = Counter()
         for sequence in group:
-            tokens[sequence.line] += batch.predicted(sequence)
+            tokens[sequence.view] += batch.predicted(sequence)
         spans, start = [], 0
-        for number, line in enumerate(self._plan.lines):
-            spans.append(_Span(number, line, slice(start, start + tokens[number])))
-            start += tokens[number]
+        for view, spec in enumerate(self._plan.specs):
+            spans.append(_Span(view, spec, slice(start, start + tokens[view])))
+            start += tokens[view]
         return spans
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The tokens of one line in one pass."""
+    """The tokens of one view in one pass."""
 
-    number: int
-    line: Line
+    view: int
+    spec: ViewSpec
     tokens: slice
 
 
 @dataclass(frozen=True, slots=True)
 class _ScoreCollector:
-    """What happens to the hidden states of one pass, where they and the head exist."""
+    """Scores the hidden states of one pass, where they and the head exist."""
 
     inputs: Inputs
     spans: list[_Span]
@@ -156,15 +154,15 @@ class _ScoreCollector:
         for temperature, tokens in self._same_temperature_spans():
             self.buffer.record_logprobs(result_index_n[tokens], self._logprobs(hidden_nH, head, tokens, temperature))
         for span in self.spans:
-            if span.line.states:
-                self.buffer.record_hidden_states(span.number, result_index_n[span.tokens], hidden_nH[span.tokens])
-            if span.line.kind is ViewKind.PRIMARY and span.line.temperature is None:
-                few = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
-                self.buffer.record_probe(self._logprobs(hidden_nH, head, few, self.settings.temperature))
+            if span.spec.states:
+                self.buffer.record_hidden_states(span.view, result_index_n[span.tokens], hidden_nH[span.tokens])
+            if span.spec.kind is ViewKind.PRIMARY and span.spec.temperature is None:
+                probes = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
+                self.buffer.record_probe(self._logprobs(hidden_nH, head, probes, self.settings.temperature))
 
     def _same_temperature_spans(self) -> Iterator[tuple[float, slice]]:
-        """Neighbouring lines at one temperature are one stretch of tokens: one use of the head."""
-        for temperature, spans in groupby(self.spans, key=lambda span: span.line.temperature):
+        """Neighbouring views at one temperature are one span of tokens: one use of the head."""
+        for temperature, spans in groupby(self.spans, key=lambda span: span.spec.temperature):
             tokens = [span.tokens for span in spans]
             if temperature is not None:
                 yield temperature, slice(tokens[0].start, tokens[-1].stop)
@@ -189,8 +187,8 @@ def student_divergences(
     divergence_N = torch.zeros(batch.tokens, device=batch.device)
     for group in agreed_passes(batch.scoring_groups(batch.student_sequences()), batch):
         inputs = batch.collate(group)
-        measure = _Divergences(teacher_NH[inputs.result_index_N], teacher_head, settings)
-        divergence_N[inputs.result_index_N] = student.forward(inputs, measure)
+        on_hidden = _Divergences(teacher_NH[inputs.result_index_N], teacher_head, settings)
+        divergence_N[inputs.result_index_N] = student.forward(inputs, on_hidden)
         timer.count_pass(inputs)
         timer.count_tokens("divergence", inputs.tokens)
     return divergence_N
@@ -205,8 +203,15 @@ class _Divergences:
     def __call__(self, hidden_nH: Tensor, head: Head) -> Tensor:
         settings = self.settings
         assert settings.alpha is not None
-        rest = (settings.alpha, settings.temperature, settings.chunk_tokens)
-        return token_divergence(hidden_nH, head, self.teacher_nH, self.teacher_head or head, *rest)
+        return token_divergence(
+            hidden_nH,
+            head,
+            self.teacher_nH,
+            self.teacher_head or head,
+            settings.alpha,
+            settings.temperature,
+            settings.chunk_tokens,
+        )
 
 
 def signals(batch: RankBatch, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:

@@ -77,7 +77,10 @@ def local_fp32_master(parameter: nn.Parameter) -> Tensor:
 
 
 def all_gather_parameter(shard: Tensor, parameter: nn.Parameter) -> Tensor:
-    """All ranks' `shard`s of `parameter` (its own, or tensors cut like it), in its own shape; a collective where it is sharded."""
+    """All ranks' shards of `parameter`, or of a tensor that is cut like it, put together in the parameter's own shape.
+
+    A collective where it is sharded.
+    """
     if not is_sharded(parameter):
         return shard
     return all_gather_ragged(shard.flatten())[: parameter.ds_numel].view(parameter.ds_shape)

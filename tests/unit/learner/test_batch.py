@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from learner.batch import PackingConfig, RankBatch
-from learner.plan import Line
+from learner.plan import ViewSpec
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
 
 CPU = torch.device("cpu")
@@ -20,8 +20,8 @@ def rollout(number, prompt, completion, *views):
     )
 
 
-def lines(*kinds):
-    return [Line(kind, kinds[:place].count(kind), False, 1.0) for place, kind in enumerate(kinds)]
+def specs(*kinds):
+    return [ViewSpec(kind, kinds[:place].count(kind), False, 1.0) for place, kind in enumerate(kinds)]
 
 
 LONG = rollout(
@@ -50,8 +50,8 @@ def test_a_share_is_in_the_order_of_its_gradient_passes():
     assert batch.tokens == 5
     assert batch.sequence_N.tolist() == [1, 1, 1, 2, 2]
     assert batch.order().tolist() == [2, 1, 0]
-    assert batch.has_view(Line(ViewKind.NEGATIVE, 0, False, None)).tolist() == [False, False, True]
-    assert batch.has_view(Line(ViewKind.AUXILIARY, 1, False, None)).tolist() == [False, True, True]
+    assert batch.has_view(ViewSpec(ViewKind.NEGATIVE, 0, False, None)).tolist() == [False, False, True]
+    assert batch.has_view(ViewSpec(ViewKind.AUXILIARY, 1, False, None)).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -88,7 +88,7 @@ def test_each_completion_token_is_predicted_by_the_position_before_it_in_a_packe
 
 def test_views_of_one_line_fill_that_line_of_the_results():
     batch = RankBatch([LONG, SHORT], CPU, ROWS)
-    inputs = batch.collate(batch.view_sequences(lines(ViewKind.AUXILIARY, ViewKind.AUXILIARY, ViewKind.NEGATIVE)))
+    inputs = batch.collate(batch.view_sequences(specs(ViewKind.AUXILIARY, ViewKind.AUXILIARY, ViewKind.NEGATIVE)))
     assert inputs.result_index_N.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14]
     assert inputs.ids_BL[2].tolist() == [12, 13, 4, 5]
     assert inputs.ids_BL[4].tolist() == [28, 29, 22, 0]
@@ -96,26 +96,26 @@ def test_views_of_one_line_fill_that_line_of_the_results():
 
 def test_kinds_of_views_share_passes_and_lines_follow_each_other_in_them():
     batch = RankBatch([LONG, SHORT], CPU, PackingConfig(True, 100, 8))
-    groups = batch.scoring_groups(batch.view_sequences(lines(ViewKind.PRIMARY, ViewKind.AUXILIARY, ViewKind.AUXILIARY)))
-    assert [[sequence.line for sequence in group] for group in groups] == [[0, 2], [0, 1, 1], [2]]
+    groups = batch.scoring_groups(batch.view_sequences(specs(ViewKind.PRIMARY, ViewKind.AUXILIARY, ViewKind.AUXILIARY)))
+    assert [[sequence.view for sequence in group] for group in groups] == [[0, 2], [0, 1, 1], [2]]
     assert [sum(batch.length(sequence) for sequence in group) for group in groups] == [7, 8, 2]
 
 
 def test_completions_without_tokens_are_not_read():
     batch = RankBatch([EMPTY, SHORT], CPU, ROW)
     assert [sequence.row for sequence in batch.student_sequences()] == [1]
-    assert [sequence.row for sequence in batch.view_sequences(lines(ViewKind.PRIMARY))] == [1]
+    assert [sequence.row for sequence in batch.view_sequences(specs(ViewKind.PRIMARY))] == [1]
 
 
-@pytest.mark.parametrize("layout", [ROW, ROWS])
-def test_an_empty_pass_reads_one_token_and_predicts_none(layout):
-    inputs = RankBatch([], CPU, layout).collate([])
+@pytest.mark.parametrize("packing", [ROW, ROWS])
+def test_an_empty_pass_reads_one_token_and_predicts_none(packing):
+    inputs = RankBatch([], CPU, packing).collate([])
     assert inputs.ids_BL.shape == (1, 1)
     assert inputs.predicts_N.numel() == inputs.targets_N.numel() == inputs.tokens == 0
 
 
 def test_a_rollout_with_another_number_of_views_is_refused_by_its_number():
     with pytest.raises(AssertionError, match="rollout 7 has 2 auxiliary views, not 3"):
-        RankBatch([LONG], CPU, ROW).view_sequences(lines(*[ViewKind.AUXILIARY] * 3))
+        RankBatch([LONG], CPU, ROW).view_sequences(specs(*[ViewKind.AUXILIARY] * 3))
     with pytest.raises(AssertionError, match="rollout 5 has 0 primary views, not 1"):
-        RankBatch([rollout(5, tokens(1), tokens(2))], CPU, ROW).view_sequences(lines(ViewKind.PRIMARY))
+        RankBatch([rollout(5, tokens(1), tokens(2))], CPU, ROW).view_sequences(specs(ViewKind.PRIMARY))

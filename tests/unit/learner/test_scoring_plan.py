@@ -2,7 +2,7 @@
 
 import pytest
 
-from learner.plan import Line, scoring_plan
+from learner.plan import ViewSpec, scoring_plan
 from unisd_rl.config import Config
 from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.types import ViewKind
@@ -20,15 +20,15 @@ def planned(**objective):
 
 
 def primary(states, temperature=None):
-    return Line(ViewKind.PRIMARY, 0, states, temperature)
+    return ViewSpec(ViewKind.PRIMARY, 0, states, temperature)
 
 
 def negative(states, temperature=None):
-    return Line(ViewKind.NEGATIVE, 0, states, temperature)
+    return ViewSpec(ViewKind.NEGATIVE, 0, states, temperature)
 
 
 @pytest.mark.parametrize(
-    "terms,lines",
+    "terms,specs",
     [
         ({}, ()),
         ({"agreement": {"level": "sequence"}}, ()),
@@ -41,20 +41,20 @@ def negative(states, temperature=None):
         ({"divergence": {}, "contrastive": WHOLE}, (primary(True), negative(True))),
     ],
 )
-def test_only_what_a_term_reads_is_scored(terms, lines):
+def test_only_what_a_term_reads_is_scored(terms, specs):
     plan = planned(**terms)
-    assert plan.lines == lines
-    assert plan.needs_teacher == bool(lines)
+    assert plan.specs == specs
+    assert plan.needs_teacher == bool(specs)
 
 
 @pytest.mark.parametrize("own,expected", [({}, TAU), ({"auxiliary_temperature": 1.0}, 1.0)])
 def test_auxiliary_views_yield_a_log_prob_at_their_own_temperature_if_they_have_one(own, expected):
     plan = planned(divergence={}, agreement={"level": "sequence"}, **own)
-    assert [plan.lines[number] for number in plan.lines_of(ViewKind.AUXILIARY)] == [
-        Line(ViewKind.AUXILIARY, index, False, expected) for index in range(3)
+    assert [plan.specs[number] for number in plan.specs_of(ViewKind.AUXILIARY)] == [
+        ViewSpec(ViewKind.AUXILIARY, index, False, expected) for index in range(3)
     ]
-    assert plan.lines_of(ViewKind.PRIMARY) == (0,)
-    assert plan.lines_of(ViewKind.NEGATIVE) == ()
+    assert plan.specs_of(ViewKind.PRIMARY) == (0,)
+    assert plan.specs_of(ViewKind.NEGATIVE) == ()
 
 
 def test_an_average_that_nobody_reads_is_named():
