@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 VALUE = "\0"
-ENDS = ("UserError", "RunFailed", "NoRoom", "WriteError", "wrong")
+ENDS = ("UserError", "RunFailed", "InsufficientResources", "WriteError", "wrong")
 """What a sentence that ends a command is made with; in the configuration `ValueError` too."""
 SAID_ELSEWHERE = ("ModuleNotFoundError", "note:")
 """What Python itself says, and the notes, whose sentences follow the colon."""
