@@ -57,7 +57,7 @@ def test_nothing_in_a_recipe_is_without_effect_but_for_what_was_released(name, c
 @pytest.mark.parametrize("name", ROWS)
 def test_the_views_that_are_built_are_those_that_the_learner_scores(name):
     config, plan = load_recipe(name), scoring_plan(load_recipe(name))
-    scored = {kind: len(plan.lines_of(kind)) for kind in ViewKind}
+    scored = {kind: len(plan.specs_of(kind)) for kind in ViewKind}
     auxiliary = config.contexts_read.auxiliary
     assert scored == {
         ViewKind.PRIMARY: int(config.reads_teacher),
