@@ -1,4 +1,4 @@
-"""How a prompt becomes a rollout: tokenised with its views, completed, put together.
+"""A rollout from a prompt: tokenised with its views, completed, put together.
 
 Text ends here: a rollout has token ids of the prompt, of every view and of the completion. A gold completion is not
 generated but tokenised.
@@ -24,12 +24,12 @@ class _Completion:
 
 
 class RolloutGenerator:
-    """Answers prompts with one engine, in the name of one actor."""
+    """Makes rollouts with one engine, in the name of one actor."""
 
     def __init__(self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer) -> None:
         self._name, self._config, self._engine, self._tokenizer = name, config, engine, tokenizer
 
-    async def answer(self, numbered: NumberedPrompt) -> Rollout:
+    async def generate(self, numbered: NumberedPrompt) -> Rollout:
         """The rollout of a prompt. Raises PromptFailed when the engine refuses it."""
         started_s = time.time()
         prompt_tokens = self._tokenizer.encode(numbered.prompt.messages)

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
 from actors.process import ActorProcess, PendingCall
@@ -36,6 +35,7 @@ from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import rollout_bundle
 from unisd_rl.cluster.waiting import wait
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.transport.rollouts.actor_client import RetiredActors
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import Event, Failure, OnWait, PolicyVersion, Report, Sampling, no_op
 
@@ -61,31 +61,6 @@ class OutageTimer:
         if self._since_s is None:
             self._since_s = now
         return now > self._since_s + self.limit_s
-
-
-class RetiredActors:
-    """Names of actors that are not coming back, until the queue, if there is one, has confirmed each."""
-
-    def __init__(self, queue: ActorHandle | None) -> None:
-        self._queue = queue
-        self._calls: dict[str, ray.ObjectRef[None]] = {}
-
-    def retire(self, name: str) -> None:
-        """Tell the queue that `name` needs no prompts any more, and what it held is free; returns at once."""
-        if self._queue is not None:
-            self._calls[name] = self._queue.retire.remote(name)
-
-    def check(self) -> None:
-        """Look at what was answered meanwhile; a queue that was away is told again. Raises what the queue refused a
-        retirement with."""
-        for name, call in tuple(self._calls.items()):
-            if not ray.wait([call], timeout=0)[0]:
-                continue
-            try:
-                ray.get(call, timeout=0)
-                del self._calls[name]
-            except RayActorError:
-                self.retire(name)
 
 
 def print_event(event: Event) -> None:
@@ -135,7 +110,10 @@ class RolloutGroup:
         self._wait_for_placement()
         deadline_s = time.monotonic() + timeout_s
         while late := [actor for actor in self._supervisors if actor.state is not State.SERVING]:
-            self._check_first_start()
+            # An engine that starts nowhere, for one reason, will not start at the second attempt either.
+            failures = {re.sub(r"rollout-[\d.]*\d", "rollout", actor.failure or "") for actor in self._supervisors}
+            if len(failures) == 1 and (failure := self._supervisors[0].failure) is not None:
+                raise RunFailed(failure)
             if time.monotonic() > deadline_s:
                 raise self._too_late(late[0], "start its engine (run.start_timeout_s)", timeout_s)
             self._wait(_POLL_S)
@@ -326,12 +304,6 @@ class RolloutGroup:
                     "add nodes, or lower rollout.actors"
                 )
             self._wait(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
-
-    def _check_first_start(self) -> None:
-        """An engine that starts nowhere, for one reason, will not start at the second attempt either: RunFailed."""
-        failures = {re.sub(r"rollout-[\d.]*\d", "rollout", actor.failure or "") for actor in self._supervisors}
-        if len(failures) == 1 and (failure := self._supervisors[0].failure) is not None:
-            raise RunFailed(failure)
 
     def _too_late(self, actor: ActorSupervisor, task: str, timeout_s: float) -> RunFailed:
         log = log_path(self._spec.run_dir, actor.name)

@@ -1,4 +1,4 @@
-"""What a rollout actor says of itself: what it counted since it started, and that it lives."""
+"""Reports of a rollout actor: what it counted since it started, and its pulse."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from unisd_rl.types import PolicyVersion
 
 @dataclass(frozen=True, slots=True)
 class ActorReport:
-    """`tokens` and `rollouts`: completed and committed. `failed`: prompts given back to the queue.
+    """The counts of one actor.
 
-    `answered`: prompts of evaluations and probes. `busy_fraction`: share of the serving time with at
-    least one prompt in flight. `pauses_ms`, `loads_ms`: one entry per weight update, see `PauseReport`.
+    `tokens` and `rollouts`: completed and committed. `failed`: prompts given back to the queue.
+    `answered`: prompts of evaluations and probes. `busy_fraction`: share of the serving time, 0 to 1, with at least one
+    prompt in flight. `pauses_ms`, `loads_ms`: one entry per weight update, see `PauseReport`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The process that generates: one engine, the loop that serves the queue, weight updates, evaluations.
+"""The rollout actor: one engine, the loop that serves the queue, weight updates, evaluations.
 
 A plain class that `actors.group` spawns as an asynchronous Ray actor; all methods run in one event
 loop, so an update or an evaluation goes on while `run` serves the queue.
@@ -163,13 +163,13 @@ class RolloutActor(VllmPushEndpoint):
         Raises:
             RunFailed: the engine is not at `version`, or died.
         """
-        places = asyncio.Semaphore(self._config.evaluation.concurrency)
+        in_flight = asyncio.Semaphore(self._config.evaluation.concurrency)
         async with self._updating:
             if self._engine.version != version:
                 raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    work = [tasks.create_task(self._answer_one(chat, sampling, places)) for chat, sampling in asked]
+                    work = [tasks.create_task(self._answer_one(chat, sampling, in_flight)) for chat, sampling in asked]
             except ExceptionGroup as failures:
                 raise self._failed(_first(failures)) from failures
         answers = [task.result() for task in work]
@@ -212,8 +212,8 @@ class RolloutActor(VllmPushEndpoint):
         async with self._applied:
             self._applied.notify_all()
 
-    async def _answer_one(self, chat: Chat, sampling: Sampling, places: asyncio.Semaphore) -> ChatAnswer:
-        async with places:
+    async def _answer_one(self, chat: Chat, sampling: Sampling, in_flight: asyncio.Semaphore) -> ChatAnswer:
+        async with in_flight:
             prompt_tokens = self._tokenizer.encode(chat)
             generation = await self._engine.generate(prompt_tokens, sampling)
         return ChatAnswer(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)

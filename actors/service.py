@@ -1,15 +1,18 @@
-"""The loop inside a rollout actor: lease, answer (`answering.py`), commit.
+"""The loop inside a rollout actor: lease prompts, generate rollouts, commit them.
 
 ```
-queue --lease--> prompt --> answer ---> finished --commit (whole units)--> queue
+queue --lease--> prompt --> rollout --> finished --commit (whole units)--> queue
         ^                      |
-        +---- a free place among `concurrency`, or newer weights (more prompts may start)
+        +---- a prompt ended: room among `concurrency`
+        +---- newer weights: staleness slots are free
 ```
 
-It ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed; or
-by a failure of engine or queue.
+Who frees a staleness slot: `weights_changed`, when the engine has applied a version v. The lease call that waits at the
+queue ends, and the next one carries v, on which `transport.rollouts.admission.may_start` lets the prompts below
+(v + max_staleness + 1) B start.
 
-The places of an actor: how many prompts are in flight, and how much of the time any was.
+The loop ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed;
+or by a failure of engine or queue.
 """
 
 import asyncio
@@ -28,19 +31,19 @@ from unisd_rl.types import NumberedPrompt, Rollout
 
 
 class InFlightLimit:
-    """`limit` prompts at most. Not for more than one thread."""
+    """At most `limit` prompts in flight, and how much of the time any was. For one thread; `clock` returns seconds."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
-        self._taken = 0
+        self._count = 0
         self._began_s = self._busy_since_s = clock()
         self._busy_s = 0.0
-        self._given_up = asyncio.Event()
+        self._released = asyncio.Event()
 
     @property
     def free(self) -> int:
-        """Places left; never negative, although a late lease may take more than the limit for a moment."""
-        return max(0, self._limit - self._taken)
+        """How many more may start; never negative, although a late lease may exceed the limit for a moment."""
+        return max(0, self._limit - self._count)
 
     @property
     def served_s(self) -> float:
@@ -50,7 +53,7 @@ class InFlightLimit:
     @property
     def busy_s(self) -> float:
         """Seconds since `begin` with at least one prompt in flight."""
-        return self._busy_s + (self._clock() - self._busy_since_s if self._taken else 0.0)
+        return self._busy_s + (self._clock() - self._busy_since_s if self._count else 0.0)
 
     @property
     def busy_fraction(self) -> float:
@@ -64,22 +67,22 @@ class InFlightLimit:
 
     def acquire(self) -> None:
         """A prompt starts."""
-        if self._taken == 0:
+        if self._count == 0:
             self._busy_since_s = self._clock()
-        self._taken += 1
+        self._count += 1
 
     def release(self) -> None:
         """A prompt ended."""
-        self._taken -= 1
-        if self._taken == 0:
+        self._count -= 1
+        if self._count == 0:
             self._busy_s += self._clock() - self._busy_since_s
-        self._given_up.set()
+        self._released.set()
 
     async def wait_until_free(self) -> None:
-        """Return when there is a free place."""
+        """Return when another prompt may start."""
         while not self.free:
-            self._given_up.clear()
-            await self._given_up.wait()
+            self._released.clear()
+            await self._released.wait()
 
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
@@ -100,11 +103,11 @@ class _LeaseCall:
     """One call for prompts, and the lineage of the weights it was for."""
 
     lineage: int
-    answer: "asyncio.Task[list[NumberedPrompt]]"
+    prompts: "asyncio.Task[list[NumberedPrompt]]"
 
 
 class RolloutService:
-    """Serves one queue with one engine; `serve` runs until it is cancelled."""
+    """Serves one queue with one engine."""
 
     def __init__(
         self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer, queue: LeaseQueue
@@ -129,7 +132,11 @@ class RolloutService:
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
-        rollouts = (*self._finished, *self._committing, *(one for unit in self._partial.values() for one in unit))
+        rollouts = (
+            *self._finished,
+            *self._committing,
+            *(rollout for unit in self._partial.values() for rollout in unit),
+        )
         return (*self._in_flight, *(rollout.number for rollout in rollouts))
 
     def pause(self) -> None:
@@ -142,7 +149,7 @@ class RolloutService:
         self._open.set()
 
     def weights_changed(self) -> None:
-        """The engine has newer weights: a lease that waits asks again, since more prompts may start."""
+        """The engine has newer weights, which frees staleness slots: a lease call that waits asks again with them."""
         self._wake_lease_call()
 
     def drain(self) -> None:
@@ -182,7 +189,7 @@ class RolloutService:
             await self._queue.release(self._name)
 
     def _wake_lease_call(self) -> None:
-        """A lease call that waits asks anew, as things are now."""
+        """Let a lease call that waits at the queue end; the next one asks as things are now."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -205,19 +212,19 @@ class RolloutService:
         """
         calls = [self._ask(wanted)]
         try:
-            while not calls[-1].answer.done():
+            while not calls[-1].prompts.done():
                 changed = asyncio.create_task(self._changed.wait())
                 try:
-                    await asyncio.wait({calls[-1].answer, changed}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({calls[-1].prompts, changed}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     changed.cancel()
-                if not calls[-1].answer.done():
+                if not calls[-1].prompts.done():
                     calls.append(self._ask(wanted))
-            answers = [(call.lineage, await call.answer) for call in calls]
-            return [prompt for lineage, prompts in answers if lineage >= self._lineage for prompt in prompts]
+            leased = [(call.lineage, await call.prompts) for call in calls]
+            return [prompt for lineage, prompts in leased if lineage >= self._lineage for prompt in prompts]
         finally:
             for call in calls:
-                call.answer.cancel()
+                call.prompts.cancel()
 
     def _ask(self, wanted: int) -> _LeaseCall:
         version = self._engine.version
@@ -228,7 +235,7 @@ class RolloutService:
     def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
         self.usage.acquire()
         self._none_in_flight.clear()
-        self._in_flight[prompt.number] = task = tasks.create_task(self._answer(prompt))
+        self._in_flight[prompt.number] = task = tasks.create_task(self._generate(prompt))
         task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
 
     def _ended(self, number: int) -> None:
@@ -253,10 +260,10 @@ class RolloutService:
     def _unit(self, number: int) -> int:
         return number // self._config.lease_unit
 
-    async def _answer(self, numbered: NumberedPrompt) -> None:
+    async def _generate(self, numbered: NumberedPrompt) -> None:
         await self._open.wait()
         try:
-            rollout = await self._generator.answer(numbered)
+            rollout = await self._generator.generate(numbered)
         except PromptFailed as error:
             self.counts.failed += 1
             self._drop_unit(numbered.number)

@@ -71,7 +71,7 @@ class DecodingGroup:
 
     Without a shape the group is as wide as its longest prompt, and finished rows leave it. With one, every group
     computes `shape.rows` rows of one width to its end, empty and finished ones too: row r of one forward pass is then
-    the same function of its own tokens whatever the others are, and its bits follow from weights, prompt and place.
+    the same function of its own tokens whatever the others are, and its bits follow from weights, prompt and row.
     """
 
     def __init__(
@@ -81,23 +81,23 @@ class DecodingGroup:
         stop_tokens: frozenset[int],
         shape: "GroupShape | None" = None,
     ) -> None:
-        """`rows` by the place each is computed in: 0 to len(rows) - 1, or below `shape.rows`."""
+        """`rows` by the index each is computed at: 0 to len(rows) - 1, or below `shape.rows`."""
         self._model, self._stop_tokens, self._fixed = model, stop_tokens, shape is not None
-        self._places = [rows.get(place) for place in range(shape.rows if shape else len(rows))]
+        self._rows = [rows.get(index) for index in range(shape.rows if shape else len(rows))]
         # One column is always padding: transformers computes in another way where a whole group has none.
         width = shape.prompt_tokens + 1 if shape else max(len(row.prompt) for row in rows.values())
-        self._ids_RL = torch.zeros(len(self._places), width, dtype=torch.long)
+        self._ids_RL = torch.zeros(len(self._rows), width, dtype=torch.long)
         self._mask_RL = torch.zeros_like(self._ids_RL)
-        self._mask_RL[:, -1] = 1  # an empty place reads one token
-        for place, row in rows.items():
-            self._ids_RL[place, width - len(row.prompt) :] = torch.from_numpy(row.prompt)
-            self._mask_RL[place, width - len(row.prompt) :] = 1
+        self._mask_RL[:, -1] = 1  # an empty row reads one token
+        for index, row in rows.items():
+            self._ids_RL[index, width - len(row.prompt) :] = torch.from_numpy(row.prompt)
+            self._mask_RL[index, width - len(row.prompt) :] = 1
         self._cache: DynamicCache | None = None
 
     @property
-    def rows(self) -> list[Row]:
+    def active(self) -> list[Row]:
         """Those still being generated."""
-        return [row for row in self._places if row is not None]
+        return [row for row in self._rows if row is not None]
 
     def forget_cache(self) -> None:
         """Keys and values were computed under weights that are gone: the next step computes them again."""
@@ -109,23 +109,23 @@ class DecodingGroup:
         samplings, uniforms_R = self._draws()
         tokens_R, logprobs_R = sample(self._forward(), samplings, uniforms_R)
         finished = []
-        for place, (token, logprob) in enumerate(zip(tokens_R.tolist(), logprobs_R.tolist(), strict=True)):
-            if (row := self._places[place]) is None:
+        for index, (token, logprob) in enumerate(zip(tokens_R.tolist(), logprobs_R.tolist(), strict=True)):
+            if (row := self._rows[index]) is None:
                 continue
             row.append(token, logprob, version, self._stop_tokens)
             if row.finish_reason is not None:
-                self._places[place] = None
+                self._rows[index] = None
                 finished.append(row)
         self._ids_RL = torch.cat([self._ids_RL, tokens_R[:, None]], -1)
         self._mask_RL = torch.cat([self._mask_RL, torch.ones_like(tokens_R)[:, None]], -1)
         if finished and not self._fixed:
-            self._keep_those_left()
+            self._drop_finished()
         return finished
 
     def _draws(self) -> tuple[list[Sampling], torch.Tensor]:
-        """How each place's token is drawn, and its random number."""
-        uniforms = [row.uniforms[len(row.tokens)] if row else _NO_DRAW for row in self._places]
-        return [row.sampling if row else _GREEDY for row in self._places], torch.stack(uniforms)
+        """How each row's token is drawn, and its random number."""
+        uniforms = [row.uniforms[len(row.tokens)] if row else _NO_DRAW for row in self._rows]
+        return [row.sampling if row else _GREEDY for row in self._rows], torch.stack(uniforms)
 
     def _forward(self) -> torch.Tensor:
         """Logits [R, V] of the next token, float32; only new tokens are computed while a cache is there."""
@@ -142,12 +142,12 @@ class DecodingGroup:
         self._cache = output.past_key_values
         return output.logits[:, -1].float()
 
-    def _keep_those_left(self) -> None:
-        left = torch.tensor([place for place, row in enumerate(self._places) if row is not None], dtype=torch.long)
-        self._places = list(self.rows)
-        self._ids_RL, self._mask_RL = self._ids_RL[left], self._mask_RL[left]
-        if self._cache is not None and self._places:
-            self._cache.batch_select_indices(left)
+    def _drop_finished(self) -> None:
+        kept = torch.tensor([index for index, row in enumerate(self._rows) if row is not None], dtype=torch.long)
+        self._rows = [*self.active]
+        self._ids_RL, self._mask_RL = self._ids_RL[kept], self._mask_RL[kept]
+        if self._cache is not None and self._rows:
+            self._cache.batch_select_indices(kept)
 
 
 def sample(

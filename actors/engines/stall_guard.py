@@ -1,4 +1,4 @@
-"""Notices when an engine is stuck: for `faults.stall_s` no token with prompts in flight, or one pause for new weights.
+"""A guard around an engine that may get stuck: no token with prompts in flight, or one pause, for `faults.stall_s`.
 
 A deadlocked engine raises nothing and its process goes on answering calls, so nobody else would ever notice.
 """
@@ -7,6 +7,8 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
+
+from typing_extensions import override
 
 from actors.engines.engine import EngineDied, PauseReport, RolloutEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
@@ -36,8 +38,8 @@ class Progress:
         return now - self._moved_s >= self._stall_s
 
 
-class StallGuard:
-    """`RolloutEngine` around another one: every call in flight raises EngineDied once that one is stuck."""
+class StallGuard(RolloutEngine):
+    """An engine around another one: every call in flight raises EngineDied once that one is stuck."""
 
     def __init__(self, engine: RolloutEngine, stall_s: float) -> None:
         self._engine, self._stall_s = engine, stall_s
@@ -46,39 +48,39 @@ class StallGuard:
         self._watching: asyncio.Task[None] | None = None
 
     @property
+    @override
     def version(self) -> PolicyVersion:
-        """See `RolloutEngine.version`."""
         return self._engine.version
 
     @property
+    @override
     def tokens(self) -> int:
-        """See `RolloutEngine.tokens`."""
         return self._engine.tokens
 
     @property
+    @override
     def paused(self) -> bool:
-        """See `RolloutEngine.paused`."""
         return self._engine.paused
 
+    @override
     async def start(self) -> None:
-        """See `RolloutEngine.start`; watches from then on."""
         await self._engine.start()
         self._watching = asyncio.create_task(self._watch())
 
+    @override
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
-        """See `RolloutEngine.generate`."""
         self._in_flight += 1
         try:
             return await self._unless_stuck(self._engine.generate(tokens, sampling))
         finally:
             self._in_flight -= 1
 
+    @override
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
-        """See `RolloutEngine.receive`."""
         return await self._unless_stuck(self._engine.receive(manifest, buckets))
 
+    @override
     async def close(self) -> None:
-        """See `RolloutEngine.close`."""
         if self._watching is not None:
             self._watching.cancel()
         await self._engine.close()

@@ -1,4 +1,4 @@
-"""The second engine: a transformers model in this very process, for machines without vLLM and for exact runs.
+"""The transformers engine: the model in the rollout actor's own process, for machines without vLLM and for exact runs.
 
 ```
 generate --> waiting --(up to `concurrency`)--> group: one token for every row --> finished answers
@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed
+from typing_extensions import override
+
+from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, RolloutEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
@@ -26,19 +28,19 @@ if TYPE_CHECKING:
 
     from actors.engines.decoding import Row
 
-    Asked = tuple[Row, asyncio.Future[Generation]]
+    _Request = tuple[Row, asyncio.Future[Generation]]
 
 _GATHER_S = 0.005  # prompts that are leased together arrive within this time and share a group
 Result = TypeVar("Result")
 
 
-class TransformersRolloutEngine:
+class TransformersRolloutEngine(RolloutEngine):
     """`RolloutEngine` on a transformers causal language model, on the CPU."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._version = NO_WEIGHTS
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
         self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group
         self._weights_replaced = False
@@ -48,28 +50,28 @@ class TransformersRolloutEngine:
         self._serving: asyncio.Task[None] | None = None
 
     @property
+    @override
     def version(self) -> PolicyVersion:
-        """The version that tokens sampled from now on carry."""
         return self._version
 
     @property
+    @override
     def tokens(self) -> int:
-        """See `RolloutEngine.tokens`."""
         return self._tokens
 
     @property
+    @override
     def paused(self) -> bool:
-        """See `RolloutEngine.paused`."""
         return self._loading
 
+    @override
     async def start(self) -> None:
-        """Load the model and begin to serve."""
         self._model = await self._compute(self._load_model)
         self._serving = asyncio.create_task(self._serve())
 
+    @override
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
-        """See `RolloutEngine.generate`. Answers do not depend on the group but for float rounding, and not even for
-        that where groups have a shape."""
+        """Answers do not depend on the group but for float rounding; where groups have a shape, not at all."""
         from actors.engines.decoding import Row
 
         shape = self._spec.group
@@ -87,8 +89,8 @@ class TransformersRolloutEngine:
         self._arrived.set()
         return await answered
 
+    @override
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
-        """See `RolloutEngine.receive`."""
         if self._spec.verify:
             manifest.verify(buckets)
         async with self._between_tokens:
@@ -101,6 +103,7 @@ class TransformersRolloutEngine:
             elapsed_ms = (time.perf_counter() - started) * 1e3
         return PauseReport(manifest.version, elapsed_ms, elapsed_ms, manifest.nbytes)
 
+    @override
     async def close(self) -> None:
         """Stop serving; calls in flight fail with `EngineDied`."""
         if self._serving is not None:
@@ -110,7 +113,7 @@ class TransformersRolloutEngine:
         self._model = None
 
     async def _serve(self) -> None:
-        taken: dict[int, Asked] = {}
+        taken: dict[int, _Request] = {}
         reason = "the engine was closed"
         try:
             while True:
@@ -128,42 +131,42 @@ class TransformersRolloutEngine:
                 if not answered.done():
                     answered.set_exception(EngineDied(f"the model is no longer served: {reason}"))
 
-    def _next_group(self) -> "dict[int, Asked]":
-        """Those that are computed next, by their place in the group; the others go on waiting, in their order."""
-        taken: dict[int, Asked] = {}
-        left: deque[Asked] = deque()
+    def _next_group(self) -> "dict[int, _Request]":
+        """Those that are computed next, by their row in the group; the others go on waiting, in their order."""
+        taken: dict[int, _Request] = {}
+        waiting: deque[_Request] = deque()
         for row, answered in self._waiting:
-            place = next((place for place in self._places_for(row) if place not in taken), None)
-            if place is None:
-                left.append((row, answered))
+            index = next((index for index in self._rows_for(row) if index not in taken), None)
+            if index is None:
+                waiting.append((row, answered))
             else:
-                taken[place] = row, answered
-        self._waiting = left
+                taken[index] = row, answered
+        self._waiting = waiting
         return taken
 
-    def _places_for(self, row: "Row") -> range:
+    def _rows_for(self, row: "Row") -> range:
         shape, number = self._spec.group, row.sampling.number
         if shape is None:
             return range(self._spec.concurrency)
         return range(shape.rows) if number is None else range(number % shape.rows, number % shape.rows + 1)
 
-    async def _run_group(self, taken: "dict[int, Asked]") -> None:
+    async def _run_group(self, taken: "dict[int, _Request]") -> None:
         from actors.engines.decoding import DecodingGroup
 
         shape, waiting_for = self._spec.group, {id(row): answered for row, answered in taken.values()}
-        rows = {place: row for place, (row, _) in taken.items()}
+        rows = {index: row for index, (row, _) in taken.items()}
         group = DecodingGroup(self._loaded(), rows, frozenset(self._spec.stop_tokens), shape)
         done: list[Row] = []
-        while group.rows:
+        while group.active:
             async with self._between_tokens:
                 if self._weights_replaced:
                     group.forget_cache()
                     self._weights_replaced = False
-                generating = len(group.rows)
+                generating = len(group.active)
                 finished = await self._compute(lambda: group.step(self._version))
                 self._tokens += generating
             done += finished
-            if shape is None or not group.rows:
+            if shape is None or not group.active:
                 for row in done:
                     if not (answered := waiting_for[id(row)]).done():
                         answered.set_result(row.generation())

@@ -1,4 +1,4 @@
-"""Who generates, and how the weights reach them."""
+"""Settings of rollouts: engine, actors, sampling, sources, staleness, and how weights reach the actors."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self

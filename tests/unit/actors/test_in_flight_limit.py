@@ -14,35 +14,35 @@ class Clock:
 
 def test_the_busy_fraction_is_the_share_of_time_with_a_prompt_in_flight():
     clock = Clock()
-    places = InFlightLimit(2, clock)
+    limit = InFlightLimit(2, clock)
     clock.now = 5.0
-    places.begin()
-    for now, act in ((6.0, places.acquire), (7.0, places.acquire), (8.0, places.release), (9.0, places.release)):
+    limit.begin()
+    for now, act in ((6.0, limit.acquire), (7.0, limit.acquire), (8.0, limit.release), (9.0, limit.release)):
         clock.now = now
         act()
     clock.now = 11.0
-    assert places.busy_fraction == pytest.approx(3.0 / 6.0)
-    places.acquire()
+    assert limit.busy_fraction == pytest.approx(3.0 / 6.0)
+    limit.acquire()
     clock.now = 17.0
-    assert places.busy_fraction == pytest.approx(9.0 / 12.0)
+    assert limit.busy_fraction == pytest.approx(9.0 / 12.0)
 
 
 def test_free_places_never_fall_below_none():
-    places = InFlightLimit(1)
-    places.acquire()
-    places.acquire()
-    assert places.free == 0
+    limit = InFlightLimit(1)
+    limit.acquire()
+    limit.acquire()
+    assert limit.free == 0
 
 
 def test_waiting_ends_when_a_place_is_given_up():
     async def scenario():
-        places = InFlightLimit(1)
-        places.acquire()
-        waiting = asyncio.create_task(places.wait_until_free())
+        limit = InFlightLimit(1)
+        limit.acquire()
+        waiting = asyncio.create_task(limit.wait_until_free())
         await asyncio.sleep(0)
         assert not waiting.done()
-        places.release()
+        limit.release()
         await asyncio.wait_for(waiting, 5.0)
-        return places.free
+        return limit.free
 
     assert asyncio.run(scenario()) == 1

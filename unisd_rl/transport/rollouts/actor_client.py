@@ -1,10 +1,11 @@
-"""The rollout queue as an actor sees it: five calls, on the queue's Ray actor or on the queue itself."""
+"""The actors' end of the rollout queue: the five calls of one that serves it, and the retirement of those that left."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
@@ -86,3 +87,28 @@ class RayLeaseQueue:
         self, what: str, call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...] = (RayActorError,)
     ) -> Result:
         return await retry(call, again, self._faults, f"the rollout queue to {what}")
+
+
+class RetiredActors:
+    """Names of actors that are not coming back, until the queue, if there is one, has confirmed each."""
+
+    def __init__(self, queue: ActorHandle | None) -> None:
+        self._queue = queue
+        self._calls: dict[str, ray.ObjectRef[None]] = {}
+
+    def retire(self, name: str) -> None:
+        """Tell the queue that `name` needs no prompts any more, and what it held is free; returns at once."""
+        if self._queue is not None:
+            self._calls[name] = self._queue.retire.remote(name)
+
+    def check(self) -> None:
+        """Look at what was answered meanwhile; a queue that was away is told again. Raises what the queue refused a
+        retirement with."""
+        for name, call in tuple(self._calls.items()):
+            if not ray.wait([call], timeout=0)[0]:
+                continue
+            try:
+                ray.get(call, timeout=0)
+                del self._calls[name]
+            except RayActorError:
+                self.retire(name)

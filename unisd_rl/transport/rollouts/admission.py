@@ -12,6 +12,9 @@ That is the whole proof that staleness never exceeds `max_staleness`. And no dea
 p >= k - publish_every + 1 >= k - max_staleness, so the prompts of step k may always start once the
 actors have applied p.
 
+A staleness slot is freed where an actor has applied a newer version: `RolloutService.weights_changed` in
+`actors.service` lets its lease call ask again with that version.
+
 Only what the policy samples is bound by this. A gold completion needs no weights at all, and what the
 initial model samples needs exactly those.
 
