@@ -7,8 +7,9 @@ which some questions have twice: either position counts. The source's own files 
 from pathlib import Path
 
 from unisd_rl.config.task import CosETask
-from unisd_rl.tasks.benchmark_data import SourceRecord, by_split, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import by_split, from_file, from_hub, report_sizes, take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
+from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
 
 FULL = {"train": 9741, "validation": 1221}
@@ -23,7 +24,7 @@ def load(config: CosETask) -> MultipleChoice:
         UserError: missing data or a bad record.
     """
     examples = _examples(config)
-    report_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
+    report_sizes(config.data or config.hub, {split: len(questions) for split, questions in examples.items()}, FULL)
     return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["validation"]))
 
 
@@ -58,7 +59,7 @@ def _joined(folder: Path, name: str, seed: int) -> list[Example]:
 
 def _of_source(record: SourceRecord, explanation: str, seed: int) -> Example:
     question, key = record.inner("question"), record.text("answerKey")
-    choices = [SourceRecord(question.place, choice) for choice in question.items("choices")]
+    choices = [SourceRecord(question.location, choice) for choice in question.items("choices")]
     labels = [choice.text("label") for choice in choices]
     if key not in labels:
         raise record.wrong(f"answerKey = {key!r} is none of its labels {', '.join(labels)}")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from unisd_rl.config.task import GPQATask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.benchmark_data import SourceRecord, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import report_sizes, take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
+from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
 
 SIZES = {"gpqa_main": 448, "gpqa_diamond": 198, "gpqa_extended": 546}

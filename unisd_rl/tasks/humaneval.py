@@ -5,8 +5,9 @@ fence the body alone, as the reference solutions do.
 """
 
 from unisd_rl.config.task import HumanEvalTask
-from unisd_rl.tasks.benchmark_data import SourceRecord, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import from_file, from_hub, report_sizes, take_first
 from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced
+from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
 
 FULL = {"test": 164}

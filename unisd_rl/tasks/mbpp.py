@@ -7,8 +7,9 @@ that were checked by hand.
 import ast
 
 from unisd_rl.config.task import MBPPTask
-from unisd_rl.tasks.benchmark_data import SourceRecord, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import from_file, from_hub, report_sizes, take_first
 from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced, top_level
+from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
 
 FULL = {"full": {"train": 374, "test": 500}, "sanitized": {"train": 120, "test": 257}}
@@ -32,9 +33,8 @@ def load(config: MBPPTask) -> ProgrammingTask:
     else:
         fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
         splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
-    report_sizes(
-        config.data or config.hub, {split: len(found) for split, found in splits.items()}, FULL[config.variant]
-    )
+    sizes = {split: len(records) for split, records in splits.items()}
+    report_sizes(config.data or config.hub, sizes, FULL[config.variant])
     train, test = ([to_example(record, config.variant) for record in splits[split]] for split in ("train", "test"))
     return ProgrammingTask(*take_first(config, config.data or config.hub, train, test))
 
@@ -60,7 +60,9 @@ def _tests(code: str, imports: list[str], tests: str) -> Reference:
     """What the tests use of the reference program: its definitions by name, its imports by importing them as well."""
     used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
     defined = {name: statement for name, statement in top_level(code).items() if name in used}
-    modules = {n: s for n, s in defined.items() if isinstance(s, ast.Import | ast.ImportFrom)}
+    modules = {
+        name: statement for name, statement in defined.items() if isinstance(statement, ast.Import | ast.ImportFrom)
+    }
     setup = "\n".join([*imports, *(ast.unparse(statement) for statement in modules.values())])
     return Reference("", setup, tuple(sorted(set(defined) - set(modules))), tests)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from unisd_rl.config.task import ScienceQATask
 from unisd_rl.tasks.benchmark_data import (
-    SourceRecord,
+    NO_FILE,
     by_split,
     from_file,
     from_hub,
-    object_in,
     report_sizes,
     take_first,
 )
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
+from unisd_rl.tasks.source_records import SourceRecord, read_object
 from unisd_rl.types import Example
 
 FULL = {"train": 6508, "test": 2224}
@@ -31,7 +31,7 @@ def load(config: ScienceQATask) -> MultipleChoice:
         UserError: missing data or a bad record.
     """
     examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
-    report_sizes(config.data or config.hub, {split: len(found) for split, found in examples.items()}, FULL)
+    report_sizes(config.data or config.hub, {split: len(problems) for split, problems in examples.items()}, FULL)
     return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["test"]))
 
 
@@ -44,13 +44,17 @@ def _records(config: ScienceQATask) -> dict[str, list[SourceRecord]]:
 
 
 def _from_source(folder: Path) -> dict[str, list[SourceRecord]]:
-    problems, splits = object_in(folder / "problems.json"), object_in(folder / "pid_splits.json")
+    problems = read_object(folder / "problems.json", NO_FILE)
+    splits = read_object(folder / "pid_splits.json", NO_FILE)
     return {split: [problems.inner(number) for number in splits.texts(split)] for split in FULL}
 
 
 def _examples(records: list[SourceRecord], split: str, config: ScienceQATask) -> list[Example]:
-    numbered = enumerate(records)
-    return [_example(record, f"{split}-{n}", config) for n, record in numbered if record.values.get("image") is None]
+    return [
+        _example(record, f"{split}-{number}", config)
+        for number, record in enumerate(records)
+        if record.values.get("image") is None
+    ]
 
 
 def _example(record: SourceRecord, name: str, config: ScienceQATask) -> Example:

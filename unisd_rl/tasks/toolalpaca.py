@@ -13,7 +13,6 @@ from typing import Any
 from unisd_rl.config.task import ToolAlpacaTask
 from unisd_rl.tasks import calls
 from unisd_rl.tasks.benchmark_data import (
-    SourceRecord,
     by_split,
     from_file,
     from_hub,
@@ -22,6 +21,7 @@ from unisd_rl.tasks.benchmark_data import (
     take_first,
 )
 from unisd_rl.tasks.calls import Call
+from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
@@ -48,9 +48,9 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
         UserError: missing data or a bad record.
     """
     train, evaluation = _from_hub(config) if config.data is None else _from_source(config, config.data)
-    found = {"train": len(train), "evaluation": len(evaluation)}
+    sizes = {"train": len(train), "evaluation": len(evaluation)}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
-    report_sizes(config.data or config.hub, found, full)
+    report_sizes(config.data or config.hub, sizes, full)
     return ToolCalling(*take_first(config, config.data or config.hub, train, evaluation), calls.to_react)
 
 

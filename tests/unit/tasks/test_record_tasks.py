@@ -101,7 +101,8 @@ def test_a_field_of_a_wrong_type_is_named_with_its_value(tmp_path, field, value)
 @pytest.mark.parametrize("field", ["prompt", "demonstration", "answer"])
 def test_an_empty_field_is_refused(tmp_path, field):
     message = refusal(write(tmp_path / "a.jsonl", [{**RECORDS[0], field: " \n"}]))
-    assert f"line 1: field {field!r} is empty" in message
+    assert f"line 1: field {field!r} must be text" in message
+    assert r"not empty, but it is ' \n'" in message
 
 
 @pytest.mark.parametrize("line", ['{"prompt": ', "[1, 2]", '"text"', "\x00"])

@@ -1,0 +1,163 @@
+"""Records as their source has them, and one careful way to take a field out of them.
+
+Nothing heavy is imported before a hub is asked: what is wrong with a local file is said at once, and every error names
+the file, the line and the field.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unisd_rl.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One record and where it stands. Every method raises a UserError that names both."""
+
+    location: str
+    values: Mapping[str, Any]
+    remedy: str = ""
+    """Ends the sentence about a field that is missing."""
+
+    def text(self, field: str, may_be_empty: bool = False) -> str:
+        """A field that is text."""
+        value = self._value(field)
+        if not isinstance(value, str) or not (may_be_empty or value.strip()):
+            raise self._unlike(field, "text" if may_be_empty else "text that is not empty", value)
+        return value
+
+    def text_or_integer(self, field: str) -> str:
+        """A field that is text, not empty, or a whole number; as text."""
+        value = self._value(field)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
+            raise self._unlike(field, "text or a whole number, not empty", value)
+        return value
+
+    def texts(self, field: str) -> list[str]:
+        """A field that is a list of texts."""
+        value = self._value(field)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._unlike(field, "a list of texts", value)
+        return value
+
+    def integer(self, field: str) -> int:
+        """A field that is a whole number."""
+        value = self._value(field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._unlike(field, "a whole number", value)
+        return value
+
+    def items(self, field: str) -> list[Any]:
+        """A field that is a list of anything."""
+        value = self._value(field)
+        if not isinstance(value, list):
+            raise self._unlike(field, "a list", value)
+        return value
+
+    def inner(self, field: str) -> "SourceRecord":
+        """A field that is a record itself."""
+        value = self._value(field)
+        if not isinstance(value, Mapping):
+            raise self._unlike(field, "an object", value)
+        return SourceRecord(f"{self.location}, {field}", value)
+
+    def wrong(self, reason: str) -> UserError:
+        """An error that names this record."""
+        return UserError(f"{self.location}: {reason}")
+
+    def _value(self, field: str) -> Any:
+        if field not in self.values:
+            present = ", ".join(map(repr, self.values)) or "none"
+            raise self.wrong(f"no field {field!r}; it has {present:.300}{self.remedy}")
+        return self.values[field]
+
+    def _unlike(self, field: str, kind: str, value: object) -> UserError:
+        return self.wrong(f"field {field!r} must be {kind}, but it is {value!r:.80}")
+
+
+def read_records(path: Path, no_file: str, no_field: str = "") -> list[SourceRecord]:
+    """The records of a JSON Lines file, blank lines skipped, or of a file that is one JSON array.
+
+    `no_file` and `no_field` are the remedies where the file, or a field of a record, is missing.
+
+    Raises:
+        UserError: the file is missing or empty, or something in it is no JSON object.
+    """
+    data = _content(path, no_file)
+    numbered = _array(path, data) if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[" else _lines(path, data)
+    records = [SourceRecord(location, value, no_field) for location, value in numbered]
+    for record in records:
+        if not isinstance(record.values, Mapping):
+            raise record.wrong(f"not a JSON object but {type(record.values).__name__}; each record must be one object")
+    if not records:
+        raise UserError(f"{path} holds no records")
+    return records
+
+
+def read_object(path: Path, no_file: str) -> SourceRecord:
+    """The one JSON object that a file is.
+
+    Raises:
+        UserError: the file is missing or something else.
+    """
+    value = _parsed(_content(path, no_file), str(path), "object")
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object but {type(value).__name__}")
+    return SourceRecord(str(path), value)
+
+
+def load_split(
+    setting: str, path: str, name: str | None, split: str, fields: Sequence[str], remedy: str = ""
+) -> list[SourceRecord]:
+    """The records of one split, as `datasets.load_dataset(path, name)` has them; of their fields those in `fields`.
+
+    Raises:
+        UserError: `datasets` cannot load them; the sentence names `setting` and ends with `remedy`.
+    """
+    import datasets  # a second of imports, only for those who need it
+
+    try:
+        rows = datasets.load_dataset(path, name, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{setting} = {path!r}, split {split!r}: datasets could not load it ({reason:.200}){remedy}"
+        ) from error
+    rows = rows.select_columns([field for field in dict.fromkeys(fields) if field in rows.column_names])
+    for column, kind in rows.features.items():
+        if isinstance(kind, datasets.Image):  # only whether there is one matters
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return [SourceRecord(f"{path}, split {split!r}, record {number}", row) for number, row in enumerate(rows)]
+
+
+def _content(path: Path, no_file: str) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; {no_file}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _array(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
+    for number, value in enumerate(_parsed(data, str(path), "array")):
+        yield f"{path}, record {number}", value
+
+
+def _lines(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line.strip():
+            location = f"{path}, line {number}"
+            yield location, _parsed(line, location, "object")
+
+
+def _parsed(data: bytes, location: str, kind: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise UserError(f"{location}: not a JSON {kind} ({error})") from error
