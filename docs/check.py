@@ -35,6 +35,8 @@ _CODE_SPAN = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(rf"(?:{'|'.join(map(re.escape, _CODE))})/[\w./-]*")
 _DOTTED = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 _NAME = re.compile(r"[A-Za-z_]\w{3,}(?:\(\))?")
+_MADE_UP = re.compile(r"_(s|tokens)$")
+"""Endings of the fields of metrics.jsonl that are put together where they are written."""
 _OPTION = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)")
 
 
@@ -91,7 +93,7 @@ def _span_problem(span: str, root: Path) -> str | None:
         return None if defined(span, root) else f"`{span}` is no field and no module, and not defined in one"
     if re.fullmatch(rf"({'|'.join(Config.model_fields)})(\.[a-z_]+)+", span):
         return f"`{span}` is no field of the configuration"
-    if _NAME.fullmatch(span) and span.removesuffix("()") not in words(root) | _NOT_OURS:
+    if _NAME.fullmatch(span) and not {span.removesuffix("()"), _MADE_UP.sub("", span)} & (words(root) | _NOT_OURS):
         return f"`{span}` stands nowhere in the code"
     if re.fullmatch(r"[\w-]+\.(py|sh|md)", span) and span not in file_names(root) | _NOT_OURS:
         return f"`{span}` is no file of ours"
