@@ -1,1 +1,1 @@
-"""Where processes run: Ray, places, cores, restarts, waiting."""
+"""The machines under a run: resources, cores, Ray, waits and restarts."""

@@ -1,11 +1,11 @@
-"""Which process gets which CPU cores.
+"""The assignment of CPU cores to the processes of a run.
 
 On a machine of few cores, spinning threads of one process starve the others: a two-threaded
 learner beside vLLM slows it by an order of magnitude. So every rollout actor and every learner
 rank is given cores of its own where there are enough, and shares them evenly where there are not.
 Processes that own a GPU need no plan and get none; one on a node without its cores is left to the system.
 
-Where the number of actors may change (`rollout.actors.max`), cores are dealt for the largest number: an engine fixes
+Where the number of actors may change (`rollout.actors.max`), cores are assigned for the largest number: an engine fixes
 its threads when it starts and cannot hand cores over later. So an actor alone has no more cores than one of many. Those
 that `python -m unisd_rl.scale` adds beyond the plan share the cores of the first ones, in turn; on a node of their own
 they share with nobody. A replaced actor has the cores of the one before it.
@@ -29,16 +29,14 @@ class CorePlan:
     learner: tuple[Cores, ...]
 
     def of_actor(self, index: int) -> Cores:
-        """Cores of the actor in slot `index`, which may lie beyond the plan."""
+        """Cores of the actor number `index`, which may lie beyond the plan."""
         return self.rollout[index % len(self.rollout)] if self.rollout else ()
 
     def describe(self) -> str:
-        """One line for the screen, e.g. `rollout 0: core 0 | learner 0: core 1`."""
-        parts = [f"{name} {index}: {_cores(cores)}" for name, plan in self._named() for index, cores in enumerate(plan)]
-        return " | ".join(parts) or "no process is bound to cores"
-
-    def _named(self) -> tuple[tuple[str, tuple[Cores, ...]], ...]:
-        return ("rollout", self.rollout), ("learner", self.learner)
+        """One line, e.g. `rollout 0: core 0 | learner 0: core 1`."""
+        plans = (("rollout", self.rollout), ("learner", self.learner))
+        shares = [f"{name} {index}: {_cores(cores)}" for name, plan in plans for index, cores in enumerate(plan)]
+        return " | ".join(shares) or "no process is bound to cores"
 
 
 def plan_cores(
@@ -48,18 +46,18 @@ def plan_cores(
     rollout_cores: Sequence[int] | None = None,
     learner_cores: Sequence[int] | None = None,
 ) -> CorePlan:
-    """Deal `available` cores: the upper half to the learner, the rest to the actors.
+    """Assign `available` cores: the upper half to the learner, the rest to the actors.
 
-    An explicit list for one side overrides the deal for that side. On one core both share it. Without a learner the
-    actors have them all.
+    An explicit list for one side overrides that side's half. On one core both share it. Without a learner the actors
+    have them all.
     """
     cores = tuple(sorted(available))
-    if not ranks:
-        return CorePlan(_deal(tuple(rollout_cores) if rollout_cores is not None else cores, actors), ())
-    half = max(1, len(cores) // 2)
-    for_rollout = tuple(rollout_cores) if rollout_cores is not None else (cores[:-half] or cores)
-    for_learner = tuple(learner_cores) if learner_cores is not None else cores[-half:]
-    return CorePlan(rollout=_deal(for_rollout, actors), learner=_deal(for_learner, ranks))
+    half = max(1, len(cores) // 2) if ranks else 0
+    lower, upper = cores[: len(cores) - half] or cores, cores[len(cores) - half :]
+    return CorePlan(
+        rollout=_split(tuple(rollout_cores) if rollout_cores is not None else lower, actors),
+        learner=_split(tuple(learner_cores) if learner_cores is not None else upper, ranks),
+    )
 
 
 def bind_to(cores: Cores) -> None:
@@ -68,11 +66,13 @@ def bind_to(cores: Cores) -> None:
         os.sched_setaffinity(0, present)
 
 
-def _deal(cores: Cores, parties: int) -> tuple[Cores, ...]:
-    """Contiguous shares, as even as can be; parties beyond the number of cores share them in turn."""
-    if parties >= len(cores):
-        return tuple((cores[index % len(cores)],) for index in range(parties))
-    bounds = [round(index * len(cores) / parties) for index in range(parties + 1)]
+def _split(cores: Cores, processes: int) -> tuple[Cores, ...]:
+    """Contiguous shares, as even as can be; processes beyond the number of cores share them in turn."""
+    if not processes:
+        return ()
+    if processes >= len(cores):
+        return tuple((cores[index % len(cores)],) for index in range(processes))
+    bounds = [round(index * len(cores) / processes) for index in range(processes + 1)]
     return tuple(cores[a:b] for a, b in pairwise(bounds))
 
 

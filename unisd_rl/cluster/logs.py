@@ -1,4 +1,4 @@
-"""Where the processes of a run write: one file each, not the screen."""
+"""Log files: each process of a run has one of its own, and none writes to the screen."""
 
 import io
 import os
@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 
 def log_path(run_dir: Path, name: str) -> Path:
-    """The log file of the process of this name."""
+    """The log file of the process `name`."""
     return run_dir / "logs" / f"{name}.log"
 
 
@@ -24,19 +26,20 @@ def redirect_output(path: Path) -> None:
     with path.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (_Words(descriptor).text() for descriptor in (1, 2))
+    sys.stdout, sys.stderr = (_LossyStream(descriptor).text() for descriptor in (1, 2))
 
 
-class _Words(io.FileIO):
-    """A descriptor that never refuses: a log with a gap is better than a run that ends for the sake of its log."""
+class _LossyStream(io.FileIO):
+    """A stream that never fails: a log with a gap is better than a run that ends for the sake of its log."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
 
     def text(self) -> io.TextIOWrapper:
-        """As a stream of lines."""
+        """The same as a text stream, flushed line by line."""
         return io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "backslashreplace", line_buffering=True)
 
+    @override
     def write(self, data: Any, /) -> int:
         with suppress(OSError):
             super().write(data)

@@ -1,7 +1,4 @@
-"""The Ray cluster a run lives on: joined where an address is given, started here where none is.
-
-Where the two wires' own processes live.
-"""
+"""The Ray cluster that a run uses: connected to where RAY_ADDRESS is set, started on this machine where it is not."""
 
 import os
 import socket
@@ -27,9 +24,9 @@ RAY_ENVIRONMENT = {
     # times as much as copying what goes there.
     "RAY_free_objects_period_milliseconds": "10",
 }
-"""For this process before it starts or joins a cluster; nodes that others start have their own (`deploy/node.sh`)."""
+"""Set before this process starts a cluster or connects to one; other nodes have theirs (`deploy/node.sh`)."""
 POLL_S = 1.0
-KNOCK_S = 10.0
+CONNECT_S = 10.0
 _SILENT = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -53,7 +50,7 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
 
 
 def cluster_state(address: str) -> ClusterState:
-    """The cluster at this address, without asking it for anything.
+    """The nodes of the cluster at this address, and what is free on it; asks it for nothing.
 
     Raises:
         UserError: no cluster answers.
@@ -62,7 +59,8 @@ def cluster_state(address: str) -> ClusterState:
     try:
         _connect_to(address)
         alive = [node for node in ray.nodes() if node["Alive"]]
-        return ClusterState(tuple(Node(_name(node), node["Resources"]) for node in alive), ray.available_resources())
+        nodes = tuple(Node(_name(node), node["Resources"]) for node in alive)
+        return ClusterState(nodes, ray.available_resources())
     finally:
         ray.shutdown()
 
@@ -73,15 +71,17 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
-    """`joining`: processes that may come in mid-run; a cluster of the run's own has places for them."""
+    """`joining`: processes that may come in mid-run; a cluster of the run's own has room for them."""
     if address := os.environ.get("RAY_ADDRESS"):
         _connect_to(address)
         return
-    processes = joining + max(sum(one.count for one in needed if one.each.get(CPU)) for needed in phases)
+    computing = [sum(process.count for process in needed if process.each.get(CPU)) for needed in phases]
+    processes = joining + max(computing)
+    custom = {name for needed in phases for process in needed for name in process.each} - {CPU, GPU}
     ray.init(
         address="local",
         num_cpus=max(processes, os.cpu_count() or 1),
-        resources={name: float(processes) for name in _custom(phases)},
+        resources=dict.fromkeys(custom, float(processes)),  # so that a recipe for many machines also runs on one
         include_dashboard=False,
         **_SILENT,
     )
@@ -90,7 +90,7 @@ def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
 def _connect_to(address: str) -> None:
     try:
         _check_port(address)
-        ray.init(address="auto" if _under_job() else address, **_SILENT)
+        ray.init(address="auto" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else address, **_SILENT)
     except OSError as error:  # Ray's ConnectionError is one
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS = {address}: {error}; unset or mend it, and say "
@@ -102,14 +102,14 @@ def _check_port(address: str) -> None:
     """Raise OSError if nobody listens at `host:port`: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
 def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
     """Wait for what is lacking, and ask the autoscaler for it where the cluster has one."""
     if not missing(needed, ray.cluster_resources()):
         return
-    request_resources(bundles=[dict(one.each) for one in needed for _ in range(one.count) if one.each])
+    request_resources(bundles=[dict(process.each) for process in needed for _ in range(process.count) if process.each])
     deadline_s = time.monotonic() + config.run.cluster_timeout_s
     try:
         while lacking := missing(needed, ray.cluster_resources()):
@@ -121,17 +121,11 @@ def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
         request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
 
 
-def _custom(phases: Sequence[Sequence[Requirement]]) -> set[str]:
-    """Custom resources a local cluster offers, so that a recipe for many machines also runs on one."""
-    return {name for needed in phases for one in needed for name in one.each} - {CPU, GPU}
-
-
-def _under_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def driver_node_only() -> NodeAffinitySchedulingStrategy:
-    """On the driver's node and no other: what asks for no resource would be put on a rollout node too, and go with it
-    when the run is scaled down. A soft wish is not enough, Ray passes it on while the node is busy starting a process.
-    Without that node there is no driver, and no run, either."""
+    """The scheduling strategy of the queue and the weight store: the driver's node and no other.
+
+    What asks for no resource would be put on a rollout node too, and go with it when the run is scaled down. `soft` is
+    not enough: Ray takes another node while this one is busy starting a process. Without this node there is no driver
+    and no run either.
+    """
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

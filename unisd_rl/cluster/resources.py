@@ -1,14 +1,11 @@
-"""What each process of a run asks the cluster for, from the configuration alone.
+"""What each process of a run asks the cluster for, and whether there is room for it: what `--dry-run` prints.
 
-`--dry-run` prints it; `cluster.py` compares it with what the connected cluster has.
-
-Whether there is a place for each process of a run: what `--dry-run` says about machines. Knows no Ray.
-
-A process asks one node for all of its resources: that the cluster has enough in all is not enough.
+From the configuration alone: Ray is not asked (`ray_cluster` compares it with what the connected cluster has). A
+process asks one node for all of its resources: that the cluster has enough in total is not enough.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
 
 CPU, GPU = "CPU", "GPU"
+DRIVER_LISTS_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ def ray_options(bundle: Mapping[str, float]) -> dict[str, Any]:
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:
-    """All processes the run begins with: actors that come in mid-run find their place then, or wait for it. Driver,
-    queue and weight store ask for nothing: they wait most of the time."""
+    """What all processes that a run begins with ask for; actors that come in mid-run find room then, or wait for it.
+    Driver, queue and weight store ask for nothing: they wait most of the time."""
     return (
         Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),
         learner_requirement(config),
@@ -69,27 +67,27 @@ def requirements(config: Config) -> tuple[Requirement, ...]:
 
 
 def learner_requirement(config: Config) -> Requirement:
-    """The processes that train."""
+    """What the learner's processes ask for."""
     return Requirement("learner rank", config.learner.ranks, learner_bundle(config))
 
 
 def retention_requirement(config: Config) -> tuple[Requirement, ...]:
-    """The process that measures retention, if any does."""
+    """What the process that measures retention asks for; empty where none does."""
     settings = config.evaluation.retention
     return () if settings is None else (Requirement("retention scorer", 1, retention_bundle(settings)),)
 
 
 def answering_requirements(config: Config) -> tuple[Requirement, ...]:
-    """The processes that answer the problems of an evaluation, where nothing is trained."""
+    """What the actors ask for where nothing is trained and problems are only answered."""
     return (Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),)
 
 
 def missing(needed: Sequence[Requirement], total: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Resource -> (needed, there), for each resource of which `total` has too little."""
-    sums: Counter[str] = Counter()
+    sums = defaultdict[str, float](float)
     for requirement in needed:
         for name, amount in requirement.each.items():
-            sums[name] += amount * requirement.count  # type: ignore[assignment]
+            sums[name] += amount * requirement.count
     return {name: (amount, total.get(name, 0.0)) for name, amount in sums.items() if amount > total.get(name, 0.0)}
 
 
@@ -98,9 +96,6 @@ def _bundle(gpus: float, resources: Mapping[str, float]) -> dict[str, float]:
     if gpus:
         bundle[GPU] = gpus
     return bundle
-
-
-DRIVER_LISTS_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +116,14 @@ class ClusterState:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many processes of one kind have a place, and on which nodes (name -> count)."""
+    """The nodes on which processes of one kind have room: name -> count."""
 
     requirement: Requirement
     nodes: Mapping[str, int]
 
     @property
     def lacking(self) -> int:
-        """Processes without a place."""
+        """How many of the processes have room nowhere."""
         return self.requirement.count - sum(self.nodes.values())
 
     def describe(self) -> str:
@@ -139,29 +134,30 @@ class Placement:
 
 
 def place(needed: Sequence[Requirement], nodes: Sequence[Node]) -> tuple[Placement, ...]:
-    """Processes dealt to nodes, each to the first that has room; those that ask for nothing run anywhere."""
+    """Processes assigned to nodes, each to the first that has room; those that ask for nothing run anywhere."""
     left = {node.name: dict(node.resources) for node in nodes}
-    return tuple(Placement(one, _deal(one, left)) for one in needed if any(one.each.values()))
+    asking = [requirement for requirement in needed if any(requirement.each.values())]
+    return tuple(Placement(requirement, _assign(requirement, left)) for requirement in asking)
 
 
 def describe_cluster(needed: Sequence[Requirement], cluster: ClusterState) -> str:
-    """What this cluster means for a run."""
+    """Whether a cluster can run these processes, on which nodes, and what others use of it now."""
     placements = place(needed, cluster.nodes)
     lacking = any(placement.lacking for placement in placements)
     verdict = "cannot run every process" if lacking else "can run every process"
     lines = [f"the cluster (nodes: {len(cluster.nodes)}) {verdict}:", *(each.describe() for each in placements)]
     taken = missing(needed, cluster.free)
     if taken and not lacking:
-        what = ", ".join(f"{there:g} of {need:g} {name}" for name, (need, there) in taken.items())
-        lines.append(f"others use some of it now; free: {what}")
+        free = ", ".join(f"{there:g} of {need:g} {name}" for name, (need, there) in taken.items())
+        lines.append(f"others use some of it now; free: {free}")
     return "\n".join(lines)
 
 
 def describe_local(needed: Sequence[Requirement]) -> str:
-    """What it means for a run that Ray is started for it here. Custom resources are then offered as asked for."""
+    """Whether this machine can run these processes, Ray being started here; custom resources are offered as asked."""
     cores, gpus = len(os.sched_getaffinity(0)), gpus_here()
-    computing = sum(one.count for one in needed if one.each.get(CPU))
-    wanted = sum(one.count * one.each.get(GPU, 0.0) for one in needed)
+    computing = sum(requirement.count for requirement in needed if requirement.each.get(CPU))
+    wanted = sum(requirement.count * requirement.each.get(GPU, 0.0) for requirement in needed)
     line = f"no cluster (RAY_ADDRESS is not set): the run starts Ray on this machine, {cores} cores and {gpus} GPUs,"
     if wanted > gpus:
         return f"{line} which lacks GPUs: {wanted:g} needed"
@@ -176,14 +172,14 @@ def gpus_here() -> int:
     return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
 
 
-def _deal(requirement: Requirement, left: dict[str, dict[str, float]]) -> dict[str, int]:
+def _assign(requirement: Requirement, left: dict[str, dict[str, float]]) -> dict[str, int]:
     """Node -> processes of this kind; takes what they ask for out of `left`."""
-    placed: dict[str, int] = {}
+    placed: Counter[str] = Counter()
     for _ in range(requirement.count):
-        for name, there in left.items():
-            if all(there.get(resource, 0.0) >= amount for resource, amount in requirement.each.items()):
+        for node, free in left.items():
+            if all(free.get(resource, 0.0) >= amount for resource, amount in requirement.each.items()):
                 for resource, amount in requirement.each.items():
-                    there[resource] = there.get(resource, 0.0) - amount
-                placed[name] = placed.get(name, 0) + 1
+                    free[resource] = free.get(resource, 0.0) - amount
+                placed[node] += 1
                 break
     return placed

@@ -1,4 +1,4 @@
-"""What every part of the configuration is: immutable, documented field by field, and strict about unknown keys."""
+"""The base of every section of the configuration: immutable, documented field by field, strict about unknown keys."""
 
 from dataclasses import dataclass
 from enum import Enum, auto

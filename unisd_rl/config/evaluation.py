@@ -1,4 +1,4 @@
-"""When and how a model is examined on held-out problems."""
+"""The section `evaluation`: when and how a model is evaluated on held-out problems."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from unisd_rl.config.base import Count, Decides, NonNegative, Section
 
 
 class RetentionConfig(Section):
-    """How well the student knows the gold completions, and how far it is from the initial model (method.md, section 6).
+    """The likelihood of the gold completions, and the distance from the initial model (method.md, section 6).
 
     A process of its own reads with both models, while nothing is trained. Costs one read of the gold completions and
     two of the answers, and the weights of both models in memory.
@@ -25,7 +25,7 @@ class RetentionConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When and how a model is examined on held-out problems."""
+    """When and how a model is evaluated on held-out problems."""
 
     every: Annotated[Count | None, Decides.NOTHING] = None
     """Steps between evaluations. Absent: before the first step and after the last."""
@@ -34,7 +34,7 @@ class EvaluationConfig(Section):
     samples: Count = 1
     """Answers per problem."""
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
-    """pass@k is told for each of these; at most `samples`."""
+    """pass@k is reported for each of these; at most `samples`."""
     temperature: NonNegative | None = None
     """Sampling temperature, over the whole vocabulary. Absent: greedy for one answer a problem, `rollout.temperature`
     for several."""

@@ -1,4 +1,4 @@
-"""Who trains, and how."""
+"""The section `learner`: who trains, and how."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The model that is trained."""
+"""The section `model`: the model that is trained."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Name, place, length and patience of a run."""
+"""The sections `run` and `faults`: a run's name, folder, length and time limits; what happens when a part fails."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from unisd_rl.config.base import Count, Decides, Positive, Section
 
 
 class RunConfig(Section):
-    """Name, place, length and patience of a run."""
+    """Name, folder, length and time limits of a run."""
 
     name: Annotated[str, Field(pattern=r"^[^/.][^/]*$")] = "arithmetic"
     """Name of the run; its files go to DIR/NAME."""
@@ -32,14 +32,14 @@ class RunConfig(Section):
 
 
 class FaultsConfig(Section):
-    """What happens when a part of a run dies or hangs. Each restart waits `backoff_s`, doubled each time."""
+    """What happens when a component of a run dies or hangs. Each restart waits `backoff_s`, doubled each time."""
 
     backoff_s: Positive = 1.0
-    """Wait before the first restart of a part (seconds); each further one in a row waits twice as long."""
+    """Wait before the first restart of a component (seconds); each further one in a row waits twice as long."""
     backoff_max_s: Positive = 60.0
     """Longest wait before a restart."""
     max_restarts: Annotated[int, Field(ge=0)] = 20
-    """Restarts of one part within `window_s`, and of the learner without a step further however long that takes; one
+    """Restarts of one component within `window_s`, and of the learner without a step further however long that takes; one
     more failure ends the run. 0: the first failure does."""
     window_s: Positive = 3600.0
     """Failures older than this are forgotten."""
@@ -54,7 +54,7 @@ class FaultsConfig(Section):
     """How long a call waits for the rollout queue or the weight store to come back before the run gives up."""
 
     @model_validator(mode="after")
-    def _pings_fit_into_the_silence(self) -> "FaultsConfig":
+    def _silence_is_longer_than_a_ping(self) -> "FaultsConfig":
         if self.ping_s >= self.silent_s:
             raise ValueError(
                 f"ping_s = {self.ping_s:g} is not below silent_s = {self.silent_s:g}: every actor would be taken for "

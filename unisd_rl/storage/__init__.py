@@ -1,1 +1,1 @@
-"""Files of a run: whole or appended to, on a disk or an object store."""
+"""Files of a run on a disk or an object store: written atomically or appended to, and read again."""

@@ -1,12 +1,12 @@
-"""The checkpoints of a run on storage, as the driver sees them: which there are, which are whole, which are kept.
+"""The checkpoints of a run on storage: listed, verified, and removed when newer ones are there.
 
     checkpoints/step-20/              a model folder, and beside the model:
         training_state/               float32 masters, moments, the teacher's average (learner/training_state.py)
         run_state.json                where the run stood
         manifest.json                 the xxh3-64 checksum of every other file, written last
 
-A folder whose manifest is missing or does not agree was cut short or damaged: it is never loaded, and the one before it
-is. Nothing here needs torch.
+A checkpoint whose manifest is missing or does not agree was cut short or damaged: it is never loaded, and the one
+before it is. Nothing here needs torch.
 """
 
 import json
@@ -26,15 +26,15 @@ _PREFIX = "step-"
 
 
 class DamagedCheckpoint(Exception):
-    """It was cut short, or its bytes are not those that were written; the sentence names the file."""
+    """A checkpoint was cut short, or its bytes are not those that were written; the sentence names the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where the run stood: `version` optimiser steps were taken, prompt `next_prompt` is the next to be trained on.
+    """Where a run stands: `version` optimiser steps were taken, prompt `next_prompt` is the next to be trained on.
 
-    There is no random state in it: whatever is drawn is seeded by the number of what it is drawn for. Leases are not
-    either: what was not stored by then is leased anew.
+    It needs no random state, since whatever is drawn is seeded by the number of what it is drawn for; and no leases,
+    since what was not stored by then is leased anew.
     """
 
     lineage: int
@@ -43,43 +43,43 @@ class RunState:
     fall_backs: tuple[Rollback, ...]
 
     def to_json(self) -> str:
-        """As it is written."""
+        """The text of the file run_state.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunState":
-        """As it was written."""
+        """The state that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "fall_backs": tuple(Rollback(**line) for line in fields["fall_backs"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One that is whole."""
+    """A verified checkpoint."""
 
     path: Path
     state: RunState
 
 
 def write_manifest(folder: Path) -> None:
-    """Make `folder` a checkpoint: its files are on the disk, then their checksums are, in the manifest."""
+    """Make `folder` a checkpoint: first its files are on the disk, then the manifest with their checksums."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         sync_file(path)
-    checksums = {str(path.relative_to(folder)): _checksum(path) for path in files}
+    checksums = {str(path.relative_to(folder)): _xxh3(path) for path in files}
     write_text_atomic(folder / MANIFEST, json.dumps(checksums, indent=2) + "\n", fsync=True)
 
 
 def open_verified(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, every byte of it compared with its manifest.
+    """The checkpoint at `path`, after every byte of it was compared with its manifest.
 
     Raises:
-        DamagedCheckpoint: it is not whole.
+        DamagedCheckpoint: it is cut short, or differs from it.
     """
     try:
         checksums = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, checksum in checksums.items():
-            if _checksum(path / name) != checksum:
+            if _xxh3(path / name) != checksum:
                 raise DamagedCheckpoint(f"{path / name} is not what was written: its checksum differs")
         return Checkpoint(path, RunState.from_json((path / RUN_STATE).read_text(encoding="utf-8")))
     except OSError as error:
@@ -89,35 +89,32 @@ def open_verified(path: Path) -> Checkpoint:
 
 
 def newest_first(folder: Path) -> tuple[Path, ...]:
-    """Everything in `folder` that has the name of a checkpoint, whole or not."""
-    steps = [
-        int(path.name.removeprefix(_PREFIX))
-        for path in folder.glob(f"{_PREFIX}*")
-        if path.name.removeprefix(_PREFIX).isdecimal()
-    ]
-    return tuple(folder / f"{_PREFIX}{step}" for step in sorted(steps, reverse=True))
+    """Everything in `folder` that has the name of a checkpoint, valid or not."""
+    numbers = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")]
+    steps = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+    return tuple(folder / f"{_PREFIX}{step}" for step in steps)
 
 
 def latest_valid(folder: Path, rollbacks: Sequence[Rollback], report: Report) -> Checkpoint | None:
-    """The newest checkpoint of the surviving chain that is whole; each one passed over is reported."""
+    """The newest valid checkpoint whose version counts (`version_survives`); each damaged one is reported."""
     for path in newest_first(folder):
         try:
-            found = open_verified(path)
+            checkpoint = open_verified(path)
         except DamagedCheckpoint as damaged:
             report(Failure("checkpoint", f"{damaged}; the one before it is used", 0, 0.0))
             continue
-        if version_survives(found.state.lineage, found.state.version, rollbacks):
-            return found
+        if version_survives(checkpoint.state.lineage, checkpoint.state.version, rollbacks):
+            return checkpoint
     return None
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count`, and what was left half written. The newest must be whole."""
+    """Remove all but the newest `count`, and what was left half written. The newest must be valid."""
     kept = {path.name for path in newest_first(folder)[:count]}
     for path in folder.glob(f"{_PREFIX}*"):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _checksum(path: Path) -> str:
+def _xxh3(path: Path) -> str:
     return hash_file(xxhash.xxh3_64(), path).hexdigest()

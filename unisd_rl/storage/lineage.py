@@ -1,11 +1,11 @@
-"""Which of everything a run did is still part of it, after the learner rolled back to a checkpoint (decision 7).
+"""Which steps of a run count, after the learner rolled back to a checkpoint (decision 7).
 
 `lineages.jsonl` has one line per rollback, written by the rollout queue before anything is trained in the new lineage:
 
     lineage 0   steps 0 1 2 3 4 5 |          rollback {"lineage": 1, "step": 4, "steps_lost": 2}
     lineage 1           steps     4 5 6 |    rollback {"lineage": 2, "step": 6, "steps_lost": 1}
     lineage 2                         6 7
-    the chain         0 1 2 3     4 5 6 7
+    steps that count  0 1 2 3     4 5 6 7
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from unisd_rl.storage.jsonl import read_json_lines
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """`lineage` began at `step`; so many steps of the one before were trained for nothing."""
+    """The learner's return to a checkpoint: `lineage` began at `step`, and discarded `steps_lost` of the one before."""
 
     lineage: int
     step: int
@@ -25,15 +25,15 @@ class Rollback:
 
 
 def read_rollbacks(path: Path) -> tuple[Rollback, ...]:
-    """All lines of this file, in order; none where there is no file."""
+    """The rollbacks of a run, in order, from its `lineages.jsonl`; none where there is no file."""
     return tuple(Rollback(**line) for line in read_json_lines(path))
 
 
 def step_survives(lineage: int, step: int, rollbacks: Sequence[Rollback]) -> bool:
-    """Whether the step that `lineage` took from version `step` survives: no later lineage began at or before it."""
+    """Whether the step that `lineage` took from version `step` counts: no later lineage began at or before it."""
     return all(step < later.step for later in rollbacks if later.lineage > lineage)
 
 
 def version_survives(lineage: int, version: int, rollbacks: Sequence[Rollback]) -> bool:
-    """Whether version `version` of `lineage` survives: no later lineage began before it."""
+    """Whether version `version` of `lineage` counts: no later lineage began before it."""
     return all(version <= later.step for later in rollbacks if later.lineage > lineage)

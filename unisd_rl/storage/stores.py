@@ -1,7 +1,7 @@
-"""Where files of a ledger lie: a local folder, or any place that fsspec reaches.
+"""Stores of immutable files, for the ledger: a local folder, or whatever fsspec reaches.
 
-A file appears whole or not at all, and is never changed afterwards. A local folder gets there by writing under
-another name and renaming; an object store puts whole objects. Names are `folder/file`, `/` on every system.
+A file appears complete or not at all, and is never changed afterwards. A local folder gets there by writing under
+another name and renaming; an object store puts complete objects. Names are `folder/file`, `/` on every system.
 """
 
 import io
@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from typing_extensions import override
+
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import sync_folder
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_LOCATION = "elsewhere.json"
+_LOCATION = "elsewhere.json"  # in a run's folder, where its ledger lies in another store
 _PIECE_BYTES = 1 << 16
 
 
 class FileStore(Protocol):
-    """Named files. Every method raises OSError as the storage does; `str()` of a place shows no credentials."""
+    """A store of named files. Every method raises OSError as the storage does; its `str()` shows no credentials."""
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder, sorted; none if there is no such folder."""
@@ -45,15 +47,15 @@ class FileStore(Protocol):
 
 
 class _InPieces(io.FileIO):
-    """Takes at most 1 MiB a call. A page cache that is given more at once looks for memory in one piece, and took 25 ms
-    instead of 2 for 10 MiB where it found none (Linux 6.18, ext4)."""
+    """A file that takes at most 64 KiB a call: a page cache that is given more at once looks for memory in one piece,
+    and took 25 ms instead of 2 for 10 MiB where it found none (Linux 6.18, ext4)."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         return super().write(memoryview(data)[:_PIECE_BYTES])
 
 
-class LocalStore:
-    """A folder of this machine or of a shared disk. `fsync`: what was created also survives a power loss."""
+class LocalStore(FileStore):
+    """Files in a folder of this machine or of a shared disk. `fsync`: what was created also survives a power loss."""
 
     def __init__(self, folder: Path, fsync: bool) -> None:
         self._folder, self._fsync = folder, fsync
@@ -61,18 +63,18 @@ class LocalStore:
     def __str__(self) -> str:
         return str(self._folder)
 
+    @override
     def names(self, folder: str) -> list[str]:
-        """See `FileStore`."""
         path = self._folder / folder
         return sorted(os.listdir(path)) if path.is_dir() else []
 
+    @override
     def open(self, name: str) -> BinaryIO:
-        """See `FileStore`."""
         return (self._folder / name).open("rb")
 
+    @override
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """See `FileStore`. Cut short by a crash, it leaves a file whose name ends in `.part`."""
         path = self._folder / name
         temporary = path.with_name(path.name + ".part")
         self._make(path.parent)
@@ -82,15 +84,15 @@ class LocalStore:
                 file.flush()
                 if self._fsync:
                     os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.replace(path)  # cut short by a crash, it leaves a file that ends in `.part`: nobody reads those
         except BaseException:
             with suppress(OSError):  # storage that failed may refuse this too
                 temporary.unlink()
             raise
         self._sync(path.parent)
 
+    @override
     def remove(self, names: Sequence[str]) -> None:
-        """See `FileStore`."""
         paths = [self._folder / name for name in names]
         for path in paths:
             path.unlink(missing_ok=True)
@@ -109,10 +111,10 @@ class LocalStore:
             sync_folder(folder)
 
 
-class FsspecStore:
-    """A place behind an fsspec URL, e.g. `s3://bucket/folder`. It is as durable as the store; nothing is renamed.
+class FsspecStore(FileStore):
+    """Files below an fsspec URL, e.g. `s3://bucket/folder`. It is as durable as what is behind it; nothing is renamed.
 
-    Each store has errors of its own (botocore's, aiohttp's): they become OSError, which those who try again know.
+    Each file system has errors of its own (botocore's, aiohttp's): they become OSError, which those who retry know.
     Credentials come from the environment or the store's own configuration files, never from the URL.
     """
 
@@ -126,8 +128,8 @@ class FsspecStore:
     def __str__(self) -> str:
         return self._url
 
+    @override
     def names(self, folder: str) -> list[str]:
-        """See `FileStore`."""
         self._system.invalidate_cache()
         with self._as_os_error():
             try:
@@ -136,15 +138,15 @@ class FsspecStore:
                 return []
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
+    @override
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """See `FileStore`."""
         with self._as_os_error(), self._system.open(self._path(name), "rb") as file:
             yield file
 
+    @override
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
-        """See `FileStore`. A store that uploads in parts may leave a part of a file of several writes."""
         path = self._path(name)
         with self._as_os_error():
             try:
@@ -153,10 +155,10 @@ class FsspecStore:
                 self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
                 file = self._system.open(path, "wb")
             yield file
-            file.close()
+            file.close()  # not when the block raises: then nothing is put, or at most a part of a multi-part upload
 
+    @override
     def remove(self, names: Sequence[str]) -> None:
-        """See `FileStore`."""
         for name in names:
             with self._as_os_error(), suppress(FileNotFoundError):
                 self._system.rm_file(self._path(name))
@@ -166,49 +168,48 @@ class FsspecStore:
 
     @contextmanager
     def _as_os_error(self) -> Iterator[None]:
-        """A timeout too: it is the store's, and not that of whoever waits for rollouts."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a TimeoutError too: it is the store's, not that of whoever waits for rollouts
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 raise
             raise OSError(f"{self} failed: {type(error).__name__}: {error}") from error
 
 
-def open_store(place: str | Path, fsync: bool) -> FileStore:
-    """The place that a path or an fsspec URL names; a folder that `pin_location` made leads to where its ledger lies.
+def open_store(location: str | Path, fsync: bool) -> FileStore:
+    """The store that a path or an fsspec URL names; a folder that `pin_location` made leads to where its ledger lies.
 
     Raises:
-        UserError: no such place can be reached; one sentence, without credentials.
+        UserError: it cannot be reached; one sentence, without credentials.
     """
-    if isinstance(place, str) and "://" in place:
-        return FsspecStore(place)
-    folder = Path(place)
+    if isinstance(location, str) and "://" in location:
+        return FsspecStore(location)
+    folder = Path(location)
     pointer = folder / _LOCATION
     if pointer.is_file():
         return open_store(json.loads(pointer.read_text(encoding="utf-8"))["place"], fsync)
     return LocalStore(folder, fsync)
 
 
-def pin_location(folder: Path, elsewhere: str | None) -> Path:
-    """Let the ledger of `folder` lie under `elsewhere` (`rollout.ledger`) if that is given; returns `folder`.
+def pin_location(folder: Path, parent: str | None) -> Path:
+    """Let the ledger of `folder` lie below `parent` (`rollout.ledger`) if that is given; returns `folder`.
 
-    The first call decides, so a run opened again finds its rollouts. Under `elsewhere` each run has a place of its
-    own: two runs count their prompts from 0 and must never share one.
+    The first call decides, so a run opened again finds its rollouts. Below `parent` each run has a folder of its own:
+    two runs count their prompts from 0 and must never share one.
     """
     untouched = not folder.exists() or not any(folder.iterdir())
-    if elsewhere is not None and untouched:
-        place = f"{elsewhere.rstrip('/')}/{folder.absolute().parent.name}-{uuid4().hex[:8]}"
+    if parent is not None and untouched:
+        location = f"{parent.rstrip('/')}/{folder.absolute().parent.name}-{uuid4().hex[:8]}"
         with LocalStore(folder, fsync=True).create(_LOCATION) as file:
-            file.write(json.dumps({"place": place}).encode())
+            file.write(json.dumps({"place": location}).encode())
     return folder
 
 
-def check_reachable(setting: str, place: str) -> None:
-    """Raise `UserError` for a place that fsspec does not know, or that holds credentials."""
+def check_reachable(setting: str, url: str) -> None:
+    """Raise `UserError` for a URL that fsspec does not know, or that holds credentials."""
     from fsspec import get_filesystem_class
 
-    parts = urlsplit(place)
+    parts = urlsplit(url)
     if "@" in parts.netloc or parts.query:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise UserError(
@@ -218,4 +219,4 @@ def check_reachable(setting: str, place: str) -> None:
     try:
         get_filesystem_class(parts.scheme)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{setting} = {place!r} cannot be reached: {error}") from None
+        raise UserError(f"{setting} = {url!r} cannot be reached: {error}") from None

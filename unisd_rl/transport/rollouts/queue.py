@@ -271,4 +271,4 @@ class RolloutQueue:
 
 
 def _opened(directory: Path, rollout: RolloutConfig) -> Ledger:
-    return Ledger(pin_location(directory / "rollouts", elsewhere=rollout.ledger), rollout.fsync)
+    return Ledger(pin_location(directory / "rollouts", parent=rollout.ledger), rollout.fsync)
