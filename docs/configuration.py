@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from unisd_rl.config import Config
-from unisd_rl.config.base import Decides, Section
+from unisd_rl.config.base import Decides, Section, decides_of
 
 PAGE = Path(__file__).with_name("configuration.md")
 _INTRODUCTION = """# Configuration
@@ -44,11 +44,6 @@ def page() -> str:
         for section in _sections(name, field, "##", decides_of(field, Decides.ROLLOUTS))
     ]
     return "\n".join([_INTRODUCTION, *dict.fromkeys(sections)])  # a section that two kinds share stands here once
-
-
-def decides_of(field: FieldInfo, section: Decides) -> Decides:
-    """What a field decides: as it is marked, or as its section is."""
-    return next((mark for mark in field.metadata if isinstance(mark, Decides)), section)
 
 
 def _sections(path: str, field: FieldInfo, level: str, decides: Decides) -> Iterator[str]:

@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -41,12 +42,17 @@ class Setting:
     decides: Decides
 
 
+def decides_of(field: FieldInfo, section: Decides) -> Decides:
+    """What a field decides, in a section that decides `section`."""
+    return next((mark for mark in field.metadata if isinstance(mark, Decides)), section)
+
+
 def settings(section: Section, decides: Decides = Decides.ROLLOUTS, prefix: str = "") -> dict[str, Setting]:
     """Dotted name -> each field below `section`, which itself `decides` that; an absent section is a field."""
     fields: dict[str, Setting] = {}
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
-        mark = next((each for each in field.metadata if isinstance(each, Decides)), decides)
+        mark = decides_of(field, decides)
         inner = getattr(section, name)
         if isinstance(inner, Section):
             fields |= settings(inner, mark, f"{prefix}{name}.")

@@ -39,8 +39,8 @@ class FaultsConfig(Section):
     backoff_max_s: Positive = 60.0
     """Longest wait before a restart."""
     max_restarts: Annotated[int, Field(ge=0)] = 20
-    """Restarts of one component within `window_s`, and of the learner without a step further however long that takes; one
-    more failure ends the run. 0: the first failure does."""
+    """Restarts of one component within `window_s`, and of the learner without a step further however long that takes;
+    one more failure ends the run. 0: the first failure does."""
     window_s: Positive = 3600.0
     """Failures older than this are forgotten."""
     ping_s: Positive = 5.0
