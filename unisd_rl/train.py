@@ -33,7 +33,8 @@ from functools import partial
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.driver.after_step import StepTimes, after_step
+from unisd_rl.driver.after_step import after_step
+from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run, started_run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
 from unisd_rl.driver.console import Console

@@ -1,41 +1,13 @@
 """What follows an optimiser step: its line in metrics.jsonl and on the console, scaling, and the first weight check."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
+from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.publish import verify_published
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.types import PolicyVersion
-
-Phase = Literal["wait_s", "learn_s", "publish_s"]
-
-
-@dataclass(slots=True)
-class StepTimes:
-    """Seconds the driver spent in each phase of one step."""
-
-    wait_s: float = 0.0
-    learn_s: float = 0.0
-    publish_s: float = 0.0
-
-    @contextmanager
-    def measure(self, phase: Phase) -> Iterator[None]:
-        """Add the time of this block to `phase`."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            setattr(self, phase, getattr(self, phase) + time.monotonic() - started)
-
-    @property
-    def total_s(self) -> float:
-        """All phases together."""
-        return self.wait_s + self.learn_s + self.publish_s
 
 
 def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Batch, times: StepTimes) -> None:

@@ -13,34 +13,46 @@ Nothing here asks anybody: the figures come with what is there anyway (the step'
 """
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from actors.report import Pulse
 from actors.scaling import Utilization, balanced_actors
 from unisd_rl.metrics import READ_PARTS, ReadPart, StepMetrics
 
+Phase = Literal["wait_s", "learn_s", "publish_s"]
 _SLACK = 0.05  # a side that waits for less than this share does not hold the other up
 
 
-class StepSeconds(Protocol):
-    """Where a step's time went, as the driver saw it."""
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds the driver spent in each phase of one step."""
+
+    wait_s: float = 0.0
+    learn_s: float = 0.0
+    publish_s: float = 0.0
+
+    @contextmanager
+    def measure(self, phase: Phase) -> Iterator[None]:
+        """Add the time of this block to `phase`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, phase, getattr(self, phase) + time.monotonic() - started)
+
+    def add(self, step: "StepTimes") -> None:
+        """Add those of another step."""
+        self.wait_s, self.learn_s = self.wait_s + step.wait_s, self.learn_s + step.learn_s
+        self.publish_s += step.publish_s
 
     @property
-    def wait_s(self) -> float:
-        """Waiting for rollouts."""
-        ...
-
-    @property
-    def learn_s(self) -> float:
-        """The learner's step."""
-        ...
-
-    @property
-    def publish_s(self) -> float:
-        """Taking the weights."""
-        ...
+    def total_s(self) -> float:
+        """All phases together."""
+        return self.wait_s + self.learn_s + self.publish_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class Balance:
     `actors_wanted` is n* of the module's equation, `depth` counts rollouts that are ready for later steps.
     """
 
-    actors: int
+    actors: float
     actor_idle: float
     learner_wait: float
     actors_wanted: float
@@ -71,10 +83,9 @@ class Balance:
         return max(1, math.ceil(self.actors_wanted - 1e-9)) if math.isfinite(self.actors_wanted) else None
 
 
-def balance(seconds: StepSeconds, actors: int, idle: float, depth: float) -> Balance:
+def balance(times: StepTimes, actors: float, idle: float, depth: float) -> Balance:
     """The module's equations."""
-    total_s = seconds.wait_s + seconds.learn_s + seconds.publish_s
-    wait = seconds.wait_s / total_s if total_s else math.nan
+    wait = times.wait_s / times.total_s if times.total_s else math.nan
     return Balance(actors, idle, wait, balanced_actors(actors, 1.0 - idle, wait), depth)
 
 
@@ -102,26 +113,24 @@ class Bottleneck:
 
     def describe(self) -> str:
         """One line for the screen."""
-        shares = f"the learner waited {self.learner_wait:.0%} of the time"
+        shares = f"learner idle {self.learner_wait:.0%}"
         if self.actors_suggested is None:
             return f"{shares}; how busy the actors were is not known"
-        side = {"both": "neither side holds up the other"}.get(self.bound_by, f"the {self.bound_by} held up the rest")
+        side = {"both": "balanced", "learner": "the learner is the bottleneck"}
         return (
-            f"{side}: {shares}, the actors were idle {self.actor_idle:.0%}; {self.actors_suggested} would be balanced, "
-            f"{self.actors_per_rank:.1f} a learner rank"
+            f"{side.get(self.bound_by, 'rollouts are the bottleneck')}: {shares}, actors idle {self.actor_idle:.0%}; "
+            f"suggested actors: {self.actors_suggested} ({self.actors_per_rank:.1f} per learner rank)"
         )
 
 
 @dataclass(slots=True)
 class BottleneckMeter:
-    """Adds up steps. For one thread, the driver's."""
+    """Adds up the steps of a run. For one thread, the driver's."""
 
     ranks: int
-    wait_s: float = 0.0
-    learn_s: float = 0.0
-    publish_s: float = 0.0
     busy_share: float = 1.0
     """Mean over the actors of the last step of the share, 0 to 1, that each one was busy when it last said so."""
+    times: StepTimes = field(default_factory=StepTimes)
     _steps: int = 0
     _actors: int = 0
     _depth: int = 0
@@ -131,7 +140,7 @@ class BottleneckMeter:
     _read_s: dict[ReadPart, float] = field(default_factory=lambda: dict.fromkeys(READ_PARTS, 0.0))
     _utilization: Utilization = field(default_factory=Utilization)
 
-    def add(self, metrics: StepMetrics, seconds: StepSeconds, pulses: Mapping[str, Pulse], depth: int) -> Balance:
+    def add(self, metrics: StepMetrics, times: StepTimes, pulses: Mapping[str, Pulse], depth: int) -> Balance:
         """Take in a step, with the newest pulse of each actor by name.
 
         The idle share is of what they said since the step before; nan where none has said anything since.
@@ -139,34 +148,31 @@ class BottleneckMeter:
         idle = 1.0 - self._utilization.update(pulses)
         self.busy_share = self._utilization.newest(pulses)
         self._steps, self._actors, self._depth = self._steps + 1, self._actors + len(pulses), self._depth + depth
-        self.wait_s, self.learn_s = self.wait_s + seconds.wait_s, self.learn_s + seconds.learn_s
-        self.publish_s += seconds.publish_s
+        self.times.add(times)
         self._update_s += metrics.timing.update_s
         for part, part_s in metrics.timing.read_s.items():
             self._read_s[part] += part_s
         staleness, tokens = metrics.policy.staleness_mean, metrics.counts.tokens
         if not math.isnan(staleness):
             self._staleness, self._policy_tokens = self._staleness + staleness * tokens, self._policy_tokens + tokens
-        return balance(seconds, len(pulses), idle, depth)
+        return balance(times, len(pulses), idle, depth)
 
     def total(self) -> Bottleneck | None:
         """What all steps say together; None before the first."""
         if not self._steps:
             return None
-        idle = 1.0 - self._utilization.total()
-        found = balance(self, self._actors, idle, self._depth / self._steps)
-        wanted = found.actors_wanted / self._steps
-        mean = Balance(round(self._actors / self._steps), idle, found.learner_wait, wanted, found.depth)
+        actors, idle = self._actors / self._steps, 1.0 - self._utilization.total()
+        mean = balance(self.times, actors, idle, self._depth / self._steps)
         return Bottleneck(
             bound_by=mean.bound_by,
             actor_idle=idle,
             learner_wait=mean.learner_wait,
-            actors=self._actors / self._steps,
+            actors=actors,
             actors_suggested=mean.actors_suggested,
-            actors_per_rank=wanted / self.ranks,
-            wait_s=self.wait_s,
-            learn_s=self.learn_s,
-            publish_s=self.publish_s,
+            actors_per_rank=mean.actors_wanted / self.ranks,
+            wait_s=self.times.wait_s,
+            learn_s=self.times.learn_s,
+            publish_s=self.times.publish_s,
             read_s=dict(self._read_s),
             update_s=self._update_s,
             depth=mean.depth,

@@ -114,7 +114,7 @@ def summarise(run: Run, outcome: Outcome, wall_s: float) -> Summary:
         length_difference=queue.length_difference,
         tokens_generated=queue.tokens,
         tokens_per_s=outcome.tokens / max(outcome.loop_s, 1e-9),
-        learner_wait_fraction=run.meter.wait_s / max(outcome.loop_s, 1e-9),
+        learner_wait_fraction=run.meter.times.wait_s / max(outcome.loop_s, 1e-9),
         weight_pause_ms_median=statistics.median(pauses_ms) if pauses_ms else None,
         bottleneck=run.meter.total(),
         cores=core_plan(run.config).describe(),

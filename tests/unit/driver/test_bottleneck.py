@@ -1,21 +1,13 @@
 """Who waits for whom, against written arithmetic and a simulated pipeline."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 
 from actors.report import Pulse
 from tests.fakes.step_metrics import step_metrics
-from unisd_rl.driver.bottleneck import BottleneckMeter, balance
+from unisd_rl.driver.bottleneck import BottleneckMeter, StepTimes, balance
 from unisd_rl.types import PolicyVersion
-
-
-@dataclass
-class Seconds:
-    wait_s: float
-    learn_s: float
-    publish_s: float = 0.0
 
 
 def pulse(served_s, busy_s):
@@ -24,25 +16,25 @@ def pulse(served_s, busy_s):
 
 def test_actors_that_never_rest_while_the_learner_waits_are_too_few():
     # 10 s a step, 4 of them of the learner: two actors do 20 actor-seconds, and 20 / 4 actors would do it in 4 s.
-    found = balance(Seconds(6.0, 3.0, 1.0), actors=2, idle=0.0, depth=0)
+    found = balance(StepTimes(6.0, 3.0, 1.0), actors=2, idle=0.0, depth=0)
     assert (found.bound_by, found.learner_wait) == ("rollouts", 0.6)
     assert (found.actors_wanted, found.actors_suggested) == (5.0, 5)
 
 
 def test_a_learner_that_never_waits_beside_idle_actors_could_do_with_fewer():
     # Eight actors, busy a quarter of 4 s: 8 actor-seconds a step, which two do.
-    found = balance(Seconds(0.0, 4.0), actors=8, idle=0.75, depth=64)
+    found = balance(StepTimes(0.0, 4.0), actors=8, idle=0.75, depth=64)
     assert (found.bound_by, found.actors_suggested) == ("learner", 2)
 
 
 def test_sides_that_take_turns_are_told_as_such():
     # Staleness 0: rollouts take 3 s while the learner waits, it then takes 3 s while they are idle.
-    found = balance(Seconds(3.0, 3.0), actors=1, idle=0.5, depth=0)
+    found = balance(StepTimes(3.0, 3.0), actors=1, idle=0.5, depth=0)
     assert (found.bound_by, found.actors_suggested) == ("both", 1)
 
 
 def test_without_a_word_of_the_actors_nothing_is_suggested():
-    found = balance(Seconds(1.0, 1.0), actors=1, idle=math.nan, depth=0)
+    found = balance(StepTimes(1.0, 1.0), actors=1, idle=math.nan, depth=0)
     assert (found.bound_by, found.actors_suggested) == ("unknown", None)
     assert math.isnan(found.actors_wanted)
 
@@ -59,7 +51,7 @@ def test_what_is_suggested_is_the_fewest_with_which_a_simulated_learner_never_wa
         return max(rollout_s / count, learn_s)
 
     step_s = pace(actors)
-    found = balance(Seconds(step_s - learn_s, learn_s), actors, 1.0 - rollout_s / (actors * step_s), 0)
+    found = balance(StepTimes(step_s - learn_s, learn_s), actors, 1.0 - rollout_s / (actors * step_s), 0)
     assert found.actors_suggested == balanced
     assert pace(balanced) == learn_s
     assert balanced == 1 or pace(balanced - 1) > learn_s
@@ -67,14 +59,14 @@ def test_what_is_suggested_is_the_fewest_with_which_a_simulated_learner_never_wa
 
 def test_a_step_is_told_what_the_actors_did_since_the_step_before():
     meter = BottleneckMeter(ranks=1)
-    first = meter.add(step_metrics(), Seconds(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(10.0, 10.0)}, depth=3)
+    first = meter.add(step_metrics(), StepTimes(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(10.0, 10.0)}, depth=3)
     assert (first.actor_idle, first.actors, first.depth) == (0.25, 2, 3)
     # a was silent; c is new: 4 s of which it was busy for 1, beside 10 busy ones of b.
     second = meter.add(
-        step_metrics(), Seconds(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(20.0, 20.0), "c": pulse(4.0, 1.0)}, 5
+        step_metrics(), StepTimes(0.0, 10.0), {"a": pulse(10.0, 5.0), "b": pulse(20.0, 20.0), "c": pulse(4.0, 1.0)}, 5
     )
     assert second.actor_idle == pytest.approx(3.0 / 14.0)
-    third = meter.add(step_metrics(), Seconds(0.0, 10.0), {"b": pulse(20.0, 20.0)}, 4)
+    third = meter.add(step_metrics(), StepTimes(0.0, 10.0), {"b": pulse(20.0, 20.0)}, 4)
     assert third.bound_by == "unknown"
     total = meter.total()
     assert total.actor_idle == pytest.approx(1.0 - 26.0 / 34.0)
@@ -84,19 +76,19 @@ def test_a_step_is_told_what_the_actors_did_since_the_step_before():
 def test_the_whole_run_adds_up_its_steps():
     meter = BottleneckMeter(ranks=2)
     step = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=1.0, tokens=30)
-    meter.add(step, Seconds(6.0, 3.0, 1.0), {"a": pulse(10.0, 10.0)}, depth=0)
+    meter.add(step, StepTimes(6.0, 3.0, 1.0), {"a": pulse(10.0, 10.0)}, depth=0)
     later = step_metrics({"primary": 1.0, "gradient": 2.0}, 0.5, staleness=0.0, tokens=10)
-    meter.add(later, Seconds(6.0, 3.0, 1.0), {"a": pulse(20.0, 20.0)}, depth=8)
+    meter.add(later, StepTimes(6.0, 3.0, 1.0), {"a": pulse(20.0, 20.0)}, depth=8)
     nobody = step_metrics({}, 0.0, staleness=math.nan, tokens=1000)
-    meter.add(nobody, Seconds(6.0, 3.0, 1.0), {"a": pulse(30.0, 30.0)}, depth=1)
+    meter.add(nobody, StepTimes(6.0, 3.0, 1.0), {"a": pulse(30.0, 30.0)}, depth=1)
     total = meter.total()
     assert (total.bound_by, total.learner_wait, total.actor_idle) == ("rollouts", 0.6, 0.0)
     assert (total.actors_suggested, total.actors_per_rank) == (3, 1.25)
     assert (total.wait_s, total.learn_s, total.publish_s, total.update_s) == (18.0, 9.0, 3.0, 1.0)
     assert dict(total.read_s) == {"primary": 2.0, "auxiliary": 0, "negative": 0, "divergence": 0, "gradient": 4.0}
     assert (total.staleness, total.depth) == (0.75, 3.0)
-    assert "rollouts held up" in total.describe()
-    assert "3 would be balanced" in total.describe()
+    told = "rollouts are the bottleneck: learner idle 60%, actors idle 0%; suggested actors: 3 (1.2 per learner rank)"
+    assert total.describe() == told
 
 
 def test_before_the_first_step_there_is_nothing_to_tell():
