@@ -92,7 +92,7 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 def choose_attention(model: PreTrainedModel, packed: bool | None, model_path: Path) -> bool:
-    """Set the model's attention; returns whether it reads packed rows. `packed` None: if it can.
+    """Let the model read packed rows if it can (`packed` None), must or must not; returns whether it does.
 
     Raises:
         UserError: `packed` is True and the model cannot.
@@ -105,8 +105,6 @@ def choose_attention(model: PreTrainedModel, packed: bool | None, model_path: Pa
             f"learner.packed = true, but {type(model).__name__} of model.path = {model_path} cannot read packed rows: "
             "leave learner.packed out, and its sequences are padded"
         )
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # the fused kernel would leave out the soft cap, without a word
     return False
 
 

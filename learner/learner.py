@@ -82,7 +82,7 @@ class Learner:
     def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
         self._config, self._device, self._model_path = config, device, model_path
         self._settings, plan = config.objective_settings, scoring_plan(config)
-        lm = load_model(model_path, getattr(torch, config.model.dtype)).to(device)
+        lm = load_model(model_path, config.model.dtype).to(device)
         packed = choose_attention(lm.model, config.learner.packed, model_path)
         self._packing = PackingConfig(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
         self.student, self.teacher = student_and_teacher(lm, config, plan.needs_teacher)

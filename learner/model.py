@@ -10,17 +10,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from learner.batch import Inputs
 from unisd_rl.errors import UserError
+from unisd_rl.models.load import load_causal_lm
 from unisd_rl.objective.kernels.head import Head
 
 Result = TypeVar("Result")
 HiddenStateFn = Callable[[Tensor, Head], Result]
 """What to do with `hidden_NH`, the final hidden states (after the last norm) of N packed tokens, and the head."""
-
-_DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout")
 
 
 class CausalLM(nn.Module):
@@ -50,22 +49,14 @@ class CausalLM(nn.Module):
         return list(self.model.get_output_embeddings().parameters())
 
 
-def load_model(model_path: Path, dtype: torch.dtype) -> CausalLM:
-    """The model of a folder or hub name, without dropout: a mask would make the gradient depend on the layout.
-
-    The whole model is in this process's memory until DeepSpeed shards it.
+def load_model(model_path: Path, dtype: str) -> CausalLM:
+    """The model of a folder or hub name, with a head that is known to be its own.
 
     Raises:
-        UserError: the model's output head does more than `Head` can express, or its weights are stored otherwise than
-            they lie in memory.
+        UserError: it does not load, its head does more than `Head` can express, or its weights are stored otherwise
+            than they lie in memory.
     """
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    for name in _DROPOUTS:
-        if name in config.to_dict():
-            setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path, config=config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-    )
+    model = load_causal_lm(model_path, dtype)
     check_names(model, model_path)
     lm = CausalLM(model)
     check_head(lm, model_path)

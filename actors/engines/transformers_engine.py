@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from typing_extensions import override
 
 from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, RolloutEngine
+from unisd_rl.errors import UserError
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
@@ -177,18 +178,16 @@ class TransformersRolloutEngine(RolloutEngine):
 
     def _load_model(self) -> "PreTrainedModel":
         import torch
-        from transformers import AutoModelForCausalLM
 
         from actors.engines.transformers_weights import add_adapter
+        from unisd_rl.models.load import load_causal_lm
 
         if self._spec.cores:
             torch.set_num_threads(len(self._spec.cores))
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                str(self._spec.model_path), dtype=self._spec.dtype, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            raise EngineDied(f"transformers does not load {self._spec.model_path}: {error}") from error
+            model = load_causal_lm(self._spec.model_path, self._spec.dtype)
+        except UserError as error:
+            raise EngineDied(str(error)) from error
         if self._spec.adapter is not None:
             add_adapter(model, self._spec.adapter)
         return model.eval()

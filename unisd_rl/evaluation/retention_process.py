@@ -68,12 +68,10 @@ class RetentionProcess:
         return retention(self._load(adapted), self._base, gold, answers, sizes)
 
     def _load(self, path: Path) -> "CausalLM":
-        import torch
-
         from learner.model import load_model
 
         device = "cuda" if self._settings.gpus else "cpu"
-        return load_model(path, getattr(torch, self._dtype)).eval().to(device)
+        return load_model(path, self._dtype).eval().to(device)
 
 
 _FETCH_S = 60.0  # what an ended call returned may lie on another machine

@@ -67,7 +67,7 @@ def share(lengths, packed):
 def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wanted, tmp_path):
     model.save_pretrained(tmp_path)
     model.set_attn_implementation("eager")
-    lm = load_model(tmp_path, torch.float32)
+    lm = load_model(tmp_path, "float32")
     packed = choose_attention(lm.model, wanted, tmp_path)
     assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
     batch = share([5, 1, 3], packed)
@@ -90,7 +90,7 @@ def test_a_model_stored_otherwise_than_it_computes_is_refused(tmp_path):
     sizes = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "head_dim": 8}
     Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="Qwen3MoeForCausalLM is stored in another arrangement"):
-        load_model(tmp_path, torch.float32)
+        load_model(tmp_path, "float32")
 
 
 def test_a_dense_model_is_stored_as_it_computes():
