@@ -7,7 +7,7 @@ from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from unisd_rl.transport.weights.snapshot import take_snapshot
+from tests.fakes.snapshots import take_snapshot
 from unisd_rl.types import PolicyVersion
 
 LORA = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unisd_rl.transport.weights.snapshot import take_snapshot
+from tests.fakes.snapshots import take_snapshot
 from unisd_rl.types import Generation, PolicyVersion, Sampling
 
 ENGINES = [

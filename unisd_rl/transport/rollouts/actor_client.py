@@ -1,4 +1,4 @@
-"""The actors' end of the rollout queue: the five calls of one that serves it, and the retirement of those that left."""
+"""The actors' end of the rollout wire: five calls on the queue, and the retirement of actors that left."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
+from typing_extensions import override
 
 from unisd_rl.cluster.retry import retry
 from unisd_rl.config.run import FaultsConfig
@@ -22,26 +23,21 @@ class LeaseQueue(Protocol):
 
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """Up to `wanted` prompts that may start on weights `applied`; empty after `timeout_s` or a later call."""
-        ...
 
     async def renew(self, actor: str, numbers: Sequence[int]) -> None:
         """The actor lives, and holds these prompts."""
-        ...
 
     async def commit(self, actor: str, data: bytes) -> None:
         """Completed rollouts, as Arrow IPC bytes; on storage when this returns."""
-        ...
 
     async def fail(self, actor: str, number: int, reason: str) -> None:
         """An attempt failed."""
-        ...
 
     async def release(self, actor: str) -> None:
         """Issue this actor's prompts again."""
-        ...
 
 
-class RayLeaseQueue:
+class RayLeaseQueue(LeaseQueue):
     """`LeaseQueue` on the queue's Ray actor, which may die and be started again: calls wait for it, with back-off.
 
     A call that was lost on the way back is repeated: the queue refuses a second rollout of a number, and prompts
@@ -60,25 +56,26 @@ class RayLeaseQueue:
         assert self._given is not None, "this actor was started without a queue: it only answers"
         return self._given
 
+    @override
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
-        """See `LeaseQueue`."""
         return await self._ask("lease prompts", lambda: self._handle.lease.remote(actor, applied, wanted, timeout_s))
 
+    @override
     async def renew(self, actor: str, numbers: Sequence[int]) -> None:
-        """See `LeaseQueue`."""
         await self._ask("renew leases", lambda: self._handle.renew.remote(actor, numbers))
 
+    @override
     async def commit(self, actor: str, data: bytes) -> None:
-        """See `LeaseQueue`."""
         again = (RayActorError, OSError)
         await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data), again)
 
+    @override
     async def fail(self, actor: str, number: int, reason: str) -> None:
-        """See `LeaseQueue`."""
         await self._ask("take a prompt back", lambda: self._handle.fail.remote(actor, number, reason))
 
+    @override
     async def release(self, actor: str) -> None:
-        """See `LeaseQueue`. Tried once: whoever cannot give back is retired by the driver, or its leases run out."""
+        """Tried once: whoever cannot give back is retired by the driver, or its leases run out."""
         with contextlib.suppress(RayActorError, TimeoutError):
             async with asyncio.timeout(_RELEASE_S):
                 await self._handle.release.remote(actor)

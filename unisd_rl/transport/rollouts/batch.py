@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +23,21 @@ class CommittedRow:
     oldest: int | None
 
 
+Shard = TypeVar("Shard")
+
+
 @dataclass(frozen=True, slots=True)
-class QueueBatch:
+class QueueBatch(Generic[Shard]):
     """The rollouts of one optimiser step, in prompt order, split for the learner's ranks.
 
-    `shards[r]` is an Arrow IPC stream with rows r, r + len(shards), ...; it has zero rows when there
+    `shards[r]` is (or refers to) an Arrow IPC stream with rows r, r + len(shards), ...; it has zero rows when there
     are fewer rollouts than ranks. `numbers` are the prompt numbers of all rows, quarantined ones left
     out. `max_staleness` is that of the oldest token (0 without policy rows), `tokens` counts
     completion tokens. `depth` rollouts more are complete, for later steps.
     """
 
     step: int
-    shards: tuple[pa.Buffer, ...]
+    shards: tuple[Shard, ...]
     numbers: tuple[int, ...]
     max_staleness: int
     tokens: int

@@ -13,10 +13,11 @@ both again.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -55,7 +56,9 @@ class ServedQueue(RolloutQueue):
             raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
         super().__init__(directory, batch_size, rollout)
 
-    async def take_sharded(self, step: int, shards: int, timeout_s: float) -> tuple[QueueBatch | bytes, ...]:
+    async def take_sharded(
+        self, step: int, shards: int, timeout_s: float
+    ) -> tuple[QueueBatch[pa.Buffer] | pa.Buffer, ...]:
         """`RolloutQueue.take`, as 1 + `shards` objects: the batch without its shards, and each of them.
 
         What a Ray call returns belongs to the caller: shards outlive the queue's process.
@@ -80,16 +83,8 @@ def spawn_queue(directory: Path, config: Config) -> ActorHandle:
     return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A `QueueBatch` whose shards lie in Ray's object store, one reference to IPC bytes a learner rank."""
-
-    step: int
-    shards: "list[ray.ObjectRef[bytes]]"
-    numbers: tuple[int, ...]
-    max_staleness: int
-    tokens: int
-    depth: int
+Batch = QueueBatch["ray.ObjectRef[bytes]"]
+"""A batch whose shards lie in Ray's object store."""
 
 
 class _RetryableError(Exception):
@@ -140,8 +135,8 @@ class QueueClient:
             limit_s = timeout_s + _TAKE_MARGIN_S
             if not wait(objects[:1], limit_s, check):
                 raise RunFailed(f"the rollout queue did not hand over step {step} within {limit_s:g} s")
-            batch = self._ask(f"hand over step {step}", objects[0])
-            return Batch(batch.step, objects[1:], batch.numbers, batch.max_staleness, batch.tokens, batch.depth)
+            batch: Batch = self._ask(f"hand over step {step}", objects[0])
+            return replace(batch, shards=tuple(objects[1:]))
 
         batch = self._call(lambda: self._take_admitted(step, take), on_wait)
         end = (step + 1) * self._config.learner.batch_size

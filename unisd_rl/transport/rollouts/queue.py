@@ -26,6 +26,8 @@ import time
 from collections.abc import Container, Sequence, Set
 from pathlib import Path
 
+import pyarrow as pa
+
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.storage.stores import pin_location
 from unisd_rl.transport.rollouts import admission
@@ -155,7 +157,7 @@ class RolloutQueue:
         """The learner's lineage, 0 before the first rollback."""
         return self._lineages.current
 
-    async def take(self, step: int, shards: int, timeout_s: float) -> QueueBatch:
+    async def take(self, step: int, shards: int, timeout_s: float) -> QueueBatch[pa.Buffer]:
         """The rollouts of `step` in prompt order, split for `shards` ranks, and written to `consumed.jsonl`.
 
         Quarantined prompts are left out. The step taken last may be asked for again: it is consumed once.

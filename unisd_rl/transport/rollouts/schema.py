@@ -8,8 +8,9 @@ Always cut through IPC (`to_ipc`): pickling a slice of a batch would ship its wh
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,7 @@ SCHEMA = pa.schema(
     ],
     metadata={"unisd_rl.rollouts": "1"},
 )
+assert SCHEMA.names == [field.name for field in fields(Rollout)], "a row is the fields of a Rollout, in their order"
 
 
 def encode(rollouts: Sequence[Rollout]) -> pa.Buffer:
@@ -91,53 +93,27 @@ def _write(sink: pa.NativeFile, batches: Sequence[pa.RecordBatch]) -> None:
 
 def to_batch(rollouts: Sequence[Rollout]) -> pa.RecordBatch:
     """One record batch with one row a rollout, in order."""
-    columns = [
-        pa.array([rollout.number for rollout in rollouts], pa.int64()),
-        pa.array([rollout.id for rollout in rollouts], pa.string()),
-        pa.array([rollout.source for rollout in rollouts], pa.string()),
-        _lists([rollout.prompt_tokens for rollout in rollouts], _TOKENS),
-        _view_rows([rollout.views for rollout in rollouts]),
-        _lists([rollout.completion_tokens for rollout in rollouts], _TOKENS),
-        _lists([rollout.logprobs for rollout in rollouts], _LOGPROBS),
-        _lists([rollout.lineages for rollout in rollouts], _TOKENS),
-        _lists([rollout.versions for rollout in rollouts], _TOKENS),
-        pa.array([rollout.finish_reason for rollout in rollouts], pa.string()),
-        pa.array([rollout.seed for rollout in rollouts], pa.int64()),
-        pa.array([rollout.actor for rollout in rollouts], pa.string()),
-        pa.array([rollout.started_s for rollout in rollouts], pa.float64()),
-        pa.array([rollout.finished_s for rollout in rollouts], pa.float64()),
-    ]
+    columns = []
+    for field in SCHEMA:
+        values = [getattr(rollout, field.name) for rollout in rollouts]
+        if field.type in (_TOKENS, _LOGPROBS):
+            columns.append(_lists(values, field.type))
+        else:
+            columns.append(_view_rows(values) if field.type == _VIEWS else pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def from_batch(batch: pa.RecordBatch) -> list[Rollout]:
     """The rollouts of one record batch, in order. Their arrays are read-only views into it."""
-    prompts, completions = _rows(batch["prompt_tokens"]), _rows(batch["completion_tokens"])
-    logprobs, lineages, versions = (_rows(batch[name]) for name in ("logprobs", "lineages", "versions"))
-    views, sources = _views(batch["views"]), {source.value: source for source in Source}
-    numbers, ids, source_names, reasons, seeds, actors, started, finished = (
-        batch[name].to_pylist()
-        for name in ("number", "id", "source", "finish_reason", "seed", "actor", "started_s", "finished_s")
-    )
-    return [
-        Rollout(
-            number=number,
-            id=ids[row],
-            source=sources[source_names[row]],
-            prompt_tokens=_present(prompts[row]),
-            views=views[row],
-            completion_tokens=_present(completions[row]),
-            logprobs=logprobs[row],
-            lineages=lineages[row],
-            versions=versions[row],
-            finish_reason=reasons[row],
-            seed=seeds[row],
-            actor=actors[row],
-            started_s=started[row],
-            finished_s=finished[row],
-        )
-        for row, number in enumerate(numbers)
-    ]
+    columns: dict[str, Sequence[Any]] = {}
+    for field in SCHEMA:
+        column = batch[field.name]
+        if field.type in (_TOKENS, _LOGPROBS):
+            columns[field.name] = _rows(column)
+        else:
+            columns[field.name] = _views(column) if field.type == _VIEWS else column.to_pylist()
+    columns["source"] = [Source(source) for source in columns["source"]]
+    return [Rollout(*row) for row in zip(*columns.values(), strict=True)]
 
 
 def _view_rows(rows: Sequence[Sequence[TokenView]]) -> pa.ListArray:

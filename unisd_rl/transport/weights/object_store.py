@@ -85,14 +85,12 @@ class ObjectStorePublisher(WeightPublisher):
         self._sending: ray.ObjectRef[PolicyVersion] | None = None
 
     @override
-    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> int:
+    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> None:
         packed, references = [], []
         for bucket in pack(tensors, self._bucket_bytes, self._memory):  # one bucket lies beside Ray's store at a time
             packed.append(bucket)
             references.append(ray.put(bucket.array))
-        manifest = manifest_of(version, packed)
-        self._sending = self._store.put.remote(manifest, references)
-        return manifest.nbytes
+        self._sending = self._store.put.remote(manifest_of(version, packed), references)
 
     @override
     def wait(self, timeout_s: float) -> None:
@@ -133,8 +131,6 @@ async def _fetch_buckets(snapshot: Snapshot) -> FetchedSnapshot:
 class WholeModelLoader(VllmWeightLoader):
     """Every parameter, through shared memory and vLLM's weight-transfer interface (`object_store_engine.py`)."""
 
-    adapter = None
-
     def __init__(self, verify: bool) -> None:
         self._verify, self._memory = verify, SharedMemory()
 
@@ -144,10 +140,6 @@ class WholeModelLoader(VllmWeightLoader):
 
         arguments.weight_transfer_config = WeightTransferConfig(backend="object_store")
         arguments.worker_extension_cls = _EXTENSION
-
-    @override
-    async def start(self, host: VllmHost) -> None:
-        """The model begins as its files are."""
 
     @override
     @asynccontextmanager

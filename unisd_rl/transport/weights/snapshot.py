@@ -1,7 +1,7 @@
 """Tensors to buckets of bytes and back, exactly, for any dtype and shape.
 
-The learner packs (`take_snapshot`), Ray carries uint8 arrays (numpy travels without pickling its
-data, bfloat16 tensors do not), and whoever holds a model unpacks views into the same memory.
+The learner packs, Ray carries uint8 arrays (numpy travels without pickling its data, bfloat16 tensors do not), and
+whoever holds a model unpacks views into the same memory.
 """
 
 import warnings
@@ -31,16 +31,8 @@ class BucketMemory:
         return self._array
 
 
-def take_snapshot(
-    version: PolicyVersion, tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int
-) -> tuple[SnapshotManifest, list[Bytes]]:
-    """Copy named tensors into buckets and describe them. Consumes the iterable once, in order."""
-    packed = list(pack(tensors, bucket_bytes, lambda nbytes: np.empty(nbytes, np.uint8)))
-    return manifest_of(version, packed), [bucket.array for bucket in packed]
-
-
 def manifest_of(version: PolicyVersion, packed: Sequence["Packed"]) -> SnapshotManifest:
-    """What describes these buckets."""
+    """The manifest of these buckets."""
     return SnapshotManifest(
         version, tuple(bucket.specs for bucket in packed), tuple(bucket.checksum for bucket in packed)
     )
@@ -101,10 +93,10 @@ class _Bucket:
         flat = tensor.detach().contiguous().reshape(-1)
         offset = self._next_offset()
         spec = TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset, tensor.nbytes)
-        gap, place = self._array[self._used : offset], self._array[offset : offset + spec.nbytes]
+        gap, target = self._array[self._used : offset], self._array[offset : offset + spec.nbytes]
         gap[:] = 0
         self._checksum.update(gap.data)
-        copy_hashed(place, flat.view(torch.uint8).cpu().numpy(), self._checksum)
+        copy_hashed(target, flat.view(torch.uint8).cpu().numpy(), self._checksum)
         self.specs.append(spec)
         self._used = offset + spec.nbytes
 

@@ -11,6 +11,7 @@ nccl, ipc     (vllm_trainer.py)  tensors, pushed by vLLM's trainer engine into t
 ```
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -49,12 +50,8 @@ class PublishTarget:
 class WeightPublisher(Protocol):
     """The learner's end: sends a version's weights towards the rollout actors."""
 
-    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> int:
-        """Take named tensors (names as in the model's own files); returns their bytes.
-
-        Taking them is synchronous: when this returns, the caller may change its weights.
-        """
-        ...
+    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> None:
+        """Take named tensors (names as in the model's own files); when this returns, the caller may change them."""
 
     def wait(self, timeout_s: float) -> None:
         """Return when what was published is out of this process's hands.
@@ -62,7 +59,6 @@ class WeightPublisher(Protocol):
         Raises:
             RunFailed: after `timeout_s` seconds.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,6 @@ class WeightReceiver(Protocol):
 
     async def newest(self) -> FetchedSnapshot | None:
         """What an actor that starts now should begin with; None before the first publication."""
-        ...
 
     async def fetch(self, version: PolicyVersion) -> FetchedSnapshot | None:
         """The newest weights, at least of `version`; None if they reach the engine by themselves.
@@ -86,7 +81,6 @@ class WeightReceiver(Protocol):
         Raises:
             TimeoutError: they did not come within `weights.timeout_s`.
         """
-        ...
 
 
 class VllmHost(Protocol):
@@ -95,37 +89,33 @@ class VllmHost(Protocol):
     @property
     def llm(self) -> "AsyncLLM":
         """vLLM itself."""
-        ...
 
     async def call_workers(self, method: str, *arguments: Any) -> list[Any]:
         """Call a worker extension's method in each of vLLM's processes; their answers."""
-        ...
 
     async def pause(self) -> None:
         """Stop the scheduler between two tokens; requests are kept, their keys and values dropped."""
-        ...
 
     async def resume(self, version: PolicyVersion) -> None:
         """Go on; tokens from now on are of `version`."""
-        ...
 
 
-class VllmWeightLoader(Protocol):
+class VllmWeightLoader(ABC):
     """The engine's end: one way of replacing what vLLM computes with."""
 
+    @abstractmethod
     def configure(self, arguments: "AsyncEngineArgs") -> None:
         """Set what vLLM must be started with."""
-        ...
 
-    async def start(self, host: VllmHost) -> None:
+    async def start(self, host: VllmHost) -> None:  # noqa: B027 (a model begins as its files are)
         """Once, after vLLM has started and before its first request."""
-        ...
 
     @property
     def adapter(self) -> "LoRARequest | None":
         """The adapter every request is answered with; None where the model itself is trained."""
-        ...
+        return None
 
+    @abstractmethod
     def prepare(
         self, host: VllmHost, manifest: SnapshotManifest, buckets: Sequence[Bytes]
     ) -> AbstractAsyncContextManager[Load]:
@@ -134,11 +124,9 @@ class VllmWeightLoader(Protocol):
         Raises:
             UpdateRefused: vLLM's process cannot use these bytes; nothing was changed.
         """
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Leave nothing behind. May be called twice."""
-        ...
 
 
 class WeightTransport(Protocol):
@@ -146,15 +134,12 @@ class WeightTransport(Protocol):
 
     def publisher(self, target: PublishTarget) -> WeightPublisher:
         """The end in rank 0 of the learner."""
-        ...
 
     def receiver(self, store: StoreClient) -> WeightReceiver:
         """The end in a rollout actor."""
-        ...
 
     def vllm_loader(self, model_path: Path) -> VllmWeightLoader:
         """The end in a rollout actor's vLLM engine, which serves the model at `model_path`."""
-        ...
 
 
 def wait_for(answer: "ray.ObjectRef[Any]", timeout_s: float, event: str) -> None:

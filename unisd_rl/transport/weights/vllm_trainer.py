@@ -120,7 +120,7 @@ class TrainerEnginePublisher(WeightPublisher):
         ]
 
     @override
-    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> int:
+    def publish(self, version: PolicyVersion, tensors: NamedTensors) -> None:
         """Returns when every actor has the weights.
 
         Raises:
@@ -131,9 +131,7 @@ class TrainerEnginePublisher(WeightPublisher):
             engine.send_weights()
             resumed = actor.update_weight_version.remote(label(version))
             wait_for(resumed, self._timeout_s, f"a rollout actor goes on with version {label(version)}")
-        nbytes = sum(tensor.nbytes for _, tensor in self._source.tensors)
         self._source.tensors = []
-        return nbytes
 
     @override
     def wait(self, timeout_s: float) -> None:
@@ -170,8 +168,6 @@ class NothingToFetch(WeightReceiver):
 class PushedWeightLoader(VllmWeightLoader):
     """Starts vLLM with the receiving half of its own transport, which then loads by itself."""
 
-    adapter = None
-
     def __init__(self, backend: str) -> None:
         self._backend = backend
 
@@ -182,18 +178,10 @@ class PushedWeightLoader(VllmWeightLoader):
         arguments.weight_transfer_config = WeightTransferConfig(backend=self._backend)
 
     @override
-    async def start(self, host: VllmHost) -> None:
-        """The model begins as its files are."""
-
-    @override
     def prepare(
         self, host: VllmHost, manifest: SnapshotManifest, buckets: Sequence[Bytes]
     ) -> AbstractAsyncContextManager[Load]:
         raise AssertionError(f"weights.transport = {self._backend} pushes weights: no snapshot is loaded")
-
-    @override
-    def close(self) -> None:
-        """It holds nothing."""
 
 
 class VllmPushEndpoint:

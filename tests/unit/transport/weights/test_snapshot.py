@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.snapshots import take_snapshot
 from unisd_rl.transport.weights.manifest import CorruptSnapshotError, SnapshotManifest, label, parse_label
-from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack, take_snapshot, unpack
+from unisd_rl.transport.weights.snapshot import BucketMemory, manifest_of, pack, unpack
 from unisd_rl.types import PolicyVersion
 
 VERSION = PolicyVersion(lineage=2, number=7)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ray.exceptions import ObjectLostError
 
+from tests.fakes.snapshots import take_snapshot
 from unisd_rl.transport.weights.manifest import CorruptSnapshotError
-from unisd_rl.transport.weights.snapshot import take_snapshot
 from unisd_rl.transport.weights.store import Snapshot, WeightStore
 from unisd_rl.types import PolicyVersion
 
