@@ -13,10 +13,10 @@ from unisd_rl.storage.stores import open_store, pin_location
 from unisd_rl.transport.rollouts.ledger import Ledger
 
 
-@pytest.mark.parametrize("url", [f"memory://{uuid4()}", "folder"])
-def test_a_ledger_elsewhere_is_found_from_the_runs_folder(tmp_path, url):
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_ledger_elsewhere_is_found_from_the_runs_folder(tmp_path, kind):
     folder = tmp_path / "runs" / "one" / "rollouts"
-    elsewhere = str(tmp_path / "shared") if url == "folder" else url
+    elsewhere = str(tmp_path / "shared") if kind == "folder" else f"memory://{uuid4()}"
     append(Ledger(pin_location(folder, elsewhere), fsync=True), rollout(1))
     assert [path.name for path in folder.iterdir()] == ["elsewhere.json"]
     assert json.loads((folder / "elsewhere.json").read_text())["place"].startswith(f"{elsewhere}/one-")
