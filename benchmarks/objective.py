@@ -31,6 +31,7 @@ from benchmarks.learner_step import show_step, step_rows
 from benchmarks.output import finish, machine, screen, show_table
 
 PROCESS_TIMEOUT_S = 3600
+PARTS = ("time", "memory", "error", "growth", "step")
 Row = dict[str, Any]
 
 
@@ -79,9 +80,9 @@ def requests(size: Size, names: list[str], repeats: int, quick: bool) -> list[tu
     return found
 
 
-def measure_all(size: Size, names: list[str], repeats: int, quick: bool) -> list[Row]:
+def measure_all(size: Size, names: list[str], repeats: int, quick: bool, parts: list[str]) -> list[Row]:
     """Each request in a process of its own, so that no memory is left over from another; all in one if quick."""
-    wanted = requests(size, names, repeats, quick)
+    wanted = [(kind, request) for kind, request in requests(size, names, repeats, quick) if kind in parts]
     groups = [wanted] if quick else [[one] for one in wanted]
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
@@ -96,19 +97,21 @@ def measure_all(size: Size, names: list[str], repeats: int, quick: bool) -> list
 
 def ratios_of(rows: list[Row]) -> dict[str, float]:
     cells = {(row["measure"], row["contender"], row["divergence"]): row for row in rows if row["measure"] != "growth"}
-    product_s, ratios = cells["time", "product", ""]["seconds"], {}
+    measured_parts, ratios = {measure for measure, _, _ in cells}, {}
     for name in ALPHAS:
-        ours, dense = cells["time", "ours", name]["seconds"], cells["time", "dense", name]["seconds"]
-        ratios[f"time_vs_dense.{name}"] = ours / dense
-        for other in ("trl", "liger"):
-            if ("time", other, name) in cells:
-                ratios[f"time_vs_{other}.{name}"] = ours / cells["time", other, name]["seconds"]
-        memory = [cells["memory", kind, name]["peak_mib"] for kind in ("ours", "dense")]
-        ratios[f"memory_vs_dense.{name}"] = memory[0] / max(memory[1], 1e-9)
-        ratios[f"share_of_matmul_rate.{name}"] = 4 * product_s / ours
-        left, right = (cells["error", kind, name] for kind in ("ours", "dense"))
-        kinds = ("divergence_error", "hidden_error", "weight_error")
-        ratios[f"error_vs_dense.{name}"] = max(left[kind] / right[kind] for kind in kinds)
+        if "time" in measured_parts:
+            ours = cells["time", "ours", name]["seconds"]
+            for other in ("dense", "trl", "liger"):
+                if ("time", other, name) in cells:
+                    ratios[f"time_vs_{other}.{name}"] = ours / cells["time", other, name]["seconds"]
+            ratios[f"share_of_matmul_rate.{name}"] = 4 * cells["time", "product", ""]["seconds"] / ours
+        if "memory" in measured_parts:
+            memory = [cells["memory", kind, name]["peak_mib"] for kind in ("ours", "dense")]
+            ratios[f"memory_vs_dense.{name}"] = memory[0] / max(memory[1], 1e-9)
+        if "error" in measured_parts:
+            left, right = (cells["error", kind, name] for kind in ("ours", "dense"))
+            kinds = ("divergence_error", "hidden_error", "weight_error")
+            ratios[f"error_vs_dense.{name}"] = max(left[kind] / right[kind] for kind in kinds)
     return ratios
 
 
@@ -125,8 +128,10 @@ def show(rows: list[Row], step: list[Row], size: Size) -> None:
     title = f"{size.tokens} tokens x {size.hidden} hidden x {size.vocabulary} vocabulary, {size.dtype}, {size.device}"
     show_table(title, ("divergence", "contender", "seconds", "peak MiB", *(k.replace("_", " ") for k in kinds)), lines)
     growth = [(row["tokens"], row["seconds"], row["peak_mib"]) for row in rows if row["measure"] == "growth"]
-    show_table("ours, JSD, more tokens", ("tokens", "seconds", "peak MiB"), growth)
-    show_step(step)
+    if growth:
+        show_table("ours, JSD, more tokens", ("tokens", "seconds", "peak MiB"), growth)
+    if step:
+        show_step(step)
 
 
 def machine_of(size: Size) -> dict[str, Any]:
@@ -142,15 +147,20 @@ def main() -> None:
     for name in ("tokens", "hidden", "vocabulary", "chunk_tokens", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)
     parser.add_argument("--repeats", type=int, help="rounds of the time measurement (default 3)")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(PARTS), help=f"parts to measure, of {','.join(PARTS)}"
+    )
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.only) - set(PARTS)):
+        parser.error(f"--only {','.join(unknown)}: the parts are {', '.join(PARTS)}")
     size = default_size(arguments.quick)
     given = {name: getattr(arguments, name) for name in asdict(size) if getattr(arguments, name, None) is not None}
     size = replace(size, **given)
     found_on = machine_of(size)
     repeats = arguments.repeats or (1 if arguments.quick else 3)
-    rows = measure_all(size, contenders(size), repeats, arguments.quick)
+    rows = measure_all(size, contenders(size), repeats, arguments.quick, arguments.only)
     ratios = ratios_of(rows)
-    step, step_ratios = step_rows(arguments.quick)
+    step, step_ratios = step_rows(arguments.quick) if "step" in arguments.only else ([], {})
     show(rows, step, size)
     steps = [{"measure": "step", **row} for row in step]
     finish(found_on, [*rows, *steps], ratios | step_ratios, arguments.json)

@@ -146,7 +146,7 @@ def liger(inputs: Inputs, alpha: float) -> Result:
 
     fused = LigerFusedLinearJSD(jsd_beta=alpha)
     student, teacher = (inputs.student_NH, inputs.weight_VH), (inputs.teacher_NH, inputs.teacher_weight_VH)
-    loss = fused(*student, *teacher)
+    loss = fused(*student, *teacher, inputs.targets_N)
     loss.backward()
     return Result(loss.detach(), None)
 
