@@ -32,7 +32,8 @@ from actors.scaling import Observation, TargetActorCount
 from actors.supervisor import ActorSupervisor, DesiredState, State
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.logs import log_path
-from unisd_rl.cluster.resources import rollout_bundle
+from unisd_rl.cluster.ray_cluster import free_of
+from unisd_rl.cluster.resources import describe_amounts, rollout_bundle
 from unisd_rl.cluster.waiting import wait
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.rollouts.actor_client import RetiredActors
@@ -295,12 +296,12 @@ class RolloutGroup:
             if not waiting:
                 return
             if time.monotonic() > deadline_s:
-                needed, free = rollout_bundle(self._spec.config), ray.available_resources()
+                bundle = rollout_bundle(self._spec.config)
+                free = describe_amounts(free_of(bundle))
                 self.close()
                 raise UserError(
                     f"only {self._count - waiting} of {self._count} rollout actors found a place within {limit_s:g} s: "
-                    f"each asks one node for {', '.join(f'{amount:g} {name}' for name, amount in needed.items())}, and "
-                    f"the cluster has {', '.join(f'{free.get(name, 0.0):g} {name}' for name in needed)} left; "
+                    f"each asks one node for {describe_amounts(bundle)}, and the cluster has {free} left; "
                     "add nodes, or lower rollout.actors"
                 )
             self._wait(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))

@@ -24,7 +24,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.resources import learner_bundle, ray_options
+from unisd_rl.cluster.ray_cluster import free_of
+from unisd_rl.cluster.resources import describe_amounts, learner_bundle, ray_options
 from unisd_rl.cluster.waiting import wait
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
@@ -162,11 +163,10 @@ class LearnerGroup:
         placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
         if not placement.wait(config.run.cluster_timeout_s):
             remove_placement_group(placement)
-            wants = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-            free = ", ".join(f"{amount:g} {name}" for name, amount in sorted(_free(bundle).items()))
+            free = describe_amounts(free_of(bundle))
             raise InsufficientResources(
                 f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
-                f"ranks of {wants} each; free now: {free}; add nodes or lower learner.ranks"
+                f"ranks of {describe_amounts(bundle)} each; free now: {free}; add nodes or lower learner.ranks"
             )
         return placement
 
@@ -226,8 +226,3 @@ class LearnerGroup:
 
 def _sentence(error: RayTaskError) -> str:
     return f"{type(error.cause).__name__}: {error.cause}" if error.cause is not None else str(error).splitlines()[-1]
-
-
-def _free(bundle: dict[str, float]) -> dict[str, float]:
-    available = ray.available_resources()
-    return {name: available.get(name, 0.0) for name in bundle}

@@ -121,6 +121,12 @@ def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
         request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
 
 
+def free_of(bundle: Mapping[str, float]) -> dict[str, float]:
+    """How much of each resource of `bundle` nobody uses now, over all nodes of the connected cluster."""
+    available = ray.available_resources()
+    return {name: available.get(name, 0.0) for name in bundle}
+
+
 def driver_node_only() -> NodeAffinitySchedulingStrategy:
     """The scheduling strategy of the queue and the weight store: the driver's node and no other.
 

@@ -28,8 +28,12 @@ class Requirement:
 
     def describe(self) -> str:
         """E.g. `2 x rollout actor: 1 CPU, 1 GPU`."""
-        wants = ", ".join(f"{amount:g} {name}" for name, amount in self.each.items()) or "nothing"
-        return f"{self.count} x {self.process}: {wants}"
+        return f"{self.count} x {self.process}: {describe_amounts(self.each) or 'nothing'}"
+
+
+def describe_amounts(amounts: Mapping[str, float]) -> str:
+    """E.g. `1 CPU, 0.5 GPU`."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items())
 
 
 def rollout_bundle(config: Config) -> dict[str, float]:
@@ -58,7 +62,7 @@ def requirements(config: Config) -> tuple[Requirement, ...]:
     """What all processes that a run begins with ask for; actors that come in mid-run find room then, or wait for it.
     Driver, queue and weight store ask for nothing: they wait most of the time."""
     return (
-        Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),
+        *answering_requirements(config),
         learner_requirement(config),
         Requirement("rollout queue", 1, {}),
         Requirement("weight store", 1, {}),

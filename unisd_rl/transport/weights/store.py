@@ -152,7 +152,7 @@ class StoreMonitor:
 
     def __init__(self, store: StoreClient, faults: FaultsConfig) -> None:
         self._store, self._patience_s = store.handle, faults.patience_s
-        self._budget = RestartPolicy("store", faults)
+        self._restarts = RestartPolicy("store", faults)
         self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.instance_id.remote, faults.silent_s)
         self._instance: str = ray.get(store.handle.instance_id.remote(), timeout=self._patience_s)
 
@@ -179,4 +179,4 @@ class StoreMonitor:
         if self._instance == known:
             return None
         # Ray has started it by now, so there is no back-off left to wait for.
-        return replace(self._budget.record_failure("it died and was started again without weights"), wait_s=0.0)
+        return replace(self._restarts.record_failure("it died and was started again without weights"), wait_s=0.0)
