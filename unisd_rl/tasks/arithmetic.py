@@ -1,16 +1,12 @@
-"""The self-contained task: two-digit sums and differences with written-out carries and borrows.
+"""The arithmetic task: two-digit sums and differences with written-out carries and borrows.
 
-It needs no download and no licence, a tiny model can learn it in seconds, and its typical mistake, a
-dropped carry, gives wrong demonstrations that differ from right ones in a few tokens. Out of domain are numbers of
-three digits (`long_sums.py`), which are never trained on.
+It needs no download and no licence, a tiny model can learn it in seconds, and its typical mistake, a dropped carry,
+gives wrong demonstrations that differ from right ones in a few tokens. Out of domain are numbers of three digits, which
+are never trained on.
 
-Two-digit sums and differences with worked solutions: the material of the arithmetic task.
-
-A worked solution goes column by column, says what is carried or borrowed, and ends with a line
-`Answer: N`. The set of problems is finite and split once for all: what is held out does not depend
-on any seed, so that a base model trained on the other part has seen none of it, whatever the run's seeds.
-
-Three-digit sums and differences: the arithmetic task's problems out of domain, solved in the same written form.
+A worked solution goes column by column, says what is carried or borrowed, and ends with a line `Answer: N`. The set of
+two-digit problems is finite and split once for all: what is held out does not depend on any seed, so that a base model
+trained on the other part has seen none of it, whatever the run's seeds.
 """
 
 import hashlib
@@ -27,6 +23,11 @@ from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.types import Example, Message
 
 HELD_OUT_SHARE = 5  # one problem in so many is held out
+LONG_DIGITS = 3  # of the numbers out of domain
+_QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
+_ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
+# Eighteen digits fit any integer type; the last part keeps 83 from being read out of 83.5, 83rd or 83,000.
+_STATED = re.compile(r"\s*(-?\d{1,18})(?!\w|[.,]\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,20 @@ class Problem:
         return self.left + self.right if self.operator == "+" else self.left - self.right
 
     @property
+    def name(self) -> str:
+        """The term itself, e.g. `17+25`."""
+        return f"{self.left}{self.operator}{self.right}"
+
+    @property
     def carries(self) -> bool:
         """Whether the units column carries (sum) or borrows (difference)."""
-        return _carries(self.left % 10, self.operator, self.right % 10)
+        left, right = self.left % 10, self.right % 10
+        return left + right >= 10 if self.operator == "+" else left < right
 
     @property
     def question(self) -> str:
         """What the student is asked."""
-        return f"What is {self.left}{self.operator}{self.right}?"
-
-
-def _carries(left: int, operator: str, right: int) -> bool:
-    return left + right >= 10 if operator == "+" else left < right
+        return f"What is {self.name}?"
 
 
 def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -> str:
@@ -107,37 +110,34 @@ def _hash(high: int, operator: str, low: int) -> bytes:
     return hashlib.blake2b(f"{high}{operator}{low}".encode(), digest_size=2).digest()
 
 
-DIGITS = 3
-
-
 def long_problems(count: int, seed: int) -> tuple[Example, ...]:
-    """Distinct problems; a difference is never negative."""
+    """Distinct problems of three-digit numbers; a difference is never negative."""
     draw, examples = random.Random(seed), dict[str, Example]()
     while len(examples) < count:
-        first, second = (draw.randrange(10 ** (DIGITS - 1), 10**DIGITS) for _ in range(2))
+        first, second = (draw.randrange(10 ** (LONG_DIGITS - 1), 10**LONG_DIGITS) for _ in range(2))
         operator = draw.choice("+-")
         left, right = (max(first, second), min(first, second)) if operator == "-" else (first, second)
         name = f"{left}{operator}{right}"
         result = left + right if operator == "+" else left - right
-        examples[name] = Example(name, f"What is {name}?", _solution(left, operator, right, result), str(result))
+        examples[name] = Example(name, f"What is {name}?", _long_solution(left, operator, right, result), str(result))
     return tuple(examples.values())
 
 
 def wrong_results(example: Example) -> Iterator[str]:
-    """The solution with a wrong result: one too many or too few in one column."""
+    """The solution of a long problem with a wrong result: one too many or too few in one column."""
     work = example.demonstration.rpartition(" ")[0]
-    for column in range(DIGITS):
+    for column in range(LONG_DIGITS):
         for error in (10**column, -(10**column)):
             yield f"{work} {int(example.answer) + error}"
 
 
-def _solution(left: int, operator: str, right: int, result: int) -> str:
-    """Column by column from the right, as in `problems.solution`."""
+def _long_solution(left: int, operator: str, right: int, result: int) -> str:
+    """Column by column from the right, as in `solution`."""
     rows, taken = [], 0
-    for column in range(DIGITS):
+    for column in range(LONG_DIGITS):
         upper, lower = left // 10**column % 10, right // 10**column % 10
         total = upper + lower + taken if operator == "+" else upper - lower - taken
-        moves = (total > 9 or total < 0) and column < DIGITS - 1
+        moves = (total > 9 or total < 0) and column < LONG_DIGITS - 1
         if operator == "-" and moves:
             upper, total = upper + 10, total + 10
         earlier = f"{operator}{taken}" if taken else ""
@@ -147,16 +147,8 @@ def _solution(left: int, operator: str, right: int, result: int) -> str:
     return "\n".join([*rows, f"Answer: {result}"])
 
 
-# Eighteen digits fit any integer type; the last part keeps 83 from being read out of 83.5, 83rd or 83,000.
-_STATED = re.compile(r"\s*(-?\d{1,18})(?!\w|[.,]\d)")
-
-_ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
-
-_QUESTION = re.compile(r"What is (\d\d)([+-])(\d\d)\?")
-
-
 class Arithmetic:
-    """Seeded draws from the training pool and from the held-out pool of `problems.py`."""
+    """A task of seeded draws from the training pool and from the held-out pool."""
 
     def __init__(
         self, train_examples: int, eval_examples: int, seed: int, out_of_domain: bool = False, wrong_share: float = 0.0
@@ -198,9 +190,13 @@ def load(config: ArithmeticTask) -> Arithmetic:
     Raises:
         UserError: more problems are asked for than there are.
     """
-    outside = config.evaluation == "out_of_domain"
-    share = config.wrong_demonstrations
-    return Arithmetic(config.train_examples, config.eval_examples, config.seed, outside, share)
+    return Arithmetic(
+        config.train_examples,
+        config.eval_examples,
+        config.seed,
+        out_of_domain=config.evaluation == "out_of_domain",
+        wrong_share=config.wrong_demonstrations,
+    )
 
 
 def stated_integer(completion: str) -> int | None:
@@ -220,10 +216,7 @@ def problem_of(question: str) -> Problem:
 def _draw(pool: Sequence[Problem], count: int, setting: str, seed: int) -> tuple[Example, ...]:
     if count > len(pool):
         raise UserError(f"task.{setting} = {count}, but arithmetic has only {len(pool)} such problems: lower it")
-    drawn = random.Random(derive_seed(seed, setting)).sample(pool, count)
-    return tuple(_example(problem) for problem in drawn)
-
-
-def _example(problem: Problem) -> Example:
-    name = f"{problem.left}{problem.operator}{problem.right}"
-    return Example(name, problem.question, solution(problem), str(problem.result))
+    problems = random.Random(derive_seed(seed, setting)).sample(pool, count)
+    return tuple(
+        Example(problem.name, problem.question, solution(problem), str(problem.result)) for problem in problems
+    )

@@ -1,4 +1,4 @@
-"""Tool calls: how they are written, which ones a completion makes, and when two lists of calls are the same.
+"""Tool calls: their written forms, which ones a completion makes, and when two lists of calls are the same.
 
 A completion makes calls in one of two forms, and its last statement counts. JSON: the last value in the text that is
 a call, {"name": ..., "arguments": {...}}, or a list of calls. ReAct, the form ToolAlpaca was written in: lines
@@ -38,29 +38,26 @@ def same_calls(made: Sequence[Call] | None, wanted: Sequence[Call]) -> bool:
         return False
     if not wanted:
         return not made
-    first, rest = wanted[0], wanted[1:]
-    if made and _same_call(made[0], first) and same_calls(made[1:], rest):
+    first, later = wanted[0], wanted[1:]
+    matches = bool(made) and made[0].name == first.name and same_json(made[0].arguments, first.arguments)
+    if matches and same_calls(made[1:], later):
         return True
-    return first.optional and same_calls(made, rest)
+    return first.optional and same_calls(made, later)
 
 
-def _same_call(made: Call, wanted: Call) -> bool:
-    return made.name == wanted.name and same_json(made.arguments, wanted.arguments)
-
-
-def same_json(one: Json, other: Json) -> bool:
+def same_json(left: Json, right: Json) -> bool:
     """Equality of JSON values: true is not 1, "1" is not 1, but 1.0 is 1, for JSON has one kind of number."""
-    match one, other:
+    match left, right:
         case dict(), dict():
-            return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
+            return left.keys() == right.keys() and all(same_json(left[key], right[key]) for key in left)
         case list(), list():
-            return len(one) == len(other) and all(map(same_json, one, other))
+            return len(left) == len(right) and all(map(same_json, left, right))
         case (bool(), _) | (_, bool()):
-            return one is other
+            return left is right
         case ((int() | float()), (int() | float())):
-            return bool(one == other)
+            return bool(left == right)
         case _:
-            return type(one) is type(other) and one == other
+            return type(left) is type(right) and left == right
 
 
 def stated_calls(completion: str) -> list[Call] | None:
@@ -73,7 +70,11 @@ def stated_calls(completion: str) -> list[Call] | None:
 
 def to_json(calls: Sequence[Call]) -> str:
     """Calls as JSON, with `optional` only where it is set."""
-    return json.dumps([_as_object(call) for call in calls], ensure_ascii=False)
+    objects = [
+        {"name": call.name, "arguments": call.arguments} | ({"optional": True} if call.optional else {})
+        for call in calls
+    ]
+    return json.dumps(objects, ensure_ascii=False)
 
 
 def calls_in(answer: str) -> list[Call]:
@@ -125,7 +126,7 @@ def _react_calls(completion: str) -> list[Call] | None:
 
 def _json_calls(completion: str) -> list[Call] | None:
     """Calls of the last outermost JSON value that is one or a list of them."""
-    found, at = None, 0
+    last, at = None, 0
     while opening := _OPENING.search(completion, at):
         try:
             value, at = _DECODER.raw_decode(completion, opening.start())
@@ -133,13 +134,13 @@ def _json_calls(completion: str) -> list[Call] | None:
             at = opening.end()
             continue
         if (calls := _as_calls(value)) is not None:
-            found = calls
-    return found
+            last = calls
+    return last
 
 
 def _as_calls(value: Json) -> list[Call] | None:
     values = value if isinstance(value, list) else [value]
-    calls = [Call(v["name"], v["arguments"]) for v in values if _is_call(v)]
+    calls = [Call(value["name"], value["arguments"]) for value in values if _is_call(value)]
     return calls if values and len(calls) == len(values) else None
 
 
@@ -150,10 +151,6 @@ def _is_call(value: Json) -> bool:
         and isinstance(value["name"], str)
         and isinstance(value["arguments"], dict)
     )
-
-
-def _as_object(call: Call) -> dict[str, Json]:
-    return {"name": call.name, "arguments": call.arguments} | ({"optional": True} if call.optional else {})
 
 
 def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

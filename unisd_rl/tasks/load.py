@@ -16,13 +16,23 @@ from unisd_rl.config.task import (
     ToolAlpacaTask,
     ToolUseTask,
 )
-from unisd_rl.tasks import arithmetic, cos_e, gpqa, humaneval, mbpp, multiples, scienceqa, tool_use, toolalpaca
-from unisd_rl.tasks import python_task as own
+from unisd_rl.tasks import (
+    arithmetic,
+    cos_e,
+    gpqa,
+    humaneval,
+    mbpp,
+    multiples,
+    python_task,
+    scienceqa,
+    tool_use,
+    toolalpaca,
+)
 from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task
 
-# Benchmarks that bring no training problems.
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
+"""Benchmarks that bring no training problems."""
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -55,7 +65,7 @@ def load_task(config: TaskConfig) -> Task:
         case DatasetsTask():
             return load_datasets(config)
         case PythonTask():
-            return own.load(config)
+            return python_task.load(config)
 
 
 def check_task(config: TaskConfig) -> None:
@@ -67,6 +77,6 @@ def check_task(config: TaskConfig) -> None:
     if isinstance(config, JsonlTask):
         check_files(config)
     elif isinstance(config, PythonTask):
-        own.factory_of(config)
+        python_task.factory_of(config)
     elif isinstance(config, Benchmark) and (config.data is not None or isinstance(config, GPQATask)):
         load_task(config)

@@ -52,7 +52,7 @@ class Question:
     @property
     def text(self) -> str:
         """The question as it is put."""
-        lines = (f"{ascii_uppercase[place]}. {option}" for place, option in enumerate(self.options))
+        lines = (f"{letter}. {option}" for letter, option in zip(ascii_uppercase, self.options, strict=False))
         return self.stem + "\n" + _OPTIONS + "\n".join(lines)
 
     @property
@@ -65,7 +65,7 @@ def reshuffled(stem: str, options: Sequence[str], right: int, seed: int, name: s
     """The question with its options in an order drawn for it alone; each option becomes one line."""
     order = list(range(len(options)))
     random.Random(derive_seed(seed, "options", name)).shuffle(order)
-    texts = tuple(" ".join(options[place].split()) for place in order)
+    texts = tuple(" ".join(options[index].split()) for index in order)
     return Question(stem.strip(), texts, order.index(right))
 
 
@@ -110,7 +110,7 @@ def right_option(example: Example) -> str | None:
 
 
 class MultipleChoice:
-    """A task of multiple-choice questions."""
+    """A task of multiple-choice questions, with the letter of the right option as the answer."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
         self.train, self.evaluation = train, evaluation
@@ -145,24 +145,24 @@ def stated_letter(completion: str, options: Mapping[str, str]) -> str | None:
 
 def _statement(text: str, options: Mapping[str, str]) -> str | None:
     line = text.split("\n", 1)[0].strip()
-    found = _LETTER.match(line)
-    if found is None:
+    match = _LETTER.match(line)
+    if match is None:
         plain = _folded(line)
-        return next((letter for letter, option in options.items() if _folded(option) == plain), None) if plain else None
-    letter, rest = _known(found["letter"], options), line[found.end() :]
-    if letter is None or _is_word(found, rest, options[letter]) or _names_another(rest, letter, options):
+        return next((letter for letter, option in options.items() if plain and _folded(option) == plain), None)
+    letter, tail = _known(match["letter"], options), line[match.end() :]
+    if letter is None or _is_word(match, tail, options[letter]) or _names_another(tail, letter, options):
         return None
     return letter
 
 
-def _is_word(found: re.Match[str], rest: str, option: str) -> bool:
+def _is_word(match: re.Match[str], tail: str, option: str) -> bool:
     """Whether "a" or "I" is the article or the pronoun: a word follows that is neither a reason nor the option."""
-    bare = found["letter"] in "AaIi" and not found["open"] and re.match(r"\s+\w", rest) is not None
-    return bare and not _REASON.match(rest) and not _folded(rest).startswith(_folded(option))
+    bare = match["letter"] in "AaIi" and not match["open"] and re.match(r"\s+\w", tail) is not None
+    return bare and not _REASON.match(tail) and not _folded(tail).startswith(_folded(option))
 
 
-def _names_another(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    second = _SECOND.match(rest)
+def _names_another(tail: str, letter: str, options: Mapping[str, str]) -> bool:
+    second = _SECOND.match(tail)
     return second is not None and second["letter"] in options and second["letter"] != letter
 
 

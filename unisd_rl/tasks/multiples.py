@@ -1,4 +1,4 @@
-"""A self-contained multiple-choice task: which of four numbers is a multiple of D, with every division written out.
+"""The multiples task, multiple choice: which of four numbers is a multiple of D, with every division written out.
 
 Two-digit numbers; out of domain, four-digit ones. What is held out is decided by a hash of the problem, so that the
 split depends on no seed. It needs a model that reads questions; the embedded base model does not.
@@ -51,9 +51,10 @@ def load(config: MultiplesTask) -> Multiples:
 def _drawn(count: int, domain: str, held_out: bool, seed: int) -> list[Example]:
     """Distinct problems of one side of the split. There are millions of them, so that drawing ends soon."""
     draw, examples = random.Random(seed), dict[str, Example]()
+    low, high = NUMBERS[domain]
     while len(examples) < count:
-        divisor, numbers = draw.choice(DIVISORS), _numbers(draw, *NUMBERS[domain])
-        quotient = draw.randint(-(-NUMBERS[domain][0] // divisor), NUMBERS[domain][1] // divisor)
+        divisor, numbers = draw.choice(DIVISORS), draw.sample(range(low, high + 1), 12)
+        quotient = draw.randint(-(-low // divisor), high // divisor)
         options = [*[number for number in numbers if number % divisor][:3], divisor * quotient]
         draw.shuffle(options)
         name = f"{divisor}:{','.join(map(str, options))}"
@@ -63,12 +64,8 @@ def _drawn(count: int, domain: str, held_out: bool, seed: int) -> list[Example]:
     return list(examples.values())
 
 
-def _numbers(draw: random.Random, low: int, high: int) -> list[int]:
-    return draw.sample(range(low, high + 1), 12)
-
-
 def _example(name: str, divisor: int, options: list[int]) -> Example:
-    right = next(place for place, number in enumerate(options) if number % divisor == 0)
+    right = next(index for index, number in enumerate(options) if number % divisor == 0)
     question = Question(_STEM.format(divisor), tuple(map(str, options)), right)
     rationale = "\n".join(_division(number, divisor, 0) for number in options)
     return Example(name, question.text, solution(rationale, ascii_uppercase[right]), question.answer)

@@ -1,4 +1,4 @@
-"""Planted bugs: a right program with one small mistake, elsewhere the same byte for byte.
+"""Program mutations: a right program with one small mistake, elsewhere the same byte for byte.
 
 | kind | e.g. |
 |---|---|
@@ -13,6 +13,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 _OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**",
@@ -39,31 +40,29 @@ class Mutation:
 
 
 def mutated_programs(program: str, seed: int) -> Iterator[str]:
-    """A program with one bug each; the four kinds in turn, in a seeded order. What is no Python gives none.
+    """A program with one mutation each; the four kinds in turn, in a seeded order. What is no Python gives none.
 
-    Some bugs change nothing that a test sees: grade them.
+    Some mutations change nothing that a test sees: grade them.
     """
     tree = syntax_tree(program)
     if tree is None:
         return
     draw, kinds = random.Random(seed), list(mutations_by_kind(tree, program).values())
     draw.shuffle(kinds)
-    for bugs in kinds:
-        draw.shuffle(bugs)
+    for mutations in kinds:
+        draw.shuffle(mutations)
     source = _encoded(program)
-    for turn in range(max(map(len, kinds))):
-        for bugs in kinds:
-            if turn < len(bugs):
-                bug = bugs[turn]
-                buggy = (source[: bug.start] + bug.text.encode() + source[bug.end :]).decode("utf-8", "surrogatepass")
-                if syntax_tree(buggy) is not None:
-                    yield buggy
+    for mutation in filter(None, chain.from_iterable(zip_longest(*kinds))):
+        mutated = source[: mutation.start] + mutation.text.encode() + source[mutation.end :]
+        text = mutated.decode("utf-8", "surrogatepass")
+        if syntax_tree(text) is not None:
+            yield text
 
 
 def mutations_by_kind(tree: ast.AST, program: str) -> dict[str, list[Mutation]]:
-    """Every place for a bug in a parsed program."""
+    """Every possible mutation of a parsed program."""
     text = _Text(program)
-    found: dict[str, list[Mutation]] = {
+    mutations: dict[str, list[Mutation]] = {
         "off by one": [],
         "wrong operator": [],
         "missing edge case": [],
@@ -76,11 +75,11 @@ def mutations_by_kind(tree: ast.AST, program: str) -> dict[str, list[Mutation]]:
             ("missing edge case", _missing_edge_case(node)),
             ("wrong return", _wrong_return(node)),
         ):
-            found[kind] += [
+            mutations[kind] += [
                 Mutation(*text.span(old), ast.unparse(ast.fix_missing_locations(new))) for old, new in changes
             ]
-        found["wrong operator"] += _wrong_operator(node, text)
-    return found
+        mutations["wrong operator"] += _wrong_operator(node, text)
+    return mutations
 
 
 class _Text:
@@ -109,8 +108,8 @@ def _off_by_one(node: ast.AST) -> Iterator[Change]:
             bound = node.args[1] if len(node.args) == 3 else last
             yield bound, _plus(bound, -1)
             yield bound, _plus(bound, 1)
-        case ast.Subscript(slice=ast.Constant(value=int(index)) as place) if not isinstance(index, bool):
-            yield place, ast.Constant(index + 1)
+        case ast.Subscript(slice=ast.Constant(value=int(index)) as indexed) if not isinstance(index, bool):
+            yield indexed, ast.Constant(index + 1)
         case ast.Slice(lower=lower, upper=upper):
             yield from ((bound, _plus(bound, 1)) for bound in (lower, upper) if bound is not None)
         case ast.Compare(comparators=[ast.Constant(value=int(number)) as compared]) if not isinstance(number, bool):
@@ -167,8 +166,8 @@ def _wrong_return(node: ast.AST) -> Iterator[Change]:
             yield returned, returned.left
         case ast.Return(value=ast.Call(args=[inner, *_]) as returned) if not isinstance(inner, ast.Starred):
             yield returned, inner
-        case ast.Return(value=ast.Tuple(elts=[first, second, *rest]) as returned):
-            yield returned, ast.Tuple([second, first, *rest], ast.Load())
+        case ast.Return(value=ast.Tuple(elts=[first, second, *others]) as returned):
+            yield returned, ast.Tuple([second, first, *others], ast.Load())
         case ast.Return(value=ast.expr() as returned):
             yield returned, ast.Constant(None)
 

@@ -81,7 +81,7 @@ class ProgrammingTask:
         return not set(functions.values()).isdisjoint(functions_of(text).values())
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
-        """The reference program with one bug planted, in a seeded order; some bugs change nothing: grade them."""
+        """The reference program with one mutation, in a seeded order; some change nothing that a test sees."""
         reference = program_in(example.demonstration, ())
         yield from map(fenced, mutated_programs(reference, derive_seed(seed, "wrong", example.id)))
 
@@ -89,7 +89,7 @@ class ProgrammingTask:
 def trial(completion: str, example: Example) -> Trial:
     """The program of a completion with the tests of its problem."""
     tests = Reference.from_json(example.answer)
-    return Trial(_whole(program_in(completion, tests.names), tests), tests.setup, tests.names, tests.tests)
+    return Trial(_completed(program_in(completion, tests.names), tests), tests.setup, tests.names, tests.tests)
 
 
 def program_in(completion: str, names: Sequence[str]) -> str:
@@ -134,11 +134,7 @@ def top_level(program: str) -> dict[str, ast.stmt]:
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: it is no Python, or too deep.
     """
-    found: dict[str, ast.stmt] = {}
-    for statement in parsed(program).body:
-        for name in _bound(statement):
-            found[name] = statement
-    return found
+    return {name: statement for statement in parsed(program).body for name in _bound(statement)}
 
 
 def _bound(statement: ast.stmt) -> list[str]:
@@ -154,14 +150,12 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 def _defines(program: str, name: str) -> bool:
     """Whether a line of a program starts the definition of a name; the program need not be Python."""
-    return (
-        re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", program, re.M)
-        is not None
-    )
+    pattern = rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*="
+    return re.search(pattern, program, re.M) is not None
 
 
-def _whole(program: str, tests: Reference) -> str:
-    """With the stub's earlier lines if the program defines the function, and else as the function's body."""
+def _completed(program: str, tests: Reference) -> str:
+    """A program with the stub's earlier lines if it defines the function, and else as the function's body."""
     if not tests.stub:
         return program
     if not _defines(program, tests.names[0]):

@@ -1,4 +1,4 @@
-"""A task that somebody else wrote: an importable function that returns one (docs/add_a_task.md)."""
+"""Tasks of users: an importable function that returns one (docs/add_a_task.md)."""
 
 import importlib
 import inspect
@@ -10,7 +10,7 @@ from unisd_rl.config.task import PythonTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.task import Task
 
-_PARTS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstrations")
+_MEMBERS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstrations")
 
 
 def factory_of(config: PythonTask) -> Callable[..., Task]:
@@ -24,19 +24,19 @@ def factory_of(config: PythonTask) -> Callable[..., Task]:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), name)
+        factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"task.factory = {config.factory!r} cannot be imported from {here}: {error}") from error
-    if not callable(found):
-        raise UserError(f"task.factory = {config.factory!r} is no function, but a {type(found).__name__}")
-    return found
+    if not callable(factory):
+        raise UserError(f"task.factory = {config.factory!r} is no function, but a {type(factory).__name__}")
+    return factory
 
 
 def load(config: PythonTask) -> Task:
     """The task the function returns.
 
     Raises:
-        UserError: the function does not take these arguments, or what it returns lacks a part of a task.
+        UserError: the function does not take these arguments, or what it returns lacks a member of a task.
     """
     factory = factory_of(config)
     try:
@@ -46,8 +46,8 @@ def load(config: PythonTask) -> Task:
             f"task.factory = {config.factory!r} with task.arguments = {config.arguments}: {error}"
         ) from error
     task = factory(**config.arguments)
-    if lacking := [part for part in _PARTS if not hasattr(task, part)]:
+    if missing := [member for member in _MEMBERS if not hasattr(task, member)]:
         raise UserError(
-            f"task.factory = {config.factory!r} returns a {type(task).__name__} without {', '.join(lacking)}"
+            f"task.factory = {config.factory!r} returns a {type(task).__name__} without {', '.join(missing)}"
         )
     return task

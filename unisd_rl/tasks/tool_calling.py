@@ -12,10 +12,10 @@ CallFormat = Callable[[Sequence[Call]], str]
 
 
 class ToolCalling:
-    """A task of requests with documented tools; `written` is the form in which demonstrations give calls."""
+    """A task of requests with documented tools; `call_format` is the form in which demonstrations give calls."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], written: CallFormat) -> None:
-        self.train, self.evaluation, self._written = train, evaluation, written
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], call_format: CallFormat) -> None:
+        self.train, self.evaluation, self._format = train, evaluation, call_format
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """Documentation, request, and the form of the answer."""
@@ -37,7 +37,7 @@ class ToolCalling:
         wanted = calls_in(example.answer)
         mistakes = list(_mistakes(wanted))
         draw.shuffle(mistakes)
-        yield from map(self._written, mistakes)
+        yield from map(self._format, mistakes)
 
 
 def _without_empty(call: Call) -> Call:
@@ -45,12 +45,13 @@ def _without_empty(call: Call) -> Call:
 
 
 def _mistakes(wanted: list[Call]) -> Iterator[list[Call]]:
-    for place, call in enumerate(wanted):
+    for index, call in enumerate(wanted):
+        before, after = wanted[:index], wanted[index + 1 :]
         for arguments in _changed(call.arguments):
-            yield [*wanted[:place], Call(call.name, arguments), *wanted[place + 1 :]]
-        yield [*wanted[:place], call, *wanted[place:]]
+            yield [*before, Call(call.name, arguments), *after]
+        yield [*before, call, call, *after]
         if len(wanted) > 1 and not call.optional:
-            yield [*wanted[:place], *wanted[place + 1 :]]
+            yield [*before, *after]
 
 
 def _changed(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,8 @@
-"""A self-contained tool-call task: one request, three documented tools, and the one call that answers it, as JSON.
+"""The tool-use task: one request, three documented tools, and the one call that answers it, as JSON; self-contained.
 
-Requests are drawn from the templates of `toolbox.py`. Out of domain are requests for tools that training never shows.
+Requests are drawn from the templates of invented tools. Out of domain are requests for tools that training never shows.
 What is held out is decided by a hash of the request, so that the split depends on no seed. It needs a model that reads
 requests; the embedded base model does not.
-
-The invented tools of the tool-call task, and how requests for them read.
 """
 
 import hashlib
@@ -22,6 +20,13 @@ from unisd_rl.tasks.calls import Call, to_json
 from unisd_rl.tasks.task import with_wrong_demonstrations
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
+
+HELD_OUT_SHARE = 5  # one request in so many is held out
+TOOLS_SHOWN = 3
+_FORM = (
+    "Answer the request with one call of one of these tools, as one JSON object with the keys "
+    '"name" and "arguments". Give every argument, and no other.'
+)
 
 _PEOPLE = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Femi", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena")
 _CITIES = ("Oslo", "Lima", "Nairobi", "Kyoto", "Quebec", "Porto", "Hanoi", "Dakar", "Turin", "Perth")
@@ -54,13 +59,15 @@ class Tool:
     @property
     def documentation(self) -> str:
         """One line: name, arguments with types, purpose."""
-        arguments = ", ".join(f"{name}: {one.kind} ({one.meaning})" for name, one in self.parameters.items())
-        return f"- {self.name}({arguments}): {self.purpose}"
+        arguments = (f"{name}: {parameter.kind} ({parameter.meaning})" for name, parameter in self.parameters.items())
+        return f"- {self.name}({', '.join(arguments)}): {self.purpose}"
 
     def drawn(self, draw: random.Random) -> tuple[str, dict[str, Any]]:
         """A request and the arguments it asks for."""
-        template, said = draw.choice(self.requests)
-        values = {name: said.get(name, draw.choice(one.values)) for name, one in self.parameters.items()}
+        template, in_words = draw.choice(self.requests)
+        values = {
+            name: in_words.get(name, draw.choice(parameter.values)) for name, parameter in self.parameters.items()
+        }
         return template.format(**values), values
 
 
@@ -68,7 +75,7 @@ def _text(meaning: str, values: Sequence[str]) -> Parameter:
     return Parameter("string", meaning, values)
 
 
-def _whole(meaning: str, values: Sequence[int]) -> Parameter:
+def _integer(meaning: str, values: Sequence[int]) -> Parameter:
     return Parameter("integer", meaning, values)
 
 
@@ -79,7 +86,7 @@ TOOLS = (
         "set_timer",
         "rings after some minutes",
         {
-            "minutes": _whole("from 1 to 180", range(1, 181)),
+            "minutes": _integer("from 1 to 180", range(1, 181)),
             "label": _text("what it is for", ("tea", "bread", "laundry")),
         },
         (
@@ -105,7 +112,7 @@ TOOLS = (
         "plays music",
         {
             "title": _text("name of the song", _SONGS),
-            "volume": _whole("from 0 to 100", range(101)),
+            "volume": _integer("from 0 to 100", range(101)),
             "repeat": Parameter("boolean", "whether it starts again", _YES_NO),
         },
         (
@@ -126,13 +133,17 @@ TOOLS = (
     Tool(
         "order_item",
         "orders goods",
-        {"item": _text("what", _ITEMS), "count": _whole("how many", range(2, 200)), "city": _text("where to", _CITIES)},
+        {
+            "item": _text("what", _ITEMS),
+            "count": _integer("how many", range(2, 200)),
+            "city": _text("where to", _CITIES),
+        },
         (("Have {count} {item} sent to {city}.", {}), ("We are out of {item} in {city}: order {count}.", {})),
     ),
     Tool(
         "get_forecast",
         "says what the weather will be",
-        {"city": _text("where", _CITIES), "days": _whole("how many days ahead", range(1, 15))},
+        {"city": _text("where", _CITIES), "days": _integer("how many days ahead", range(1, 15))},
         (("Will it rain in {city} within {days} days?", {}), ("The weather in {city} for the next {days} days?", {})),
     ),
 )
@@ -144,7 +155,7 @@ UNSEEN_TOOLS = (
         {
             "room": _text("which", _ROOMS),
             "degrees": Parameter("number", "in Celsius", tuple(half / 2 for half in range(30, 50))),
-            "hours": _whole("for how long", range(1, 13)),
+            "hours": _integer("for how long", range(1, 13)),
         },
         (("Make the {room} {degrees} degrees warm for {hours} hours.", {}),),
     ),
@@ -154,7 +165,7 @@ UNSEEN_TOOLS = (
         {
             "origin": _text("from where", _CITIES[:5]),
             "destination": _text("where to", _CITIES[5:]),
-            "seats": _whole("how many", range(1, 10)),
+            "seats": _integer("how many", range(1, 10)),
             "quiet": Parameter("boolean", "whether in the quiet coach", _YES_NO),
         },
         (
@@ -174,16 +185,9 @@ UNSEEN_TOOLS = (
     Tool(
         "water_plants",
         "waters a bed",
-        {"bed": _whole("number of the bed", range(1, 41)), "litres": _whole("how much", range(1, 31))},
+        {"bed": _integer("number of the bed", range(1, 41)), "litres": _integer("how much", range(1, 31))},
         (("Bed {bed} is dry: give it {litres} litres.", {}), ("{litres} litres for bed {bed}.", {})),
     ),
-)
-
-HELD_OUT_SHARE = 5  # one request in so many is held out
-SHOWN = 3
-_FORM = (
-    "Answer the request with one call of one of these tools, as one JSON object with the keys "
-    '"name" and "arguments". Give every argument, and no other.'
 )
 
 
@@ -203,24 +207,24 @@ def load(config: ToolUseTask) -> ToolCalling:
 
 
 def demonstration_of(calls: Sequence[Call]) -> str:
-    """A demonstration: which tool, then the call as a JSON object (several calls as a list)."""
+    """A demonstration of calls: which tools, then the call as a JSON object (several calls as a list)."""
     named = ", then ".join(call.name for call in calls)
     stated = json.dumps({"name": calls[0].name, "arguments": calls[0].arguments}) if len(calls) == 1 else to_json(calls)
     return f"This needs {named}.\n{stated}"
 
 
 def _drawn(count: int, tools: Sequence[Tool], held_out: bool, seed: int, setting: str) -> list[Example]:
-    draw, examples, vain = random.Random(derive_seed(seed, setting)), dict[str, Example](), 0
+    draw, examples, misses = random.Random(derive_seed(seed, setting)), dict[str, Example](), 0
     while len(examples) < count:
         tool = draw.choice(tools)
         request, arguments = tool.drawn(draw)
         fits = (_hash(request) % HELD_OUT_SHARE == 0) == held_out
         if fits and request not in examples:
-            shown = [tool, *draw.sample([other for other in tools if other is not tool], SHOWN - 1)]
+            shown = [tool, *draw.sample([other for other in tools if other is not tool], TOOLS_SHOWN - 1)]
             draw.shuffle(shown)
             examples[request] = _example(request, Call(tool.name, arguments), shown)
-            vain = 0
-        elif (vain := vain + 1) > 10_000:
+            misses = 0
+        elif (misses := misses + 1) > 10_000:
             raise UserError(f"task.{setting} = {count}, but only about {len(examples)} such requests exist: lower it")
     return list(examples.values())
 
