@@ -31,7 +31,7 @@ from learner.checks import check_finite, check_teacher_logprobs, current_tokens,
 from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
-from learner.scoring import Scorer, Scores, agreed_passes, signals, student_divergences
+from learner.scoring import Scorer, Scores, agreed_passes, scoring_inputs, student_divergences
 from learner.sharding import all_gather_ragged, rank
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
@@ -45,10 +45,10 @@ from unisd_rl.metrics import (
     StepMetrics,
     WeightMetrics,
 )
-from unisd_rl.objective.kernels.chunked import realised_logprobs
+from unisd_rl.objective.kernels.chunk_logits import HiddenStates
+from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.step import MicroReport, loss_metrics
-from unisd_rl.objective.unisd import StepTerms, TokenTerms, micro_batch_loss, step_terms
+from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro_batch_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
@@ -108,13 +108,14 @@ class Learner:
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
             with timer.measure("divergence"):
                 divergence_N = self._divergences(batch, scores, teacher_head, timer)
-            terms = step_terms(signals(batch, scores, divergence_N), self._settings, all_gather_ragged)
+            terms = step_terms(scoring_inputs(batch, scores, divergence_N), self._settings, all_gather_ragged)
             with timer.measure("gradient"):
                 micro_batches = self._gradient(batch, scores, teacher_head, terms, timer)
-        loss = loss_metrics([micro_batch.report for micro_batch in micro_batches], all_gather_ragged, self._device)
+        reports = [micro_batch.report for micro_batch in micro_batches]
+        loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
         policy = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version))
-        return StepResult(version, loss, terms.metrics, terms.counts, policy, timer)
+        return StepResult(version, loss, terms.weights, terms.counts, policy, timer)
 
     def optim_step(self, result: StepResult) -> StepMetrics:
         """Take the optimiser's step on the accumulated gradient, then update the teacher's average."""
@@ -183,7 +184,7 @@ class Learner:
         return student_divergences(batch, self.student, scores.primary_NH, teacher_head, self._settings, timer)
 
     def _gradient(
-        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: StepTerms, timer: StepTimer
+        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: LossTerms, timer: StepTimer
     ) -> list[MicroBatchResult]:
         """The gradient passes; the batch is in their order, so each pass is a span of tokens."""
         groups, micro_batches, start = agreed_passes(batch.gradient_groups(), batch), [], 0
@@ -199,7 +200,7 @@ class Learner:
         return micro_batches
 
     def _objective(
-        self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: TokenTerms, span: slice
+        self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: LossTerms, span: slice
     ) -> HiddenStateFn[tuple[Tensor, MicroBatchResult]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
         teacher_NH = None if scores.primary_NH is None else scores.primary_NH[span]
@@ -207,8 +208,8 @@ class Learner:
         targets_N, one_temperature = inputs.targets_N, self._config.rollout.temperature == self._settings.temperature
 
         def on_hidden(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
-            student, teacher = (hidden_NH, head), (teacher_NH, teacher_head or head)
-            loss, report = micro_batch_loss(*student, *teacher, targets_N, terms, self._settings, negative_NH)
+            states = HiddenStates(hidden_NH, teacher_NH, negative_NH)
+            loss, report = micro_batch_loss(states, head, teacher_head or head, targets_N, terms, self._settings)
             if one_temperature:  # the objective has them already
                 return loss, MicroBatchResult(report, report.student_logprob_N)
             return loss, MicroBatchResult(report, self._sampling_logprobs(hidden_NH, head, targets_N))
@@ -217,7 +218,7 @@ class Learner:
 
     def _sampling_logprobs(self, hidden_NH: Tensor, head: Head, targets_N: Tensor) -> Tensor:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
-        return realised_logprobs(hidden_NH, head, targets_N, temperature, chunk)
+        return token_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
     def _policy_metrics(
         self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion

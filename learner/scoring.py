@@ -23,9 +23,9 @@ from learner.step_timer import StepTimer
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.config.objective import ObjectiveSettings
-from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
+from unisd_rl.objective.kernels.chunked import token_divergence, token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.unisd import TokenSignals
+from unisd_rl.objective.step import ScoringInputs
 from unisd_rl.types import ViewKind
 
 
@@ -34,7 +34,7 @@ class Scores:
     """Per token of a rank's batch; None for what no term needs. Tokens without a negative view have zeros there."""
 
     primary_N: Tensor | None
-    """Log-prob of the realised token under the primary view."""
+    """Log-prob of the target token under the primary view."""
     primary_NH: Tensor | None
     """Final hidden states of the primary view."""
     auxiliary_KN: Tensor | None
@@ -169,7 +169,7 @@ class _ScoreCollector:
 
     def _logprobs(self, hidden_nH: Tensor, head: Head, tokens: slice, temperature: float) -> Tensor:
         targets_n = self.inputs.targets_N[tokens]
-        return realised_logprobs(hidden_nH[tokens], head, targets_n, temperature, self.settings.chunk_tokens)
+        return token_logprobs(hidden_nH[tokens], head, targets_n, temperature, self.settings.chunk_tokens)
 
 
 def student_divergences(
@@ -202,21 +202,21 @@ class _Divergences:
 
     def __call__(self, hidden_nH: Tensor, head: Head) -> Tensor:
         settings = self.settings
-        assert settings.alpha is not None
+        assert settings.divergence is not None
         return token_divergence(
             hidden_nH,
             head,
             self.teacher_nH,
             self.teacher_head or head,
-            settings.alpha,
+            settings.divergence,
             settings.temperature,
             settings.chunk_tokens,
         )
 
 
-def signals(batch: RankBatch, scores: Scores, divergence_N: Tensor | None) -> TokenSignals:
+def scoring_inputs(batch: RankBatch, scores: Scores, divergence_N: Tensor | None) -> ScoringInputs:
     """The numbers from which weights, thresholds and denominators of the whole step are made."""
-    return TokenSignals(
+    return ScoringInputs(
         sequence_N=batch.sequence_N,
         sequences=len(batch.rollouts),
         primary_N=scores.primary_N,

@@ -42,6 +42,13 @@ class LossMetrics:
     """Share of tokens whose divergence lost its gradient to clipping."""
     contrastive_active_share: float
     """Share of the tokens with a negative view whose contrastive gradient is not zero."""
+    other_terms: Mapping[str, float]
+    """What further terms report, by its name in metrics.jsonl: terms of one's own need no field here."""
+
+    def flat(self) -> dict[str, float]:
+        """Every number under its name in metrics.jsonl."""
+        numbers = asdict(self)
+        return numbers | numbers.pop("other_terms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +153,8 @@ class StepMetrics:
 
     def flat(self) -> dict[str, float]:
         """Every number under its own name: the step's part of its line in metrics.jsonl."""
-        parts = (self.loss, self.weights, self.counts, self.policy, self.optimizer, self.teacher)
-        numbers: dict[str, float] = {"step": self.step}
+        parts = (self.weights, self.counts, self.policy, self.optimizer, self.teacher)
+        numbers: dict[str, float] = {"step": self.step, **self.loss.flat()}
         for part in parts:
             numbers |= asdict(part)
         return numbers | self.timing.flat()

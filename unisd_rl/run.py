@@ -25,7 +25,7 @@ from unisd_rl.cli import (
 )
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.config.ineffective import ineffective_settings
+from unisd_rl.config.ineffective import ineffective_settings, slower_settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import resumed_config
@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str]) -> int:
         check_without_imports(config)
     else:
         config = _resumed(folder, others, overrides)
-    for sentence in ineffective_settings(config):
+    for sentence in (*ineffective_settings(config), *slower_settings(config)):
         print(f"note: {sentence}", file=sys.stderr)
     if dry_run:
         print(describe(config))

@@ -1,8 +1,8 @@
 """Four ways to the same loss and gradients: plain dense torch, ours, TRL's chunked divergence, Liger's fused one.
 
-The loss of every contender is `sum_t weight_t min(D_t, kappa)`, weights and kappa given (Liger's kernel has neither, so
-it minimises the plain mean). `alpha` means the same to all: 0 forward KL, 1 reverse KL, in between the generalised
-Jensen-Shannon divergence of the mixture `(1 - alpha) S + alpha P`. torch and TRL are imported in here only.
+The loss of every contender is `sum_t weight_t min(D_t, threshold)`, weights and threshold given (Liger's kernel has
+neither, so it minimises the plain mean). `alpha` means the same to all: 0 forward KL, 1 reverse KL, in between the
+generalised Jensen-Shannon divergence of the mixture `(1 - alpha) S + alpha P`. torch and TRL are imported in here only.
 
 N tokens, H hidden, V vocabulary.
 """
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unisd_rl.config.objective import DivergenceConfig, ObjectiveSettings
+from unisd_rl.config.objective import JensenShannon
+from unisd_rl.objective.divergence import NO_WEIGHTS, DivergenceTerm
+from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.step import TokenTerms
+from unisd_rl.objective.term import Measure
 
 ALPHAS = {"fkl": 0.0, "jsd": 0.5, "rkl": 1.0}
 
@@ -41,7 +43,7 @@ class Inputs:
     targets_N: Tensor
     token_weight_N: Tensor
     chunk_tokens: int
-    kappa: dict[float, float] = field(default_factory=dict)
+    clip_threshold: dict[float, float] = field(default_factory=dict)
     """Clip threshold by alpha: clips about every tenth token."""
 
     @classmethod
@@ -69,14 +71,14 @@ class Inputs:
             size.chunk_tokens,
         )
         for alpha in ALPHAS.values():
-            inputs.kappa[alpha] = float(inputs.some_divergences(alpha).quantile(0.9))
+            inputs.clip_threshold[alpha] = float(inputs.some_divergences(alpha).quantile(0.9))
         return inputs
 
     def some_divergences(self, alpha: float) -> Tensor:
         few = slice(0, 32)
         heads = Head(self.weight_VH), Head(self.teacher_weight_VH)
         states = self.student_NH[few], self.teacher_NH[few]
-        return token_divergence(states[0], heads[0], states[1], heads[1], alpha, 1.0, 16)
+        return token_divergence(states[0], heads[0], states[1], heads[1], JensenShannon(alpha=alpha), 1.0, 16)
 
     def forget_gradients(self) -> None:
         self.student_NH.grad = self.weight_VH.grad = None
@@ -114,21 +116,13 @@ def dense(inputs: Inputs, alpha: float) -> Result:
 
 
 def ours(inputs: Inputs, alpha: float) -> Result:
-    zeros_N = torch.zeros_like(inputs.token_weight_N)
-    terms = TokenTerms(
-        inputs.token_weight_N, zeros_N, zeros_N, zeros_N, zeros_N, zeros_N, kappa=inputs.kappa[alpha], kept_N=None
-    )
-    settings = ObjectiveSettings(
-        temperature=1.0,
-        auxiliary_temperature=1.0,
-        chunk_tokens=inputs.chunk_tokens,
-        divergence=DivergenceConfig(alpha=alpha),
-    )
+    measure, clip_threshold = Measure(JensenShannon(alpha=alpha), "primary"), inputs.clip_threshold[alpha]
+    term = DivergenceTerm(measure, inputs.token_weight_N, clip_threshold, None, NO_WEIGHTS)
     heads = Head(inputs.weight_VH), Head(inputs.teacher_weight_VH)
-    states = inputs.student_NH, inputs.teacher_NH
-    scored = scored_tokens(states[0], heads[0], states[1], heads[1], inputs.targets_N, terms, settings)
+    states = HiddenStates(inputs.student_NH, inputs.teacher_NH)
+    scored = scored_tokens(states, *heads, inputs.targets_N, [term], 1.0, inputs.chunk_tokens)
     scored.loss.backward()
-    return Result(scored.loss.detach(), scored.divergence_N)
+    return Result(scored.loss.detach(), scored.scores.divergences[measure])
 
 
 def trl(inputs: Inputs, alpha: float) -> Result:
@@ -152,7 +146,7 @@ def liger(inputs: Inputs, alpha: float) -> Result:
 
 
 def _finish(inputs: Inputs, alpha: float, divergence_N: Tensor) -> Result:
-    loss = (inputs.token_weight_N * divergence_N.clamp(max=inputs.kappa[alpha])).sum()
+    loss = (inputs.token_weight_N * divergence_N.clamp(max=inputs.clip_threshold[alpha])).sum()
     loss.backward()
     return Result(loss.detach(), divergence_N.detach())
 

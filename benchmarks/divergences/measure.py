@@ -89,7 +89,7 @@ def errors(request: Request) -> list[dict[str, Any]]:
         inputs.targets_N,
         inputs.token_weight_N.double(),
         inputs.chunk_tokens,
-        inputs.kappa,
+        inputs.clip_threshold,
     )
     return [row for divergence in request.divergences for row in _errors(request.contenders, divergence, inputs, exact)]
 

@@ -32,7 +32,7 @@ class LiteralTokens:
 
     divergence: list[float]
     student: list[float]
-    """Log-prob of the realised token under the student ..."""
+    """Log-prob of the target token under the student ..."""
     primary: list[float]
     """... and under the primary view."""
     hinge: list[float]
@@ -47,7 +47,7 @@ def literal_tokens(problem: Problem, settings: ObjectiveSettings) -> LiteralToke
         teacher = literal_logprobs(problem.teacher_NH[t], problem.teacher_weight_VH, settings.temperature)
         negative = literal_logprobs(problem.negative_NH[t], problem.teacher_weight_VH, settings.temperature)
         found.divergence.append(
-            0.0 if settings.divergence is None else literal_divergence(student, teacher, settings.divergence.alpha)
+            0.0 if settings.divergence is None else literal_divergence(student, teacher, settings.divergence)
         )
         found.student.append(student[target])
         found.primary.append(teacher[target])
@@ -57,8 +57,8 @@ def literal_tokens(problem: Problem, settings: ObjectiveSettings) -> LiteralToke
             wrong = abs(student[target] - float(problem.negative_N[t]))
             margin = settings.contrastive.margin
         if isinstance(settings.contrastive, DivergenceContrast):
-            right = literal_divergence(student, teacher, settings.contrastive.alpha)
-            wrong = literal_divergence(student, negative, settings.contrastive.alpha)
+            right = literal_divergence(student, teacher, settings.contrastive.divergence)
+            wrong = literal_divergence(student, negative, settings.contrastive.divergence)
             margin = settings.contrastive.margin
         known = settings.contrastive is not None and bool(problem.has_negative_S[problem.sequence_N[t]])
         found.hinge.append(max(0.0, margin + right - wrong) if known else 0.0)
@@ -84,7 +84,7 @@ def literal_weights(problem: Problem, settings: ObjectiveSettings) -> list[float
     return [1.0] * len(columns)
 
 
-def literal_kappa(divergences: Sequence[float], settings: ObjectiveSettings) -> float:
+def literal_threshold(divergences: Sequence[float], settings: ObjectiveSettings) -> float:
     if settings.clipping is None:
         return math.inf
     if settings.clipping.quantile is not None:
@@ -100,13 +100,13 @@ def literal_loss(problem: Problem, settings: ObjectiveSettings) -> float:
 def literal_parts(problem: Problem, settings: ObjectiveSettings) -> dict[str, float]:
     """What each term contributes to L, by its name in `LossMetrics`."""
     found, weights = literal_tokens(problem, settings), literal_weights(problem, settings)
-    kappa = literal_kappa(found.divergence, settings)
+    threshold = literal_threshold(found.divergence, settings)
     main_losses, main_weights, contrastive, feature, likelihood = [], [], [], [], []
     for b in range(problem.sequences):
         tokens = [t for t, sequence in enumerate(problem.sequence_N.tolist()) if sequence == b]
         if not tokens:
             continue
-        clipped = [min(found.divergence[t], kappa) for t in tokens]
+        clipped = [min(found.divergence[t], threshold) for t in tokens]
         if isinstance(settings.agreement, SequenceAgreement):
             main_losses.append(sum(clipped) / len(tokens))
             main_weights.append(weights[tokens[0]])
@@ -151,16 +151,16 @@ def dense_tokens(problem: Problem, settings: ObjectiveSettings, student_NH: Tens
     s_N, p_N = (logprobs_NV.gather(1, problem.targets_N[:, None])[:, 0] for logprobs_NV in (student_NV, teacher_NV))
     divergence_N = hinge_N = torch.zeros_like(s_N)
     if settings.divergence is not None:
-        divergence_N = dense_divergence(student_NV, teacher_NV, settings.divergence.alpha)
-        kappa = literal_kappa(divergence_N.tolist(), settings)
-        divergence_N = torch.where(divergence_N <= kappa, divergence_N, torch.full_like(divergence_N, kappa))
+        divergence_N = dense_divergence(student_NV, teacher_NV, settings.divergence)
+        threshold = literal_threshold(divergence_N.tolist(), settings)
+        divergence_N = torch.where(divergence_N <= threshold, divergence_N, torch.full_like(divergence_N, threshold))
     contrastive, known_N = settings.contrastive, problem.has_negative_S[problem.sequence_N]
     if isinstance(contrastive, LogprobContrast):
         n_N = torch.where(known_N, problem.negative_N, p_N)
         hinge_N = known_N * (contrastive.margin + (s_N - p_N).abs() - (s_N - n_N).abs()).clamp(min=0)
     if isinstance(contrastive, DivergenceContrast):
-        right_N = dense_divergence(student_NV, teacher_NV, contrastive.alpha)
-        wrong_N = dense_divergence(student_NV, negative_NV, contrastive.alpha)
+        right_N = dense_divergence(student_NV, teacher_NV, contrastive.divergence)
+        wrong_N = dense_divergence(student_NV, negative_NV, contrastive.divergence)
         hinge_N = known_N * (contrastive.margin + right_N - wrong_N).clamp(min=0)
     return DenseTokens(divergence_N, hinge_N, (student_NH - problem.teacher_NH).square().mean(-1), -s_N)
 

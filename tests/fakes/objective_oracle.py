@@ -14,8 +14,9 @@ from torch import Tensor
 from unisd_rl.config.base import Section
 from unisd_rl.config.objective import (
     ClippingConfig,
-    DivergenceConfig,
+    Divergence,
     DivergenceContrast,
+    JensenShannon,
     LikelihoodConfig,
     LogprobContrast,
     MatchingConfig,
@@ -23,13 +24,14 @@ from unisd_rl.config.objective import (
     ReferenceReductions,
     SequenceAgreement,
     TokenAgreement,
+    TotalVariation,
 )
 from unisd_rl.objective.kernels.head import Head
 
 TOKEN = TokenAgreement(gamma=1.0, statistic="variance", scale_quantile=0.95, cap=10.0, floor=0.01)
 SEQUENCE = SequenceAgreement(gamma=1.0, statistic="variance")
 SHORT = {
-    "alpha": ("divergence", lambda alpha: DivergenceConfig(alpha=alpha)),
+    "alpha": ("divergence", lambda alpha: JensenShannon(alpha=alpha)),
     "clip_threshold": ("clipping", lambda threshold: ClippingConfig(threshold=threshold)),
     "clip_quantile": ("clipping", lambda quantile: ClippingConfig(quantile=quantile)),
     "matching_weight": ("matching", lambda weight: MatchingConfig(weight=weight)),
@@ -57,7 +59,7 @@ def contrast_of(alpha: float, weight: float = 0.3, margin: float = 0.1) -> Diver
 
 
 PLAIN = ObjectiveSettings(
-    temperature=0.7, auxiliary_temperature=0.7, chunk_tokens=3, divergence=DivergenceConfig(alpha=0.5)
+    temperature=0.7, auxiliary_temperature=0.7, chunk_tokens=3, divergence=JensenShannon(alpha=0.5)
 )
 ALL_FIVE = changed(
     PLAIN, clip_quantile=0.8, agreement=TOKEN, contrastive=LogprobContrast(weight=0.3, margin=1.0), matching_weight=0.2
@@ -136,8 +138,11 @@ def literal_logprobs(hidden: Tensor, weight: Tensor, temperature: float) -> list
     return [logit - log_sum for logit in logits]
 
 
-def literal_divergence(student: list[float], teacher: list[float], alpha: float) -> float:
+def literal_divergence(student: list[float], teacher: list[float], kind: Divergence) -> float:
     """From log-probabilities."""
+    if isinstance(kind, TotalVariation):
+        return 0.5 * sum(abs(math.exp(s) - math.exp(t)) for s, t in zip(student, teacher, strict=True))
+    alpha = kind.alpha
 
     def kl(left: list[float], right: list[float]) -> float:
         return sum(math.exp(a) * (a - b) for a, b in zip(left, right, strict=True) if math.exp(a) > 0.0)
@@ -178,7 +183,10 @@ def dense_logprobs(hidden_NH: Tensor, head: Head, temperature: float) -> Tensor:
     return torch.log_softmax(logits / temperature, -1)
 
 
-def dense_divergence(student_NV: Tensor, teacher_NV: Tensor, alpha: float) -> Tensor:
+def dense_divergence(student_NV: Tensor, teacher_NV: Tensor, kind: Divergence) -> Tensor:
+    if isinstance(kind, TotalVariation):
+        return 0.5 * (student_NV.exp() - teacher_NV.exp()).abs().sum(-1)
+    alpha = kind.alpha
     if alpha == 0.0:
         return (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
     if alpha == 1.0:

@@ -14,23 +14,24 @@ from torch import Tensor
 from tests.fakes.objective_oracle import Problem
 from unisd_rl.config.objective import DivergenceContrast, LogprobContrast, ObjectiveSettings
 from unisd_rl.metrics import BatchCounts, LossMetrics, WeightMetrics
-from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
+from unisd_rl.objective.kernels.chunk_logits import HiddenStates
+from unisd_rl.objective.kernels.chunked import token_divergence, token_logprobs
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.reduction import Gather
-from unisd_rl.objective.step import loss_metrics
-from unisd_rl.objective.unisd import TokenSignals, micro_batch_loss, step_terms
+from unisd_rl.objective.step import ScoringInputs
+from unisd_rl.objective.unisd import loss_metrics, micro_batch_loss, step_terms
 
 
-def signals_of(
+def inputs_of(
     problem: Problem, settings: ObjectiveSettings, primary_N: Tensor | None, divergence_N: Tensor | None
-) -> TokenSignals:
+) -> ScoringInputs:
     """What the learner would hand to `step_terms`; absent what the settings do not use."""
     by_logprob = isinstance(settings.contrastive, LogprobContrast)
-    return TokenSignals(
+    return ScoringInputs(
         sequence_N=problem.sequence_N,
         sequences=problem.sequences,
         primary_N=primary_N if by_logprob else None,
-        auxiliary_KN=problem.auxiliary_KN.float() if settings.weighting else None,
+        auxiliary_KN=problem.auxiliary_KN.float() if settings.agreement and settings.divergence else None,
         negative_N=problem.negative_N.float() if by_logprob else None,
         has_negative_S=problem.has_negative_S if settings.contrastive else None,
         divergence_N=divergence_N,
@@ -49,7 +50,7 @@ class OurStep:
 
     @property
     def numbers(self) -> dict[str, float]:
-        return asdict(self.loss) | asdict(self.weights) | asdict(self.counts)
+        return self.loss.flat() | asdict(self.weights) | asdict(self.counts)
 
 
 def rank_step(
@@ -66,30 +67,32 @@ def rank_step(
     if objective.needs.views:
         teacher_NH, teacher = problem.teacher_NH.float(), Head(problem.teacher_weight_VH.float())
         temperature, chunk = objective.temperature, objective.chunk_tokens
-        primary_N = realised_logprobs(teacher_NH, teacher, problem.targets_N, temperature, chunk)
+        primary_N = token_logprobs(teacher_NH, teacher, problem.targets_N, temperature, chunk)
     if objective.needs_divergence_pass:
         divergence_N = token_divergence(
-            student_NH, Head(weight_VH), teacher_NH, teacher, objective.divergence.alpha, temperature, chunk
+            student_NH, Head(weight_VH), teacher_NH, teacher, objective.divergence, temperature, chunk
         )
-    signals = replace(signals_of(problem, objective, primary_N, divergence_N), order_S=order_S)
-    terms = step_terms(signals, objective, gather)
+    inputs = replace(inputs_of(problem, objective, primary_N, divergence_N), order_S=order_S)
+    terms = step_terms(inputs, objective, gather)
     reports = []
     for start, stop in zip(cuts, (*cuts[1:], len(student_NH)), strict=True):
         part = slice(start, stop)
         loss, report = micro_batch_loss(
-            student_NH[part],
+            HiddenStates(
+                student_NH[part],
+                None if teacher_NH is None else teacher_NH[part],
+                problem.negative_NH[part].float() if by_divergence else None,
+            ),
             Head(weight_VH),
-            None if teacher_NH is None else teacher_NH[part],
             teacher,
             problem.targets_N[part],
             terms.slice(start, stop),
             objective,
-            problem.negative_NH[part].float() if by_divergence else None,
         )
         loss.backward()
         reports.append(report)
-    loss = loss_metrics(reports, gather, student_NH.device)
-    return OurStep(student_NH.grad, weight_VH.grad, loss, terms.metrics, terms.counts)
+    loss = loss_metrics(terms, reports, gather, student_NH.device)
+    return OurStep(student_NH.grad, weight_VH.grad, loss, terms.weights, terms.counts)
 
 
 def single(

@@ -22,7 +22,7 @@ def step_metrics(
     """Zeros but for what is named."""
     return StepMetrics(
         step=0,
-        loss=LossMetrics(*[0.0] * 10),
+        loss=LossMetrics(*[0.0] * 10, other_terms={}),
         weights=WeightMetrics(*[0.0] * 6),
         counts=BatchCounts(tokens, 0, 0),
         policy=PolicyMetrics(staleness, staleness, 0.0),

@@ -1,4 +1,4 @@
-"""Random logits and terms scored twice, by Triton's rows and by torch's; run as a program it prints what disagrees.
+"""Random logits and terms scored twice, by Triton's backend and by torch's; run as a program it prints what disagrees.
 
 `TRITON_INTERPRET=1 python tests/fakes/triton_rows.py` needs no GPU. That variable must be set before triton is first
 imported, so tests run this in a process of its own.
@@ -10,10 +10,11 @@ from dataclasses import replace
 import torch
 
 from tests.fakes.objective_oracle import PLAIN, changed
+from tests.fakes.objective_terms import random_coefficients, token_terms
 from unisd_rl.config.objective import DivergenceContrast, LogprobContrast
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.kernels.torch_rows import Logits, TorchRows
-from unisd_rl.objective.step import TokenTerms
+from unisd_rl.objective.kernels.torch_backend import Logits, TorchBackend
+from unisd_rl.objective.term import measures_of
 
 NONE = changed(PLAIN, alpha=None, chunk_tokens=64)
 CONTRASTS = (
@@ -48,10 +49,9 @@ def problem(vocabulary, device, spread=3.0, tokens=5, distance=0.5):
             )
         )
     )
-    uniform = torch.rand(6, tokens, generator=generator).to(device)
-    terms = TokenTerms(*uniform[:3], *(-3.0 * uniform[3:5]), uniform[5], kappa=0.1, kept_N=None)
+    given = random_coefficients(tokens, generator, 0.1, device)
     targets_C = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
-    return logits, targets_C, terms
+    return logits, targets_C, given
 
 
 def copied(logits):
@@ -60,19 +60,22 @@ def copied(logits):
 
 def disagreements(device, vocabularies=(7, 50), caps=(None, 4.0), gradient_type=torch.float32):
     """One line for every number of every case in which the two differ by more than float32 rounding."""
-    from unisd_rl.objective.kernels.triton_rows import TritonRows
+    from unisd_rl.objective.kernels.triton_backend import TritonBackend
 
     found = []
     for vocabulary, cap, settings in itertools.product(vocabularies, caps, all_settings()):
         weight_VH = torch.empty(vocabulary, 1, device=device)
         head = replace(Head(weight_VH, None, cap).at(settings.temperature, torch.float32), after=1.3)
-        logits, targets_C, terms = problem(vocabulary, device)
+        logits, targets_C, given = problem(vocabulary, device)
+        terms = token_terms(settings, given)
+        measures = measures_of(terms)
         expected_CV, gradient_CV = (torch.empty_like(logits.student_CV) for _ in range(2))
         gradient_CV = gradient_CV.to(gradient_type)
         plain = copied(logits)
-        right = TorchRows(head, head, settings, plain).score_(plain, targets_C, terms, expected_CV)
-        ours = TritonRows(head, head, settings).score_(logits, targets_C, terms, gradient_CV)
-        pairs = [(name, getattr(ours, name), getattr(right, name)) for name in vars(right)]
+        right = TorchBackend(head, head, measures, plain).score(plain, targets_C, terms, expected_CV)
+        ours = TritonBackend(head, head, measures).score(logits, targets_C, terms, gradient_CV)
+        pairs = [(str(measure), ours.divergences[measure], right.divergences[measure]) for measure in measures]
+        pairs.append(("log-prob", ours.logprob_N, right.logprob_N))
         rounding = 3e-5 if gradient_type == torch.float32 else 1e-2
         for name, left, wanted in [*pairs, ("gradient", gradient_CV, expected_CV)]:
             tolerance = rounding if name == "gradient" else 3e-5

@@ -1,14 +1,15 @@
-"""The GPU's path on a real GPU: Triton's rows, and half-precision products with float32 sums."""
+"""The GPU's path on a real GPU: Triton's kernels, and half-precision matmuls with float32 sums."""
 
 import pytest
 import torch
 
 from tests.fakes.objective_oracle import PLAIN, changed
+from tests.fakes.objective_terms import random_coefficients, token_terms
 from tests.fakes.triton_rows import disagreements
-from unisd_rl.config.objective import DivergenceContrast
-from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
+from unisd_rl.config.objective import DivergenceContrast, JensenShannon
+from unisd_rl.objective.kernels.chunk_logits import HiddenStates
+from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence, token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.step import TokenTerms
 
 pytestmark = pytest.mark.gpu
 CONTRAST = DivergenceContrast(weight=1.0, margin=0.05, alpha=0.5)
@@ -35,19 +36,19 @@ def case(device, dtype):
     negative_NH = (teacher_NH + normal(64, 256, scale=0.3)).bfloat16().to(dtype)
     weight_VH = normal(9001, 256, scale=0.2).requires_grad_()
     teacher_weight_VH = normal(9001, 256, scale=0.2)
-    uniform = torch.rand(6, 64, generator=generator).to(device)
-    terms = TokenTerms(*uniform[:3], *(-3.0 * uniform[3:5]), uniform[5], kappa=2.0, kept_N=None)
+    given = random_coefficients(64, generator, 2.0, device)
     targets_N = torch.randint(9001, (64,), generator=generator).to(device)
-    return student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, terms
+    return student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, given
 
 
 def scored(device, dtype, alpha, soft_cap):
-    student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, terms = case(device, dtype)
+    student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, given = case(device, dtype)
     settings = changed(
         PLAIN, alpha=alpha, clip_threshold=2.0, contrastive=CONTRAST, chunk_tokens=24, likelihood_weight=1.0
     )
     heads = Head(weight_VH, None, soft_cap, 1.3), Head(teacher_weight_VH, None, soft_cap, 1.3)
-    found = scored_tokens(student_NH, heads[0], teacher_NH, heads[1], targets_N, terms, settings, negative_NH)
+    states, terms = HiddenStates(student_NH, teacher_NH, negative_NH), token_terms(settings, given)
+    found = scored_tokens(states, *heads, targets_N, terms, settings.temperature, settings.chunk_tokens)
     return found, torch.autograd.grad(found.loss, (student_NH, weight_VH))
 
 
@@ -57,8 +58,10 @@ def test_half_precision_inputs_give_the_processor_s_float32_result(alpha, soft_c
     """Losses to float32 rounding; gradients to that of the half-precision type they pass through and end in."""
     right, (hidden_NH, weight_VH) = scored("cpu", torch.float32, alpha, soft_cap)
     ours, (ours_NH, ours_VH) = scored("cuda", torch.bfloat16, alpha, soft_cap)
-    torch.testing.assert_close(ours.divergence_N.cpu(), right.divergence_N, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(ours.student_logprob_N.cpu(), right.student_logprob_N, rtol=1e-4, atol=1e-4)
+    assert ours.scores.divergences.keys() == right.scores.divergences.keys()
+    for measure, divergence_N in right.scores.divergences.items():
+        torch.testing.assert_close(ours.scores.divergences[measure].cpu(), divergence_N, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ours.scores.logprob_N.cpu(), right.scores.logprob_N, rtol=1e-4, atol=1e-4)
     for left, wanted in ((ours_NH, hidden_NH), (ours_VH, weight_VH)):
         assert left.dtype == torch.bfloat16
         assert float((left.cpu().float() - wanted).norm() / wanted.norm()) < 1e-2
@@ -71,8 +74,8 @@ def test_measurements_without_gradient_agree_with_the_processor():
         heads = Head(weight_VH), Head(teacher_weight_VH)
         found.append(
             (
-                realised_logprobs(student_NH, heads[0], targets_N, 0.7, 24).cpu(),
-                token_divergence(student_NH, heads[0], teacher_NH, heads[1], 0.5, 0.7, 24).cpu(),
+                token_logprobs(student_NH, heads[0], targets_N, 0.7, 24).cpu(),
+                token_divergence(student_NH, heads[0], teacher_NH, heads[1], JensenShannon(alpha=0.5), 0.7, 24).cpu(),
             )
         )
     for right, ours in zip(*found, strict=True):
@@ -85,5 +88,5 @@ def test_the_head_is_never_copied_to_float32():
     wide_VH = torch.randn(20_000, 8192, device="cuda", dtype=torch.bfloat16)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    realised_logprobs(wide_NH, Head(wide_VH), torch.zeros(8, dtype=torch.long, device="cuda"), 0.7, 8)
+    token_logprobs(wide_NH, Head(wide_VH), torch.zeros(8, dtype=torch.long, device="cuda"), 0.7, 8)
     assert torch.cuda.max_memory_allocated() - before < wide_VH.numel() * 4 / 2

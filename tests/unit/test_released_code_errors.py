@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.fakes.objective_expected import literal_kappa, literal_tokens
+from tests.fakes.objective_expected import literal_threshold, literal_tokens
 from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, changed, contrast_of, random_problem
 from tests.fakes.objective_steps import over_ranks, relative_difference, single
 from tests.fakes.prepared import made, prepared_stream
@@ -26,7 +26,7 @@ from unisd_rl.config.objective import ObjectiveConfig
 from unisd_rl.contexts.prompts import PreparationReport, prompt_of
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement
-from unisd_rl.objective.kernels.chunked import realised_logprobs
+from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.run import main
 from unisd_rl.tasks.arithmetic import Arithmetic
@@ -63,7 +63,7 @@ def test_line_03_the_variance_is_of_the_population_and_one_view_is_refused_with_
 def test_line_04_one_and_two_ranks_and_one_and_four_micro_batches_give_the_same_gradient(
     objective, owners, micro_batches
 ):
-    """Both quantiles are on; ranks have unequal token counts, one of them none; kappa and scale are the step's."""
+    """Both quantiles are on; ranks have unequal token counts, one of them none; threshold and scale are the step's."""
     problem = random_problem(12, lengths=(6, 2, 0, 9, 5))
     whole = single(problem, objective)
     owner_N = torch.tensor(owners)[problem.sequence_N]
@@ -87,7 +87,7 @@ def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_hav
         single(problem, changed(ALL_FIVE, temperature=1.0)).hidden_NH, single(problem, ALL_FIVE).hidden_NH
     ) > 1e-3  # fmt: skip
     logprobs = [
-        realised_logprobs(problem.student_NH, Head(problem.weight_VH), problem.targets_N, temperature, 4)
+        token_logprobs(problem.student_NH, Head(problem.weight_VH), problem.targets_N, temperature, 4)
         for temperature in (one.auxiliary_temperature, own.auxiliary_temperature)
     ]
     assert relative_difference(*logprobs) > 1e-2
@@ -96,8 +96,8 @@ def test_line_05_one_temperature_is_of_every_view_and_the_auxiliary_ones_may_hav
 def test_line_06_a_clip_that_can_never_bind_is_named_and_the_clipped_share_is_counted(capsys):
     problem, free = random_problem(11), changed(ALL_FIVE, clip_quantile=None)
     divergences = literal_tokens(problem, ALL_FIVE).divergence
-    kappa = literal_kappa(divergences, ALL_FIVE)
-    expected = sum(divergence > kappa for divergence in divergences) / len(divergences)
+    threshold = literal_threshold(divergences, ALL_FIVE)
+    expected = sum(divergence > threshold for divergence in divergences) / len(divergences)
     assert expected > 0
     assert single(problem, ALL_FIVE).loss.clipped_share == pytest.approx(expected)
     assert single(problem, changed(free, clip_threshold=10.0)).loss.clipped_share == 0.0
@@ -149,7 +149,7 @@ def test_line_08_no_tensor_of_all_tokens_times_the_vocabulary_exists_and_views_l
     problem = random_problem(1, lengths=(80, 70, 50), vocabulary=300)
     hidden_NH, head = problem.teacher_NH.float(), Head(problem.teacher_weight_VH.float())
     with LargestTensor() as largest:
-        logprob_N = realised_logprobs(hidden_NH, head, problem.targets_N, 0.7, 8)
+        logprob_N = token_logprobs(hidden_NH, head, problem.targets_N, 0.7, 8)
         single(problem, changed(ALL_FIVE, contrastive=contrastive, chunk_tokens=8))
     assert logprob_N.shape == (200,)
     assert largest.elements <= 8 * 300

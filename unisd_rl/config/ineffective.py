@@ -1,7 +1,8 @@
 """Settings that are on but do nothing: the mistake that no loss curve shows.
 
 A threshold above the divergence's bound, agreement whose weights are all one, a context that no term reads: the run
-looks as if a mechanism were part of it. Each is named in one sentence before the run starts.
+looks as if a mechanism were part of it. Each is named in one sentence before the run starts, as is what works but in
+a slower way.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,14 @@ def ineffective_settings(config: Config) -> tuple[str, ...]:
     objective = config.objective
     mechanisms = (sentence for section in objective.mechanisms for sentence in section.ineffective(objective))
     return (*mechanisms, *_auxiliary_temperature(config), *_contexts(config))
+
+
+def slower_settings(config: Config) -> tuple[str, ...]:
+    """One sentence for every setting that keeps a GPU from the fast path."""
+    divergence = config.objective.divergence
+    if not config.learner.gpus_per_rank or divergence is None or divergence.has_triton_kernel:
+        return ()
+    return (f"objective.divergence: {divergence.title} has no Triton kernel; it runs in plain torch, which is slower",)
 
 
 def _auxiliary_temperature(config: Config) -> Iterator[str]:

@@ -5,13 +5,14 @@ that both are known before torch is imported. The mathematics is in `unisd_rl.ob
 """
 
 import math
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
 from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
@@ -52,15 +53,18 @@ class Mechanism(Section):
         return Needs()
 
 
-class LossTerm(Mechanism):
+class TermConfig(Mechanism):
     """A mechanism that is a term of the loss."""
 
 
-class DivergenceConfig(LossTerm):
-    """The main term: a divergence between student and teacher at every token."""
+class Divergence(TermConfig):
+    """The main term: a divergence between student and teacher at every token.
 
-    alpha: Fraction = 0.5
-    """0 is the forward KL, 1 the reverse KL, in between the generalised Jensen-Shannon divergence."""
+    A section of `objective` names one by its `type`; without one it is `jensen_shannon`.
+    """
+
+    has_triton_kernel: ClassVar[bool] = False
+    """Whether a GPU computes it in the fused kernels; else in plain torch, which is slower."""
 
     @property
     @override
@@ -68,16 +72,62 @@ class DivergenceConfig(LossTerm):
         return Needs(states=frozenset({ViewKind.PRIMARY}))
 
     @property
+    @abstractmethod
     def bound(self) -> float:
-        """Largest possible value in nats: the binary entropy of alpha; infinite for the two KLs."""
-        return divergence_bound(self.alpha)
+        """Largest possible value in nats."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What a sentence calls it."""
 
 
-def divergence_bound(alpha: float) -> float:
-    """Largest possible divergence in nats: the binary entropy of alpha; infinite for the two KLs (alpha 0 and 1)."""
-    if alpha in (0.0, 1.0):
-        return math.inf
-    return -alpha * math.log(alpha) - (1.0 - alpha) * math.log1p(-alpha)
+class JensenShannon(Divergence):
+    """The generalised Jensen-Shannon divergence, with the two KL divergences at its ends."""
+
+    has_triton_kernel = True
+
+    type: Literal["jensen_shannon"] = "jensen_shannon"
+    alpha: Fraction = 0.5
+    """0 is the forward KL, 1 the reverse KL, in between the generalised Jensen-Shannon divergence."""
+
+    @property
+    @override
+    def bound(self) -> float:
+        """The binary entropy of alpha; infinite for the two KLs."""
+        if self.alpha in (0.0, 1.0):
+            return math.inf
+        return -self.alpha * math.log(self.alpha) - (1.0 - self.alpha) * math.log1p(-self.alpha)
+
+    @property
+    @override
+    def title(self) -> str:
+        return f"divergence with alpha {self.alpha:g}"
+
+
+class TotalVariation(Divergence):
+    """Half the sum of the absolute differences of all probabilities."""
+
+    type: Literal["total_variation"] = "total_variation"
+
+    @property
+    @override
+    def bound(self) -> float:
+        return 1.0
+
+    @property
+    @override
+    def title(self) -> str:
+        return "total variation"
+
+
+def _usual_divergence(given: object) -> object:
+    return {"type": "jensen_shannon", **given} if isinstance(given, Mapping) else given
+
+
+DivergenceConfig = Annotated[
+    JensenShannon | TotalVariation, Field(discriminator="type"), BeforeValidator(_usual_divergence)
+]
 
 
 class ClippingConfig(Mechanism):
@@ -102,7 +152,7 @@ class ClippingConfig(Mechanism):
         elif self.threshold is not None and self.threshold >= divergence.bound:
             yield (
                 f"clip threshold {self.threshold:g} can never bind: "
-                f"the divergence with alpha {divergence.alpha:g} is at most {divergence.bound:.4f}"
+                f"the {divergence.title} is at most {divergence.bound:.4f}"
             )
 
 
@@ -173,7 +223,7 @@ class SequenceAgreement(Agreement):
 AgreementConfig = Annotated[TokenAgreement | SequenceAgreement, Field(discriminator="level")]
 
 
-class Contrast(LossTerm):
+class Contrast(TermConfig):
     """Pull to the right demonstration, push from the wrong one: a hinge on the difference of two distances."""
 
     weight: Positive = 0.1
@@ -202,31 +252,35 @@ class DivergenceContrast(Contrast):
     """Which divergence: 0 is the forward KL, 1 the reverse KL, in between generalised Jensen-Shannon."""
 
     @property
+    def divergence(self) -> JensenShannon:
+        """D."""
+        return JensenShannon(alpha=self.alpha)
+
+    @property
     @override
     def needs(self) -> Needs:
         return Needs(states=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
 
     @override
     def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
-        bound = divergence_bound(self.alpha)
-        if self.margin >= bound:
+        if self.margin >= self.divergence.bound:
             yield (
                 f"contrastive margin {self.margin:g} never closes the hinge, so its size changes nothing: the "
-                f"divergence with alpha {self.alpha:g} is at most {bound:.4f}"
+                f"{self.divergence.title} is at most {self.divergence.bound:.4f}"
             )
 
 
 ContrastiveConfig = Annotated[LogprobContrast | DivergenceContrast, Field(discriminator="signal")]
 
 
-class LikelihoodConfig(LossTerm):
+class LikelihoodConfig(TermConfig):
     """Cross-entropy on the completion itself: what supervised fine-tuning minimises. Reads no teacher."""
 
     weight: Positive = 1.0
     """lambda_l."""
 
 
-class MatchingConfig(LossTerm):
+class MatchingConfig(TermConfig):
     """Feature matching of final hidden states."""
 
     weight: Positive = 0.1
@@ -309,20 +363,21 @@ class ObjectiveConfig(Section):
         return tuple(section for section in sections if isinstance(section, Mechanism))
 
     @property
-    def terms(self) -> tuple[LossTerm, ...]:
+    def terms(self) -> tuple[TermConfig, ...]:
         """Those of them that are terms of the loss."""
-        return tuple(section for section in self.mechanisms if isinstance(section, LossTerm))
-
-    @property
-    def weighting(self) -> Agreement | None:
-        """The agreement weights, if there is a divergence for them to weigh."""
-        return self.agreement if self.divergence is not None else None
+        return tuple(section for section in self.mechanisms if isinstance(section, TermConfig))
 
     @property
     def needs(self) -> Needs:
         """What all terms together read of the teacher; where that is nothing, there is no teacher."""
-        readers: tuple[Mechanism | None, ...] = (*self.terms, self.weighting)
-        return reduce(or_, (reader.needs for reader in readers if reader is not None), Needs())
+        # Agreement weighs the divergence: without that its views are not read.
+        weights = () if self.divergence is None or self.agreement is None else (self.agreement,)
+        return reduce(or_, (reader.needs for reader in (*self.terms, *weights)), Needs())
+
+    @property
+    def needs_negative_view(self) -> bool:
+        """Whether a term reads the view with a wrong demonstration."""
+        return ViewKind.NEGATIVE in self.needs.views
 
     @property
     def needs_divergence_pass(self) -> bool:
@@ -339,8 +394,3 @@ class ObjectiveSettings(ObjectiveConfig):
     """Softmax temperature of the auxiliary views."""
     chunk_tokens: Count
     """Tokens whose vocabulary-wide logits exist at one time; does not change the result."""
-
-    @property
-    def alpha(self) -> float | None:
-        """The main term's divergence; None where that term is off."""
-        return self.divergence.alpha if self.divergence else None

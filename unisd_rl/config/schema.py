@@ -14,7 +14,7 @@ from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.evaluation import EvaluationConfig
 from unisd_rl.config.learner import LearnerConfig
 from unisd_rl.config.model import ModelConfig
-from unisd_rl.config.objective import LossTerm, ObjectiveConfig, ObjectiveSettings
+from unisd_rl.config.objective import ObjectiveConfig, ObjectiveSettings, TermConfig
 from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
 from unisd_rl.config.run import FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
@@ -118,7 +118,7 @@ def _negatives_are_given(config: Config) -> None:
 
 
 def _reads_negative(section: object) -> bool:
-    return isinstance(section, LossTerm) and ViewKind.NEGATIVE in section.needs.views
+    return isinstance(section, TermConfig) and ViewKind.NEGATIVE in section.needs.views
 
 
 def _publication_keeps_up(config: Config) -> None:

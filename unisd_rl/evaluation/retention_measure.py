@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from learner.model import CausalLM
+from unisd_rl.config.objective import JensenShannon
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention import Completion, Drift, Likelihood, Retention
-from unisd_rl.objective.kernels.chunked import realised_logprobs, token_divergence
+from unisd_rl.objective.kernels.chunked import token_divergence, token_logprobs
 
-_TEMPERATURE, _WEIGHT = 1.0, 0.5
+_TEMPERATURE, _DIVERGENCE = 1.0, JensenShannon(alpha=0.5)
 Found = TypeVar("Found")
 
 
@@ -61,7 +62,7 @@ def _by_batches(
 
 def _likelihoods(model: CausalLM, batch: Sequence[Completion], sizes: Sizes) -> list[Likelihood]:
     hidden_NH, targets_N = _read(model, batch)
-    logprob_N = realised_logprobs(hidden_NH, model.head(), targets_N, _TEMPERATURE, sizes.chunk_tokens)
+    logprob_N = token_logprobs(hidden_NH, model.head(), targets_N, _TEMPERATURE, sizes.chunk_tokens)
     return _likelihoods_of(batch, logprob_N)
 
 
@@ -69,8 +70,10 @@ def _drifts(adapted: CausalLM, base: CausalLM, batch: Sequence[Completion], size
     adapted_NH, _ = _read(adapted, batch)
     base_NH, targets_N = _read(base, batch)
     heads = adapted.head(), base.head()
-    logprob_N = realised_logprobs(base_NH, heads[1], targets_N, _TEMPERATURE, sizes.chunk_tokens)
-    divergence_N = token_divergence(adapted_NH, heads[0], base_NH, heads[1], _WEIGHT, _TEMPERATURE, sizes.chunk_tokens)
+    logprob_N = token_logprobs(base_NH, heads[1], targets_N, _TEMPERATURE, sizes.chunk_tokens)
+    divergence_N = token_divergence(
+        adapted_NH, heads[0], base_NH, heads[1], _DIVERGENCE, _TEMPERATURE, sizes.chunk_tokens
+    )
     pairs = zip(_likelihoods_of(batch, logprob_N), _sums(batch, divergence_N), strict=True)
     return [Drift(likelihood, divergence) for likelihood, divergence in pairs]
 

@@ -3,7 +3,7 @@
 Where it stands in the data's path, per optimiser step on each rank:
 
 ```
- no-gradient passes of all micro-batches      chunked.realised_logprobs (auxiliary views; primary and negative for
+ no-gradient passes of all micro-batches      chunked.token_logprobs (auxiliary views; primary and negative for
                                               contrast on log-probs)
  (only for a quantile clip, the student too)  chunked.token_divergence
         |  signals.TokenSignals: one number per token and view, as far as the settings need them

@@ -1,60 +1,143 @@
-"""The divergence between a teacher's distribution P and the student's S at one position, over the whole vocabulary.
+"""The divergence term: the student is drawn to the teacher that read the demonstration, at every token.
 
-`alpha = 0`: `KL(P || S)`. `alpha = 1`: `KL(S || P)`. In between, with `M = (1 - alpha) S + alpha P`:
-`D = alpha KL(P || M) + (1 - alpha) KL(S || M)`, at most the binary entropy of alpha. All in nats.
-
-Everything is formed from log-probabilities, so that probabilities that underflow stay harmless, and from the log
-ratio `r = log P - log S`, so that identical distributions give exactly zero value and gradient.
-The functions write into their arguments: these are buffers of one block of one chunk.
+`L = sum_t c_t min(D(S_t, P_t), threshold)`. The agreement weights and all means are inside the coefficients `c`; which
+tokens lie above the clip threshold is settled before the first gradient where it is a quantile.
 """
 
-import torch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import Tensor
+from typing_extensions import override
 
-# Beyond it S < e^-30 P, and every term in which the ratio's size still counts carries that factor: lost in float32's
-# rounding. A larger limit costs digits of r - q below, exp of one above 88 overflows.
-_LARGEST_LOG_RATIO = 30.0
+from unisd_rl.config.objective import Divergence, SequenceAgreement, TokenAgreement
+from unisd_rl.metrics import WeightMetrics
+from unisd_rl.objective.agreement import StepWeights, equal_step_weights, sequence_step_weights, token_step_weights
+from unisd_rl.objective.clipping import clipped, quantile_threshold, unclipped
+from unisd_rl.objective.reduction import quantile
+from unisd_rl.objective.reference_reductions import reference_step_weights
+from unisd_rl.objective.step import Step
+from unisd_rl.objective.term import Derivatives, Measure, TokenScores, TokenTerm
+
+NO_WEIGHTS = WeightMetrics(
+    weight_p05=1.0,
+    weight_median=1.0,
+    weight_below_half=0.0,
+    effective_sample_size=1.0,
+    disagreement_scale=math.nan,
+    clip_threshold=math.nan,
+)
+"""What is reported without a divergence term."""
 
 
-def log_softmax_(logits_RV: Tensor, probs_RV: Tensor) -> None:
-    """Turn finite logits of any size into log-probabilities in place, and write the probabilities to `probs_RV`."""
-    logits_RV.sub_(logits_RV.amax(-1, keepdim=True))
-    torch.exp(logits_RV, out=probs_RV)
-    total_R1 = probs_RV.sum(-1, keepdim=True)
-    logits_RV.sub_(total_R1.log())
-    probs_RV.div_(total_R1)
+@dataclass(frozen=True)
+class DivergenceTerm(TokenTerm):
+    """`sum_t divergence_coefficient_t min(D_t, clip_threshold)`."""
+
+    TOTALS = ("clipped",)
+
+    measure: Measure
+    divergence_coefficient_N: Tensor
+    clip_threshold: float | None
+    """Nats; None clips nothing."""
+    unclipped_N: Tensor | None
+    """Which tokens keep their gradient (bool), settled once if the threshold is a quantile; None: `D <= threshold`."""
+    weights: WeightMetrics
+    """Of the whole step."""
+
+    @classmethod
+    @override
+    def of_step(cls, section: Divergence, step: Step) -> "DivergenceTerm":
+        weights = agreement_weights(step)
+        threshold, unclipped_N = _clip(step)
+        return cls(
+            measure=Measure(section, "primary"),
+            divergence_coefficient_N=weights.share_N.float(),
+            clip_threshold=threshold,
+            unclipped_N=unclipped_N,
+            weights=_weight_metrics(weights, threshold),
+        )
+
+    @property
+    @override
+    def measures(self) -> tuple[Measure, ...]:
+        return (self.measure,)
+
+    @override
+    def loss(self, scores: TokenScores) -> Tensor:
+        return (self.divergence_coefficient_N * clipped(scores.divergences[self.measure], self.clip_threshold)).sum()
+
+    @override
+    def derivatives(self, scores: TokenScores) -> Derivatives:
+        return Derivatives(divergences={self.measure: self.divergence_coefficient_N * self._unclipped(scores)})
+
+    @override
+    def totals(self, scores: TokenScores) -> tuple[Tensor, ...]:
+        return ((~self._unclipped(scores)).sum(),)
+
+    @override
+    def values(self, scores: TokenScores) -> Tensor:
+        return scores.divergences[self.measure]
+
+    @classmethod
+    @override
+    def metrics(cls, totals: Mapping[str, float], values_N: Tensor) -> dict[str, float]:
+        divergence_N, tokens = values_N.double(), values_N.numel()
+        return {
+            "divergence_loss": totals["loss"],
+            "divergence": float(divergence_N.sum()) / tokens if tokens else math.nan,
+            "divergence_p50": quantile(divergence_N, 0.5) if tokens else math.nan,
+            "divergence_p95": quantile(divergence_N, 0.95) if tokens else math.nan,
+            "clipped_share": totals["clipped"] / tokens if tokens else math.nan,
+        }
+
+    def _unclipped(self, scores: TokenScores) -> Tensor:
+        if self.unclipped_N is not None:
+            return self.unclipped_N
+        return unclipped(scores.divergences[self.measure], self.clip_threshold)
 
 
-def divergence(
-    logS_RV: Tensor, logP_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float, ratio_RV: Tensor, slope_RV: Tensor
-) -> Tensor:
-    """The divergence per row, `D_R`, at least 0; its derivative in the student's logits is written to `slope_RV`.
+def agreement_weights(step: Step) -> StepWeights:
+    """What each of this rank's tokens weighs in the divergence term. A collective.
 
-    `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities. `ratio_RV` is scratch, and may be
-    `logP_RV` itself; `slope_RV` may be `logS_RV` itself.
+    Raises ValueError where agreement is on and there are fewer than two auxiliary views.
     """
-    log_ratio_RV = torch.sub(logP_RV, logS_RV, out=ratio_RV)
-    if alpha == 0.0:
-        divergence_R = _dot(P_RV, log_ratio_RV)
-        torch.sub(S_RV, P_RV, out=slope_RV)
-    elif alpha == 1.0:
-        divergence_R = _dot(S_RV, log_ratio_RV).neg_()
-        torch.add(log_ratio_RV, divergence_R[:, None], out=slope_RV).mul_(S_RV).neg_()
-    else:
-        divergence_R = _jensen_shannon_(log_ratio_RV, slope_RV, S_RV, P_RV, alpha)
-    return divergence_R.clamp_(min=0.0)  # a sum of rounded terms may end just below
+    agreement, auxiliary_KN = step.settings.agreement, step.inputs.auxiliary_KN
+    if agreement is None:
+        return equal_step_weights(step.shares.mean_N)
+    if auxiliary_KN is None:
+        raise ValueError("agreement needs the log-probs of the auxiliary views")
+    if len(auxiliary_KN) < 2:
+        raise ValueError(f"agreement compares auxiliary views: {len(auxiliary_KN)} is too few, at least 2")
+    views = (auxiliary_KN, step.inputs.sequence_N)
+    if step.batch_S is not None:
+        shares = (step.batch_S, step.count_S, step.shares.mean_N)
+        return reference_step_weights(*views, *shares, agreement, step.gather)
+    if isinstance(agreement, TokenAgreement):
+        return token_step_weights(*views, step.count_S, step.counts.sequences, agreement, step.gather)
+    assert isinstance(agreement, SequenceAgreement)
+    return sequence_step_weights(*views, step.count_S, agreement, step.gather)
 
 
-def _jensen_shannon_(log_ratio_RV: Tensor, slope_RV: Tensor, S_RV: Tensor, P_RV: Tensor, alpha: float) -> Tensor:
-    """`log M - log S = log1p(alpha expm1(r))`: exact near r = 0, where both KLs nearly cancel."""
-    log_ratio_RV.clamp_(max=_LARGEST_LOG_RATIO)
-    mixture_RV = torch.expm1(log_ratio_RV, out=slope_RV).mul_(alpha).log1p_()
-    student_to_mixture_R = _dot(S_RV, mixture_RV).neg_()
-    teacher_to_mixture_R = _dot(P_RV, log_ratio_RV.sub_(mixture_RV))
-    # dD/dz_v = (1 - alpha) S_v ((log S_v - log M_v) - KL(S || M))
-    mixture_RV.add_(student_to_mixture_R[:, None]).mul_(S_RV).mul_(alpha - 1.0)
-    return teacher_to_mixture_R.mul_(alpha).add_(student_to_mixture_R, alpha=1.0 - alpha)
+def _clip(step: Step) -> tuple[float | None, Tensor | None]:
+    """The threshold, and for a quantile which of this rank's tokens stay at or below it."""
+    clipping, divergence_N = step.settings.clipping, step.inputs.divergence_N
+    if clipping is None or clipping.quantile is None:
+        return (None if clipping is None else clipping.threshold), None
+    if divergence_N is None:
+        raise ValueError("a quantile clip needs the divergences of the whole step before the first gradient")
+    threshold = quantile_threshold(step.gather(divergence_N), clipping.quantile)
+    return threshold, unclipped(divergence_N, threshold)
 
 
-def _dot(left_RV: Tensor, right_RV: Tensor) -> Tensor:
-    return (left_RV * right_RV).sum(-1)
+def _weight_metrics(weights: StepWeights, threshold: float | None) -> WeightMetrics:
+    units = weights.units if weights.units.numel() else weights.units.new_ones(1)
+    return WeightMetrics(
+        weight_p05=quantile(units, 0.05),
+        weight_median=quantile(units, 0.5),
+        weight_below_half=float((units < 0.5).double().mean()),
+        effective_sample_size=weights.effective_sample_size,
+        disagreement_scale=weights.scale,
+        clip_threshold=math.nan if threshold is None else threshold,
+    )

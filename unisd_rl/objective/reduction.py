@@ -22,7 +22,7 @@ every rank calls it equally often, also ranks without tokens."""
 class Shares:
     """What each token counts in a mean over the step's sequences of the mean over a sequence's tokens; float64."""
 
-    whole_N: Tensor
+    mean_N: Tensor
     """In the mean over all sequences."""
     contrasted_N: Tensor
     """In the mean for the contrastive term: 0 in sequences without a negative view."""
@@ -36,9 +36,9 @@ def step_counts(count_S: Tensor, contrasted_S: Tensor, gather: Gather) -> BatchC
 
 def global_shares(sequence_N: Tensor, count_S: Tensor, contrasted_S: Tensor, counts: BatchCounts) -> Shares:
     """Ours: every sequence with tokens counts the same, on whichever rank and in whichever micro-batch it is."""
-    mean_N = 1.0 / count_S[sequence_N]
-    contrasted_N = mean_N * contrasted_S[sequence_N] / max(counts.contrasted_sequences, 1)
-    return Shares(mean_N / max(counts.sequences, 1), contrasted_N)
+    within_N = 1.0 / count_S[sequence_N]
+    contrasted_N = within_N * contrasted_S[sequence_N] / max(counts.contrasted_sequences, 1)
+    return Shares(within_N / max(counts.sequences, 1), contrasted_N)
 
 
 def quantile(values_N: Tensor, fraction: float) -> float:

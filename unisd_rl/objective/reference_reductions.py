@@ -14,61 +14,54 @@ import math
 import torch
 from torch import Tensor
 
-from unisd_rl.config.objective import ObjectiveSettings, SequenceAgreement, TokenAgreement
+from unisd_rl.config.objective import Agreement, SequenceAgreement, TokenAgreement
 from unisd_rl.objective.agreement import (
     StepWeights,
     disagreement,
     disagreement_scale,
     effective_sample_size,
-    equal_step_weights,
     sequence_weights,
     token_weights,
 )
 from unisd_rl.objective.reduction import Gather, Shares, sequence_sums
-from unisd_rl.objective.step import TokenSignals
 
 _SMALLEST_SEQUENCE_WEIGHT = 1e-6
 
 
-def micro_batches(signals: TokenSignals, size: int) -> Tensor:
-    """`batch_S`, long: the micro-batch of each sequence, `size` consecutive prompts of this rank each."""
-    device = signals.sequence_N.device
-    order_S = torch.arange(signals.sequences, device=device) if signals.order_S is None else signals.order_S
-    return order_S // size
-
-
-def released_shares(
-    signals: TokenSignals, batch_S: Tensor, count_S: Tensor, contrasted_S: Tensor, gather: Gather
+def reference_shares(
+    sequence_N: Tensor, batch_S: Tensor, count_S: Tensor, contrasted_S: Tensor, gather: Gather
 ) -> Shares:
     """A mean over tokens, over all rows of a micro-batch, and over the micro-batches of all ranks. A collective.
 
-    Theirs averages gradients over ranks and over a rank's micro-batches, of which all ranks have equally many.
+    `batch_S` is the micro-batch of each sequence: consecutive prompts of this rank. Theirs averages gradients over
+    ranks and over a rank's micro-batches, of which all ranks have equally many.
     """
-    row_N = _row_shares(batch_S, gather)[signals.sequence_N]
-    whole_N = row_N / count_S[signals.sequence_N]  # tokens exist, so their count is at least the clamp's 1
-    return Shares(whole_N, whole_N * contrasted_S[signals.sequence_N])
+    row_N = _row_shares(batch_S, gather)[sequence_N]
+    mean_N = row_N / count_S[sequence_N]  # tokens exist, so their count is at least the clamp's 1
+    return Shares(mean_N, mean_N * contrasted_S[sequence_N])
 
 
-def released_step_weights(
-    signals: TokenSignals, batch_S: Tensor, count_S: Tensor, shares: Shares, settings: ObjectiveSettings, gather: Gather
+def reference_step_weights(
+    auxiliary_KN: Tensor,
+    sequence_N: Tensor,
+    batch_S: Tensor,
+    count_S: Tensor,
+    mean_N: Tensor,
+    agreement: Agreement,
+    gather: Gather,
 ) -> StepWeights:
-    """Agreement weights, normalised within each sequence. A collective."""
-    agreement = settings.weighting
-    if agreement is None:
-        return equal_step_weights(shares.whole_N)
-    assert signals.auxiliary_KN is not None
-    of_N = signals.sequence_N
+    """Agreement weights, normalised within each sequence; `mean_N` is the share without weights. A collective."""
     if isinstance(agreement, TokenAgreement):
-        weight_N = _token_weights(signals.auxiliary_KN, batch_S[of_N], agreement)
+        weight_N = _token_weights(auxiliary_KN, batch_S[sequence_N], agreement)
         units = gather(weight_N)
     else:
         assert isinstance(agreement, SequenceAgreement)
-        sums_KS = torch.stack([sequence_sums(view_N, of_N, len(count_S)) for view_N in signals.auxiliary_KN])
+        sums_KS = torch.stack([sequence_sums(view_N, sequence_N, len(count_S)) for view_N in auxiliary_KN])
         disagreement_S = disagreement(sums_KS / count_S.clamp(min=1.0), agreement.statistic)
         weight_S = sequence_weights(disagreement_S, agreement).clamp(min=_SMALLEST_SEQUENCE_WEIGHT)
-        weight_N, units = weight_S[of_N], gather(weight_S[count_S > 0])
-    total_S = sequence_sums(weight_N, of_N, len(count_S)).clamp(min=1.0)
-    share_N = shares.whole_N * count_S[of_N] * weight_N / total_S[of_N]
+        weight_N, units = weight_S[sequence_N], gather(weight_S[count_S > 0])
+    total_S = sequence_sums(weight_N, sequence_N, len(count_S)).clamp(min=1.0)
+    share_N = mean_N * count_S[sequence_N] * weight_N / total_S[sequence_N]
     return StepWeights(weight_N, share_N, units, effective_sample_size(units), math.nan)
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from unisd_rl.config.ineffective import ineffective_settings
-from unisd_rl.config.load import configuration
-from unisd_rl.config.objective import divergence_bound
+from unisd_rl.config.ineffective import ineffective_settings, slower_settings
+from unisd_rl.config.load import configuration, load_recipe
+from unisd_rl.config.objective import JensenShannon, TotalVariation
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
 
@@ -32,6 +32,10 @@ def sentences(objective):
     [
         (PLAIN | {"clipping": {"threshold": 10.0}}, "clip threshold 10 can never bind"),
         (PLAIN | {"clipping": {"threshold": math.log(2.0)}}, "clip threshold 0.693147 can never bind"),
+        (
+            {"divergence": {"type": "total_variation"}, "clipping": {"threshold": 1.0}},
+            "clip threshold 1 can never bind: the total variation is at most 1.0000",
+        ),
         (NO_MAIN | {"clipping": {"threshold": 0.1}}, "clipping acts on the divergence"),
         (NO_MAIN | {"clipping": {"quantile": 0.5}}, "clipping acts on the divergence"),
         (NO_MAIN | {"agreement": TOKEN}, "agreement weighs the divergence"),
@@ -95,9 +99,9 @@ def test_a_context_that_no_term_reads_is_named(objective, unread):
 
 
 def test_the_bound_of_the_divergence_is_the_binary_entropy_of_alpha():
-    assert divergence_bound(0.5) == pytest.approx(math.log(2.0))
-    assert divergence_bound(0.1) == pytest.approx(0.3250829733914482)
-    assert divergence_bound(0.0) == divergence_bound(1.0) == math.inf
+    assert JensenShannon(alpha=0.5).bound == pytest.approx(math.log(2.0))
+    assert JensenShannon(alpha=0.1).bound == pytest.approx(0.3250829733914482)
+    assert JensenShannon(alpha=0.0).bound == JensenShannon(alpha=1.0).bound == math.inf
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,8 @@ def test_the_bound_of_the_divergence_is_the_binary_entropy_of_alpha():
         (PLAIN | {"auxiliary_temperature": -1.0}, "objective.auxiliary_temperature = -1.0"),
         ({"divergence": {"alpha": 1.5}}, "alpha = 1.5"),
         ({"divergence": {"alpha": math.nan}}, "alpha = nan"),
+        ({"divergence": {"type": "total_variation", "alpha": 0.5}}, "unknown key objective.divergence.total_variation"),
+        ({"divergence": {"type": "hellinger"}}, "hellinger"),
         (PLAIN | {"clipping": {"threshold": 0.0}}, "clipping.threshold = 0.0"),
         (PLAIN | {"clipping": {"quantile": 2.0}}, "clipping.quantile = 2.0"),
         (PLAIN | {"clipping": {"quantile": 1.0}}, "clipping.quantile = 1.0"),
@@ -164,3 +170,22 @@ def test_the_objectives_temperatures_are_its_own_or_those_of_the_rollouts():
     assert (own.temperature, own.auxiliary_temperature) == (1.5, 1.5)
     auxiliary = config_of(PLAIN | {"auxiliary_temperature": 1.0}).objective_settings
     assert (auxiliary.temperature, auxiliary.auxiliary_temperature) == (0.7, 1.0)
+
+
+def test_a_divergence_without_a_type_is_jensen_shannon_and_another_type_takes_its_place():
+    assert config_of(PLAIN).objective.divergence == JensenShannon(alpha=0.5)
+    other = load_recipe("unisd_star", {"objective": {"divergence": {"type": "total_variation"}}})
+    assert other.objective.divergence == TotalVariation()
+    assert load_recipe("unisd_star", {"objective": {"divergence": {"alpha": 0.0}}}).objective.divergence.alpha == 0.0
+
+
+def test_a_divergence_that_a_gpu_computes_in_plain_torch_is_named_where_there_is_a_gpu(capsys):
+    other = {"divergence": {"type": "total_variation"}}
+    assert slower_settings(config_of(other)) == slower_settings(config_of(PLAIN)) == ()
+    with_gpu = {"objective": other, "learner": {"gpus_per_rank": 1}}
+    (said,) = slower_settings(configuration(with_gpu))
+    assert said.startswith("objective.divergence: total variation has no Triton kernel")
+    assert slower_settings(configuration(with_gpu | {"objective": PLAIN})) == ()
+    options = ["--objective.divergence.type", "total_variation", "--learner.gpus_per_rank", "1"]
+    assert main(["ema", *options, "--dry-run"]) == 0
+    assert f"note: {said}" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.fakes.prepared import prepared_stream
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
-from unisd_rl.config.objective import DivergenceConfig, LogprobContrast, ObjectiveConfig, TokenAgreement
+from unisd_rl.config.objective import JensenShannon, LogprobContrast, ObjectiveConfig, TokenAgreement
 from unisd_rl.config.run import RunConfig
 from unisd_rl.contexts.prompts import PreparationReport, PromptStream
 from unisd_rl.errors import UserError
@@ -19,9 +19,7 @@ TASK = Arithmetic(train_examples=40, eval_examples=5, seed=0)
 
 def stream(seed: int = 0, fits=lambda prompt: True) -> PromptStream:
     contexts = ContextsConfig(auxiliary=RandomAuxiliary(views=2), negative=TaskNegative())
-    objective = ObjectiveConfig(
-        divergence=DivergenceConfig(), agreement=TokenAgreement(), contrastive=LogprobContrast()
-    )
+    objective = ObjectiveConfig(divergence=JensenShannon(), agreement=TokenAgreement(), contrastive=LogprobContrast())
     return prepared_stream(Config(run=RunConfig(seed=seed), contexts=contexts, objective=objective), TASK, fits=fits)
 
 

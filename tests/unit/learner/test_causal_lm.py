@@ -21,7 +21,7 @@ from learner.attention import choose_attention
 from learner.batch import PackingConfig, RankBatch
 from learner.model import CausalLM, check_head, check_names, load_model
 from unisd_rl.errors import UserError
-from unisd_rl.objective.kernels.chunked import realised_logprobs
+from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.types import Rollout, Source
 
 SIZES = {
@@ -72,7 +72,7 @@ def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wa
     assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
     batch = share([5, 1, 3], packed)
     inputs = batch.collate(batch.student_sequences())
-    found_N = lm.train()(inputs, lambda hidden_NH, head: realised_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4))
+    found_N = lm.train()(inputs, lambda hidden_NH, head: token_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4))
     expected = []
     for rollout in batch.rollouts:
         ids = torch.tensor([*rollout.prompt_tokens, *rollout.completion_tokens], dtype=torch.long)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from tests.fakes.objective_expected import (
     dense_gradient,
     dense_loss,
-    literal_kappa,
     literal_loss,
     literal_parts,
+    literal_threshold,
     literal_tokens,
 )
 from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, SEQUENCE, TOKEN, Problem, changed, contrast_of, random_problem
-from tests.fakes.objective_steps import over_ranks, signals_of, single
-from unisd_rl.config.objective import LogprobContrast
+from tests.fakes.objective_steps import inputs_of, over_ranks, single
+from unisd_rl.config.objective import LogprobContrast, TotalVariation
+from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.unisd import micro_batch_loss, step_terms
 
@@ -29,6 +30,10 @@ ROWS = {
     "forward KL, constant clip": changed(ALL_FIVE, alpha=0.0, clip_quantile=None, clip_threshold=0.2),
     "reverse KL": changed(ALL_FIVE, alpha=1.0, agreement=changed(TOKEN, statistic="range")),
     "plain divergence": PLAIN,
+    "total variation, clipped": changed(ALL_FIVE, divergence=TotalVariation(), clip_quantile=0.7),
+    "total variation beside a contrast of JSDs": changed(
+        ALL_FIVE, divergence=TotalVariation(), contrastive=contrast_of(0.5)
+    ),
     "contrastive alone": changed(PLAIN, alpha=None, contrastive=LogprobContrast(weight=1.0, margin=0.5)),
     "contrast of JSDs": changed(ALL_FIVE, contrastive=contrast_of(0.5, weight=0.3, margin=0.1)),
     "contrast of forward KLs beside a JSD": changed(ALL_FIVE, contrastive=contrast_of(0.0, weight=0.3, margin=0.2)),
@@ -67,11 +72,11 @@ def test_gradient_equals_dense_autograd(objective):
 
 @each_row
 def test_gradient_equals_finite_differences_of_the_literal_formula(objective):
-    """kappa is a detached number: it is frozen for the differences."""
+    """threshold is a detached number: it is frozen for the differences."""
     problem = random_problem(5, lengths=(2, 3, 0, 2))
     step = single(problem, objective)
-    kappa = literal_kappa(literal_tokens(problem, objective).divergence, objective)
-    frozen = changed(objective, clip_quantile=None, clip_threshold=kappa if math.isfinite(kappa) else None)
+    threshold = literal_threshold(literal_tokens(problem, objective).divergence, objective)
+    frozen = changed(objective, clip_quantile=None, clip_threshold=threshold if math.isfinite(threshold) else None)
     for name, gradient in (("student_NH", step.hidden_NH), ("weight_VH", step.weight_VH)):
         for row in range(0, len(gradient), 2):
             nudge = torch.zeros_like(gradient, dtype=torch.float64)
@@ -152,7 +157,7 @@ def test_a_step_without_any_token_has_a_zero_loss_with_a_gradient_path(objective
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=12, deadline=None)
-@pytest.mark.parametrize("name", ["all five", "sequence agreement", "reverse KL"])
+@pytest.mark.parametrize("name", ["all five", "sequence agreement", "reverse KL", "total variation, clipped"])
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name, seed):
     """Without the contrastive term, which pushes away from the negative view also there."""
     step = single(twin(random_problem(seed)), changed(ROWS[name], contrastive=None))
@@ -194,7 +199,7 @@ def test_any_logits_up_to_ten_thousand_and_views_that_all_agree_give_finite_numb
     assert all(
         math.isfinite(step.numbers[name]) for name in ("loss", "divergence_loss", "contrastive_loss", "matching_loss")
     )
-    if objective.weighting and agreeing:
+    if objective.agreement and objective.divergence and agreeing:
         assert step.weights.weight_p05 == pytest.approx(1.0)
 
 
@@ -234,12 +239,12 @@ def test_the_report_holds_the_literal_statistics_of_the_step(objective):
         assert all(math.isnan(number) for number in (report.divergence, report.divergence_p50, report.divergence_p95))
         assert math.isnan(report.clipped_share)
         return
-    kappa, divergences = literal_kappa(found.divergence, objective), torch.tensor(found.divergence).double()
+    threshold, divergences = literal_threshold(found.divergence, objective), torch.tensor(found.divergence).double()
     assert report.divergence == pytest.approx(float(divergences.mean()), rel=1e-5)
     assert report.divergence_p50 == pytest.approx(float(torch.quantile(divergences, 0.5)), rel=1e-5)
     assert report.divergence_p95 == pytest.approx(float(torch.quantile(divergences, 0.95)), rel=1e-5)
-    assert report.clipped_share == pytest.approx(sum(d > kappa for d in found.divergence) / 14)
-    assert step.weights.clip_threshold == pytest.approx(kappa, rel=1e-5) or math.isinf(kappa)
+    assert report.clipped_share == pytest.approx(sum(d > threshold for d in found.divergence) / 14)
+    assert step.weights.clip_threshold == pytest.approx(threshold, rel=1e-5) or math.isinf(threshold)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -257,11 +262,11 @@ def test_the_contrast_is_active_exactly_where_it_has_a_gradient(name, seed):
 def test_a_term_that_is_off_reads_no_teacher():
     """Likelihood alone: no teacher, no log-probs of any view, and the gradient is the cross-entropy's."""
     problem, objective = random_problem(14), ROWS["likelihood alone"]
-    signals = signals_of(problem, objective, None, None)
-    assert (signals.primary_N, signals.auxiliary_KN, signals.negative_N) == (None, None, None)
+    inputs = inputs_of(problem, objective, None, None)
+    assert (inputs.primary_N, inputs.auxiliary_KN, inputs.negative_N) == (None, None, None)
     student_NH = problem.student_NH.float().requires_grad_()
-    terms, head = step_terms(signals, objective, lambda values: values), Head(problem.weight_VH.float())
-    loss, _ = micro_batch_loss(student_NH, head, None, None, problem.targets_N, terms, objective)
+    terms, head = step_terms(inputs, objective, lambda values: values), Head(problem.weight_VH.float())
+    loss, _ = micro_batch_loss(HiddenStates(student_NH), head, None, problem.targets_N, terms, objective)
     counts = torch.bincount(problem.sequence_N, minlength=5)
     logits_NV = student_NH @ head.weight_VH.t() / objective.temperature
     entropy_N = torch.nn.functional.cross_entropy(logits_NV, problem.targets_N, reduction="none")
@@ -281,15 +286,16 @@ def test_a_term_that_is_off_reads_no_teacher():
 )
 def test_a_teacher_that_a_term_needs_is_asked_for(name, match):
     problem, objective = random_problem(), ROWS[name]
-    terms = step_terms(signals_of(problem, objective, None, None), objective, lambda values: values)
+    terms = step_terms(inputs_of(problem, objective, None, None), objective, lambda values: values)
     head = Head(problem.weight_VH.float())
+    states = HiddenStates(problem.student_NH.float())
     with pytest.raises(ValueError, match=match):
-        micro_batch_loss(problem.student_NH.float(), head, None, None, problem.targets_N, terms, objective)
+        micro_batch_loss(states, head, None, problem.targets_N, terms, objective)
 
 
 def test_a_negative_view_that_the_contrast_of_divergences_needs_is_asked_for():
     problem, objective = random_problem(), changed(PLAIN, contrastive=contrast_of(0.5, weight=0.3, margin=0.1))
-    terms = step_terms(signals_of(problem, objective, None, None), objective, lambda values: values)
-    head, teacher_NH = Head(problem.weight_VH.float()), problem.teacher_NH.float()
+    terms = step_terms(inputs_of(problem, objective, None, None), objective, lambda values: values)
+    head, states = Head(problem.weight_VH.float()), HiddenStates(problem.student_NH.float(), problem.teacher_NH.float())
     with pytest.raises(ValueError, match="negative view"):
-        micro_batch_loss(problem.student_NH.float(), head, teacher_NH, head, problem.targets_N, terms, objective)
+        micro_batch_loss(states, head, head, problem.targets_N, terms, objective)

@@ -17,8 +17,13 @@ from tests.fakes.objective_oracle import (
     literal_quantile,
     random_problem,
 )
-from tests.fakes.objective_steps import signals_of
+from tests.fakes.objective_steps import inputs_of
 from unisd_rl.objective.agreement import disagreement
+from unisd_rl.objective.contrastive import LogprobContrastTerm
+from unisd_rl.objective.divergence import DivergenceTerm, agreement_weights
+from unisd_rl.objective.likelihood import LikelihoodTerm
+from unisd_rl.objective.matching import MatchingTerm
+from unisd_rl.objective.step import step_of
 from unisd_rl.objective.unisd import step_terms
 
 
@@ -26,11 +31,22 @@ def alone(values):
     return values
 
 
+def term_of(terms, kind):
+    """The only one of its class."""
+    (term,) = (term for term in terms.terms if isinstance(term, kind))
+    return term
+
+
+def weights_of(problem, objective):
+    inputs = inputs_of(problem, objective, torch.zeros(len(problem.targets_N)), None)
+    return agreement_weights(step_of(inputs, objective, alone)).weight_N
+
+
 def terms_of(problem, objective, divergence_N=None, primary_N=None):
     tokens = len(problem.targets_N)
     primary_N = torch.full((tokens,), -1.0) if primary_N is None else primary_N
     divergence_N = torch.linspace(0.0, 1.0, tokens) if divergence_N is None else divergence_N
-    return step_terms(signals_of(problem, objective, primary_N, divergence_N), objective, alone)
+    return step_terms(inputs_of(problem, objective, primary_N, divergence_N), objective, alone)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +63,8 @@ def terms_of(problem, objective, divergence_N=None, primary_N=None):
 )
 def test_weights_equal_the_literal_loops(agreement):
     problem, objective = random_problem(), changed(ALL_FIVE, agreement=agreement)
-    weight_N = terms_of(problem, objective).weight_N
-    torch.testing.assert_close(weight_N.double(), torch.tensor(literal_weights(problem, objective)).double())
+    weight_N = weights_of(problem, objective)
+    torch.testing.assert_close(weight_N, torch.tensor(literal_weights(problem, objective)).double())
 
 
 @pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range")])
@@ -57,8 +73,8 @@ def test_views_that_agree_give_every_token_weight_one(agreement, level):
     problem = random_problem()
     problem = replace(problem, auxiliary_KN=(level * torch.rand(14).double()).float().double().expand(3, 14))
     found = terms_of(problem, changed(ALL_FIVE, agreement=agreement))
-    assert torch.equal(found.weight_N, torch.ones(14))
-    assert found.metrics.effective_sample_size == 1.0
+    assert torch.equal(weights_of(problem, changed(ALL_FIVE, agreement=agreement)), torch.ones(14).double())
+    assert found.weights.effective_sample_size == 1.0
 
 
 @pytest.mark.parametrize("statistic, expected", [("variance", 14 / 3), ("range", 5.0)])
@@ -71,10 +87,10 @@ def test_disagreement_is_the_population_variance_or_the_range(statistic, expecte
 def test_coefficients_add_up_to_the_weight_of_their_term(agreement):
     """A constant divergence of 1 has the loss 1, however it is averaged."""
     found = terms_of(random_problem(), changed(ALL_FIVE, agreement=agreement, likelihood_weight=0.7))
-    assert found.likelihood_N.sum().item() == pytest.approx(0.7)
-    assert found.main_N.sum().item() == pytest.approx(1.0)
-    assert found.feature_N.sum().item() == pytest.approx(ALL_FIVE.matching.weight)
-    assert found.contrastive_N.sum().item() == pytest.approx(ALL_FIVE.contrastive.weight)
+    assert term_of(found, LikelihoodTerm).coefficient_N.sum().item() == pytest.approx(0.7)
+    assert term_of(found, DivergenceTerm).divergence_coefficient_N.sum().item() == pytest.approx(1.0)
+    assert term_of(found, MatchingTerm).coefficient_N.sum().item() == pytest.approx(ALL_FIVE.matching.weight)
+    assert term_of(found, LogprobContrastTerm).coefficient_N.sum().item() == pytest.approx(ALL_FIVE.contrastive.weight)
 
 
 def test_a_sequence_without_a_negative_view_trains_without_that_term():
@@ -82,34 +98,34 @@ def test_a_sequence_without_a_negative_view_trains_without_that_term():
     found = terms_of(problem, changed(ALL_FIVE, agreement=None))
     weight = ALL_FIVE.contrastive.weight
     expected = torch.tensor([weight / 4, weight / 4, weight / 6, weight / 6, weight / 6, 0.0])
-    torch.testing.assert_close(found.contrastive_N, expected)
+    torch.testing.assert_close(term_of(found, LogprobContrastTerm).coefficient_N, expected)
     assert problem.negative_N[-1].isnan()
-    assert torch.isfinite(found.negative_N).all()
-    assert found.main_N[-1] > 0
+    assert torch.isfinite(term_of(found, LogprobContrastTerm).negative_N).all()
+    assert term_of(found, DivergenceTerm).divergence_coefficient_N[-1] > 0
     assert found.counts.contrasted_sequences == 2
 
 
 def test_a_step_without_any_negative_view_has_no_contrastive_term():
     problem = random_problem()
     problem = replace(problem, has_negative_S=torch.zeros(5, dtype=torch.bool))
-    assert float(terms_of(problem, ALL_FIVE).contrastive_N.abs().sum()) == 0.0
+    assert float(term_of(terms_of(problem, ALL_FIVE), LogprobContrastTerm).coefficient_N.abs().sum()) == 0.0
 
 
 def test_the_quantile_threshold_keeps_ties_and_cuts_what_is_above():
     problem = random_problem(lengths=(5, 6))
     divergence_N = torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.5, 0.3, 0.4, 0.5, 0.8, 0.5])
     found = terms_of(problem, changed(ALL_FIVE, clip_quantile=0.8), divergence_N)
-    assert found.kappa == pytest.approx(0.5)  # the ninth of eleven ordered values
-    assert torch.equal(found.kept_N, divergence_N <= 0.5)
-    assert found.metrics.clip_threshold == pytest.approx(0.5)
+    assert term_of(found, DivergenceTerm).clip_threshold == pytest.approx(0.5)  # the ninth of eleven ordered values
+    assert torch.equal(term_of(found, DivergenceTerm).unclipped_N, divergence_N <= 0.5)
+    assert found.weights.clip_threshold == pytest.approx(0.5)
 
 
 def test_a_constant_threshold_needs_no_divergences_beforehand():
     objective = changed(PLAIN, clip_threshold=0.3)
     problem = random_problem()
-    found = step_terms(signals_of(problem, objective, torch.zeros(14), None), objective, alone)
-    assert found.kappa == 0.3
-    assert found.kept_N is None
+    found = step_terms(inputs_of(problem, objective, torch.zeros(14), None), objective, alone)
+    assert term_of(found, DivergenceTerm).clip_threshold == 0.3
+    assert term_of(found, DivergenceTerm).unclipped_N is None
 
 
 @pytest.mark.parametrize(
@@ -122,16 +138,16 @@ def test_a_constant_threshold_needs_no_divergences_beforehand():
     ],
 )
 def test_a_signal_that_the_settings_need_is_asked_for(absent, match):
-    signals = signals_of(random_problem(), ALL_FIVE, torch.zeros(14), torch.zeros(14))
+    inputs = inputs_of(random_problem(), ALL_FIVE, torch.zeros(14), torch.zeros(14))
     with pytest.raises(ValueError, match=match):
-        step_terms(replace(signals, **{absent: None}), ALL_FIVE, alone)
+        step_terms(replace(inputs, **{absent: None}), ALL_FIVE, alone)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 3], [1, 2, 3, 4, 5], [0, 1, 2, 3]])
 def test_an_order_that_is_no_order_of_the_sequences_is_refused(order):
-    signals = replace(signals_of(random_problem(), PLAIN, None, None), order_S=torch.tensor(order))
+    inputs = replace(inputs_of(random_problem(), PLAIN, None, None), order_S=torch.tensor(order))
     with pytest.raises(ValueError, match=r"0 \.\. 4 once"):
-        step_terms(signals, PLAIN, alone)
+        step_terms(inputs, PLAIN, alone)
 
 
 def test_sequence_weights_that_underflow_still_share_the_step():
@@ -139,15 +155,15 @@ def test_sequence_weights_that_underflow_still_share_the_step():
     problem = random_problem()
     objective = changed(ALL_FIVE, agreement=changed(SEQUENCE, gamma=1e6))
     found = terms_of(problem, objective)
-    assert torch.isfinite(found.main_N).all()
-    assert found.main_N.sum().item() == pytest.approx(1.0)
-    assert math.isfinite(found.metrics.effective_sample_size)
+    assert torch.isfinite(term_of(found, DivergenceTerm).divergence_coefficient_N).all()
+    assert term_of(found, DivergenceTerm).divergence_coefficient_N.sum().item() == pytest.approx(1.0)
+    assert math.isfinite(found.weights.effective_sample_size)
 
 
 def test_diagnostics_are_the_literal_statistics_of_the_weights():
     problem, objective = random_problem(7), changed(ALL_FIVE, agreement=changed(TOKEN, gamma=4.0))
     weights, terms = literal_weights(problem, objective), terms_of(problem, objective)
-    found = terms.metrics
+    found = terms.weights
     assert found.weight_p05 == pytest.approx(literal_quantile(weights, 0.05))
     assert found.weight_median == pytest.approx(literal_quantile(weights, 0.5))
     assert found.weight_below_half == pytest.approx(sum(w < 0.5 for w in weights) / 14)
@@ -158,15 +174,26 @@ def test_diagnostics_are_the_literal_statistics_of_the_weights():
 def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
     nothing = random_problem(lengths=(2, 0)).tokens(torch.zeros(0, dtype=torch.long))
     found = terms_of(nothing, ALL_FIVE)
-    assert found.main_N.shape == (0,)
-    assert found.kappa is None
-    assert found.metrics.weight_p05 == 1.0
+    assert term_of(found, DivergenceTerm).divergence_coefficient_N.shape == (0,)
+    assert term_of(found, DivergenceTerm).clip_threshold is None
+    assert found.weights.weight_p05 == 1.0
     assert found.counts.tokens == 0
 
 
 def test_a_slice_holds_the_coefficients_of_its_tokens():
-    found = terms_of(random_problem(), changed(ALL_FIVE, likelihood_weight=0.5))
-    part = found.slice(3, 9)
-    for name in ("main_N", "contrastive_N", "feature_N", "primary_N", "negative_N", "likelihood_N", "kept_N"):
-        assert torch.equal(vars(part)[name], vars(found)[name][3:9])
-    assert part.kappa == found.kappa
+    whole = terms_of(random_problem(), changed(ALL_FIVE, likelihood_weight=0.5))
+    for term, part in zip(whole.terms, whole.slice(3, 9).terms, strict=True):
+        for name, value in vars(term).items():
+            cut = vars(part)[name]
+            assert torch.equal(cut, value[3:9]) if isinstance(value, torch.Tensor) else cut == value
+    vectors = {
+        f"{type(term).__name__}.{name}"
+        for term in whole.terms
+        for name, value in vars(term).items()
+        if isinstance(value, torch.Tensor)
+    }
+    assert vectors == {
+        "DivergenceTerm.divergence_coefficient_N", "DivergenceTerm.unclipped_N", "LogprobContrastTerm.coefficient_N",
+        "LogprobContrastTerm.primary_N", "LogprobContrastTerm.negative_N", "MatchingTerm.coefficient_N",
+        "LikelihoodTerm.coefficient_N",
+    }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.shared_data import shared
 from unisd_rl.config import Config
 from unisd_rl.config.model import ModelConfig
-from unisd_rl.config.objective import DivergenceConfig, ObjectiveConfig
+from unisd_rl.config.objective import JensenShannon, ObjectiveConfig
 from unisd_rl.config.task import CosETask, GPQATask, HumanEvalTask, MBPPTask, ScienceQATask, ToolAlpacaTask
 from unisd_rl.errors import UserError
 from unisd_rl.run import check_without_imports
@@ -315,7 +315,7 @@ def test_data_that_is_neither_here_nor_on_the_hub_is_refused_with_the_remedy(tmp
 
 def config(task) -> Config:
     return Config(
-        task=task, model=ModelConfig(path="owner/model"), objective=ObjectiveConfig(divergence=DivergenceConfig())
+        task=task, model=ModelConfig(path="owner/model"), objective=ObjectiveConfig(divergence=JensenShannon())
     )
 
 

@@ -1,7 +1,7 @@
-"""The logits of one chunk of tokens, in buffers that are allocated once, and the gradients that they end in.
+"""The logits of one chunk of tokens after another, in buffers that are allocated once, and the gradients they end in.
 
-`Kernel` owns one buffer [C, V] per view that is scored: the student's, the teacher's primary, its negative. `logits`
-fills them, `rows` turns them into scores and gradients, `Gradients.add` takes a chunk's gradient in.
+`ChunkedLogits` owns one buffer [C, V] per view that is scored: the student's, the teacher's primary, its negative.
+`fill` fills them, a backend turns them into scores and gradients, `Gradients.add` takes a chunk's gradient in.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.kernels.head import Head, ScaledHead, add_weight_gradient_, hidden_gradient_, multiplies_half
-from unisd_rl.objective.kernels.torch_rows import Logits, spans
+from unisd_rl.objective.kernels.head import Head, ScaledHead, add_weight_gradient_, hidden_gradient_, uses_half_matmul
+from unisd_rl.objective.kernels.torch_backend import Logits, spans
 
 
 @dataclass(frozen=True)
-class States:
+class HiddenStates:
     """Final hidden states of the same tokens: the student's, and the teacher's of the views that are scored whole."""
 
     student_NH: Tensor
@@ -23,12 +23,12 @@ class States:
     negative_NH: Tensor | None = None
 
 
-class Kernel:
-    """Buffers and heads for N tokens; a view without states has no buffer and costs no product."""
+class ChunkedLogits:
+    """Buffers and heads for N tokens; a view without states has no buffer and costs no matmul."""
 
     def __init__(
         self,
-        states: States,
+        states: HiddenStates,
         student_head: Head,
         teacher_head: Head | None,
         temperature: float,
@@ -49,8 +49,8 @@ class Kernel:
 
         student_CV = buffer(states.student_NH)
         assert student_CV is not None
-        # Over the student's logits, but where the products take another type.
-        half = multiplies_half(student_CV.device, states.student_NH.dtype, student_head.weight_VH.dtype)
+        # Over the student's logits, but where the matmuls take another type.
+        half = uses_half_matmul(student_CV.device, states.student_NH.dtype, student_head.weight_VH.dtype)
         self._gradient_CV = torch.empty_like(student_CV, dtype=states.student_NH.dtype) if half else student_CV
         self.buffers = Logits(student_CV, buffer(states.teacher_NH), buffer(states.negative_NH))
 
@@ -58,9 +58,9 @@ class Kernel:
         """The N tokens in spans of about one size, at most `chunk_tokens`."""
         return spans(0, len(self._states.student_NH), self._rows)
 
-    def logits(self, chunk: slice) -> tuple[Logits, Tensor]:
+    def fill(self, chunk: slice) -> tuple[Logits, Tensor]:
         """The chunk's uncapped logits, in the buffers, and the student's `before * hidden` [C, H]."""
-        filled = self.buffers.rows(slice(0, chunk.stop - chunk.start))
+        filled = self.buffers.slice(slice(0, chunk.stop - chunk.start))
         views = ((self._states.teacher_NH, filled.teacher_CV), (self._states.negative_NH, filled.negative_CV))
         for hidden_NH, out_CV in views:
             if hidden_NH is not None and out_CV is not None:
@@ -69,7 +69,7 @@ class Kernel:
         return filled, self.student.project(self._states.student_NH[chunk], filled.student_CV)
 
     def gradient(self, chunk: slice) -> Tensor:
-        """Where the chunk's gradient in the student's logits is to be written, of the type the products take."""
+        """Where the chunk's gradient in the student's logits is to be written, of the type the matmuls take."""
         return self._gradient_CV[: chunk.stop - chunk.start]
 
 
@@ -97,7 +97,7 @@ class Gradients:
         return not (self.hidden_NH is None and self.weight_VH is None and self.bias_V is None)
 
     def add(self, chunk: slice, head: ScaledHead, gradient_CV: Tensor, operand_CH: Tensor) -> None:
-        """Take in one chunk's gradient in `u` of `head`: a product for the hidden states, another for the weight."""
+        """Take in one chunk's gradient in `u` of `head`: a matmul for the hidden states, another for the weight."""
         if self.hidden_NH is not None:
             hidden_gradient_(gradient_CV, head.weight_VH, self.hidden_NH[chunk])
             self.hidden_NH[chunk] *= head.before

@@ -3,7 +3,7 @@
 `logits = scale * (h W^T + b)`, and with a cap `logits = cap * tanh(scale * (h W^T + b) / cap)`. `ScaledHead` is the
 same at one softmax temperature, arranged so that scale and temperature cost no pass over the vocabulary.
 
-The matrix products with a head, each in the fastest way its device and type have, and no float32 copy of it.
+The matmuls with a head, each in the fastest way its device and type have, and no float32 copy of it.
 
 On the CPU they run in float32 over tiles of the vocabulary, so that a bfloat16 head is cast a tile at a time. They go
 through oneDNN where torch was built with it: on processors for which the BLAS that torch links has no wide kernels it
@@ -18,18 +18,18 @@ from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
 
-# Vocabulary entries of one tile on the CPU: a tile of the head (8 MiB at 1,024 hidden) and its products stay small.
+# Vocabulary entries of one tile on the CPU: a tile of the head (8 MiB at 1,024 hidden) and its matmuls stay small.
 _TILE = 2048
 
 
-def multiplies_half(device: torch.device, *dtypes: torch.dtype) -> bool:
+def uses_half_matmul(device: torch.device, *dtypes: torch.dtype) -> bool:
     """Whether operands of these types are multiplied as they are, in half precision with float32 sums and results."""
     return device.type == "cuda" and len(set(dtypes)) == 1 and dtypes[0] in HALF
 
 
 def logits_(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV: Tensor) -> None:
-    """`out = hidden W^T + bias`; `hidden` in the weight's type where `multiplies_half`, else float32."""
-    if multiplies_half(out_CV.device, hidden_CH.dtype, weight_VH.dtype):
+    """`out = hidden W^T + bias`; `hidden` in the weight's type where `uses_half_matmul`, else float32."""
+    if uses_half_matmul(out_CV.device, hidden_CH.dtype, weight_VH.dtype):
         torch.mm(hidden_CH, weight_VH.t(), out_dtype=torch.float32, out=out_CV)
         if bias_V is not None:
             out_CV.add_(bias_V)
@@ -47,7 +47,7 @@ def logits_(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV:
 
 def hidden_gradient_(gradient_CV: Tensor, weight_VH: Tensor, out_CH: Tensor) -> None:
     """`out = gradient W`, float32."""
-    if multiplies_half(out_CH.device, gradient_CV.dtype, weight_VH.dtype):
+    if uses_half_matmul(out_CH.device, gradient_CV.dtype, weight_VH.dtype):
         torch.mm(gradient_CV, weight_VH, out_dtype=torch.float32, out=out_CH)
     elif out_CH.device.type != "cpu":
         torch.mm(gradient_CV.float(), weight_VH.float(), out=out_CH)
@@ -59,7 +59,7 @@ def hidden_gradient_(gradient_CV: Tensor, weight_VH: Tensor, out_CH: Tensor) -> 
 
 def add_weight_gradient_(gradient_CV: Tensor, hidden_CH: Tensor, total_VH: Tensor) -> None:
     """`total += gradient^T hidden`, `total` in float32."""
-    if multiplies_half(total_VH.device, gradient_CV.dtype, hidden_CH.dtype):
+    if uses_half_matmul(total_VH.device, gradient_CV.dtype, hidden_CH.dtype):
         torch.addmm(total_VH, gradient_CV.t(), hidden_CH, out_dtype=torch.float32, out=total_VH)
     elif total_VH.device.type != "cpu":
         total_VH.addmm_(gradient_CV.float().t(), hidden_CH.float())
@@ -97,7 +97,7 @@ class Head:
         """This head's `logits / temperature` from hidden states of this type; shares the weight, whatever its type."""
         inner = self.scale / temperature if self.soft_cap is None else self.scale / self.soft_cap
         outer = None if self.soft_cap is None else self.soft_cap / temperature
-        half = multiplies_half(self.weight_VH.device, hidden_dtype, self.weight_VH.dtype)
+        half = uses_half_matmul(self.weight_VH.device, hidden_dtype, self.weight_VH.dtype)
         before, after = (1.0, inner) if half else (inner, 1.0)
         bias_V = None if self.bias_V is None else self.bias_V.detach().float() * before
         return ScaledHead(self.weight_VH.detach(), bias_V, before, after, outer)
@@ -127,8 +127,8 @@ class ScaledHead:
     outer: float | None
 
     def project(self, hidden_CH: Tensor, out_CV: Tensor) -> Tensor:
-        """Write `u` to `out_CV` and return `before * hidden`, of the type the products take: one matrix product."""
-        half = multiplies_half(out_CV.device, hidden_CH.dtype, self.weight_VH.dtype)
+        """Write `u` to `out_CV` and return `before * hidden`, of the type the matmuls take: one matmul."""
+        half = uses_half_matmul(out_CV.device, hidden_CH.dtype, self.weight_VH.dtype)
         hidden_CH = hidden_CH.detach() if half else hidden_CH.detach().float() * self.before
         logits_(hidden_CH, self.weight_VH, self.bias_V, out_CV)
         return hidden_CH

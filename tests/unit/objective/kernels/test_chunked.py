@@ -1,4 +1,4 @@
-"""The chunked kernel: the gradient of dense float64 autograd for every head and chunk size, in bounded memory."""
+"""The chunked pass: the gradient of dense float64 autograd for every head and chunk size, in bounded memory."""
 
 from copy import copy
 from dataclasses import replace
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.fakes.objective_oracle import ALL_FIVE, PLAIN, changed, dense_divergence, dense_logprobs
-from unisd_rl.config.objective import DivergenceContrast
-from unisd_rl.objective.kernels.chunk_logits import Kernel, States
-from unisd_rl.objective.kernels.chunked import realised_logprobs, scored_tokens, token_divergence
+from tests.fakes.objective_terms import Coefficients, token_terms
+from unisd_rl.config.objective import DivergenceContrast, TotalVariation
+from unisd_rl.objective.contrastive import DivergenceContrastTerm, LogprobContrastTerm
+from unisd_rl.objective.kernels.chunk_logits import ChunkedLogits, HiddenStates
+from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence, token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.step import TokenTerms
 
 CONTRASTED = changed(PLAIN, contrastive=ALL_FIVE.contrastive)
 # A margin at which some of the random tokens' hinges are open and some are closed.
@@ -47,15 +48,12 @@ class Case:
         self.targets_N = torch.randint(vocabulary, (tokens,), generator=generator)
         primary_N = dense_logprobs(self.teacher_NH, self.head(self.teacher_weight_VH, self.bias_V), 0.7)
         primary_N = primary_N.gather(1, self.targets_N[:, None])[:, 0].float()
-        self.terms = TokenTerms(
-            main_N=torch.rand(tokens, generator=generator),
+        self.given = Coefficients(
+            divergence_N=torch.rand(tokens, generator=generator),
             contrastive_N=torch.rand(tokens, generator=generator),
-            feature_N=torch.zeros(tokens),
             primary_N=primary_N,
             negative_N=primary_N - 2.0 * torch.randn(tokens, generator=generator),
             likelihood_N=torch.rand(tokens, generator=generator),
-            kappa=None,
-            kept_N=None,
         )
 
     def head(self, weight_VH, bias_V):
@@ -65,21 +63,20 @@ class Case:
         tensors = (self.student_NH, self.weight_VH, self.bias_V)
         return [None if tensor is None else tensor.to(dtype, copy=True).requires_grad_() for tensor in tensors]
 
+    def scored(self, objective, student_NH, student_head, teacher_NH=None, teacher_head=None, negative_NH=None):
+        """Ours with the terms that are on, of any states and heads."""
+        states, terms = HiddenStates(student_NH, teacher_NH, negative_NH), token_terms(objective, self.given)
+        sizes = (objective.temperature, objective.chunk_tokens)
+        return scored_tokens(states, student_head, teacher_head, self.targets_N, terms, *sizes)
+
     def run(self, objective, dtype=torch.float32):
         student_NH, weight_VH, bias_V = self.leaves(dtype)
         teacher_head = self.head(
             self.teacher_weight_VH.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
         )
-        scored = scored_tokens(
-            student_NH,
-            self.head(weight_VH, bias_V),
-            self.teacher_NH.to(dtype),
-            teacher_head,
-            self.targets_N,
-            self.terms,
-            objective,
-            self.negative_NH.to(dtype) if isinstance(objective.contrastive, DivergenceContrast) else None,
-        )
+        negative_NH = self.negative_NH.to(dtype) if isinstance(objective.contrastive, DivergenceContrast) else None
+        teacher = (self.teacher_NH.to(dtype), teacher_head)
+        scored = self.scored(objective, student_NH, self.head(weight_VH, bias_V), *teacher, negative_NH)
         wanted = [leaf for leaf in (student_NH, weight_VH, bias_V) if leaf is not None]
         return scored, torch.autograd.grad(scored.loss, wanted)
 
@@ -90,19 +87,19 @@ class Case:
         teacher_NV = dense_logprobs(self.teacher_NH, teacher_head, objective.temperature)
         loss = student_NH.sum() * 0.0
         if objective.divergence is not None:
-            divergence_N = dense_divergence(student_NV, teacher_NV, objective.divergence.alpha)
-            if self.terms.kappa is not None:
-                divergence_N = divergence_N.clamp(max=self.terms.kappa)
-            loss = loss + (self.terms.main_N * divergence_N).sum()
+            divergence_N = dense_divergence(student_NV, teacher_NV, objective.divergence)
+            if self.given.clip_threshold is not None:
+                divergence_N = divergence_N.clamp(max=self.given.clip_threshold)
+            loss = loss + (self.given.divergence_N * divergence_N).sum()
         s_N = student_NV.gather(1, self.targets_N[:, None])[:, 0]
         if objective.likelihood is not None:
-            loss = loss - (self.terms.likelihood_N * s_N).sum()
+            loss = loss - (self.given.likelihood_N * s_N).sum()
         if isinstance(objective.contrastive, DivergenceContrast):
             hinge_N = self.dense_gap(student_NV, teacher_NV, objective) + objective.contrastive.margin
-            loss = loss + (self.terms.contrastive_N * hinge_N.clamp(min=0)).sum()
+            loss = loss + (self.given.contrastive_N * hinge_N.clamp(min=0)).sum()
         elif objective.contrastive is not None:
-            distance_N = (s_N - self.terms.primary_N).abs() - (s_N - self.terms.negative_N).abs()
-            loss = loss + (self.terms.contrastive_N * (distance_N + objective.contrastive.margin).clamp(min=0)).sum()
+            distance_N = (s_N - self.given.primary_N).abs() - (s_N - self.given.negative_N).abs()
+            loss = loss + (self.given.contrastive_N * (distance_N + objective.contrastive.margin).clamp(min=0)).sum()
         wanted = [leaf for leaf in (student_NH, weight_VH, bias_V) if leaf is not None]
         return loss.detach(), torch.autograd.grad(loss, wanted)
 
@@ -110,17 +107,22 @@ class Case:
         """`D(S, P) - D(S, N)` of the contrast's alpha."""
         teacher_head = self.head(self.teacher_weight_VH, self.bias_V)
         negative_NV = dense_logprobs(self.negative_NH, teacher_head, objective.temperature)
-        alpha = objective.contrastive.alpha
-        return dense_divergence(student_NV, teacher_NV, alpha) - dense_divergence(student_NV, negative_NV, alpha)
+        kind = objective.contrastive.divergence
+        return dense_divergence(student_NV, teacher_NV, kind) - dense_divergence(student_NV, negative_NV, kind)
 
     def in_order(self, order_N):
         """The same tokens in another order."""
         case = copy(self)
         for name in ("student_NH", "teacher_NH", "negative_NH", "targets_N"):
             setattr(case, name, getattr(self, name)[order_N])
-        vectors = ("main_N", "contrastive_N", "feature_N", "primary_N", "negative_N", "likelihood_N")
-        case.terms = replace(self.terms, **{name: getattr(self.terms, name)[order_N] for name in vectors})
+        case.given = self.given.tokens(order_N)
         return case
+
+
+def divergence_of(scored):
+    """Of the only measure there is."""
+    (divergence_N,) = scored.scores.divergences.values()
+    return divergence_N
 
 
 def assert_same(ours, dense, rtol=2e-5, atol=2e-6):
@@ -132,11 +134,22 @@ def assert_same(ours, dense, rtol=2e-5, atol=2e-6):
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 def test_loss_and_gradient_equal_dense_autograd(alpha, head):
     case, objective = Case(**head), changed(CONTRASTED, alpha=alpha, chunk_tokens=4)
-    case.terms = replace(case.terms, kappa=0.1)
+    case.given = replace(case.given, clip_threshold=0.1)
     scored, ours = case.run(objective)
     loss, dense = case.dense(objective)
     assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
     assert_same(ours, dense)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_total_variation_equals_dense_autograd_alone_and_beside_another_divergence(head):
+    case = Case(**head)
+    case.given = replace(case.given, clip_threshold=0.4)
+    for objective in (changed(CONTRASTED, divergence=TotalVariation()), changed(AGAINST, divergence=TotalVariation())):
+        scored, ours = case.run(changed(objective, chunk_tokens=4))
+        loss, dense = case.dense(objective)
+        assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
+        assert_same(ours, dense)
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 1.0])
@@ -145,7 +158,7 @@ def test_loss_and_gradient_equal_dense_autograd(alpha, head):
 def test_the_contrast_of_divergences_equals_dense_autograd_with_any_two_alphas(alpha, contrast_alpha, head):
     contrast = DivergenceContrast(weight=0.3, margin=0.05, alpha=contrast_alpha)
     case, objective = Case(**head), changed(EVERYTHING, alpha=alpha, contrastive=contrast)
-    case.terms.contrastive_N[2] = 0.0  # a token without a negative view
+    case.given.contrastive_N[2] = 0.0  # a token without a negative view
     scored, ours = case.run(objective)
     loss, dense = case.dense(objective)
     assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
@@ -154,25 +167,28 @@ def test_the_contrast_of_divergences_equals_dense_autograd_with_any_two_alphas(a
 
 def test_the_hinge_on_divergences_is_reported_and_says_where_it_acts():
     case = Case()
-    case.terms.contrastive_N[:] = 1.0
-    case.terms.contrastive_N[2] = 0.0
+    case.given.contrastive_N[:] = 1.0
+    case.given.contrastive_N[2] = 0.0
     scored, _ = case.run(AGAINST)
     student_NV = dense_logprobs(case.student_NH, Head(case.weight_VH), AGAINST.temperature)
     teacher_NV = dense_logprobs(case.teacher_NH, Head(case.teacher_weight_VH), AGAINST.temperature)
     expected_N = (case.dense_gap(student_NV, teacher_NV, AGAINST) + 0.05).clamp(min=0)
-    torch.testing.assert_close(scored.hinge_N.double(), expected_N, rtol=1e-4, atol=1e-6)
+    (term,) = (term for term in token_terms(AGAINST, case.given) if isinstance(term, DivergenceContrastTerm))
+    torch.testing.assert_close(term.hinge(scored.scores).double(), expected_N, rtol=1e-4, atol=1e-6)
     open_N = expected_N > 0
     assert {bool(is_open) for is_open in open_N} == {True, False}
     open_N[2] = False
-    assert torch.equal(scored.contrast_active_N, open_N)
+    assert torch.equal(term.active(scored.scores), open_N)
+    assert [int(total) for total in term.totals(scored.scores)] == [10, int(open_N.sum())]
 
 
 def test_the_hinge_on_logprobs_is_reported():
     case = Case()
     scored, _ = case.run(CONTRASTED)
-    s_N, terms = scored.student_logprob_N, case.terms
-    expected_N = (1.0 + (s_N - terms.primary_N).abs() - (s_N - terms.negative_N).abs()).clamp(min=0)
-    torch.testing.assert_close(scored.hinge_N, expected_N)
+    s_N, given = scored.scores.logprob_N, case.given
+    expected_N = (1.0 + (s_N - given.primary_N).abs() - (s_N - given.negative_N).abs()).clamp(min=0)
+    (term,) = (term for term in token_terms(CONTRASTED, given) if isinstance(term, LogprobContrastTerm))
+    torch.testing.assert_close(term.hinge(scored.scores), expected_N)
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
@@ -180,7 +196,7 @@ def test_the_likelihood_alone_needs_no_teacher_and_equals_cross_entropy(head):
     case = Case(**head)
     objective = changed(PLAIN, alpha=None, likelihood_weight=0.2)
     student_NH, weight_VH, bias_V = case.leaves(torch.float32)
-    scored = scored_tokens(student_NH, case.head(weight_VH, bias_V), None, None, case.targets_N, case.terms, objective)
+    scored = case.scored(objective, student_NH, case.head(weight_VH, bias_V))
     loss, dense = case.dense(objective)
     assert scored.loss.item() == pytest.approx(float(loss), rel=1e-5)
     assert_same(
@@ -200,7 +216,7 @@ def test_the_likelihood_adds_to_the_other_terms(alpha):
 def test_likelihood_coefficients_without_a_likelihood_term_change_nothing():
     case = Case()
     scored, _ = case.run(PLAIN)
-    case.terms.likelihood_N.zero_()
+    case.given.likelihood_N.zero_()
     assert torch.equal(scored.loss, case.run(PLAIN)[0].loss)
 
 
@@ -245,7 +261,8 @@ def test_the_chunk_size_changes_nothing(seed, chunk, tokens):
     whole, whole_gradient = case.run(changed(EVERYTHING, chunk_tokens=64))
     cut, cut_gradient = case.run(changed(EVERYTHING, chunk_tokens=chunk))
     torch.testing.assert_close(cut.loss, whole.loss, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(cut.divergence_N, whole.divergence_N, rtol=1e-5, atol=1e-6)
+    for measure, whole_N in whole.scores.divergences.items():
+        torch.testing.assert_close(cut.scores.divergences[measure], whole_N, rtol=1e-5, atol=1e-6)
     assert_same(cut_gradient, whole_gradient)
 
 
@@ -267,25 +284,23 @@ def test_the_divergence_pass_finds_the_numbers_of_the_gradient_pass(alpha):
         case.head(case.weight_VH.float(), case.bias_V.float()),
         case.teacher_NH.float(),
         case.head(case.teacher_weight_VH.float(), case.bias_V.float()),
-        alpha,
+        objective.divergence,
         objective.temperature,
         objective.chunk_tokens,
     )
-    assert torch.equal(divergence_N, scored.divergence_N)
+    assert torch.equal(divergence_N, divergence_of(scored))
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
-def test_realised_logprobs_equal_the_dense_log_softmax(head):
+def test_token_logprobs_equal_the_dense_log_softmax(head):
     case = Case(**head)
     bias_V = None if case.bias_V is None else case.bias_V.float()
-    found_N = realised_logprobs(
-        case.student_NH.float(), case.head(case.weight_VH.float(), bias_V), case.targets_N, 0.7, 3
-    )
+    found_N = token_logprobs(case.student_NH.float(), case.head(case.weight_VH.float(), bias_V), case.targets_N, 0.7, 3)
     dense_NV = dense_logprobs(case.student_NH, case.head(case.weight_VH, case.bias_V), 0.7)
     expected_N = dense_NV.gather(1, case.targets_N[:, None])[:, 0]
     torch.testing.assert_close(found_N.double(), expected_N, rtol=1e-5, atol=1e-6)
     scored, _ = case.run(PLAIN)
-    torch.testing.assert_close(scored.student_logprob_N, found_N, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(scored.scores.logprob_N, found_N, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -308,26 +323,28 @@ def test_a_student_equal_to_its_teacher_has_zero_loss_and_gradient(alpha):
 
 def test_tokens_at_or_below_the_threshold_keep_their_whole_gradient_and_those_above_have_none():
     case = Case()
-    free, _ = case.run(PLAIN)
-    tied = int(free.divergence_N.argsort()[5])
-    kappa = float(free.divergence_N[tied])
+    divergence_N = divergence_of(case.run(PLAIN)[0])
+    tied = int(divergence_N.argsort()[5])
+    threshold = float(divergence_N[tied])
     _, unclipped = case.run(PLAIN)
-    case.terms = replace(case.terms, kappa=kappa)
+    case.given = replace(case.given, clip_threshold=threshold)
     scored, clipped = case.run(PLAIN)
-    kept_N = free.divergence_N <= kappa
+    kept_N = divergence_N <= threshold
     assert bool(kept_N[tied])
     assert int(kept_N.sum()) == 6
     assert torch.equal(clipped[0][kept_N], unclipped[0][kept_N])
     assert float(clipped[0][~kept_N].abs().max()) == 0.0
-    expected = (case.terms.main_N * free.divergence_N.clamp(max=kappa)).sum()
+    expected = (case.given.divergence_N * divergence_N.clamp(max=threshold)).sum()
     torch.testing.assert_close(scored.loss, expected)
 
 
 def test_a_tie_decided_beforehand_stays_decided_when_a_second_computation_rounds_it_up():
     case = Case()
     free, unclipped = case.run(PLAIN)
-    kappa = float(free.divergence_N[3].nextafter(torch.tensor(0.0)))
-    case.terms = replace(case.terms, kappa=kappa, kept_N=free.divergence_N <= float(free.divergence_N[3]))
+    divergence_N = divergence_of(free)
+    threshold = float(divergence_N[3].nextafter(torch.tensor(0.0)))
+    settled_N = divergence_N <= float(divergence_N[3])
+    case.given = replace(case.given, clip_threshold=threshold, unclipped_N=settled_N)
     _, clipped = case.run(PLAIN)
     assert torch.equal(clipped[0][3], unclipped[0][3])
 
@@ -336,9 +353,7 @@ def test_the_head_may_be_shared_with_the_teacher():
     case = Case()
     student_NH, weight_VH, _ = case.leaves(torch.float32)
     head = Head(weight_VH)
-    scored = scored_tokens(
-        student_NH, head, case.teacher_NH.float(), head, case.targets_N, case.terms, changed(PLAIN, alpha=0.5)
-    )
+    scored = case.scored(changed(PLAIN, alpha=0.5), student_NH, head, case.teacher_NH.float(), head)
     ours = torch.autograd.grad(scored.loss, (student_NH, weight_VH))
     case.teacher_weight_VH = case.weight_VH
     _, dense = case.dense(changed(PLAIN, alpha=0.5))
@@ -370,10 +385,8 @@ def test_the_incoming_gradient_scales_ours():
     case = Case()
     _, plain = case.run(PLAIN)
     student_NH, weight_VH, _ = case.leaves(torch.float32)
-    scored = scored_tokens(
-        student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-        case.terms, PLAIN,
-    )  # fmt: skip
+    teacher = (case.teacher_NH.float(), Head(case.teacher_weight_VH.float()))
+    scored = case.scored(PLAIN, student_NH, Head(weight_VH), *teacher)
     (4.0 * scored.loss).backward()
     torch.testing.assert_close(student_NH.grad, 4.0 * plain[0])
     torch.testing.assert_close(weight_VH.grad, 4.0 * plain[1])
@@ -382,10 +395,8 @@ def test_the_incoming_gradient_scales_ours():
 def test_a_second_backward_pass_is_refused():
     case = Case()
     student_NH, weight_VH, _ = case.leaves(torch.float32)
-    scored = scored_tokens(
-        student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-        case.terms, PLAIN,
-    )  # fmt: skip
+    teacher = (case.teacher_NH.float(), Head(case.teacher_weight_VH.float()))
+    scored = case.scored(PLAIN, student_NH, Head(weight_VH), *teacher)
     scored.loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second time"):
         scored.loss.backward()
@@ -396,11 +407,11 @@ def test_a_missing_teacher_or_negative_view_is_refused_where_it_is_needed(object
     case = Case()
     student = (case.student_NH.float(), Head(case.weight_VH.float()))
     with pytest.raises(ValueError, match="teacher's states"):
-        scored_tokens(*student, None, None, case.targets_N, case.terms, objective)
+        case.scored(objective, *student)
     if objective is not PLAIN:
         teacher = (case.teacher_NH.float(), Head(case.teacher_weight_VH.float()))
         with pytest.raises(ValueError, match="negative view"):
-            scored_tokens(*student, *teacher, case.targets_N, case.terms, objective)
+            case.scored(objective, *student, *teacher)
 
 
 class Watch(TorchDispatchMode):
@@ -447,10 +458,8 @@ def test_each_chunk_costs_only_the_products_it_needs(objective, frozen, products
     student_NH, weight_VH, _ = case.leaves(torch.float32)
     weight_VH.requires_grad_(not frozen)
     with Watch() as watch:
-        scored_tokens(
-            student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-            case.terms, changed(objective, chunk_tokens=4), case.negative_NH.float(),
-        )  # fmt: skip
+        teacher = (case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.negative_NH.float())
+        case.scored(changed(objective, chunk_tokens=4), student_NH, Head(weight_VH), *teacher)
     assert watch.products(case) == products
 
 
@@ -458,10 +467,8 @@ def test_no_gradient_is_formed_where_none_is_recorded():
     case = Case()
     student_NH, weight_VH, _ = case.leaves(torch.float32)
     with torch.no_grad(), Watch() as watch:
-        scored = scored_tokens(
-            student_NH, Head(weight_VH), case.teacher_NH.float(), Head(case.teacher_weight_VH.float()), case.targets_N,
-            case.terms, changed(PLAIN, chunk_tokens=4),
-        )  # fmt: skip
+        teacher = (case.teacher_NH.float(), Head(case.teacher_weight_VH.float()))
+        scored = case.scored(changed(PLAIN, chunk_tokens=4), student_NH, Head(weight_VH), *teacher)
     assert watch.products(case) == 2
     assert not scored.loss.requires_grad
 
@@ -479,7 +486,7 @@ def test_a_half_precision_head_is_never_copied_to_float32():
     """A head of 10,000 x 8 is cast a tile of the vocabulary at a time; two tokens' logits are 20,000 numbers."""
     hidden_NH, weight_VH = torch.randn(2, 8).bfloat16(), torch.randn(10_000, 8).bfloat16()
     with Watch() as watch:
-        logprob_N = realised_logprobs(hidden_NH, Head(weight_VH), torch.tensor([9_999, 0]), 0.7, 2)
+        logprob_N = token_logprobs(hidden_NH, Head(weight_VH), torch.tensor([9_999, 0]), 0.7, 2)
     assert watch.largest <= 10_000 * 8 / 2  # the head itself, in float32 words
     dense_NV = dense_logprobs(hidden_NH.double(), Head(weight_VH.double()), 0.7)
     torch.testing.assert_close(logprob_N.double(), dense_NV[[0, 1], [9_999, 0]], rtol=1e-5, atol=1e-5)
@@ -487,8 +494,10 @@ def test_a_half_precision_head_is_never_copied_to_float32():
 
 @pytest.mark.parametrize("tokens, chunk", [(11, 4), (8, 4), (9, 8), (3, 100), (1, 1)])
 def test_chunks_are_of_about_one_size_and_at_most_the_one_asked_for(tokens, chunk):
-    states = States(torch.zeros(tokens, 2))
-    sizes = [part.stop - part.start for part in Kernel(states, Head(torch.zeros(3, 2)), None, 1.0, chunk).chunks()]
+    states = HiddenStates(torch.zeros(tokens, 2))
+    sizes = [
+        part.stop - part.start for part in ChunkedLogits(states, Head(torch.zeros(3, 2)), None, 1.0, chunk).chunks()
+    ]
     assert sum(sizes) == tokens
     assert max(sizes) <= chunk
     assert len(sizes) == -(-tokens // chunk)
