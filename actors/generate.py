@@ -36,7 +36,7 @@ class RolloutGenerator:
         completing = asyncio.create_task(self._complete(numbered, prompt_tokens))
         try:
             await asyncio.sleep(0)  # the engine begins while the views are tokenised
-            views = self._views(numbered)
+            views = tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
             completion = await completing
         finally:
             completing.cancel()
@@ -62,18 +62,13 @@ class RolloutGenerator:
         if numbered.source is Source.GOLD:
             assert numbered.prompt.gold is not None, f"prompt {numbered.number} has no gold completion"
             return _Completion(self._tokenizer.encode_completion(numbered.prompt.gold), "stop", None)
-        answer = await self._engine.generate(prompt_tokens, self._sampling(numbered))
+        config, seed = self._config, numbered.seed
+        sampling = Sampling(
+            config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k, numbered.number
+        )
+        answer = await self._engine.generate(prompt_tokens, sampling)
         if numbered.source is Source.BASE:
             initial = (answer.versions == INITIAL_VERSION.number).all()  # of any lineage: a rollback may go back to it
             assert initial, f"prompt {numbered.number} has tokens of a trained model"
             return _Completion(answer.tokens, answer.finish_reason, None)
         return _Completion(answer.tokens, answer.finish_reason, answer)
-
-    def _views(self, numbered: NumberedPrompt) -> tuple[TokenView, ...]:
-        return tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
-
-    def _sampling(self, numbered: NumberedPrompt) -> Sampling:
-        config, seed = self._config, numbered.seed
-        return Sampling(
-            config.temperature, config.top_p, config.max_completion_tokens, seed, config.top_k, numbered.number
-        )

@@ -18,13 +18,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
-from actors.process import ActorProcess, PendingCall
+from actors.process import ActorFailed, ActorProcess, PendingCall
 from actors.report import ActorReport, Pulse
 from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, RolloutActor
 from actors.scale_requests import ActorCounts
@@ -182,16 +183,16 @@ class RolloutGroup:
     def leases_paused(self) -> Iterator[None]:
         """Within this block no actor leases prompts, and none is drained: what it answers is one evaluation. Blocks may
         lie within each other."""
-        if self._desired.examining:
+        if self._desired.leases_paused:
             yield
             return
-        self._desired.examining = True
+        self._desired.leases_paused = True
         for process in self._processes():
             process.call(RolloutActor.pause_leases)
         try:
             yield
         finally:
-            self._desired.examining = False
+            self._desired.leases_paused = False
             for process in self._processes():
                 process.call(RolloutActor.resume_leases)
 
@@ -202,8 +203,12 @@ class RolloutGroup:
         """
         calls = [process.call(RolloutActor.report) for process in self._processes()]
         _wait_for_all(calls, _CALL_TIMEOUT_S)
-        drained = [report for actor in self._supervisors for report in actor.drained_reports]
-        return (*drained, *(call.result() for call in calls if call.succeeded()))
+        reports = [report for actor in self._supervisors for report in actor.drained_reports]
+        for call in calls:
+            with suppress(ActorFailed):
+                if call.done():
+                    reports.append(call.result())
+        return tuple(reports)
 
     def scale(self, count: int) -> None:
         """From now on so many actors. Those that are too many, the last ones, lease nothing more, complete what they
@@ -224,7 +229,7 @@ class RolloutGroup:
             actor.check()
         if self._started and self._target is not None:
             self._count = self._target.count()
-        if not self._desired.examining:
+        if not self._desired.leases_paused:
             self._adjust_count()
         if self._target is not None:
             self._target.report(self.counts())
@@ -273,11 +278,7 @@ class RolloutGroup:
 
     def _new_supervisor(self) -> ActorSupervisor:
         index, spec = len(self._supervisors), self._spec
-        cores = self._plan.of_actor(index)
-
-        def begin(name: str) -> ActorProcess:
-            return ActorProcess(name, cores, spec)
-
+        begin = partial(ActorProcess, cores=self._plan.of_actor(index), spec=spec)
         actor = ActorSupervisor(index, spec.config, self._desired, begin, self._retired.retire, self._report)
         self._supervisors.append(actor)
         return actor

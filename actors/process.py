@@ -45,16 +45,6 @@ class PendingCall(Generic[Result]):
         """Whether it has ended, well or not: `result` will not wait."""
         return bool(ray.wait([self.reference], timeout=0)[0])
 
-    def succeeded(self) -> bool:
-        """Whether it has ended well."""
-        if not self.done():
-            return False
-        try:
-            self.result()
-        except ActorFailed:
-            return False
-        return True
-
     def result(self) -> Result:
         """What the call returned, which must be done.
 

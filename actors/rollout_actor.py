@@ -141,10 +141,6 @@ class RolloutActor(VllmPushEndpoint):
                 await self._apply(snapshot)
         except (EngineDied, UpdateRefused, TimeoutError) as error:
             raise self._failed(error) from error
-        return await self.wait_for(version)
-
-    async def wait_for(self, version: PolicyVersion) -> PolicyVersion:
-        """Return the applied version once it is at least `version`."""
         async with self._applied:
             await self._applied.wait_for(lambda: self._engine.version >= version)
         return self._engine.version
@@ -181,17 +177,13 @@ class RolloutActor(VllmPushEndpoint):
 
     def report(self) -> ActorReport:
         """What this actor counted since it started."""
-        counts = self._service.counts
         return ActorReport(
             name=self._name,
             version=self._engine.version,
-            tokens=counts.tokens,
-            rollouts=counts.rollouts,
-            failed=counts.failed,
+            counts=self._service.counts,
             answered=self._answered,
             busy_fraction=self._service.usage.busy_fraction,
             pauses_ms=tuple(pause.pause_ms for pause in self._pauses),
-            loads_ms=tuple(pause.load_ms for pause in self._pauses),
         )
 
     async def _apply(self, snapshot: FetchedSnapshot) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from actors.engines.engine import NO_WEIGHTS, PromptFailed, RolloutEngine
 from actors.generate import RolloutGenerator
+from actors.report import ServiceCounts
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
@@ -89,15 +90,6 @@ _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve 
 _GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
 
 
-@dataclass(slots=True)
-class ServiceCounts:
-    """What happened since the service began: committed tokens and rollouts, prompts given back."""
-
-    tokens: int = 0
-    rollouts: int = 0
-    failed: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _LeaseCall:
     """One call for prompts, and the lineage of the weights it was for."""
@@ -132,12 +124,8 @@ class RolloutService:
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
-        rollouts = (
-            *self._finished,
-            *self._committing,
-            *(rollout for unit in self._partial.values() for rollout in unit),
-        )
-        return (*self._in_flight, *(rollout.number for rollout in rollouts))
+        waiting = (self._finished, self._committing, *self._partial.values())
+        return (*self._in_flight, *(rollout.number for rollouts in waiting for rollout in rollouts))
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""

@@ -42,12 +42,12 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class DesiredState:
-    """What holds for every actor, also for one that joins: the newest version, whether the queue is served, whether an
-    evaluation is under way (no leases then)."""
+    """What holds for every actor, also for one that joins: the newest version, whether the queue is served, and whether
+    leases are paused for an evaluation."""
 
     version: PolicyVersion | None = None
     running: bool = False
-    examining: bool = False
+    leases_paused: bool = False
 
 
 @dataclass(slots=True)
@@ -235,7 +235,7 @@ class ActorSupervisor:
         """Serve the queue as soon as that is ordered; one that joins during an evaluation leases nothing before its
         end."""
         if current.running is None and self._desired.running:
-            if self._desired.examining:
+            if self._desired.leases_paused:
                 current.process.call(RolloutActor.pause_leases)
             current.running = current.process.call(RolloutActor.run)
         elif current.running is not None and current.running.done():

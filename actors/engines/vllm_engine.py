@@ -56,7 +56,9 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
         if self._llm is None:
             return self._finished_tokens
         requests = self._llm.output_processor.request_states.values()
-        return self._finished_tokens + sum(one.detokenizer.num_output_tokens() for one in requests if one.detokenizer)
+        return self._finished_tokens + sum(
+            request.detokenizer.num_output_tokens() for request in requests if request.detokenizer
+        )
 
     @property
     @override

@@ -46,7 +46,7 @@ def test_the_queue_is_served_once_that_is_ordered_also_by_one_that_joins_later()
 
 def test_one_that_joins_during_an_evaluation_leases_nothing():
     rig = Rig()
-    rig.desired.running = rig.desired.examining = True
+    rig.desired.running = rig.desired.leases_paused = True
     rig.started()
     assert len(rig.process.calls["run"]) == 1
     assert not rig.process.leasing
