@@ -1,4 +1,4 @@
-"""What the commands share: how they begin and end, and what they refuse before anything heavy is imported."""
+"""Shared by the commands: exit codes, parsing, and the checks made before anything heavy is imported."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from typing_extensions import override
 
 from unisd_rl.cluster.resources import Requirement, describe_cluster, describe_local
 from unisd_rl.config import Config
@@ -19,15 +20,17 @@ from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 STOPPED = 130
-
+"""Exit code after Ctrl-C, as of a shell."""
 DEFAULT_RECIPE = "unisd_star"
 
 
-def exit_code(work: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
-    """Do `work` with these words (None: those this process was given): 0 done (what it returns), 1 a part of it failed,
-    2 the input is wrong, 130 stopped by Ctrl-C."""
+def exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
+    """The exit code of a command, called with these arguments (None: those of this process).
+
+    What it returns (0: done), or 1 where a component failed, 2 where the input is wrong, 130 after Ctrl-C.
+    """
     try:
-        return work(sys.argv[1:] if arguments is None else arguments)
+        return command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,26 +52,33 @@ def limit_openmp_spinning() -> None:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    """(recipes, dry run?, fields): the recipes are the words before the first option."""
-    words = [word for word in arguments if word != "--dry-run"]
-    recipes = list(takewhile(lambda word: not word.startswith("-"), words))
-    return recipes or [DEFAULT_RECIPE], len(words) < len(arguments), words[len(recipes) :]
+    """(recipes, whether it is a dry run, fields): the recipes are the arguments before the first option."""
+    others = [argument for argument in arguments if argument != "--dry-run"]
+    recipes = list(takewhile(lambda argument: not argument.startswith("-"), others))
+    return recipes or [DEFAULT_RECIPE], len(others) < len(arguments), others[len(recipes) :]
 
 
 def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """(the folder after `--resume`, if that is there; the other arguments)."""
+    """(the folder after `--resume`, None without that option; the other arguments).
+
+    Raises:
+        UserError: no folder follows it.
+    """
     others = list(arguments)
-    for place, word in enumerate(others):
-        if word == "--resume" or word.startswith("--resume="):
-            given = others[place + 1 : place + 2] if word == "--resume" else [word.partition("=")[2]]
-            if not given or not given[0] or given[0].startswith("-"):
-                raise UserError("--resume needs the folder of the run to go on with, e.g. --resume runs/arithmetic")
-            del others[place : place + (2 if word == "--resume" else 1)]
-            return Path(given[0]).expanduser(), others
+    for index, argument in enumerate(others):
+        option, equals, folder = argument.partition("=")
+        if option != "--resume":
+            continue
+        if not equals:
+            folder = others.pop(index + 1) if index + 1 < len(others) else ""
+        if not folder or folder.startswith("-"):
+            raise UserError("--resume needs the folder of the run to resume, e.g. --resume runs/arithmetic")
+        del others[index]
+        return Path(folder).expanduser(), others
     return None, others
 
 
-def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
+def check_absolute_under_a_job(setting: str, folder: Path) -> None:
     """Raise `UserError` for a relative folder where what is written there would be lost."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
         raise UserError(
@@ -77,7 +87,7 @@ def refuse_relative_under_a_job(setting: str, folder: Path) -> None:
         )
 
 
-def refuse_missing_folder(setting: str, path: str) -> None:
+def check_model_folder(setting: str, path: str) -> None:
     """Raise `UserError` for a model that should be a folder and is not there."""
     if looks_local(path) and not Path(path).expanduser().is_dir():
         raise UserError(f"{setting} = {path!r} is not a folder; give a model folder or a hub name")
@@ -100,17 +110,17 @@ def check_training_task(task: TaskConfig) -> None:
 def check_contexts(contexts: ContextsConfig) -> None:
     """Raise `UserError` for a cache that would be lost, or an embedding model that is not there."""
     if contexts.cache is not None:
-        refuse_relative_under_a_job("contexts.cache", contexts.cache)
+        check_absolute_under_a_job("contexts.cache", contexts.cache)
         if contexts.cache.expanduser().exists() and not contexts.cache.expanduser().is_dir():
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
     if isinstance(contexts.auxiliary, RetrievalAuxiliary) and contexts.auxiliary.model is not None:
-        refuse_missing_folder("contexts.auxiliary.model", contexts.auxiliary.model)
+        check_model_folder("contexts.auxiliary.model", contexts.auxiliary.model)
 
 
-def describe_places(needed: Sequence[Requirement]) -> str:
-    """One line for each kind of process and what it asks for; then whether there is a place for each of them.
+def describe_resources(needed: Sequence[Requirement]) -> str:
+    """One line for each kind of process and what it asks for; then whether every process can run.
 
-    Only where there is a cluster to look at is Ray imported.
+    Ray is imported only where there is a cluster to look at.
 
     Raises:
         UserError: no cluster answers at RAY_ADDRESS.
@@ -140,10 +150,10 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
 
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
-    words = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
+    usage = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
     if program.endswith(".run"):
-        words += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
-    parser = OneSentenceParser(program, words)
+        usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
+    parser = CliParser(program, usage)
     parser.add_dry_run()
     source: CliSettingsSource[Fields] = CliSettingsSource(
         Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
@@ -152,14 +162,14 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key != "dry_run"}
 
 
-class OneSentenceParser(ArgumentParser):
-    """Refuses in one sentence, not with a page of usage. It takes no abbreviations, and shows its texts as they are."""
+class CliParser(ArgumentParser):
+    """An argument parser that refuses in one sentence, takes no abbreviations, and shows its texts as they are."""
 
-    def __init__(self, program: str, words: str, description: str | None = None, epilog: str | None = None) -> None:
-        """`words` are shown after the program's name."""
+    def __init__(self, program: str, usage: str, description: str | None = None, epilog: str | None = None) -> None:
+        """`usage` is shown after the program's name."""
         super().__init__(
             prog=program,
-            usage=f"{program} {words}",
+            usage=f"{program} {usage}",
             description=description,
             epilog=epilog,
             allow_abbrev=False,
@@ -167,9 +177,9 @@ class OneSentenceParser(ArgumentParser):
         )
 
     def add_dry_run(self) -> None:
-        """The option `--dry-run`."""
+        """Add the option `--dry-run`."""
         self.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
 
+    @override
     def error(self, message: str) -> NoReturn:
-        """Raise `UserError`."""
         raise UserError(f"{message}; `{self.prog} --help` lists all options")

@@ -1,7 +1,7 @@
-"""`python -m unisd_rl.compact RUN`: the rollouts of a run that has stopped, from many small segments into Parquet.
+"""The command that rewrites a stopped run's many rollout segments as Parquet: `python -m unisd_rl.compact RUN`.
 
-RUN is the run's folder. Everything reads and resumes from a compacted run as before; so does whatever reads Parquet
-(RUN/rollouts/segments/*.parquet, or where `rollout.ledger` put it). Exit codes: see `command.exit_code`.
+RUN is the run's folder. A compacted run is resumed, replayed and read as before, and by whatever reads Parquet
+(RUN/rollouts/segments/*.parquet, or where `rollout.ledger` put it). Exit codes: `cli.exit_code`.
 """
 
 import sys
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from unisd_rl.cli import OneSentenceParser, exit_code
+from unisd_rl.cli import CliParser, exit_code
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.files import FolderLock
 
 PROGRAM = "python -m unisd_rl.compact"
+_DESCRIPTION = """Rewrite the rollouts of a stopped run, many small segments, as Parquet. The run can be resumed and
+replayed as before."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compact(arguments: Sequence[str]) -> int:
-    parser = OneSentenceParser(PROGRAM, "RUN", __doc__)
+    parser = CliParser(PROGRAM, "RUN", _DESCRIPTION)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     run: Path = parser.parse_args(arguments).run
     if not (run / "rollouts").is_dir():

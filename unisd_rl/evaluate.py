@@ -1,7 +1,7 @@
-"""`python -m unisd_rl.evaluate MODEL [MODEL ...] [--task TASK ...] [...]`: models examined on held-out problems.
+"""The command that evaluates models on held-out problems: `python -m unisd_rl.evaluate MODEL [MODEL ...] [...]`.
 
-What can be refused is refused here, before anything heavy is imported; the rest is `evaluation_job`.
-Exit codes: see `command.exit_code`.
+The input is checked here, before anything heavy is imported; the rest is `driver/evaluate_job.py`. Exit codes:
+`cli.exit_code`.
 """
 
 import sys
@@ -10,14 +10,14 @@ from itertools import takewhile
 from pathlib import Path
 
 from unisd_rl.cli import (
-    OneSentenceParser,
-    describe_places,
+    CliParser,
+    check_absolute_under_a_job,
+    check_model_folder,
+    describe_resources,
     exit_code,
     limit_openmp_spinning,
-    refuse_missing_folder,
-    refuse_relative_under_a_job,
 )
-from unisd_rl.cluster.resources import answering_requirements, retention_requirement
+from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    models = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    models = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     options, fields = _parser().parse_known_args(arguments[len(models) :])
     if not models:
         raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
@@ -52,12 +52,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def check_without_imports(request: EvaluationRequest) -> None:
-    """Refuse what a look at the files and the environment can refuse.
+    """Check what the files and the environment tell.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
-    refuse_relative_under_a_job("out", request.out)
+    check_absolute_under_a_job("out", request.out)
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise UserError(f"--out {request.out} is there already: name a folder that is not, or empty that one")
     for model in request.models:
@@ -71,38 +71,38 @@ def check_without_imports(request: EvaluationRequest) -> None:
 
 
 def describe(request: EvaluationRequest) -> str:
-    """What would be evaluated, which process needs which resources, and whether there is a place for each."""
+    """What would be evaluated, which process needs which resources, and whether every process can run."""
     what = f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
-    needed = (*answering_requirements(request.config), *retention_requirement(request.config))
-    return f"{what}\n{describe_places(needed)}"
+    needed = (*generation_requirements(request.config), *retention_requirement(request.config))
+    return f"{what}\n{describe_resources(needed)}"
 
 
-def _check_model(word: str, model: str) -> None:
+def _check_model(setting: str, model: str) -> None:
     if model == BASE:
         return
-    refuse_missing_folder(word, model)
+    check_model_folder(setting, model)
     folder = Path(model).expanduser()
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = sorted(folder.glob("checkpoints/*/config.json"))
-        instead = f"its checkpoints are: {', '.join(str(one.parent) for one in inside)}" if inside else "name another"
-        raise UserError(f"{word} = {model!r} holds no model (no config.json); {instead}")
+        instead = f"its checkpoints are: {', '.join(str(file.parent) for file in inside)}" if inside else "name another"
+        raise UserError(f"{setting} = {model!r} holds no model (no config.json); {instead}")
 
 
-def _parser() -> OneSentenceParser:
-    parser = OneSentenceParser(PROGRAM, "MODEL [MODEL ...] [--task TASK ...] [OPTION ...]", _DESCRIPTION, _FIELDS)
+def _parser() -> CliParser:
+    parser = CliParser(PROGRAM, "MODEL [MODEL ...] [--task TASK ...] [OPTION ...]", _DESCRIPTION, _FIELDS)
     types = ", ".join(task_types())
     parser.add_argument(
         "--task",
         action="append",
         default=[],
-        help=f"a type of task ({types}) or a TOML file with a [task] section; several times for several tasks; without "
-        "it the recipe's",
+        help=f"a type of task ({types}) or a TOML file with a [task] section; repeat it for several tasks; "
+        "default: the recipe's",
     )
-    parser.add_argument("--recipe", nargs="+", help="as for a run, or a run's config.toml: limits, engine, patience")
+    parser.add_argument("--recipe", nargs="+", help="as for a run, or a run's config.toml: limits, engine, time-outs")
     parser.add_argument("--samples", type=int, help="answers per problem (default 1)")
-    parser.add_argument("--k", type=int, nargs="+", help="pass@k is told for each (default 1)")
+    parser.add_argument("--k", type=int, nargs="+", help="report pass@k for each k (default 1)")
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, rollout.temperature for several")
-    parser.add_argument("--retention", metavar="BASE", help="PPLfit, PPLret and JSD beside this model")
+    parser.add_argument("--retention", metavar="BASE", help="measure PPLfit, PPLret and JSD against this model")
     parser.add_argument("--out", type=Path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
     parser.add_dry_run()
     return parser

@@ -1,7 +1,7 @@
-"""`python -m unisd_rl.prepare [RECIPE ...] [--section.field VALUE ...] [--dry-run]`: contexts and negatives beforehand.
+"""The command that prepares contexts before a run: `python -m unisd_rl.prepare [RECIPE ...] [...]`.
 
-A run prepares by itself what is missing; this does it without a learner, and the run then finds it in the cache.
-Exit codes: see `command.exit_code`.
+A run prepares what is missing by itself; this does it without a learner, and the run then finds it in the cache.
+Exit codes: `cli.exit_code`.
 """
 
 import sys
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from unisd_rl.cli import (
     check_contexts,
+    check_model_folder,
     check_training_task,
     exit_code,
     limit_openmp_spinning,
     parse_fields,
-    refuse_missing_folder,
     split_arguments,
 )
-from unisd_rl.cluster.resources import answering_requirements
+from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 
@@ -43,13 +43,13 @@ def _prepare(arguments: Sequence[str]) -> int:
 
 
 def check_without_imports(config: Config) -> None:
-    """Refuse what a look at the files and the environment can refuse.
+    """Check what the files and the environment tell.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
     if config.model.path is not None:
-        refuse_missing_folder("model.path", config.model.path)
+        check_model_folder("model.path", config.model.path)
     check_training_task(config.task)
     check_contexts(config.contexts)
 
@@ -61,7 +61,7 @@ def describe(config: Config) -> str:
         f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else "no auxiliary view"
     )
     negative = f"a negative view ({read.negative.type})" if read.negative else "no negative view"
-    processes = answering_requirements(config) if read.generated else ()
+    processes = generation_requirements(config) if read.generated else ()
     return "\n".join([f"{auxiliary}, {negative}", *(process.describe() for process in processes)])
 
 

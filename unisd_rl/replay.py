@@ -1,11 +1,11 @@
-"""`python -m unisd_rl.replay RUN [--check] [--section.field VALUE ...]`: a run's training again, from its ledger alone.
+"""The command that trains again from a run's ledger: `python -m unisd_rl.replay RUN [--check] [...]`.
 
-No prompt is generated: the rollouts that RUN stored are trained on in their order, from the model RUN began with. With
+Nothing is generated: the rollouts that RUN stored are trained on in their order, from the model RUN began with. With
 nothing changed, on the CPU in float32 with as many ranks and threads, every loss is the same bit for bit; with other
 settings (`--objective...`, `--learner...`) it is an experiment on the same rollouts.
 
-What can be refused is refused here, before anything heavy is imported; the rest is `replay_job`.
-Exit codes: see `command.exit_code`.
+The input is checked here, before anything heavy is imported; the rest is `driver/replay_job.py`. Exit codes:
+`cli.exit_code`.
 """
 
 import sys
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from unisd_rl.cli import (
-    OneSentenceParser,
+    CliParser,
+    check_absolute_under_a_job,
+    check_model_folder,
     exit_code,
     limit_openmp_spinning,
     parse_fields,
-    refuse_missing_folder,
-    refuse_relative_under_a_job,
 )
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -28,13 +28,13 @@ from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings
 
 PROGRAM = "python -m unisd_rl.replay"
-_ANY_GAP = 1e9  # nats
-_DESCRIPTION = """Train again from the rollouts a run stored, in the same order, with no actors and no queue, and say
-whether the losses are the run's.
+_ANY_MISMATCH = 1e9  # nats
+_DESCRIPTION = """Train again from the rollouts that a run stored, in the same order, without actors and queue, and
+report whether the losses are the run's.
 
 RUN: the folder of a run that ended."""
-_FIELDS = """Every field may be set as for `python -m unisd_rl.run`, over what RUN says. Where one is changed that
-losses depend on, they are not compared. Without --run.name the files go to RUN-replay."""
+_FIELDS = """Every field may be set as for `python -m unisd_rl.run`; the others are as in RUN. If a changed one affects
+losses, they are not compared. Without --run.name the files go to RUN-replay."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,19 +56,19 @@ def _replay(arguments: Sequence[str]) -> int:
 
 
 def replay_request(folder: Path, check: bool, fields: dict[str, Any]) -> ReplayRequest:
-    """From the words of the command line to a checked request.
+    """The checked request that the command line makes.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
     run = RecordedRun.at(folder)
-    place = {"run": {"dir": str(run.path.parent), "name": f"{run.path.name}-replay"}}
-    config = run.config(overlay(place, fields))
+    location = {"run": {"dir": str(run.path.parent), "name": f"{run.path.name}-replay"}}
+    config = run.config(overlay(location, fields))
     changed = changed_settings(run.original, config)
     if changed:
-        # Its students are others than those that sampled the tokens: how far they are apart is told, and ends nothing.
-        config = run.config(overlay({"learner": {"logprob_tolerance": _ANY_GAP}}, overlay(place, fields)))
-    _refuse(run, config, changed, check)
+        # Other students than these sampled the tokens: the log-prob mismatch is reported, and must not end the replay.
+        config = run.config(overlay({"learner": {"logprob_tolerance": _ANY_MISMATCH}}, overlay(location, fields)))
+    _check_request(run, config, changed, check)
     return ReplayRequest(run, config, changed, check)
 
 
@@ -79,10 +79,10 @@ def describe(request: ReplayRequest) -> str:
     return f"{what}\n{learner_requirement(config).describe()}"
 
 
-def _refuse(run: RecordedRun, config: Config, changed: tuple[str, ...], check: bool) -> None:
-    refuse_relative_under_a_job("run.dir", config.run.dir)
+def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], check: bool) -> None:
+    check_absolute_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
-        refuse_missing_folder("model.path", config.model.path)
+        check_model_folder("model.path", config.model.path)
     if config.run_dir.absolute() == run.path:
         raise UserError(
             f"--run.name {config.run.name} is the run itself, which would be moved aside; take another name"
@@ -95,9 +95,9 @@ def _refuse(run: RecordedRun, config: Config, changed: tuple[str, ...], check: b
         raise UserError(f"--check: {run.path / 'metrics.jsonl'} holds no losses to compare with; leave it out")
 
 
-def _parser() -> OneSentenceParser:
-    parser = OneSentenceParser(PROGRAM, "RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS)
-    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+def _parser() -> CliParser:
+    parser = CliParser(PROGRAM, "RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS)
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a loss is not the run's, bit for bit")
     parser.add_dry_run()
     return parser

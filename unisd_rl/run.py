@@ -1,8 +1,7 @@
-"""The main job: `python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`, and to go on with one
-that ended before its end: `python -m unisd_rl.run --resume RUN_FOLDER [--section.field VALUE ...] [--dry-run]`.
+"""The command that trains: `python -m unisd_rl.run [RECIPE ...] [--section.field VALUE ...] [--dry-run]`, and that
+resumes a run: `python -m unisd_rl.run --resume RUN_FOLDER [--section.field VALUE ...] [--dry-run]`.
 
-What can be refused is refused here, before anything heavy is imported; the rest is `build` and `train`.
-Exit codes: see `command.exit_code`.
+The input is checked here, before anything heavy is imported; the rest is `train.py`. Exit codes: `cli.exit_code`.
 """
 
 import sys
@@ -12,14 +11,14 @@ from typing import Any
 
 from unisd_rl.cli import (
     STOPPED,
+    check_absolute_under_a_job,
     check_contexts,
+    check_model_folder,
     check_training_task,
-    describe_places,
+    describe_resources,
     exit_code,
     limit_openmp_spinning,
     parse_fields,
-    refuse_missing_folder,
-    refuse_relative_under_a_job,
     split_arguments,
     split_resume,
 )
@@ -35,7 +34,7 @@ PROGRAM = "python -m unisd_rl.run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit code."""
+    """Train; returns the exit code."""
     return exit_code(_run, arguments)
 
 
@@ -62,39 +61,39 @@ def _run(arguments: Sequence[str]) -> int:
 def _resumed(folder: Path, others: Sequence[str], overrides: Mapping[str, Any]) -> Config:
     if others and not others[0].startswith("-"):
         raise UserError(f"--resume {folder} has its own recipe, config.toml in it; leave out {others[0]!r}")
-    refuse_relative_under_a_job("resume", folder)
+    check_absolute_under_a_job("resume", folder)
     config = resumed_config(folder, overrides)
     check_data(config)
     return config
 
 
 def check_without_imports(config: Config) -> None:
-    """Refuse what a look at the files and the environment can refuse.
+    """Check what the files and the environment tell.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
-    refuse_relative_under_a_job("run.dir", config.run.dir)
+    check_absolute_under_a_job("run.dir", config.run.dir)
     if config.model.path is not None:
-        _refuse_a_model_that_would_move(config.model.path, config)
+        _check_model_stays(config.model.path, config)
     check_data(config)
 
 
 def check_data(config: Config) -> None:
-    """Refuse a model, a task or contexts that a look at the files can refuse.
+    """Check model, ledger, task and contexts, as far as their files and addresses tell.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
     if config.model.path is not None:
-        refuse_missing_folder("model.path", config.model.path)
+        check_model_folder("model.path", config.model.path)
     if config.rollout.ledger is not None and "://" in config.rollout.ledger:
         check_reachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
 
 
-def _refuse_a_model_that_would_move(path: str, config: Config) -> None:
+def _check_model_stays(path: str, config: Config) -> None:
     folder = Path(path).expanduser()
     if folder.absolute().is_relative_to(config.run_dir.absolute()):
         raise UserError(
@@ -104,9 +103,9 @@ def _refuse_a_model_that_would_move(path: str, config: Config) -> None:
 
 
 def describe(config: Config) -> str:
-    """What would run, which process needs which resources, and whether there is a place for each."""
+    """What would run, which process needs which resources, and whether every process can run."""
     what = f"run {config.run_dir}: {config.run.steps} steps of {config.learner.batch_size} prompts"
-    return f"{what}\n{describe_places(requirements(config))}"
+    return f"{what}\n{describe_resources(requirements(config))}"
 
 
 if __name__ == "__main__":

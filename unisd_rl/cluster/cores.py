@@ -97,7 +97,7 @@ def core_plan(config: Config) -> CorePlan:
     )
 
 
-def answering_cores(config: Config) -> CorePlan:
+def generation_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
     plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan

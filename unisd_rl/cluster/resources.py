@@ -62,7 +62,7 @@ def requirements(config: Config) -> tuple[Requirement, ...]:
     """What all processes that a run begins with ask for; actors that come in mid-run find room then, or wait for it.
     Driver, queue and weight store ask for nothing: they wait most of the time."""
     return (
-        *answering_requirements(config),
+        *generation_requirements(config),
         learner_requirement(config),
         Requirement("rollout queue", 1, {}),
         Requirement("weight store", 1, {}),
@@ -81,8 +81,8 @@ def retention_requirement(config: Config) -> tuple[Requirement, ...]:
     return () if settings is None else (Requirement("retention scorer", 1, retention_bundle(settings)),)
 
 
-def answering_requirements(config: Config) -> tuple[Requirement, ...]:
-    """What the actors ask for where nothing is trained and problems are only answered."""
+def generation_requirements(config: Config) -> tuple[Requirement, ...]:
+    """What the actors ask for where nothing is trained and text is only generated."""
     return (Requirement("rollout actor", config.rollout.actors_at_start, rollout_bundle(config)),)
 
 

@@ -67,7 +67,7 @@ class Preparation:
         Raises:
             UserError: too many problems do not fit, or a held-out one does not; what `selection.py` refuses.
         """
-        check_held_out_lengths(self.config, self._held_out_lengths())
+        check_held_out_lengths(self._held_out_lengths(), self.config.task.type, self.config.rollout.max_prompt_tokens)
         return select_examples(self.config, self.task, self._rows())
 
     def _held_out_lengths(self) -> list[int]:

@@ -43,7 +43,7 @@ class PreparationReport:
         return self.too_long + self.without_views
 
     def describe(self) -> str:
-        """One line for the screen."""
+        """One line for the console."""
         line = f"{self.kept} of {self.examples} problems"
         if self.dropped:
             line += f", {self.too_long} dropped as too long, {self.without_views} without enough non-leaking contexts"

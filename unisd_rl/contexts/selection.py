@@ -59,18 +59,18 @@ class PreparedRow:
         return cls(row["id"], contexts, row["right"], row["implausible"], Lengths(**row["lengths"]))
 
 
-def check_held_out_lengths(config: Config, lengths: Sequence[int]) -> None:
-    """Held-out problems are not dropped: the accuracy would be of fewer, and of easier ones.
+def check_held_out_lengths(lengths: Sequence[int], task: str, limit: int) -> None:
+    """Check the lengths in tokens of a task's held-out problems: none is dropped, as the score would be of fewer, and
+    of easier ones.
 
     Raises:
-        UserError: one is longer than `rollout.max_prompt_tokens`.
+        UserError: one is longer than `limit`.
     """
-    limit = config.rollout.max_prompt_tokens
     too_long = sum(length > limit for length in lengths)
     if too_long:
         raise UserError(
-            f"{too_long} of {len(lengths)} held-out problems are longer than rollout.max_prompt_tokens = {limit}: "
-            "raise it, or take them out of the data"
+            f"{too_long} of {len(lengths)} held-out problems of {task} are longer than rollout.max_prompt_tokens = "
+            f"{limit}: raise it, or take them out of the data"
         )
 
 

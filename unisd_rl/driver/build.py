@@ -14,7 +14,7 @@ from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.cores import answering_cores, core_plan
+from unisd_rl.cluster.cores import core_plan, generation_cores
 from unisd_rl.config import Config
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation
@@ -113,7 +113,7 @@ def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirecto
     """
 
     def open_generator() -> AbstractContextManager[ContextGenerator]:
-        return generation_engine(config, answering_cores(config), model, directory.path)
+        return generation_engine(config, generation_cores(config), model, directory.path)
 
     prepared = Preparation.create(config, task, model, open_generator, console).prepared()
     console.print(f"training on {prepared.report.describe()}")

@@ -1,8 +1,8 @@
-"""The command `evaluate` from a checked request to its tables.
+"""The command `evaluate`, from a checked request to its tables.
 
 ```
  each model:  rollout actors with that model, never updated --> answers to every task --> grades
- afterwards:  one process with the base, where retention is asked for: each model's answers read beside it
+ afterwards:  where retention is measured, one process with the base, which reads each model's answers
 ```
 """
 
@@ -15,13 +15,19 @@ from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.cores import answering_cores
+from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.ray_cluster import connected
-from unisd_rl.cluster.resources import answering_requirements, retention_requirement
+from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.config import Config
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
-from unisd_rl.evaluation.request import BASE, Asked, EvaluationRequest, refuse_long_questions, refuse_other_tokens
+from unisd_rl.evaluation.request import (
+    BASE,
+    EvaluationRequest,
+    EvaluationTarget,
+    check_question_lengths,
+    check_same_tokens,
+)
 from unisd_rl.evaluation.results import (
     Result,
     comparison_table,
@@ -40,26 +46,26 @@ Tasks = Mapping[str, Task]
 
 
 def run_evaluation(request: EvaluationRequest) -> list[Result]:
-    """Answer, grade, compare; files in `request.out`, tables on the screen.
+    """Answer, grade, compare; files in `request.out`, tables on the console.
 
     Raises:
         UserError: the data, a model or the cluster is not what the request says.
-        RunFailed: a part failed.
+        RunFailed: a component failed.
     """
     tasks = {name: load_task(config.task) for name, config in request.by_task.items()}
     config = request.config
-    phases = answering_requirements(config), retention_requirement(config)
+    phases = generation_requirements(config), retention_requirement(config)
     with Console() as console, connected(config, *phases):
         request.out.mkdir(parents=True, exist_ok=True)
         folders = {model: model_folder(_config_of(request, model), request.out, console) for model in request.models}
         base = _base_folder(request, folders, console)
         with console.waiting("reading the problems"):
-            _refuse_misfits(request, folders, base, tasks)
+            _check_tokenizers(request, folders, base, tasks)
         store = spawn_store()
         results = [
             result
             for index, model in enumerate(request.models)
-            for result in _answered(request, index, folders[model], tasks, store, console)
+            for result in _results_of(request, index, folders[model], tasks, store, console)
         ]
         write_answers(request.out, results)
         if base is not None:
@@ -73,25 +79,27 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
     return results
 
 
-def _answered(
+def _results_of(
     request: EvaluationRequest, index: int, folder: Path, tasks: Tasks, store: StoreClient, console: Console
 ) -> Iterator[Result]:
-    """One model on every task."""
-    pairs = [asked for asked in request.asked if asked.model == request.models[index]]
-    with _serving(pairs[0], folder, request.out.absolute() / f"model-{index}", store, console) as group:
-        for asked in pairs:
-            with console.progress(f"{asked.model} on {asked.task}") as progress:
-                evaluation = evaluate(group, tasks[asked.task], asked.config, NO_WEIGHTS, progress)
-            yield Result(asked.model, asked.task, asked.config, evaluation)
+    """The results of one model on every task."""
+    targets = [target for target in request.targets if target.model == request.models[index]]
+    with _serving(targets[0], folder, request.out.absolute() / f"model-{index}", store, console) as group:
+        for target in targets:
+            with console.progress(f"{target.model} on {target.task}") as progress:
+                evaluation = evaluate(group, tasks[target.task], target.config, NO_WEIGHTS, progress)
+            yield Result(target.model, target.task, target.config, evaluation)
 
 
 @contextmanager
-def _serving(asked: Asked, folder: Path, run_dir: Path, store: StoreClient, console: Console) -> Iterator[RolloutGroup]:
+def _serving(
+    target: EvaluationTarget, folder: Path, run_dir: Path, store: StoreClient, console: Console
+) -> Iterator[RolloutGroup]:
     """Rollout actors that hold the model as it was loaded: no version is ever applied."""
-    group = RolloutGroup(ActorSpec(asked.config, folder, run_dir, None, store), answering_cores(asked.config))
+    group = RolloutGroup(ActorSpec(target.config, folder, run_dir, None, store), generation_cores(target.config))
     try:
-        with console.waiting(f"starting {asked.config.rollout.engine.type} with {asked.model}"):
-            group.start(asked.config.run.start_timeout_s)
+        with console.waiting(f"starting {target.config.rollout.engine.type} with {target.model}"):
+            group.start(target.config.run.start_timeout_s)
         yield group
     finally:
         group.close()
@@ -105,23 +113,23 @@ def _with_retention(
     tasks: Tasks,
     console: Console,
 ) -> list[Result]:
-    """The same results, each with its retention beside the one base."""
+    """The same results, each with its retention against the base."""
     config = request.config
     with ExitStack() as stack:
         with console.waiting("loading the base"):
-            scorer = retention_scorer(config, answering_cores(config), base, request.out.absolute(), stack)
+            scorer = retention_scorer(config, generation_cores(config), base, request.out.absolute(), stack)
         assert scorer is not None, "a request with a base has the section"
-        found = []
+        measured = []
         for result in results:
-            with console.waiting(f"reading the answers of {result.model} on {result.task} beside the base"):
+            with console.waiting(f"reading the answers of {result.model} on {result.task} with the base"):
                 answers = result.evaluation.answers
                 retention = scorer.measure(folders[result.model], tasks[result.task].evaluation, answers)
-            found.append(replace(result, evaluation=replace(result.evaluation, retention=retention)))
-    return found
+            measured.append(replace(result, evaluation=replace(result.evaluation, retention=retention)))
+    return measured
 
 
 def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], console: Console) -> Path | None:
-    """The model retention is measured beside; None where it is not."""
+    """The model that retention is measured against; None where it is not measured."""
     base = request.retention_base
     if base is None or base in folders:
         return None if base is None else folders[base]
@@ -130,15 +138,15 @@ def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], consol
 
 
 def _config_of(request: EvaluationRequest, model: str) -> Config:
-    return next(asked.config for asked in request.asked if asked.model == model)
+    return next(target.config for target in request.targets if target.model == model)
 
 
-def _refuse_misfits(request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks) -> None:
-    """What tokenizers alone can tell, for every model, before the first engine starts."""
+def _check_tokenizers(request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks) -> None:
+    """Check what tokenizers alone can tell, for every model, before the first engine starts."""
     base_tokenizer = None if base is None else ChatTokenizer(base)
     for model, folder in folders.items():
         tokenizer = ChatTokenizer(folder)
         for name, config in request.by_task.items():
-            refuse_long_questions(tokenizer, tasks[name], name, config.rollout.max_prompt_tokens)
+            check_question_lengths(tokenizer, tasks[name], name, config.rollout.max_prompt_tokens)
             if base_tokenizer is not None:
-                refuse_other_tokens(base_tokenizer, tokenizer, tasks[name], model)
+                check_same_tokens(base_tokenizer, tokenizer, tasks[name], model)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.cores import answering_cores
+from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.ray_cluster import connected
-from unisd_rl.cluster.resources import answering_requirements
+from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation, cache_folder
@@ -29,7 +29,7 @@ def run_preparation(config: Config) -> PreparationReport:
 
         @contextmanager
         def open_generator() -> Iterator[ContextGenerator]:
-            needed, cores = answering_requirements(config), answering_cores(config)
+            needed, cores = generation_requirements(config), generation_cores(config)
             with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
                 yield generator
 

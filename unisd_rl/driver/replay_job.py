@@ -1,11 +1,11 @@
-"""A run's training again: rows out of its ledger, in the order of their numbers, straight to the learner's ranks.
+"""The command `replay`: a run's training again, rows out of its ledger straight to the learner's ranks.
 
 ```
-ledger of RUN --read, checksums--> batch of step k --deal--> learner ranks --> loss, compared with RUN's
+ledger of RUN --read, checksums--> batch of step k --split--> learner ranks --> loss, compared with RUN's
 ```
 
-With `learner.ranks` and threads as in the run, on the CPU in float32, everything that a loss is made of is the same:
-rows, their dealing to ranks, seeds, schedule. So is every bit of it.
+With `learner.ranks` and threads as in the run, on the CPU in float32, everything that determines a loss is the same:
+rows, their split among ranks, seeds, schedule. So is every bit of it.
 """
 
 import time
@@ -28,8 +28,8 @@ from unisd_rl.transport.rollouts.replay import Recording
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Two losses of one step (counted from 0, as in metrics.jsonl) that should be one."""
+class LossDifference:
+    """The two losses of one step (counted from 0, as in metrics.jsonl), where they differ."""
 
     step: int
     run: float
@@ -37,16 +37,16 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """`steps` losses were compared; `first` is where they differ, None where nowhere."""
+class LossComparison:
+    """`steps` losses were compared; `first` is the first pair that differs, None if none does."""
 
     steps: int
-    first: Difference | None
+    first: LossDifference | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySummary:
-    """summary.json of a replay. `compared` is None where a `changed` setting makes other losses, or there were none."""
+    """summary.json of a replay. `compared` is None if a `changed` setting affects losses, or RUN has none."""
 
     status: str
     run: str
@@ -54,7 +54,7 @@ class ReplaySummary:
     steps_asked: int
     rollouts: int
     changed: tuple[str, ...]
-    compared: Comparison | None
+    compared: LossComparison | None
     cores: str
     wall_s: float
 
@@ -63,8 +63,8 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
     """Train, compare, report.
 
     Raises:
-        UserError: the ledger, the model or the cluster is not what it has to be.
-        RunFailed: the learner failed, or losses differ that were to be checked.
+        UserError: the ledger, the model or the cluster is not what the request says.
+        RunFailed: the learner failed, or losses differ where `request.check`.
     """
     config = request.config
     recording = Recording(request.run, config.learner.batch_size, config.run.steps)
@@ -101,7 +101,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             steps_asked=config.run.steps,
             rollouts=recording.rollouts,
             changed=request.changed,
-            compared=None if request.changed else compare(request.run.losses(), losses),
+            compared=None if request.changed else compare_losses(request.run.losses(), losses),
             cores=plan.describe(),
             wall_s=time.monotonic() - started,
         )
@@ -113,7 +113,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
 def steps(
     request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, console: Console
 ) -> Iterator[StepMetrics]:
-    """Train step after step; each one's line goes to metrics.jsonl and to the screen."""
+    """Train step after step; the line of each goes to metrics.jsonl and to the console."""
     config = request.config
     for step in range(recording.steps):
         started = time.monotonic()
@@ -127,22 +127,22 @@ def steps(
 
 
 def state_after(step: int, config: Config) -> RunState:
-    """What a checkpoint says of a replay: it has no lineages of its own."""
+    """The run state in the checkpoint of a replay, which has no lineages of its own."""
     return RunState(0, step, step * config.learner.batch_size, ())
 
 
-def compare(run: dict[int, float], replay: dict[int, float]) -> Comparison | None:
-    """The losses of the steps that both have, bit for bit; None where there is no such step."""
+def compare_losses(run: dict[int, float], replay: dict[int, float]) -> LossComparison | None:
+    """Compare the losses of the steps that both have, bit for bit; None where there is no such step."""
     common = sorted(run.keys() & replay.keys())
     if not common:
         return None
     differing = next((step for step in common if run[step] != replay[step]), None)
-    first = None if differing is None else Difference(differing, run[differing], replay[differing])
-    return Comparison(len(common), first)
+    first = None if differing is None else LossDifference(differing, run[differing], replay[differing])
+    return LossComparison(len(common), first)
 
 
 def verdict(request: ReplayRequest, summary: ReplaySummary) -> str:
-    """The sentence at the end."""
+    """The result of the comparison, in one sentence."""
     compared, run = summary.compared, request.run.path
     if summary.changed:
         return f"losses are not compared with those of {run}: {', '.join(summary.changed)} changed"

@@ -1,4 +1,4 @@
-"""What a run leaves behind: one folder, plain files, each written by one owner.
+"""The folder of a run: plain files, each written by one owner.
 
 | file | written by |
 |---|---|
@@ -12,11 +12,11 @@
 | summary.json | here, at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
-| control/ | `python -m unisd_rl.scale` and the driver: how many rollout actors there shall be, and are |
+| control/ | `python -m unisd_rl.scale` and the driver: the target number of rollout actors, and the present one |
 | logs/ | every process its own |
 
-A line of metrics.jsonl is of a step that was lost if a later lineage began at its step or before it (lineages.jsonl;
-unisd_rl/storage/lineage.py tells).
+A line of metrics.jsonl is of a discarded step if a later lineage began at its step or before it (lineages.jsonl; see
+unisd_rl/storage/lineage.py).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A model examined on held-out problems: through the rollout actors, of one version (decision 14)."""
+"""Evaluation of one version of a model on held-out problems, through the rollout actors (decision 14)."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, Sampling, no_
 class PassRate:
     """pass@k: the chance (0 to 1) that one of `k` answers is right, mean over problems, with Wilson's 95 % interval.
 
-    What varies is taken to be the problems, however often each was answered.
+    What varies is taken to be the problems, however often each was answers.
     """
 
     k: int
@@ -36,7 +36,7 @@ class Evaluation:
     answers: tuple[Answer, ...]
     wall_s: float
     retention: Retention | None = None
-    """Where it was asked for."""
+    """None where it was not measured."""
 
     @property
     def problems(self) -> int:
@@ -75,7 +75,7 @@ class Evaluation:
         return PassRate(k, sum(scores) / len(scores), wilson_interval(sum(scores), len(scores)))
 
     def summary(self) -> EvaluationSummary:
-        """The numbers a run is summed up with."""
+        """The numbers that a run's summary needs."""
         retention = self.retention.to_json() if self.retention else None
         rate, version = self.pass_rate(), self.version
         return EvaluationSummary(
@@ -105,22 +105,22 @@ def evaluate(
     progress: Callable[[float, str], None],
     on_wait: OnWait = no_op,
 ) -> Evaluation:
-    """Let the actors answer every held-out problem with the weights of `version`; ungraded are none.
+    """Let the actors answer every held-out problem with the weights of `version`, and grade every answer.
 
     The problems go out in slices, each as large as what the actors answer at a time; `progress` is told after each.
     `on_wait` is that of `RolloutGroup.answers`.
     How a sample is drawn depends on the seed, the problem's place and the sample's number, not on actors and slices.
     """
     started, samples = time.monotonic(), config.evaluation.samples
-    asked = [(example, sample) for example in task.evaluation for sample in range(samples)]
-    answered = list[ChatAnswer]()
+    requests = [(example, sample) for example in task.evaluation for sample in range(samples)]
+    answers = list[ChatAnswer]()
     with group.leases_paused():
-        while (start := len(answered)) < len(asked):
+        while (start := len(answers)) < len(requests):
             size = config.evaluation.concurrency * max(1, group.serving)
-            chats = [task.student_messages(example) for example, _ in asked[start : start + size]]
-            answered += group.answers(chats, _sampling(config, start), version, on_wait)
-            progress(len(answered) / len(asked), f"{len(answered)} of {len(asked)}")
-    return Evaluation(version, samples, _graded(task, asked, answered), time.monotonic() - started)
+            chats = [task.student_messages(example) for example, _ in requests[start : start + size]]
+            answers += group.answers(chats, _sampling(config, start), version, on_wait)
+            progress(len(answers) / len(requests), f"{len(answers)} of {len(requests)}")
+    return Evaluation(version, samples, _graded(task, requests, answers), time.monotonic() - started)
 
 
 def _sampling(config: Config, start: int) -> Sampling:
@@ -130,8 +130,8 @@ def _sampling(config: Config, start: int) -> Sampling:
     return Sampling(temperature=temperature, top_p=1.0, max_tokens=limit, seed=seed)
 
 
-def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence[ChatAnswer]) -> tuple[Answer, ...]:
-    right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answered, asked, strict=True)])
+def _graded(task: Task, requests: Sequence[tuple[Example, int]], answers: Sequence[ChatAnswer]) -> tuple[Answer, ...]:
+    right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answers, requests, strict=True)])
     return tuple(
         Answer(
             id=example.id,
@@ -142,5 +142,5 @@ def _graded(task: Task, asked: Sequence[tuple[Example, int]], answered: Sequence
             reference=example.answer,
             correct=correct,
         )
-        for (example, sample), answer, correct in zip(asked, answered, right, strict=True)
+        for (example, sample), answer, correct in zip(requests, answers, right, strict=True)
     )

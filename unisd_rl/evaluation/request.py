@@ -1,9 +1,9 @@
-"""What `python -m unisd_rl.evaluate` was asked for: every model on every task, each pair with its configuration.
+"""The request that `python -m unisd_rl.evaluate` makes: every model on every task, each pair with its configuration.
 
-A task is named by its type or by a TOML file with a `[task]` section; limits, engine and patience come from a recipe,
+A task is named by its type or by a TOML file with a `[task]` section; limits, engine and time-outs come from a recipe,
 as in a run. Of that recipe only what concerns answering is read. Imports nothing heavy.
 
-What only a look at the tokenizers can refuse: before any engine starts.
+The two checks at the end need tokenizers; they are made before any engine starts.
 """
 
 import time
@@ -15,23 +15,23 @@ from typing import Any, get_args
 
 import numpy as np
 
-from unisd_rl.cli import parse_fields
+from unisd_rl.cli import DEFAULT_RECIPE, parse_fields
 from unisd_rl.config import Config
 from unisd_rl.config.load import DEFAULT_TASK, configuration, overlay, recipe_path, recipe_tree
 from unisd_rl.config.task import TaskConfig
+from unisd_rl.contexts.selection import check_held_out_lengths
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.task import Task
 
 BASE = "base"
 """The name of the embedded base model."""
-DEFAULT_RECIPE = "unisd_star"
-_READ = ("run", "model", "task", "rollout", "evaluation")
+_SECTIONS = ("run", "model", "task", "rollout", "evaluation")
 Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluationTarget:
     """One model on one task, by their names on the command line; `config.model.path` is None for the embedded base."""
 
     model: str
@@ -45,42 +45,43 @@ class EvaluationRequest:
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
-    asked: tuple[Asked, ...]
+    targets: tuple[EvaluationTarget, ...]
     retention_base: str | None
-    """Beside which model retention is measured; None where it is not."""
+    """The model that retention is measured against; None where it is not measured."""
     out: Path
 
     @property
     def by_task(self) -> dict[str, Config]:
-        """A configuration of each task: its problems are the same for every model."""
-        return {asked.task: asked.config for asked in self.asked[: len(self.tasks)]}
+        """One configuration per task; its problems are the same for every model."""
+        return {target.task: target.config for target in self.targets[: len(self.tasks)]}
 
     @property
     def config(self) -> Config:
-        """What all pairs share: everything but model and task."""
-        return self.asked[0].config
+        """The configuration of the first pair: the others differ from it in model and task only."""
+        return self.targets[0].config
 
 
 def evaluation_request(
     models: Sequence[str], options: Namespace, fields: Sequence[str], program: str
 ) -> EvaluationRequest:
-    """From the words of the command line to a checked request.
+    """The checked request that the command line makes.
 
     Raises:
         UserError: one sentence with the value and the remedy.
     """
-    _refuse_doubles("MODEL", models)
+    if repeated := next((model for model in models if models.count(model) > 1), None):
+        raise UserError(f"MODEL = {repeated} is given twice: leave one out")
     overrides = _overrides(parse_fields(fields, program), options)
     tree = recipe_tree(options.recipe or [DEFAULT_RECIPE])
     trees = {name: {**tree, "task": section} for name, section in _task_sections(options.task).items()}
     trees = trees or {tree["task"]["type"]: tree}
-    asked = tuple(
-        Asked(model, task, configuration(_answering(overlay(sections, overrides), model, options.retention)))
+    targets = tuple(
+        EvaluationTarget(model, task, configuration(_answering(overlay(sections, overrides), model, options.retention)))
         for model in models
         for task, sections in trees.items()
     )
-    out = options.out or asked[0].config.run.dir / time.strftime("evaluation-%Y%m%d-%H%M%S")
-    return EvaluationRequest(tuple(models), tuple(trees), asked, options.retention, Path(out))
+    out = options.out or targets[0].config.run.dir / time.strftime("evaluation-%Y%m%d-%H%M%S")
+    return EvaluationRequest(tuple(models), tuple(trees), targets, options.retention, Path(out))
 
 
 def task_types() -> tuple[str, ...]:
@@ -111,17 +112,19 @@ def _task_section(name: str) -> Tree:
 
 
 def _overrides(fields: Tree, options: Namespace) -> dict[str, Any]:
-    """The fields of the command line, and its shorter words for some of them."""
-    if strange := sorted(set(fields) - set(_READ)):
-        raise UserError(f"--{strange[0]}.* says nothing to an evaluation: leave it out; it reads {', '.join(_READ)}")
+    """The fields of the command line, and its short options for some of them."""
+    if unused := sorted(set(fields) - set(_SECTIONS)):
+        raise UserError(
+            f"--{unused[0]}.* does not apply to evaluation, which uses {', '.join(_SECTIONS)}: leave it out"
+        )
     if "path" in fields.get("model", {}):
-        raise UserError("--model.path: an evaluation is told its models as MODEL, the first words; leave it out")
-    words = {key: vars(options)[key] for key in ("samples", "k", "temperature") if vars(options)[key] is not None}
-    return overlay(fields, {"evaluation": words})
+        raise UserError("--model.path does not apply to evaluation: name the models as MODEL, before the first option")
+    short = {key: vars(options)[key] for key in ("samples", "k", "temperature") if vars(options)[key] is not None}
+    return overlay(fields, {"evaluation": short})
 
 
 def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, Any]:
-    """Of a run's sections those that concern answering; a model that is whole, and an objective nobody reads."""
+    """The sections that concern answering: full weights, no adapter, and a placeholder for the required objective."""
     evaluation = {key: value for key, value in tree.get("evaluation", {}).items() if key not in ("every", "retention")}
     if retention_base is not None:
         evaluation["retention"] = tree.get("evaluation", {}).get("retention") or {}
@@ -138,29 +141,20 @@ def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, 
     }
 
 
-def _refuse_doubles(what: str, names: Sequence[str]) -> None:
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{what} = {double} is given twice: leave one out")
+def check_question_lengths(tokenizer: ChatTokenizer, task: Task, name: str, limit: int) -> None:
+    """Raise `UserError` if a held-out problem of `task` has more than `limit` tokens."""
+    check_held_out_lengths(
+        [len(tokenizer.encode(task.student_messages(example))) for example in task.evaluation], name, limit
+    )
 
 
-def refuse_long_questions(tokenizer: ChatTokenizer, task: Task, name: str, limit: int) -> None:
-    """Raise `UserError` if a problem has more than `limit` tokens: the score would be of fewer, and of easier ones."""
-    too_long = sum(len(tokenizer.encode(task.student_messages(one))) > limit for one in task.evaluation)
-    if too_long:
-        raise UserError(
-            f"{too_long} of {len(task.evaluation)} problems of {name} are longer than "
-            f"rollout.max_prompt_tokens = {limit}: raise it, or take them out of the data"
-        )
-
-
-def refuse_other_tokens(base: ChatTokenizer, tokenizer: ChatTokenizer, task: Task, model: str) -> None:
+def check_same_tokens(base: ChatTokenizer, tokenizer: ChatTokenizer, task: Task, model: str) -> None:
     """Raise `UserError` unless the base of retention reads every problem and gold completion as the model does."""
-    for one in task.evaluation:
-        chat = task.student_messages(one)
-        same = np.array_equal(base.encode(chat), tokenizer.encode(chat))
-        gold = one.demonstration
-        if not same or not np.array_equal(base.encode_completion(gold), tokenizer.encode_completion(gold)):
+    for example in task.evaluation:
+        chat, gold = task.student_messages(example), example.demonstration
+        same_chat = np.array_equal(base.encode(chat), tokenizer.encode(chat))
+        if not same_chat or not np.array_equal(base.encode_completion(gold), tokenizer.encode_completion(gold)):
             raise UserError(
-                f"--retention: the base and {model} turn problem {one.id} into different tokens, so they do not belong "
-                "together; name the model it was trained from"
+                f"--retention: the base and {model} turn problem {example.id} into different tokens, so they do not "
+                "belong together; name the model it was trained from"
             )

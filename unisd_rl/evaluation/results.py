@@ -1,18 +1,12 @@
-"""What the command `evaluate` leaves behind.
+"""The results of the command `evaluate`: files in its folder, and tables for the console.
 
-| file | what it holds |
+| file | contents |
 |---|---|
 | results.json | the numbers of each model on each task, the comparisons, the settings |
-| answers.parquet | every answer, with its tokens (`answers.SCHEMA`) |
+| answers.parquet | every answer, with its tokens (`ANSWERS_SCHEMA`) |
 | answers/MODEL-TASK.jsonl | the same as lines, for a person |
-| retention.parquet | retention by completion, where it is measured (`retention.table.SCHEMA`) |
-| model-N/logs/ | every process its own |
-
-Every answer of an evaluation on storage: as lines for a person, as a Parquet table with all tokens for a program.
-
-Retention completion by completion, as a Parquet table: what the pooled and per-example numbers are made of.
-
-What an evaluation found, as tables for a person.
+| retention.parquet | retention by completion, where it is measured (`RETENTION_SCHEMA`) |
+| model-N/logs/ | one log per process |
 """
 
 import json
@@ -27,7 +21,7 @@ from rich.table import Table
 from unisd_rl.config import Config
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.retention import Likelihood, Retention
-from unisd_rl.evaluation.statistics import Comparison, Interval, compare
+from unisd_rl.evaluation.statistics import Comparison, compare
 from unisd_rl.storage.jsonl import nan_to_none
 from unisd_rl.types import Answer
 
@@ -43,8 +37,8 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """A model beside the first one on the same problems."""
+class ModelComparison:
+    """A model compared with the first one on the same problems."""
 
     task: str
     first: str
@@ -52,43 +46,50 @@ class Compared:
     comparison: Comparison
 
 
-def comparisons(results: Sequence[Result]) -> list[Compared]:
-    """Every model but the first against it, task by task, by the score of each problem."""
+def comparisons(results: Sequence[Result]) -> list[ModelComparison]:
+    """Compare every other model with the first, task by task, by the score of each problem."""
     firsts = {result.task: result for result in reversed(results)}
     return [
-        Compared(one.task, first.model, one.model, compare(first.evaluation.scores(), one.evaluation.scores()))
-        for one in results
-        if (first := firsts[one.task]) is not one
+        ModelComparison(
+            task=result.task,
+            first=first.model,
+            second=result.model,
+            comparison=compare(first.evaluation.scores(), result.evaluation.scores()),
+        )
+        for result in results
+        if (first := firsts[result.task]) is not result
     ]
 
 
 def write_answers(folder: Path, results: Sequence[Result]) -> None:
-    """Every answer, before anything else is done with them."""
+    """Write every answer, before anything else is done with them."""
     lines = folder / "answers"
     lines.mkdir(parents=True, exist_ok=True)
     models = list(dict.fromkeys(result.model for result in results))
     for result in results:
         name = f"model-{models.index(result.model)}-{result.task}.jsonl"
         (lines / name).write_text(json_lines(result.evaluation.answers), encoding="utf-8")
-    tables = [answers_table(one.model, one.task, one.evaluation.answers) for one in results]
+    tables = [answers_table(result.model, result.task, result.evaluation.answers) for result in results]
     pq.write_table(pa.concat_tables(tables), folder / "answers.parquet")
 
 
-def write_results(folder: Path, results: Sequence[Result], compared: Sequence[Compared]) -> None:
-    """The numbers, and retention by completion."""
+def write_results(folder: Path, results: Sequence[Result], compared: Sequence[ModelComparison]) -> None:
+    """Write the numbers, and retention by completion."""
     tables = [
-        retention_table(one.model, one.task, one.evaluation.retention) for one in results if one.evaluation.retention
+        retention_table(result.model, result.task, result.evaluation.retention)
+        for result in results
+        if result.evaluation.retention
     ]
     if tables:
         pq.write_table(pa.concat_tables(tables), folder / "retention.parquet")
     content = {
-        "results": [_row(result) for result in results],
-        "comparisons": [asdict(one) for one in compared],
+        "results": [_result_row(result) for result in results],
+        "comparisons": [asdict(comparison) for comparison in compared],
     }
     (folder / "results.json").write_text(json.dumps(nan_to_none(content), indent=2) + "\n", encoding="utf-8")
 
 
-def _row(result: Result) -> dict[str, object]:
+def _result_row(result: Result) -> dict[str, object]:
     settings = result.config.model_dump(mode="json", include={"run", "model", "task", "rollout", "evaluation"})
     numbers = result.evaluation.to_json(result.config.evaluation.k)
     return {"model": result.model, "task": result.task, **numbers, "settings": settings}
@@ -109,16 +110,16 @@ ANSWERS_SCHEMA = pa.schema(
         "finish_reason": pa.string(),
     }
 )
-"""One row an answer. `logprobs`: of the distribution that was sampled from, at temperature 1 where it was greedy."""
+"""One row per answer. `logprobs`: of the distribution that was sampled from, at temperature 1 where it was greedy."""
 
 
 def json_lines(answers: Sequence[Answer]) -> str:
-    """One JSON object an answer; `tokens` is how many the completion has."""
+    """One JSON object per answer; `tokens` is the length of the completion."""
     return "".join(json.dumps(_answer_row(answer)) + "\n" for answer in answers)
 
 
 def answers_table(model: str, task: str, answers: Sequence[Answer]) -> pa.Table:
-    """The answers of one model to one task, by `SCHEMA`."""
+    """The answers of one model to one task, by `ANSWERS_SCHEMA`."""
     columns = {
         "model": [model] * len(answers),
         "task": [task] * len(answers),
@@ -159,12 +160,13 @@ RETENTION_SCHEMA = pa.schema(
         "divergence": pa.float64(),
     }
 )
-"""`completion` is `gold` (log-prob under the adapted model) or `own` (under the base). `logprob` and `divergence` are
-sums over its tokens in nats; null where there is none."""
+"""One row per completion: `gold` (log-prob under the adapted model) or the model's `own` (under the base).
+
+`logprob` and `divergence` are sums over its tokens in nats; null where there is none."""
 
 
 def retention_table(model: str, task: str, retention: Retention) -> pa.Table:
-    """One row a completion, by `SCHEMA`."""
+    """One row per completion, by `RETENTION_SCHEMA`."""
     rows = [_retention_row(model, task, "gold", gold, None) for gold in retention.gold]
     rows += [_retention_row(model, task, "own", drift.likelihood, drift.divergence) for drift in retention.answers]
     return pa.Table.from_pylist(rows, RETENTION_SCHEMA)
@@ -199,19 +201,20 @@ def results_table(results: Sequence[Result], ks: Sequence[int]) -> Table:
     return table
 
 
-def comparison_table(comparisons: Sequence[Compared]) -> Table:
-    """One line for each model beside the first, on the same problems."""
-    table = Table(title="against the first model, on the same problems", title_justify="left")
+def comparison_table(comparisons: Sequence[ModelComparison]) -> Table:
+    """One line for each model but the first, on the same problems."""
+    table = Table(title="compared with the first model, on the same problems", title_justify="left")
     for name in ("model", "task"):
         table.add_column(name, overflow="fold")
-    for name in ("difference (95 %)", "only it right", "only the first", "McNemar p"):
+    for name in ("difference (95 %)", "only it right", "only the first right", "McNemar p"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in comparisons:
-        found = one.comparison
-        difference = f"{100 * found.difference:+.1f} ({_points(found.interval)})"
-        discordant = [_or_dash(count) for count in (found.only_second, found.only_first)]
-        p_value = "-" if found.mcnemar_p is None else f"{found.mcnemar_p:.3g}"
-        table.add_row(one.second, one.task, difference, *discordant, p_value)
+    for compared in comparisons:
+        numbers = compared.comparison
+        low, high = 100 * numbers.interval.low, 100 * numbers.interval.high
+        difference = f"{100 * numbers.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+        discordant = ["-" if count is None else str(count) for count in (numbers.only_second, numbers.only_first)]
+        p_value = "-" if numbers.mcnemar_p is None else f"{numbers.mcnemar_p:.3g}"
+        table.add_row(compared.second, compared.task, difference, *discordant, p_value)
     return table
 
 
@@ -222,15 +225,7 @@ def _numbers(evaluation: Evaluation, ks: Sequence[int], retention: bool) -> list
         cells.append(f"{100 * rate.rate:.1f} ({100 * rate.interval.low:.1f} to {100 * rate.interval.high:.1f})")
     cells += [str(evaluation.cut), f"{evaluation.mean_tokens:.1f}"]
     if retention:
-        found = evaluation.retention
-        numbers = (found.ppl_fit, found.ppl_ret, found.jsd) if found else ()
+        measured = evaluation.retention
+        numbers = (measured.ppl_fit, measured.ppl_ret, measured.jsd) if measured else ()
         cells += [f"{number:.4f}" for number in numbers] or ["-", "-", "-"]
     return cells
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-
-
-def _or_dash(count: int | None) -> str:
-    return "-" if count is None else str(count)

@@ -1,4 +1,4 @@
-"""What retention is, in numbers (method.md, section 6): sums a completion, from which everything else follows.
+"""Retention in numbers (method.md, section 6): sums over a completion, from which everything else follows.
 
     PPLfit = exp(-mean log p_adapted(gold token))        gold completions
     PPLret = exp(-mean log p_base(sampled token))        the adapted model's own completions
@@ -17,7 +17,7 @@ _LARGEST_EXPONENT = 700.0  # beyond it a float overflows
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is read: a prompt and what follows it, as the tokens that were sampled (text is never tokenised again)."""
+    """A prompt and its completion, as the tokens that were sampled (text is never tokenised again)."""
 
     id: str
     sample: int
@@ -109,7 +109,7 @@ class Retention:
 
 
 def _pooled(likelihoods: Sequence[Likelihood]) -> float:
-    return _perplexity(sum(one.logprob for one in likelihoods), sum(one.tokens for one in likelihoods))
+    return _perplexity(sum(each.logprob for each in likelihoods), sum(each.tokens for each in likelihoods))
 
 
 def _perplexity(logprob: float, tokens: int) -> float:

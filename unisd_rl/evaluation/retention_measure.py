@@ -1,4 +1,6 @@
-"""Two models read the same completions; no tensor of all tokens by the vocabulary exists.
+"""Measuring retention: completions read with a model and with its base.
+
+Logits exist for a chunk of tokens at a time; no tensor of all tokens by the vocabulary does.
 
 Shape letters: N completion tokens of one pass, B completions, L padded length, H hidden size.
 """
@@ -23,7 +25,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What exists at one time: completions of a forward pass, tokens with vocabulary-wide logits."""
+    """Limits on memory: completions in a forward pass, tokens with vocabulary-wide logits at a time."""
 
     batch_size: int
     chunk_tokens: int
@@ -38,7 +40,7 @@ def retention(
     Raises:
         UserError: the vocabularies differ in size, so no divergence is defined.
     """
-    _refuse_other_vocabularies(adapted, base)
+    _check_same_vocabulary(adapted, base)
     return Retention(
         gold=tuple(_by_batches(gold, sizes, lambda batch: _likelihoods(adapted, batch, sizes))),
         answers=tuple(_by_batches(answers, sizes, lambda batch: _drifts(adapted, base, batch, sizes))),
@@ -108,7 +110,7 @@ def _sums(batch: Sequence[Completion], value_N: Tensor) -> list[float]:
     return [float(part.sum()) for part in parts]
 
 
-def _refuse_other_vocabularies(adapted: CausalLM, base: CausalLM) -> None:
+def _check_same_vocabulary(adapted: CausalLM, base: CausalLM) -> None:
     sizes = len(adapted.head().weight_VH), len(base.head().weight_VH)
     if sizes[0] != sizes[1]:
         raise UserError(

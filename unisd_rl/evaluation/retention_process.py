@@ -1,24 +1,23 @@
-"""Retention as the driver sees it: one process with two models, asked after an evaluation.
+"""The process that measures retention, and its owner in the driver, asked after an evaluation.
 
 ```
  driver -- examples, answers --> tokens (those that were sampled; gold text is tokenised once)
         -- folder of the adapted model --> process: base, adapted -- Retention --> driver
 ```
 
-The process that holds base and adapted model. A plain class; `scorer.py` makes it a Ray actor.
-
-Nothing heavy is imported before `start`: torch reads the environment when it is.
+Nothing heavy is imported before `RetentionProcess.start`: torch reads the environment when it is imported.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.resources import ray_options, retention_bundle
 from unisd_rl.cluster.waiting import wait
@@ -31,15 +30,16 @@ from unisd_rl.types import Answer, Example, OnWait, no_op
 
 if TYPE_CHECKING:
     from learner.model import CausalLM
-from contextlib import ExitStack
-
-from unisd_rl.cluster.cores import CorePlan
 
 NAME = "retention"
+_FETCH_S = 60.0  # what an ended call returned may lie on another machine
 
 
 class RetentionProcess:
-    """Reads with the base, which it keeps, and with one adapted model after the other."""
+    """A process that reads completions with the base, which it keeps, and with one adapted model after the other.
+
+    A plain class; `RetentionScorer` makes it a Ray actor.
+    """
 
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._dtype, self._settings, self._cores, self._path = config.model.dtype, settings, cores, base
@@ -60,7 +60,7 @@ class RetentionProcess:
         self._base = self._load(self._path)
 
     def measure(self, adapted: Path, gold: Sequence[Completion], answers: Sequence[Completion]) -> Retention:
-        """Load the adapted model, read, and forget it. See `retention.measure.retention`."""
+        """Load the adapted model, read with both, and drop it again; see `retention_measure.retention`."""
         from unisd_rl.evaluation.retention_measure import Sizes, retention
 
         assert self._base is not None, "the scorer was not started"
@@ -74,11 +74,8 @@ class RetentionProcess:
         return load_model(path, self._dtype).eval().to(device)
 
 
-_FETCH_S = 60.0  # what an ended call returned may lie on another machine
-
-
 class RetentionScorer:
-    """Owner of the process. `base` is the initial model, whose tokenizer everything was made with."""
+    """Owner of the process. `base` is the initial model, whose tokenizer all tokens come from."""
 
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._config, self._settings, self._log = config, settings, log_path(run_dir, NAME)
@@ -115,21 +112,29 @@ class RetentionScorer:
             UserError: the two models do not belong together.
             RunFailed: the process died, or took longer than `run.step_timeout_s`.
         """
-        chosen = examples[: self._settings.examples]
-        kept = {example.id for example in chosen}
-        asked = [answer for answer in answers if answer.id in kept]
-        prompts = {answer.id: tuple(answer.prompt_tokens.tolist()) for answer in asked}
-        gold = [Completion(one.id, 0, prompts[one.id], self._gold_tokens(one)) for one in chosen]
-        own = [Completion(one.id, one.sample, prompts[one.id], tuple(one.generation.tokens.tolist())) for one in asked]
+        examples = examples[: self._settings.examples]
+        ids = {example.id for example in examples}
+        answers = [answer for answer in answers if answer.id in ids]
+        prompts = {answer.id: tuple(answer.prompt_tokens.tolist()) for answer in answers}
+        gold = [
+            Completion(
+                id=example.id,
+                sample=0,
+                prompt_tokens=prompts[example.id],
+                tokens=tuple(self._tokenizer.encode_completion(example.demonstration).tolist()),
+            )
+            for example in examples
+        ]
+        own = [
+            Completion(answer.id, answer.sample, prompts[answer.id], tuple(answer.generation.tokens.tolist()))
+            for answer in answers
+        ]
         call = self._process.measure.remote(adapted, gold, own)
         return self._result(call, self._config.run.step_timeout_s, "read the answers (run.step_timeout_s)", on_wait)
 
     def close(self) -> None:
         """End the process."""
         ray.kill(self._process)
-
-    def _gold_tokens(self, example: Example) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode_completion(example.demonstration).tolist())
 
     def _result(self, call: "ray.ObjectRef[Any]", timeout_s: float, what: str, on_wait: OnWait = no_op) -> Any:
         if not wait([call], timeout_s, on_wait):
@@ -156,9 +161,9 @@ def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:
 def retention_scorer(
     config: Config, plan: CorePlan, base: Path, run_dir: Path, stack: ExitStack
 ) -> RetentionScorer | None:
-    """The process that measures retention beside `base`, started, and closed with `stack`; None where none does.
+    """The scorer of retention against `base`, started, and closed with `stack`; None where it is not configured.
 
-    On the CPU it has the learner's cores, or the actors' where there is no learner: those wait meanwhile.
+    On the CPU it has the learner's cores, or the actors' where there is no learner: those are idle meanwhile.
     """
     settings = config.evaluation.retention
     if settings is None:

@@ -1,8 +1,6 @@
-"""How sure an evaluation is: intervals of one score, and of the difference of two on the same problems.
+"""Statistics of an evaluation: intervals of one score, and of the difference of two on the same problems.
 
-Everything is a pure function of counts or of one number a problem. Levels are 95 % unless they say otherwise.
-
-What is kept of an evaluation once its answers are on storage: the numbers a run is summed up with.
+Everything is a pure function of counts or of one number per problem. Levels are 95 % unless they say otherwise.
 """
 
 import math
@@ -19,7 +17,7 @@ _RESAMPLES, _RESAMPLES_AT_A_TIME = 10_000, 500
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From `low` to `high`."""
+    """An interval of a score, from `low` to `high`."""
 
     low: float
     high: float
@@ -96,7 +94,7 @@ def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> C
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
     """Exact McNemar test (two-sided): under equality, either model is the right one of a discordant pair evenly."""
-    from scipy.stats import binomtest  # half a second of imports, only for those who compare
+    from scipy.stats import binomtest  # half a second of imports, only where models are compared
 
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
@@ -104,7 +102,10 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """One evaluated version. `accuracy` (0 to 1) with its 95 % interval; `retention` where it was measured."""
+    """The numbers of one evaluated version that a run is summed up with, once its answers are on storage.
+
+    `accuracy` is from 0 to 1, with its 95 % interval; `retention` is None where it was not measured.
+    """
 
     lineage: int
     version: int
@@ -114,11 +115,11 @@ class EvaluationSummary:
     retention: Mapping[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written, beside whatever else is."""
+        """The object as it is written, beside other numbers."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> "EvaluationSummary":
-        """As it was written; other numbers beside it are left alone."""
+        """The inverse of `to_json`; other numbers beside its own are ignored."""
         fields = {name: numbers[name] for name in cls.__slots__}
         return cls(**{**fields, "interval": Interval(**numbers["interval"])})

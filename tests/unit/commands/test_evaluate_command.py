@@ -92,16 +92,16 @@ def test_a_refusal_and_a_dry_run_import_nothing_heavy():
 
 def test_every_model_is_asked_every_task(folder):
     found = request(["./model", "owner/name"], task=["arithmetic", "mine.toml"])
-    assert [(one.model, one.task) for one in found.asked] == [
+    assert [(one.model, one.task) for one in found.targets] == [
         (model, task) for model in ("./model", "owner/name") for task in ("arithmetic", "mine")
     ]
-    assert [type(one.config.task) for one in found.asked[:2]] == [ArithmeticTask, JsonlTask]
-    assert [one.config.model.path for one in found.asked[::2]] == ["./model", "owner/name"]
+    assert [type(one.config.task) for one in found.targets[:2]] == [ArithmeticTask, JsonlTask]
+    assert [one.config.model.path for one in found.targets[::2]] == ["./model", "owner/name"]
 
 
 def test_the_embedded_model_is_called_base_and_the_recipes_task_is_asked_without_another_word(folder):
-    (asked,) = request(["base"]).asked
-    assert (asked.task, asked.config.model.path) == ("arithmetic", None)
+    (target,) = request(["base"]).targets
+    assert (target.task, target.config.model.path) == ("arithmetic", None)
 
 
 def test_limits_come_from_the_recipe_and_a_model_is_whole(folder):

@@ -45,7 +45,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 def test_a_run_that_has_ended_is_refused(run, capsys):
     run.close()
     code, said = scaled(capsys, run.path, "--actors", 2)
-    assert (code, said) == (2, f"error: the run in {run.path} is not going on: nothing can be scaled")
+    assert (code, said) == (2, f"error: the run in {run.path} is not running: resume it first, then scale it")
     assert ScaleRequests(run.path).requested_actors() is None
 
 

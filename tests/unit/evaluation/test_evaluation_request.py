@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes.tiny_chat_model import save_tokenizer
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.request import refuse_long_questions, refuse_other_tokens
+from unisd_rl.evaluation.request import check_question_lengths, check_same_tokens
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.arithmetic import Arithmetic
 
@@ -20,16 +20,16 @@ def folder(tmp_path):
 def test_a_problem_that_does_not_fit_is_refused_with_the_limit(folder):
     tokenizer = ChatTokenizer(folder)
     longest = max(len(tokenizer.encode(TASK.student_messages(one))) for one in TASK.evaluation)
-    refuse_long_questions(tokenizer, TASK, "sums", longest)
-    with pytest.raises(UserError, match=rf"5 of 5 problems of sums .*rollout.max_prompt_tokens = {longest - 1}"):
-        refuse_long_questions(tokenizer, TASK, "sums", longest - 1)
+    check_question_lengths(tokenizer, TASK, "sums", longest)
+    with pytest.raises(UserError, match=rf"5 of 5 held-out problems of sums .*max_prompt_tokens = {longest - 1}"):
+        check_question_lengths(tokenizer, TASK, "sums", longest - 1)
 
 
 def test_a_base_that_reads_the_same_tokens_is_accepted_and_another_is_not(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     save_tokenizer(other)
-    refuse_other_tokens(ChatTokenizer(folder), ChatTokenizer(other), TASK, "model")
+    check_same_tokens(ChatTokenizer(folder), ChatTokenizer(other), TASK, "model")
     template = (other / "chat_template.jinja").read_text()
     (other / "chat_template.jinja").write_text(template.replace("assistant", "helper"))
     with pytest.raises(UserError, match="the base and model turn problem "):
-        refuse_other_tokens(ChatTokenizer(folder), ChatTokenizer(other), TASK, "model")
+        check_same_tokens(ChatTokenizer(folder), ChatTokenizer(other), TASK, "model")

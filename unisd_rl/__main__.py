@@ -1,0 +1,41 @@
+"""The command `unisd-rl NAME ...`, the same as `python -m unisd_rl.NAME ...`; a command is imported when it is used."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "run": "train a model by a recipe, or resume a run",
+    "evaluate": "let models answer held-out problems, and compare them",
+    "prepare": "prepare the contexts of a recipe before a run",
+    "replay": "train again from the rollouts that a run stored",
+    "scale": "change the number of rollout actors during a run",
+    "compact": "rewrite the rollouts of a stopped run as few Parquet files",
+}
+_HELP = "\n".join(
+    [
+        "usage: unisd-rl COMMAND ...",
+        "",
+        "On-policy self-distillation of language models.",
+        "",
+        *(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items()),
+        "",
+        "`unisd-rl COMMAND --help` lists the options of a command.",
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names with the other words; returns the exit code."""
+    name, *others = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if name not in COMMANDS:
+        print(f"error: COMMAND = {name!r} is none of {', '.join(COMMANDS)}; name one of them first", file=sys.stderr)
+        return 2
+    return int(import_module(f"unisd_rl.{name}").main(others))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
