@@ -1,4 +1,4 @@
-"""Makes one Parquet file, rows in prompt order, of everything a ledger holds in small segments.
+"""Compaction of a ledger: one Parquet file, rows in prompt order, of everything it holds in small segments.
 
     segments --> Parquet file --> read back and compared --> index entry --> segments removed
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
+from typing_extensions import override
 
 from unisd_rl.storage.stores import FileStore, open_store
 from unisd_rl.transport.rollouts.ledger import Ledger
@@ -46,13 +47,13 @@ class Compacted:
     bytes_after: int
 
 
-def compact(place: str | Path) -> Compacted:
-    """Compact the ledger at `place`, to which nothing may be appended meanwhile. Everything is synced to the disk.
+def compact(location: str | Path) -> Compacted:
+    """Compact the ledger at `location`, to which nothing may be appended meanwhile. Everything is synced to the disk.
 
     Raises:
         OSError: the storage failed, or what was written does not read back the same. All rows are still there.
     """
-    files, ledger = open_store(place, fsync=True), Ledger(place, fsync=True)
+    files, ledger = open_store(location, fsync=True), Ledger(location, fsync=True)
     loose = [entry for entry in ledger.entries if not entry.compacted]
     done = {number for entry in ledger.entries if entry.compacted for number in entry.numbers}
     numbers = sorted({number for entry in loose for number in entry.numbers} - done)
@@ -86,7 +87,7 @@ def _write(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]]) ->
     entry = IndexEntry(segment, tuple(number for block in blocks for number in block), (), 0, "", compacted=True)
     lengths: list[int] = []
     with files.create(entry.file) as file:
-        sink = _Summed(file)
+        sink = _ChecksumWriter(file)
         with pq.ParquetWriter(sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             for rows in _tables(ledger, blocks):
                 writer.write_table(rows, row_group_size=rows.num_rows)
@@ -95,14 +96,14 @@ def _write(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]]) ->
 
 
 def _verify(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]], entry: IndexEntry) -> None:
-    summed = xxhash.xxh3_64()
+    checksum = xxhash.xxh3_64()
     with files.open(entry.file) as file:
         while chunk := file.read(_CHUNK_BYTES):
-            summed.update(chunk)
-    start, same = 0, summed.hexdigest() == entry.checksum
+            checksum.update(chunk)
+    start, same = 0, checksum.hexdigest() == entry.checksum
     for rows in _tables(ledger, blocks):
-        found, lies = load(files, entry, range(start, start + rows.num_rows))
-        same = same and lies == list(range(rows.num_rows)) and _same(found, rows)
+        written, rows_in_table = load(files, entry, range(start, start + rows.num_rows))
+        same = same and rows_in_table == list(range(rows.num_rows)) and _same(written, rows)
         start += rows.num_rows
     if not same:
         raise OSError(f"{files}/{entry.file} does not read back as it was written: nothing was removed")
@@ -132,8 +133,8 @@ def _remove_leftovers(files: FileStore) -> None:
         files.remove([name for name in names if name not in counting])
 
 
-class _Summed(io.RawIOBase):
-    """Passes on what is written, and sums it up. Closing it leaves the file below open."""
+class _ChecksumWriter(io.RawIOBase):
+    """Passes on what is written, and computes its checksum. Closing it leaves the file below open."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sum, self.nbytes = file, xxhash.xxh3_64(), 0
@@ -143,16 +144,16 @@ class _Summed(io.RawIOBase):
         """Of everything written so far: xxh3-64 (hex)."""
         return self._sum.hexdigest()
 
+    @override
     def writable(self) -> bool:
-        """Yes."""
         return True
 
+    @override
     def tell(self) -> int:
-        """Bytes written so far."""
         return self.nbytes
 
+    @override
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        """See `io.RawIOBase`."""
         self._sum.update(data)
         self.nbytes += len(data)
         return self._file.write(data)

@@ -183,7 +183,7 @@ class Dispatcher:
         """Give what waits to the calls that wait, as far as it may start; again when a lease may have expired."""
         self.expire()
         while first := self.book.first():
-            call = self._calls.longest_waiting(lambda applied: all(self._may_start(one, applied) for one in first))
+            call = self._calls.longest_waiting(lambda applied: all(self._may_start(p, applied) for p in first))
             if call is None:
                 break
             self._calls.leave(call)

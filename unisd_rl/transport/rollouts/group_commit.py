@@ -1,4 +1,4 @@
-"""Several callers share one write: what arrives while a group is written forms the next one.
+"""Group commit: several callers share one write; what arrives while a group is written forms the next one.
 
     calls    a | b c d       | e
     writes     [a..........] [b c d........] [e....]
@@ -32,11 +32,11 @@ class GroupCommit(Generic[Item, Result]):
     async def __call__(self, item: Item) -> Result:
         """Wait until `item` is written. What `write` raises, every caller of that group gets."""
         loop = asyncio.get_running_loop()
-        place: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, place))
+        written: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, written))
         if self._writing is None:
             self._writing = loop.create_task(self._write_groups())
-        return await place
+        return await written
 
     async def _write_groups(self) -> None:
         try:
@@ -53,16 +53,16 @@ class GroupCommit(Generic[Item, Result]):
         return max(1, sum(1 for _ in takewhile(lambda size: size <= self._limit, sizes)))
 
     async def _write_group(self, group: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
-        places = [place for _, place in group]
+        futures = [written for _, written in group]
         try:
             results = await self._write([item for item, _ in group])
         except BaseException as error:
-            for place in places:
-                if not place.done():  # a caller may have been cancelled
-                    place.set_exception(error)
+            for written in futures:
+                if not written.done():  # a caller may have been cancelled
+                    written.set_exception(error)
             if not isinstance(error, Exception):
                 raise
         else:
-            for place, result in zip(places, results, strict=True):
-                if not place.done():
-                    place.set_result(result)
+            for written, result in zip(futures, results, strict=True):
+                if not written.done():
+                    written.set_result(result)

@@ -49,7 +49,7 @@ class LineageLog:
     @property
     def steps_lost(self) -> int:
         """Steps undone so far, by all rollbacks."""
-        return sum(one.steps_lost for one in self._rollbacks)
+        return sum(rollback.steps_lost for rollback in self._rollbacks)
 
     def roll_back(self, lineage: int, step: int, steps_lost: int) -> bool:
         """Record one; False, and nothing is done, when it is the newest one said again.
@@ -60,9 +60,9 @@ class LineageLog:
             return False
         if lineage <= self.current:
             raise ValueError(f"lineage {lineage} from step {step} does not follow lineage {self.current}: it must rise")
-        one = Rollback(lineage, step, steps_lost)
-        self._file.append([asdict(one)])
-        self._rollbacks.append(one)
+        rollback = Rollback(lineage, step, steps_lost)
+        self._file.append([asdict(rollback)])
+        self._rollbacks.append(rollback)
         return True
 
     def require(self, lineage: int) -> None:

@@ -1,4 +1,4 @@
-"""Where completed rollouts rest: immutable numbered segments (`segments.py`) in any place (`place.py`).
+"""The ledger of completed rollouts: immutable numbered segments (`segments.py`) in a file store.
 
 Nothing is ever appended to or changed, so the same layout suits a folder and an object store. A prompt number is
 stored once; a later double is refused by its number. Rows are on storage before `append` returns; small calls
@@ -46,38 +46,38 @@ class _Call:
 
 
 class Ledger:
-    """The rollouts of one run at `place`, a folder or an fsspec URL; opening it again restores what was stored.
+    """The rollouts of one run at `location`, a folder or an fsspec URL; opening it again restores what was stored.
 
-    What was stored last is read from memory (up to 64 MiB), everything else from `place`, with its checksum.
+    What was stored last is read from memory (up to 64 MiB), everything else from `location`, with its checksum.
 
     `fsync` makes every segment of a folder survive a power loss, not only a killed process.
 
     Raises:
-        UserError: `place` is a URL that cannot be reached.
+        UserError: `location` is a URL that cannot be reached.
     """
 
-    def __init__(self, place: str | Path, fsync: bool) -> None:
-        self._place = open_store(place, fsync)
+    def __init__(self, location: str | Path, fsync: bool) -> None:
+        self._files = open_store(location, fsync)
         self._entries: list[IndexEntry] = []
-        self._where: dict[int, tuple[int, int]] = {}
+        self._positions: dict[int, tuple[int, int]] = {}
         self._tokens = 0
         self._recent: OrderedDict[int, pa.Table] = OrderedDict()
         self._recent_bytes = 0
-        for entry in read_entries(self._place):
+        for entry in read_entries(self._files):
             self._enter(entry)
-        self._next = 1 + last_segment(self._place, compacted=False)
+        self._next = 1 + last_segment(self._files, compacted=False)
         self._commit = GroupCommit(self._store, size=lambda call: call.rows.nbytes, limit=_GROUP_BYTES)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._where
+        return number in self._positions
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._positions)
 
     @property
     def numbers(self) -> list[int]:
         """All stored prompt numbers, lowest first."""
-        return sorted(self._where)
+        return sorted(self._positions)
 
     @property
     def entries(self) -> tuple[IndexEntry, ...]:
@@ -108,17 +108,19 @@ class Ledger:
         Raises KeyError for a number that is not stored and OSError for a damaged segment.
         """
         wanted: dict[int, list[int]] = {}
-        for entry, row in (self._where[number] for number in numbers):
+        for entry, row in (self._positions[number] for number in numbers):
             wanted.setdefault(entry, []).append(row)
-        tables, rows_in, offset = [], {}, 0
+        tables, positions, offset = [], {}, 0
         for entry, rows in wanted.items():
-            table, lies = (self._recent[entry], rows) if entry in self._recent else self._load(entry, rows)
-            rows_in[entry] = iter([offset + row for row in lies])
+            table, rows_in_table = (
+                (self._recent[entry], rows) if entry in self._recent else load(self._files, self._entries[entry], rows)
+            )
+            positions[entry] = iter([offset + row for row in rows_in_table])
             tables.append(table)
             offset += table.num_rows
         if not tables:
             return SCHEMA.empty_table()
-        return rows_of(pa.concat_tables(tables), [next(rows_in[self._where[number][0]]) for number in numbers])
+        return rows_of(pa.concat_tables(tables), [next(positions[self._positions[number][0]]) for number in numbers])
 
     def rollouts(self, numbers: Sequence[int]) -> list[Rollout]:
         """The rollouts of these prompt numbers, in this order."""
@@ -154,10 +156,7 @@ class Ledger:
                 table = table.combine_chunks()
             data = to_ipc(*table.to_batches())
         lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
-        return write_segment(self._place, segment, data, table["number"].to_pylist(), lengths), table
-
-    def _load(self, entry: int, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
-        return load(self._place, self._entries[entry], rows)
+        return write_segment(self._files, segment, data, table["number"].to_pylist(), lengths), table
 
     def _remember(self, rows: pa.Table) -> None:
         """Most rows are read soon after they came: the segment just entered, and a bounded number before it."""
@@ -168,7 +167,7 @@ class Ledger:
             self._recent_bytes -= oldest.nbytes
 
     def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
-        new = not (number in self._where or number in seen or number in call.barred)
+        new = not (number in self._positions or number in seen or number in call.barred)
         if new:
             seen.add(number)
         return new
@@ -177,8 +176,8 @@ class Ledger:
         """A number may be there already, in a segment that is being compacted or whose failure left it behind."""
         self._entries.append(entry)
         for row, (number, length) in enumerate(zip(entry.numbers, entry.lengths, strict=True)):
-            if number in self._where:
-                earlier, its_row = self._where[number]
+            if number in self._positions:
+                earlier, its_row = self._positions[number]
                 self._tokens -= self._entries[earlier].lengths[its_row]
-            self._where[number] = (len(self._entries) - 1, row)
+            self._positions[number] = (len(self._entries) - 1, row)
             self._tokens += length

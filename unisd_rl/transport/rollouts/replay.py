@@ -1,4 +1,4 @@
-"""What a run trained on, as its ledger has it: batch after batch, in the order of the prompts' numbers.
+"""The batches of a recorded run, read from its ledger in the order of the prompts' numbers.
 
 A number is stored once, whatever happened to the run, so the rows of a step are the same in every lineage.
 """
@@ -10,7 +10,7 @@ from unisd_rl.transport.rollouts.ledger import Ledger
 
 
 class Recording:
-    """The batches of a run, out of its ledger: those steps from 0 on of which no prompt is missing."""
+    """The steps of a run, from 0 on, of which no prompt is missing."""
 
     def __init__(self, run: RecordedRun, batch_size: int, steps: int) -> None:
         """Read every row of at most `steps` steps once.
@@ -18,7 +18,7 @@ class Recording:
         Raises:
             UserError: a segment is damaged, or not even the first step is whole.
         """
-        self._place, self._batch_size = run.ledger, batch_size
+        self._location, self._batch_size = run.ledger, batch_size
         self._quarantined = run.quarantined()
         self._ledger = self._opened()
         self.steps = self._whole_steps(steps)
@@ -38,9 +38,9 @@ class Recording:
 
     def _opened(self) -> Ledger:
         try:
-            return Ledger(self._place, fsync=False)
+            return Ledger(self._location, fsync=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the index of {self._place} is damaged: {error}") from None
+            raise UserError(f"the index of {self._location} is damaged: {error}") from None
 
     def _whole_steps(self, asked: int) -> int:
         step = 0
@@ -49,8 +49,8 @@ class Recording:
         if step == 0:
             missing = self._missing(0)
             raise UserError(
-                f"{self._place} ends before the first step is whole: {len(missing)} of its {self._batch_size} prompts "
-                f"are not there, {missing[0]} first; there is nothing to train on"
+                f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "
+                f"prompts are not there, {missing[0]} first; there is nothing to train on"
             )
         return step
 

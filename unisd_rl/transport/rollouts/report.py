@@ -1,4 +1,4 @@
-"""What the queue counted: real counts of what happened, from which a run's summary is made."""
+"""The queue's report: counts of what happened, from which a run's summary is made."""
 
 import math
 from collections.abc import Container, Sequence, Set
@@ -66,10 +66,10 @@ class RejectedRows:
 
     def count(self, rows: Sequence[CommittedRow], stored: Set[int], stale: Container[int]) -> None:
         """Of these rows those whose numbers are `stored` were stored, and those of `stale` came too late."""
-        left = set(stored)
+        not_seen = set(stored)
         for row in rows:
-            if row.number in left:
-                left.remove(row.number)
+            if row.number in not_seen:
+                not_seen.remove(row.number)
                 continue
             self.too_stale += row.number in stale
             self.refused += row.number not in stale
@@ -77,8 +77,8 @@ class RejectedRows:
 
     def mean_tokens_issued(self, end: int, consumed_rows: int, consumed_tokens: int) -> float:
         """See `QueueReport`; the steps taken have prompts below `end`."""
-        others = [row.tokens for row in self._rows if row.number < end]
-        return mean(consumed_tokens + sum(others), consumed_rows + len(others))
+        rejected = [row.tokens for row in self._rows if row.number < end]
+        return mean(consumed_tokens + sum(rejected), consumed_rows + len(rejected))
 
 
 def mean(total: int, count: int) -> float:

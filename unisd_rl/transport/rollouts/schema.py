@@ -1,4 +1,4 @@
-"""How rollouts travel and rest: one Arrow schema, written as IPC streams.
+"""The Arrow schema of rollouts, on the wire and in the ledger, written as IPC streams.
 
 A rollout actor encodes what it completed; the ledger stores those bytes as they are; the queue
 cuts each learner rank's share out of them; the learner decodes. Log-probs, lineages and versions

@@ -54,68 +54,68 @@ class IndexEntry:
         return f"{'compacted-' if self.compacted else ''}{self.segment:08d}"
 
 
-def read_entries(place: FileStore) -> list[IndexEntry]:
+def read_entries(files: FileStore) -> list[IndexEntry]:
     """All entries: committed ones first, each kind in the order written."""
-    found = (_read_entry(place, name) for name in place.names(INDEX) if name.endswith(".json"))
-    return sorted((entry for entry in found if entry), key=lambda entry: (entry.compacted, entry.segment))
+    read = (_read_entry(files, name) for name in files.names(INDEX) if name.endswith(".json"))
+    return sorted((entry for entry in read if entry), key=lambda entry: (entry.compacted, entry.segment))
 
 
-def last_segment(place: FileStore, compacted: bool) -> int:
+def last_segment(files: FileStore, compacted: bool) -> int:
     """The highest number any file or entry of that kind has, also one that was cut short; 0 if there is none."""
-    names = [name for folder in (SEGMENTS, INDEX) for name in place.names(folder)]
-    found = [re.match(r"(compacted-)?(\d+)\.", name) for name in names]
-    return max((int(one[2]) for one in found if one and bool(one[1]) is compacted), default=0)
+    names = [name for folder in (SEGMENTS, INDEX) for name in files.names(folder)]
+    matches = [re.match(r"(compacted-)?(\d+)\.", name) for name in names]
+    return max((int(match[2]) for match in matches if match and bool(match[1]) is compacted), default=0)
 
 
 def write_segment(
-    place: FileStore, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
+    files: FileStore, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
 ) -> IndexEntry:
     """Store one IPC stream. Whatever it raises, nothing of it counts and, if the storage lets it, nothing is left."""
     checksum = xxhash.xxh3_64_hexdigest(data)
     entry = IndexEntry(segment, tuple(numbers), tuple(lengths), len(data), checksum)
     try:
-        with place.create(entry.file) as file:
+        with files.create(entry.file) as file:
             file.write(data)
-        write_entry(place, entry)
+        write_entry(files, entry)
     except BaseException:
         with suppress(OSError):  # storage that failed may refuse this too; see `Ledger._enter` on what is left then
-            remove(place, [entry])
+            remove(files, [entry])
         raise
     return entry
 
 
-def write_entry(place: FileStore, entry: IndexEntry) -> None:
-    """From now on the file of this entry counts."""
-    with place.create(entry.index_file) as file:
+def write_entry(files: FileStore, entry: IndexEntry) -> None:
+    """Write an entry: from now on its file counts."""
+    with files.create(entry.index_file) as file:
         file.write(json.dumps(asdict(entry)).encode() + b"\n")
 
 
-def remove(place: FileStore, entries: Sequence[IndexEntry]) -> None:
+def remove(files: FileStore, entries: Sequence[IndexEntry]) -> None:
     """Remove files, their entries first: an entry always has its file."""
-    place.remove([entry.index_file for entry in entries])
-    place.remove([entry.file for entry in entries])
+    files.remove([entry.index_file for entry in entries])
+    files.remove([entry.file for entry in entries])
 
 
-def load(place: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+def load(files: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
     """A table with (at least) these rows of a file, and where they lie in it.
 
     Raises:
         OSError: the file is damaged.
     """
-    return _load_row_groups(place, entry, rows) if entry.compacted else (_load_stream(place, entry), list(rows))
+    return _load_row_groups(files, entry, rows) if entry.compacted else (_load_stream(files, entry), list(rows))
 
 
-def _load_stream(place: FileStore, entry: IndexEntry) -> pa.Table:
-    with place.open(entry.file) as file:
+def _load_stream(files: FileStore, entry: IndexEntry) -> pa.Table:
+    with files.open(entry.file) as file:
         data = file.read()
     if xxhash.xxh3_64_hexdigest(data) != entry.checksum:
-        raise OSError(f"{place}/{entry.file} is damaged: its checksum is not the one of its index entry")
+        raise OSError(f"{files}/{entry.file} is damaged: its checksum is not the one of its index entry")
     return pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
 
 
-def _load_row_groups(place: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+def _load_row_groups(files: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
     """Parquet checks each page it reads; the checksum of the whole file was checked when it was compacted."""
-    with place.open(entry.file) as file:
+    with files.open(entry.file) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts = np.array([0, *accumulate(sizes)])
@@ -123,12 +123,14 @@ def _load_row_groups(place: FileStore, entry: IndexEntry, rows: Sequence[int]) -
         groups = sorted(set(group_of.tolist()))
         table = parquet.read_row_groups(groups)
     offsets = dict(zip(groups, accumulate((sizes[group] for group in groups), initial=0), strict=False))
-    lies = [row - int(starts[group]) + offsets[group] for row, group in zip(rows, group_of.tolist(), strict=True)]
-    return table.cast(SCHEMA), lies
+    rows_in_table = [
+        row - int(starts[group]) + offsets[group] for row, group in zip(rows, group_of.tolist(), strict=True)
+    ]
+    return table.cast(SCHEMA), rows_in_table
 
 
-def _read_entry(place: FileStore, name: str) -> IndexEntry | None:
-    with place.open(f"{INDEX}/{name}") as file:
+def _read_entry(files: FileStore, name: str) -> IndexEntry | None:
+    with files.open(f"{INDEX}/{name}") as file:
         text = file.read()
     if not text.endswith(b"\n"):
         return None

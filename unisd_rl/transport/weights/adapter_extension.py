@@ -1,4 +1,4 @@
-"""Adapters inside vLLM's own process: a blank one to begin with, and what is right about the one that comes.
+"""The worker extension for adapters, in vLLM's own process: a blank one to begin with, and checks of each new one.
 
 vLLM loads an adapter by itself (`LoRARequest`), but silently leaves out a layer that it does not know, and tells
 nobody what it computes with. The rollout actor asks here, before the load and after it.
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where vLLM keeps one layer's factors: A [slots, 1, >= rank, in] and B [slots, 1, out, >= rank].
+class _LayerFactors:
+    """The tensors in which vLLM keeps one layer's factors: A [slots, 1, >= rank, in] and B [slots, 1, out, >= rank].
 
     None where this process holds a slice of the layer, or keeps its factors in another form.
     """
@@ -62,32 +62,32 @@ class AdapterExtension:
         """Layers that compute with other factors than those of the file. With tensor parallelism none is compared."""
         sent, slot = self._factors(path), self._adapters().lora_index_to_id.index(adapter_id)
         return [
-            place.name
-            for place in self._places()
-            if place.factors is not None and f"{place.name}.lora_A" in sent
-            if not _same(sent[f"{place.name}.lora_A"], place.factors[0][slot, 0], 1.0)
-            or not _same(sent[f"{place.name}.lora_B"], place.factors[1][slot, 0], scaling)
+            layer.name
+            for layer in self._layers()
+            if layer.factors is not None and f"{layer.name}.lora_A" in sent
+            if not _same(sent[f"{layer.name}.lora_A"], layer.factors[0][slot, 0], 1.0)
+            or not _same(sent[f"{layer.name}.lora_B"], layer.factors[1][slot, 0], scaling)
         ]
 
     def _expected(self, targets: Sequence[str], rank: int) -> dict[str, Shape | None]:
         """Shapes of all factors that belong to an adapter on `targets`."""
         shapes: dict[str, Shape | None] = {}
-        for place in self._places():
-            if any(f".{place.name}".endswith(f".{target}") for target in targets):
-                shapes[f"{place.name}.lora_A"] = (rank, place.factors[0].shape[-1]) if place.factors else None
-                shapes[f"{place.name}.lora_B"] = (place.factors[1].shape[-2], rank) if place.factors else None
+        for layer in self._layers():
+            if any(f".{layer.name}".endswith(f".{target}") for target in targets):
+                shapes[f"{layer.name}.lora_A"] = (rank, layer.factors[0].shape[-1]) if layer.factors else None
+                shapes[f"{layer.name}.lora_B"] = (layer.factors[1].shape[-2], rank) if layer.factors else None
         return shapes
 
-    def _places(self) -> list[_Place]:
-        """One place a layer of the model's files; vLLM computes some of them together (query, key and value)."""
-        places = []
+    def _layers(self) -> list[_LayerFactors]:
+        """One a layer of the model's files; vLLM computes some of them together (query, key and value)."""
+        layers: list[_LayerFactors] = []
         for name, module in self._adapters().modules.items():
-            layers = self._adapters().packed_modules.get(name, [name])
+            names = self._adapters().packed_modules.get(name, [name])
             stacked = (module.lora_a_stacked, module.lora_b_stacked)
-            whole = module.tp_size == 1 and isinstance(stacked[0], tuple) and len(stacked[0]) == len(layers)
-            pairs = zip(*stacked, strict=True) if whole else [None] * len(layers)
-            places += [_Place(layer, pair) for layer, pair in zip(layers, pairs, strict=True)]
-        return places
+            complete = module.tp_size == 1 and isinstance(stacked[0], tuple) and len(stacked[0]) == len(names)
+            pairs = zip(*stacked, strict=True) if complete else [None] * len(names)
+            layers += [_LayerFactors(layer, pair) for layer, pair in zip(names, pairs, strict=True)]
+        return layers
 
     def _factors(self, path: str) -> dict[str, torch.Tensor]:
         """The file's tensors by vLLM's name of their layer: `<layer>.lora_A` and `<layer>.lora_B`.

@@ -1,4 +1,4 @@
-"""What a snapshot of the weights holds, and how to know that it arrived whole.
+"""The manifest of a weight snapshot: which tensor lies where, and the checksums by which it is known to be complete.
 
 A snapshot travels as a few buckets of bytes and one `SnapshotManifest` that says which tensor lies
 where. No torch here: the process that only holds snapshots need not import it.

@@ -82,7 +82,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """
         manifest = SnapshotManifest.from_json(update_info.manifest)
         self._mappings = self._mappings or Mappings()
-        loaded = self.model.load_weights(unpack(manifest.buckets, self._mappings.of(update_info.paths)))
+        loaded = self.model.load_weights(unpack(manifest.buckets, self._mappings.map(update_info.paths)))
         missing = sorted(self._expected - loaded) if loaded is not None else []
         if missing:
             raise RuntimeError(f"the snapshot leaves {len(missing)} parameters as they were, {missing[0]} first")

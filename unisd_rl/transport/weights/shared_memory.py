@@ -1,4 +1,4 @@
-"""Bytes that a child process on the same machine can map, and that no crash leaves behind.
+"""Shared memory for buckets of weights: a child process can map it, and no crash leaves it behind.
 
 The engine's own process is a child of the rollout actor and not a Ray process, so it cannot read
 Ray's object store. It maps anonymous memory files of the actor instead: they have no name in any
@@ -79,7 +79,7 @@ class Mappings:
     def __init__(self) -> None:
         self._mapped: dict[tuple[str, int], Bytes] = {}
 
-    def of(self, paths: Sequence[str]) -> list[Bytes]:
+    def map(self, paths: Sequence[str]) -> list[Bytes]:
         """The buckets; mappings of other paths are let go of."""
         keys = [(path, os.stat(path).st_ino) for path in paths]  # a path may have become another file's
         self._mapped = {key: self._mapped[key] if key in self._mapped else map_shared(key[0]) for key in keys}

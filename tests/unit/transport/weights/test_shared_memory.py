@@ -44,10 +44,10 @@ def test_what_was_mapped_outlives_the_block_and_nothing_can_be_mapped_after_it()
 def test_memory_is_written_anew_for_every_snapshot_and_a_mapping_of_it_sees_that():
     memory, mappings = SharedMemory(), Mappings()
     first = memory.write([np.full(300_000, 1, np.uint8), np.empty(0, np.uint8)])
-    before = mappings.of(first.paths)
+    before = mappings.map(first.paths)
     assert before[0].sum() == 300_000
     second = memory.write([np.full(300_000, 2, np.uint8), np.empty(0, np.uint8)])
-    after = mappings.of(second.paths)
+    after = mappings.map(second.paths)
     assert second.paths == first.paths
     assert after[0] is before[0]
     assert after[0].sum() == 600_000
@@ -56,8 +56,8 @@ def test_memory_is_written_anew_for_every_snapshot_and_a_mapping_of_it_sees_that
 
 def test_buckets_of_other_sizes_get_other_memory():
     memory, mappings = SharedMemory(), Mappings()
-    small = mappings.of(memory.write([np.full(8, 1, np.uint8)]).paths)
-    (large,) = mappings.of(memory.write([np.full(5000, 7, np.uint8)]).paths)
+    small = mappings.map(memory.write([np.full(8, 1, np.uint8)]).paths)
+    (large,) = mappings.map(memory.write([np.full(5000, 7, np.uint8)]).paths)
     assert large.sum() == 35_000
     assert small[0].tolist() == [1] * 8  # who has it mapped keeps it
     memory.close()
