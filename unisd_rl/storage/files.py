@@ -60,7 +60,7 @@ def raise_write_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise WriteError(f"{path} cannot be written: {why}; make room, then go on with --resume") from error
+        raise WriteError(f"{path} cannot be written: {why}; make room, then resume with --resume") from error
 
 
 def sync_file(path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisd_rl.cluster.cores import CorePlan, bind_to, core_plan, plan_cores
-from unisd_rl.cluster.resources import Requirement, learner_bundle, missing, ray_options, requirements
+from unisd_rl.cluster.resources import Requirement, requirements
 from unisd_rl.config.load import load_recipe
 
 
@@ -60,12 +60,6 @@ def test_rollout_and_learner_never_share_a_core_and_each_process_has_one(cores, 
     assert not set().union(*plan.rollout) & set().union(*plan.learner)
 
 
-def test_what_a_cluster_lacks_is_named_with_both_numbers():
-    needed = (Requirement("rollout actor", 2, {"CPU": 1.0, "GPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0}))
-    assert missing(needed, {"CPU": 3.0, "GPU": 1.0}) == {"GPU": (2.0, 1.0)}
-    assert missing(needed, {"CPU": 3.0, "GPU": 2.0}) == {}
-
-
 @pytest.mark.parametrize(("side", "setting"), [("rollout", "gpus_per_actor"), ("learner", "gpus_per_rank")])
 def test_processes_with_a_gpu_are_bound_to_no_core(side, setting):
     plan = core_plan(load_recipe("unisd_star", {side: {setting: 1}}))
@@ -78,8 +72,3 @@ def test_a_node_without_the_planned_cores_is_left_to_the_system():
     before = os.sched_getaffinity(0)
     bind_to((100_000,))
     assert os.sched_getaffinity(0) == before
-
-
-def test_a_rank_may_ask_for_more_cpus_and_for_custom_resources():
-    config = load_recipe("unisd_star", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
-    assert ray_options(learner_bundle(config)) == {"num_cpus": 2.0, "num_gpus": 1.0, "resources": {"rack": 1.0}}

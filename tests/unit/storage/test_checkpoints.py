@@ -34,8 +34,8 @@ def names(folder):
 
 
 def test_what_was_written_is_what_is_read(tmp_path):
-    found = open_verified(written(tmp_path, 4))
-    assert found.state == RunState(0, 4, 32, (Rollback(1, 2, 3),))
+    checkpoint = open_verified(written(tmp_path, 4))
+    assert checkpoint.state == RunState(0, 4, 32, (Rollback(1, 2, 3),))
 
 
 FILES = ("model.safetensors", "training_state/tensors-00000.safetensors", "run_state.json", "manifest.json")

@@ -1,4 +1,4 @@
-"""Whether there is a place for each process: the whole bundle on one node, never a sum over nodes."""
+"""Whether there is room for each process: the whole bundle on one node, never a sum over nodes."""
 
 from unisd_rl.cluster.resources import (
     ClusterState,
@@ -7,8 +7,12 @@ from unisd_rl.cluster.resources import (
     describe_cluster,
     describe_local,
     gpus_here,
+    learner_bundle,
+    missing,
     place,
+    ray_options,
 )
+from unisd_rl.config.load import load_recipe
 
 ACTORS = Requirement("rollout actor", 3, {"CPU": 1.0, "rollout": 1.0})
 RANKS = Requirement("learner rank", 2, {"CPU": 1.0, "GPU": 1.0, "learner": 1.0})
@@ -19,20 +23,23 @@ LEARNER = Node("learner", {"CPU": 8.0, "GPU": 2.0, "learner": 2.0})
 
 def test_each_process_goes_to_a_node_that_has_all_it_asks_for():
     rollouts = [Node("a", {"CPU": 2.0, "rollout": 2.0}), Node("b", {"CPU": 2.0, "rollout": 2.0})]
-    found = {fit.requirement.process: fit.nodes for fit in place([ACTORS, RANKS, QUEUE], [HEAD, LEARNER, *rollouts])}
-    assert found == {"rollout actor": {"a": 2, "b": 1}, "learner rank": {"learner": 2}}
+    nodes = {
+        placement.requirement.process: placement.nodes
+        for placement in place([ACTORS, RANKS, QUEUE], [HEAD, LEARNER, *rollouts])
+    }
+    assert nodes == {"rollout actor": {"a": 2, "b": 1}, "learner rank": {"learner": 2}}
 
 
 def test_enough_in_all_but_on_no_node_is_no_place():
     halves = [Node("a", {"CPU": 4.0}), Node("b", {"rollout": 4.0})]
-    (fit,) = place([ACTORS], halves)
-    assert fit.lacking == 3
+    (placement,) = place([ACTORS], halves)
+    assert placement.lacking == 3
     assert "no room for 3 of 3" in describe_cluster([ACTORS], ClusterState(tuple(halves), {"CPU": 4.0, "rollout": 4.0}))
 
 
 def test_a_resource_is_given_once():
     both = Requirement("rollout actor", 2, {"CPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0})
-    assert [fit.lacking for fit in place(both, [Node("a", {"CPU": 2.0})])] == [0, 1]
+    assert [placement.lacking for placement in place(both, [Node("a", {"CPU": 2.0})])] == [0, 1]
 
 
 def test_what_others_use_is_said():
@@ -57,3 +64,14 @@ def test_this_machine_without_the_gpus_asked_for_is_said(monkeypatch):
 def test_processes_that_share_cores_are_said():
     crowd = Requirement("rollout actor", 10_000, {"CPU": 1.0})
     assert "10000 processes that compute share the cores" in describe_local([crowd])
+
+
+def test_what_a_cluster_lacks_is_named_with_both_numbers():
+    needed = (Requirement("rollout actor", 2, {"CPU": 1.0, "GPU": 1.0}), Requirement("learner rank", 1, {"CPU": 1.0}))
+    assert missing(needed, {"CPU": 3.0, "GPU": 1.0}) == {"GPU": (2.0, 1.0)}
+    assert missing(needed, {"CPU": 3.0, "GPU": 2.0}) == {}
+
+
+def test_a_rank_may_ask_for_more_cpus_and_for_custom_resources():
+    config = load_recipe("unisd_star", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
+    assert ray_options(learner_bundle(config)) == {"num_cpus": 2.0, "num_gpus": 1.0, "resources": {"rack": 1.0}}
