@@ -1,4 +1,4 @@
-"""From the configuration to the engine it names."""
+"""Builds the engine that the configuration names."""
 
 from pathlib import Path
 
@@ -25,16 +25,8 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         verify=config.weights.checksum,
         seed=config.run.seed,
         adapter=config.model.lora,
-        group=_group_shape(config),
+        group=GroupShape(rollout.lease_unit, rollout.max_prompt_tokens) if rollout.lease_unit > 1 else None,
     )
     if isinstance(engine, TransformersEngine):
         return TransformersRolloutEngine(spec)
     return VllmRolloutEngine(spec, engine, weight_transport(config).vllm_loader(model_path), on_gpu=rollout.on_gpu)
-
-
-def _group_shape(config: Config) -> GroupShape | None:
-    """Prompts that are leased in units are generated in them, where the engine computes in groups at all."""
-    rollout = config.rollout
-    if rollout.lease_unit == 1 or not isinstance(rollout.engine, TransformersEngine):
-        return None
-    return GroupShape(rollout.lease_unit, rollout.max_prompt_tokens)

@@ -1,4 +1,4 @@
-"""What a rollout actor asks of the generator inside it, and the words both sides use.
+"""The engine inside a rollout actor: its protocol, and the types both sides use.
 
 ```
 tokens --generate--> Generation (token, log-prob and policy version of each)
@@ -48,8 +48,8 @@ class EngineSpec:
     `max_model_len`: longest prompt plus completion, in tokens. `concurrency`: most requests computed at
     a time. `stop_tokens` end a completion and are part of it. `verify`: compare checksums of weights.
     `adapter`: snapshots are the factors of such an adapter, and the model stays as it is; None where they are the
-    whole model. `cores` empty leaves threads to the system. `group`: only for engines that compute prompts in
-    groups; None lets them be as large and as long as what there is to do.
+    whole model. `cores` empty leaves threads to the system. `group`: prompts that are leased in units are generated in
+    them, by engines that compute in groups at all; None lets groups be as large and as long as what there is to do.
     """
 
     model_path: Path

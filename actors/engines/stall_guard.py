@@ -90,17 +90,13 @@ class StallGuard(RolloutEngine):
         try:
             await asyncio.wait({answer, stuck}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                raise EngineDied(f"the engine {self._stillness} for faults.stall_s = {self._stall_s:g} s")
+                idle = f"made no token with {self._in_flight} prompts in flight"
+                state = "stayed paused for new weights" if self._engine.paused else idle
+                raise EngineDied(f"the engine {state} for faults.stall_s = {self._stall_s:g} s")
             return answer.result()
         finally:
             answer.cancel()
             stuck.cancel()
-
-    @property
-    def _stillness(self) -> str:
-        if self._engine.paused:
-            return "stayed paused for new weights"
-        return f"made no token with {self._in_flight} prompts in flight"
 
     async def _watch(self) -> None:
         progress = Progress(self._stall_s)

@@ -123,7 +123,7 @@ class AutoActors(Section):
         return self
 
 
-def _bounds_are_said(given: object) -> object:
+def _require_bounds(given: object) -> object:
     if given == "auto":
         raise ValueError("'auto' needs its bounds: rollout.actors.max, and rollout.actors.min unless it is 1")
     return given
@@ -136,7 +136,7 @@ def _kind_of_actors(given: object) -> str:
 ActorsConfig = Annotated[
     Annotated[Count, Tag("number")] | Annotated[AutoActors, Tag("bounds")],
     Discriminator(_kind_of_actors),
-    BeforeValidator(_bounds_are_said),
+    BeforeValidator(_require_bounds),
 ]
 
 
@@ -186,13 +186,13 @@ class RolloutConfig(Section):
 
     @field_validator("ledger")
     @classmethod
-    def _is_found_from_anywhere(cls, place: str | None) -> str | None:
-        if place is not None and not place.startswith("/") and "://" not in place:
+    def _is_absolute(cls, location: str | None) -> str | None:
+        if location is not None and not location.startswith("/") and "://" not in location:
             raise ValueError(
-                f"rollout.ledger = {place!r} means another folder to each process; give an absolute folder or an "
+                f"rollout.ledger = {location!r} means another folder to each process; give an absolute folder or an "
                 "fsspec URL, e.g. s3://bucket/ledgers"
             )
-        return place
+        return location
 
     @property
     def actors_at_start(self) -> int:

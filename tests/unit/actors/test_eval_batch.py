@@ -1,8 +1,14 @@
 """An evaluation's requests, assigned by hand to actors that die."""
 
-from actors.eval_batch import EvaluationDispatch
+import pytest
+
+from actors.eval_batch import EvaluationDispatch, chat_requests
 from actors.supervisor import State
 from tests.fakes.hand_moved import VERSION_0, Clock, Rig
+from unisd_rl.errors import RunFailed
+from unisd_rl.types import PolicyVersion, Sampling
+
+VERSION_1, VERSION_2 = PolicyVersion(0, 1), PolicyVersion(0, 2)
 
 ASKED = tuple(range(7))
 
@@ -83,3 +89,36 @@ def test_an_actor_that_takes_too_long_for_its_share_is_replaced():
     dispatch.collect()
     assert only.events[0].reason.startswith("rollout-0 did not answer within run.step_timeout_s = 50 s")
     assert dispatch.unassigned
+
+
+def test_what_nobody_has_or_will_have_the_weights_for_ends_the_evaluation():
+    waited, rig = [], Rig(0).started(VERSION_0)
+    dispatch = EvaluationDispatch(ASKED, VERSION_1, 50.0, Clock())
+    rig.actor.update(VERSION_1)
+    dispatch.advance([rig.actor], lambda: waited.append("once"))  # it is on its way to the version
+    assert (waited, asked_of(rig)) == (["once"], [])
+    rig.process.last("update").end(VERSION_2)
+    rig.check()
+    with pytest.raises(RunFailed, match=r"^rollout-0 was asked for answers of .*number=1\) but is at .*number=2\)$"):
+        dispatch.advance([rig.actor], lambda: waited.append("twice"))
+    assert waited == ["once", "twice"]
+
+
+def test_an_actor_that_comes_to_the_version_is_assigned_what_waits():
+    rig = Rig(0).started(VERSION_0)
+    dispatch = EvaluationDispatch(ASKED, VERSION_1, 50.0, Clock())
+    rig.actor.update(VERSION_1)
+    dispatch.advance([rig.actor], lambda: None)
+    rig.process.last("update").end(VERSION_1)
+    rig.check()
+    dispatch.advance([rig.actor], lambda: pytest.fail("somebody has the weights"))
+    answer(rig)
+    dispatch.advance([rig.actor], lambda: pytest.fail("all is answered"))
+    assert dispatch.answers() == expected()
+
+
+def test_each_chat_is_sampled_with_a_seed_of_its_own_whoever_answers():
+    seeded = chat_requests(["a", "b", "c"], Sampling(0.7, 1.0, 8, seed=5))
+    assert [(chat, sampling.seed) for chat, sampling in seeded] == [("a", 5), ("b", 6), ("c", 7)]
+    unseeded = chat_requests(["a", "b"], Sampling(0.7, 1.0, 8))
+    assert [sampling.seed for _, sampling in unseeded] == [None, None]

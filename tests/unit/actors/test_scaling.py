@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.report import Pulse
-from actors.scaling import Observation, ScalingRule, Utilization
+from actors.scaling import Observation, ScalingRule, Utilization, balanced_actors
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.types import PolicyVersion
 
@@ -38,6 +38,12 @@ def test_more_actors_come_only_after_as_many_steps_in_a_row_as_asked():
 def test_the_number_is_what_hides_behind_the_learner():
     # n b / (1 - w) = 4 * 0.9 / (1 - 0.25) = 4.8
     assert seen(rule(4, patience=1), 1, wait_share=0.25, batches_ready=0.5, busy_share=0.9) == [5]
+
+
+def test_the_balance_is_the_work_over_the_time_in_which_the_learner_has_use_for_it():
+    # 4 actors busy 9 s of 10 do 36 actor-seconds, and the learner works for 7.5 s of them.
+    assert balanced_actors(4, 0.9, 0.25) == pytest.approx(36 / 7.5)
+    assert balanced_actors(4, 0.9, 1.0) == math.inf
 
 
 def test_one_step_of_another_kind_starts_the_count_anew():

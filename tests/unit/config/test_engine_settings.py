@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from unisd_rl.config import Config
-from unisd_rl.config.rollout import VllmEngine
+from unisd_rl.config.rollout import TransformersEngine, VllmEngine
 
 
 def refused(settings, match):
@@ -33,6 +33,15 @@ def test_an_adapter_travels_by_the_object_store_only(transport):
     refused(settings, f'"{transport}" sends whole models .* set weights.transport to "object_store"')
     complete = {**settings, "weights": {}, "objective": {"divergence": {}}}
     assert Config.model_validate(complete).model.lora is not None
+
+
+def test_an_engine_says_itself_how_long_requests_may_be_and_how_its_weights_are_spread():
+    vllm, limited = VllmEngine(tensor_parallel=2), VllmEngine(max_model_len=90)
+    assert (vllm.weight_shards, vllm.model_length(96), limited.model_length(80)) == (2, 96, 90)
+    assert limited.without_length_limit().model_length(80) == 80
+    transformers = TransformersEngine(type="transformers")
+    assert (transformers.weight_shards, transformers.model_length(96)) == (1, 96)
+    assert transformers.without_length_limit() == transformers
 
 
 def test_a_rank_that_vllm_does_not_serve_is_refused():
