@@ -25,11 +25,10 @@ Shape letters: N completion tokens, B rows and L columns of one pass, S sequence
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.attention import Packing
@@ -201,36 +200,42 @@ class RankBatch:
 
     def collate(self, sequences: Sequence[InputSequence]) -> Inputs:
         """One forward pass over `sequences`; their completions keep the order of the sequences."""
-        if not sequences:
-            none = torch.empty(0, dtype=torch.long, device=self.device)
-            dummy = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            return Inputs(dummy, self._packing([1]), none, none, none, 0)
-        lengths = [self.length(sequence) for sequence in sequences]
-        width = sum(lengths) if self._config.packed else max(lengths)
-        ids_BL = np.zeros((1 if self._config.packed else len(sequences), width), np.int64)
-        predicts, targets, indices = [], [], []
-        starts = np.cumsum([0, *lengths[:-1]]) if self._config.packed else np.arange(len(sequences)) * width
-        for sequence, start, length in zip(sequences, starts, lengths, strict=True):
-            completion, context = self.rollouts[sequence.row].completion_tokens, sequence.context
-            assert len(context), f"rollout {self.rollouts[sequence.row].number} has an empty context"
-            ids_BL.flat[start : start + len(context)] = context
-            ids_BL.flat[start + len(context) : start + length] = completion[:-1]
-            predicts.append(np.arange(start + len(context) - 1, start + length))
-            targets.append(completion)
-            indices.append(sequence.view * self.tokens + np.arange(*self.starts[sequence.row : sequence.row + 2]))
-        predicts_N, targets_N, result_index_N = (
-            self._tensor(np.concatenate(parts)) for parts in (predicts, targets, indices)
-        )
-        return Inputs(self._tensor(ids_BL), self._packing(lengths), predicts_N, targets_N, result_index_N, sum(lengths))
-
-    def _packing(self, lengths: Sequence[int]) -> Packing | None:
-        return Packing.of(lengths, self.device) if self._config.packed else None
+        pairs, indices = [], [np.empty(0, np.int64)]
+        for sequence in sequences:
+            rollout, row = self.rollouts[sequence.row], sequence.row
+            assert len(sequence.context), f"rollout {rollout.number} has an empty context"
+            pairs.append((sequence.context, rollout.completion_tokens))
+            indices.append(sequence.view * self.tokens + np.arange(self.starts[row], self.starts[row + 1]))
+        inputs = collate(pairs, self._config.packed, self.device)
+        return replace(inputs, result_index_N=torch.from_numpy(np.concatenate(indices)).to(self.device))
 
     def _with_tokens(self, sequences: Iterable[InputSequence]) -> list[InputSequence]:
         return [sequence for sequence in sequences if len(self.rollouts[sequence.row].completion_tokens)]
 
-    def _tensor(self, array: NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device)
+
+def collate(pairs: Sequence[tuple[Tokens, Tokens]], packed: bool, device: torch.device) -> Inputs:
+    """One forward pass over (context, completion) pairs; results stand in the order of the pairs' tokens."""
+    if not pairs:
+        none = torch.empty(0, dtype=torch.long, device=device)
+        dummy = torch.zeros(1, 1, dtype=torch.long, device=device)
+        return Inputs(dummy, Packing.of([1], device) if packed else None, none, none, none, 0)
+    lengths = [len(context) + len(completion) - 1 for context, completion in pairs]
+    width = sum(lengths) if packed else max(lengths)
+    starts = np.cumsum([0, *lengths[:-1]]) if packed else np.arange(len(pairs)) * width
+    ids_BL, predicts = np.zeros((1 if packed else len(pairs), width), np.int64), []
+    for (context, completion), start, length in zip(pairs, starts, lengths, strict=True):
+        ids_BL.flat[start : start + len(context)] = context
+        ids_BL.flat[start + len(context) : start + length] = completion[:-1]
+        predicts.append(np.arange(start + len(context) - 1, start + length))
+    targets_N = np.concatenate([completion for _, completion in pairs]).astype(np.int64)
+    return Inputs(
+        ids_BL=torch.from_numpy(ids_BL).to(device),
+        packing=Packing.of(lengths, device) if packed else None,
+        predicts_N=torch.from_numpy(np.concatenate(predicts)).to(device),
+        targets_N=torch.from_numpy(targets_N).to(device),
+        result_index_N=torch.arange(len(targets_N), device=device),
+        tokens=sum(lengths),
+    )
 
 
 def _length(context: Tokens, rollout: Rollout) -> int:

@@ -24,14 +24,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.errors import CheckpointNotWritten
-from learner.lora import STUDENT, base_name, factors, factors_of, merged
+from learner.lora import STUDENT, base_name, factors_of, merged
 from learner.sharding import gathered_parameters, iter_full_tensors, named_weights
 from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
 from unisd_rl.storage.files import replace_directory
-from unisd_rl.transport.weights.adapter import peft_config
+from unisd_rl.transport.weights.adapter import factors, peft_config
 
 
 def published_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
@@ -107,10 +107,10 @@ def _write(
     folder.mkdir(parents=True)
     save_file(_kept(weights), folder / _WEIGHTS, metadata={"format": "pt"})
     _save_companions(model_path, model.dtype, folder)
-    factors = _kept(adapter)
+    adapter_weights = _kept(adapter)
     if model.lora is not None:
         peft_config(model.lora, str(model_path)).save_pretrained(str(folder / _ADAPTER))
-        save_file(factors, folder / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_file(adapter_weights, folder / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
     if run_state is not None:
         write_archive(folder / STATE, state)
         (folder / RUN_STATE).write_text(run_state.to_json(), encoding="utf-8")

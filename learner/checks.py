@@ -17,7 +17,6 @@ from unisd_rl.types import PolicyVersion, Rollout
 
 CONSTANT_NATS = 1e-9
 UNIFORM_NATS = 1e-4
-ROUNDING = 1e-6
 
 
 def check_teacher_logprobs(primary_N: Tensor, vocabulary: int) -> None:
@@ -52,22 +51,6 @@ def check_finite(what: str, value: float) -> None:
     """
     if not math.isfinite(value):
         raise RunFailed(f"the {what} of this step is {value}: lower learner.learning_rate, or check the model")
-
-
-def check_teacher_moved(name: str, before: Tensor, student: Tensor, after: Tensor, beta: float) -> None:
-    """`after = beta before + (1 - beta) student`, to float32 rounding.
-
-    Raises:
-        RunFailed: the tensor is elsewhere.
-    """
-    expected = before.double().lerp_(student.double(), 1.0 - beta)
-    error = float((after.double() - expected).abs().max())
-    size = float(torch.maximum(before.abs().max(), student.abs().max()))
-    if not error <= ROUNDING * size:
-        raise RunFailed(
-            f"the teacher's {name} is off by {error:.3g} from beta = {beta:g} of itself and the rest of the student: "
-            "its update was lost or mixed up"
-        )
 
 
 def logprob_mismatch(engine_N: Tensor, learner_N: Tensor, tolerance: float | None) -> float:

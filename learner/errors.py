@@ -1,8 +1,9 @@
-"""A learner that is gone and can be started again, told apart from one that found something wrong.
+"""The learner's errors: a rank that is lost and can be started again, told apart from a check that fired.
 
-Imports nothing heavy: the driver and every rank know these words.
+A file of its own, which imports nothing heavy: the driver and every rank know them.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ class LearnerLost(RunFailed):
 
 
 class InsufficientResources(UserError):
-    """The cluster has no place for the ranks; after the loss of a machine one may come back."""
+    """The cluster has no room for the ranks; after the loss of a machine one may come back."""
 
 
 class CheckpointNotWritten(RunFailed):
@@ -27,15 +28,15 @@ class CheckpointNotWritten(RunFailed):
 
 
 @contextmanager
-def translate_collective_errors(rank: int) -> Iterator[None]:
-    """What torch raises in here because another rank is gone becomes `LearnerLost`."""
+def translate_collective_errors() -> Iterator[None]:
+    """What torch raises in here because another rank is gone becomes `LearnerLost`. A decorator for methods too."""
     try:
         yield
     except RuntimeError as error:
         if not _is_broken_collective(error):
             raise
-        what = str(error).splitlines()[0].partition(". ")[0]
-        raise LearnerLost(f"learner rank {rank} lost the others: {what}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise LearnerLost(f"learner rank {os.environ['RANK']} lost the others: {reason}") from error
 
 
 def _is_broken_collective(error: RuntimeError) -> bool:

@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.errors import UserError
+from unisd_rl.transport.weights.adapter import FILE_PREFIX, factors
 
 STUDENT, TEACHER = "student", "teacher"
-_FILE_PREFIX = "base_model.model."  # how peft names an adapter's tensors in its files
 _BASE_LAYER = ".base_layer"
 
 
@@ -49,16 +49,6 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     _switch(model, STUDENT)
 
 
-def factors(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
-    """The factors A and B of one adapter, by the names that peft's files give them; empty without adapters."""
-    mark = f".{adapter}."
-    return {
-        _FILE_PREFIX + name.replace(mark, "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name and mark in name
-    }
-
-
 @contextmanager
 def use_adapter(model: nn.Module, adapter: str) -> Iterator[None]:
     """Within this context the model computes with `adapter`, afterwards with the student's."""
@@ -76,7 +66,7 @@ def base_name(name: str) -> str | None:
 
 def factors_of(weight: str, adapter: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """A and B of the layer whose weight has this Hugging Face name; nothing if it has no adapter."""
-    layer = _FILE_PREFIX + weight.removesuffix(".weight")
+    layer = FILE_PREFIX + weight.removesuffix(".weight")
     names = (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
     return tuple(adapter[name] for name in names) if names[0] in adapter and weight.endswith(".weight") else ()
 

@@ -1,17 +1,13 @@
 """One learner rank as a Ray actor: a process with cores, a log file and a place among the ranks.
 
 Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
-
-Which network interface has an address.
-
-gloo listens where the machine's own name leads, and on many Linux machines that is the loopback, where ranks on other
-machines look for it in vain. So each rank tells it the interface by which Ray's nodes know each other.
-
-How a process becomes one of the learner's ranks: threads, device, process group.
 """
 
+import fcntl
 import os
 import socket
+import struct
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,47 +24,13 @@ from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 if TYPE_CHECKING:
+    import torch
+
     from learner.learner import Learner
     from unisd_rl.transport.weights.transport import WeightPublisher
-import fcntl
-import struct
-from datetime import timedelta
-
-import deepspeed
-import torch
-
-
-def init_process_group(gpus: bool, threads: int, timeout_s: float) -> torch.device:
-    """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns the device to use.
-
-    `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
-    """
-    if threads:
-        torch.set_num_threads(threads)
-    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
-    return torch.device("cuda", 0) if gpus else torch.device("cpu")
-
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
 _NAME_BYTES, _ADDRESS = 15, slice(20, 24)  # of struct ifreq
-
-
-def network_interface_for(address: str) -> str | None:
-    """The name of this machine's interface with this IPv4 address, e.g. `eth0`; None where none has it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:_NAME_BYTES])
-            try:
-                found = fcntl.ioctl(asking, _SIOCGIFADDR, request)[_ADDRESS]
-            except OSError:  # it has no address
-                continue
-            if socket.inet_ntoa(found) == address:
-                return name
-    return None
-
-
 _NICENESS = 5
 
 
@@ -105,6 +67,7 @@ class RankProcess:
     def ping(self) -> None:
         """That this process lives, between two calls."""
 
+    @translate_collective_errors()
     def start(self, host: str, port: int) -> None:
         """Meet the other ranks, load the model, build the engines.
 
@@ -128,50 +91,80 @@ class RankProcess:
             "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
         }
 
-        with translate_collective_errors(self._rank):
-            device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
-            from learner.learner import Learner
+        device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
+        from learner.learner import Learner
 
-            self._learner = Learner(self._config, self._model, device)
+        self._learner = Learner(self._config, self._model, device)
 
+    @translate_collective_errors()
     def load(self, checkpoint: Path, version: int) -> None:
         """`Learner.load`."""
-        with translate_collective_errors(self._rank):
-            self._ready().load(checkpoint, version)
+        self._ready().load(checkpoint, version)
 
+    @translate_collective_errors()
     def step(self, data: bytes, version: int, lineage: int) -> StepMetrics:
         """`Learner.step`."""
-        with translate_collective_errors(self._rank):
-            return self._ready().step(data, version, lineage)
+        return self._ready().step(data, version, lineage)
 
+    @translate_collective_errors()
     def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
-
-        with translate_collective_errors(self._rank):
-            if self._rank == 0:
-                self._send(version, target, timeout_s)
-            else:
-                for _ in self._ready().weights():
-                    pass
-
-    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
-        """`Learner.logprobs`."""
-        with translate_collective_errors(self._rank):
-            return self._ready().logprobs(prompt, completion)
-
-    def save(self, path: Path, run_state: RunState | None) -> None:
-        """`Learner.save`; rank 0 writes."""
-        with translate_collective_errors(self._rank):
-            self._ready().save(path, write=self._rank == 0, run_state=run_state)
-
-    def _send(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
+        weights = self._ready().weights()
+        if self._rank > 0:
+            for _ in weights:
+                pass
+            return
         from unisd_rl.transport.weights.build import weight_transport
 
         if self._publisher is None:
             self._publisher = weight_transport(self._config).publisher(target)
         self._publisher.wait(timeout_s)
-        self._publisher.publish(version, self._ready().weights())
+        self._publisher.publish(version, weights)
+
+    @translate_collective_errors()
+    def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
+        """`Learner.logprobs`."""
+        return self._ready().logprobs(prompt, completion)
+
+    @translate_collective_errors()
+    def save(self, path: Path, run_state: RunState | None) -> None:
+        """`Learner.save`; rank 0 writes."""
+        self._ready().save(path, write=self._rank == 0, run_state=run_state)
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"
         return self._learner
+
+
+def init_process_group(gpus: bool, threads: int, timeout_s: float) -> "torch.device":
+    """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns this rank's device.
+
+    `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
+    """
+    import deepspeed
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    return torch.device("cuda", 0) if gpus else torch.device("cpu")
+
+
+def network_interface_for(address: str) -> str | None:
+    """The name of this machine's interface with this IPv4 address, e.g. `eth0`; None where none has it.
+
+    gloo listens where the machine's own name leads, and on many Linux machines that is the loopback, where ranks on
+    other machines look for it in vain. So each rank tells it the interface by which Ray's nodes know each other.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:_NAME_BYTES])
+            try:
+                found = fcntl.ioctl(probe, _SIOCGIFADDR, request)[_ADDRESS]
+            except OSError:  # it has no address
+                continue
+            if socket.inet_ntoa(found) == address:
+                return name
+    return None

@@ -1,14 +1,12 @@
-"""Where a parameter's numbers lie: whole on each rank (ZeRO 0-2), or one shard a rank (ZeRO-3).
+"""Parameters full on each rank (ZeRO 0-2) or one shard a rank (ZeRO-3), and what ranks tell each other of them.
 
 DeepSpeed marks a sharded parameter with attributes of its own (`ds_tensor` is this rank's shard, flat and padded to
-equal lengths, `ds_shape` the whole shape). This module is the only place that knows.
-
-What the learner's ranks tell each other beside gradients: a few numbers a step. One rank needs none of it.
+equal lengths, `ds_shape` the full shape). This module is the only place that knows.
 
 Everything here is a collective: all ranks call it equally often, also those without tokens.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import deepspeed
@@ -98,7 +96,7 @@ def shard_of(full: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def gathered_parameters(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
-    """Within this context the parameters are whole, for reading (what is written is thrown away). A collective."""
+    """Within this context the parameters are full, for reading: what is written is thrown away. A collective."""
     sharded = [tensor for tensor in parameters if isinstance(tensor, nn.Parameter) and is_sharded(tensor)]
     return deepspeed.zero.GatheredParameters(sharded, modifier_rank=None) if sharded else nullcontext()
 
@@ -107,7 +105,7 @@ NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its name, a tied one once; under ZeRO-3 they are not whole."""
+    """Every weight under its name, a tied one once; under ZeRO-3 they are not gathered."""
     seen = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
@@ -116,26 +114,28 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def iter_full_tensors(tensors: NamedTensors) -> Iterator[tuple[str, Tensor]]:
-    """The same, whole and without gradient; each is valid until the next is asked for.
+    """The same, full and without gradient; each is valid until the next is asked for.
 
-    A collective under ZeRO-3: all ranks iterate to the end. About 64 Mi elements are whole at one time.
+    A collective under ZeRO-3: all ranks iterate to the end. About 64 Mi elements are gathered at one time.
     """
-    for group in _groups(tensors):
+    for group in groups_up_to(_GATHERED_ELEMENTS, tensors, _numel):
         with gathered_parameters(tensor for _, tensor in group):
             for name, tensor in group:
                 yield name, tensor.detach()
 
 
-def _groups(tensors: NamedTensors) -> Iterator[list[tuple[str, Tensor]]]:
-    """Consecutive tensors, in groups of at most so many elements or of one tensor."""
+def groups_up_to(
+    limit: int, tensors: NamedTensors, size: Callable[[Tensor], int]
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Consecutive tensors in groups whose sizes sum up to at most `limit`; a larger tensor stands alone."""
     group: list[tuple[str, Tensor]] = []
-    elements = 0
+    total = 0
     for name, tensor in tensors:
-        if group and elements + _numel(tensor) > _GATHERED_ELEMENTS:
+        if group and total + size(tensor) > limit:
             yield group
-            group, elements = [], 0
+            group, total = [], 0
         group.append((name, tensor))
-        elements += _numel(tensor)
+        total += size(tensor)
     if group:
         yield group
 

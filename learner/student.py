@@ -1,8 +1,7 @@
-"""The student: a `CausalLM` owned by a DeepSpeed engine, ZeRO stage 0 to 3.
+"""The student: the `CausalLM` that is trained, owned by a DeepSpeed engine of ZeRO stage 0 to 3.
 
 DeepSpeed averages gradients over ranks and the objective wants their sum, so losses are multiplied by the number of
-ranks. It clips to norm 1 unless told otherwise, so it is told. With bfloat16, stage 0 is run as stage 1: only there
-does DeepSpeed keep float32 masters that can be read (on one rank the two are the same).
+ranks. It clips to norm 1 unless told otherwise, so it is told.
 """
 
 from collections.abc import Iterator
@@ -15,9 +14,11 @@ from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
 from learner.batch import Inputs
-from learner.lora import STUDENT, factors
+from learner.lora import STUDENT
 from learner.model import CausalLM, HiddenStateFn, Result
 from unisd_rl.config import Config
+from unisd_rl.objective.kernels.head import Head
+from unisd_rl.transport.weights.adapter import factors
 
 ZERO3_KEEP_NOTHING_GATHERED = {
     "stage3_param_persistence_threshold": 0,
@@ -28,7 +29,7 @@ ZERO3_KEEP_NOTHING_GATHERED = {
 
 
 class Student:
-    """The weights that learn. Every method is a collective of all ranks."""
+    """The model that is trained. Every method is a collective of all ranks."""
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self.lm = lm
@@ -60,18 +61,18 @@ class Student:
         return self._engine(inputs, on_hidden)
 
     def forward_backward(self, inputs: Inputs, on_hidden: HiddenStateFn[tuple[Tensor, Result]], last: bool) -> Result:
-        """One pass with gradient: `on_hidden` returns the micro-batch's part of the loss and what else it found.
+        """One pass with gradient: `on_hidden` returns the micro-batch's part of the loss, and a result for the caller.
 
         Gradients of all passes are added up; with the `last` one they are summed over ranks.
         """
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
-        loss, found = self._engine(inputs, on_hidden)
+        loss, result = self._engine(inputs, on_hidden)
         self._engine.backward(loss * self._ranks)
-        return found
+        return result
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole gradient per parameter, before it is clipped; between the last `forward_backward` and `step`."""
+        """The full gradient per parameter, before it is clipped: after the last `forward_backward`, before the step."""
         for name, parameter in self.parameters.items():
             gradient = safe_get_full_grad(parameter)
             assert gradient is not None, f"{name} has no gradient"
@@ -99,13 +100,14 @@ class Student:
         """AdamW's own state of a parameter, where it `has_full_optimizer_state`."""
         return self._engine.basic_optimizer.state[parameter]
 
-    def init_optimizer_state(self, steps: int, nothing: Inputs) -> None:
-        """Moments to be written to, as after `steps` steps: optimisers make them in their first step, so one is taken
-        at rate 0 on `nothing`, a pass that predicts no token."""
-        self.forward_backward(
-            nothing, lambda hidden_NH, head: (hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None), last=True
-        )
-        self.optim_step(learning_rate=0.0)
+    def init_optimizer_state(self, steps: int, empty_inputs: Inputs) -> None:
+        """Make AdamW's moments, as after `steps` steps, so that they can be set; `empty_inputs` has no token."""
+
+        def zero_loss(hidden_NH: Tensor, head: Head) -> tuple[Tensor, None]:
+            return hidden_NH.sum() + 0.0 * head.weight_VH.sum(), None  # a gradient of zeros for every parameter
+
+        self.forward_backward(empty_inputs, zero_loss, last=True)
+        self.optim_step(learning_rate=0.0)  # optimisers make their moments in their first step
         for state in self._engine.basic_optimizer.state.values():
             state["step"].fill_(steps)
 
@@ -115,7 +117,8 @@ class Student:
 
 
 def zero_stage(config: Config) -> int:
-    """The stage that is run for the one asked for."""
+    """The stage that is run: with bfloat16 at least 1, where DeepSpeed keeps float32 masters that can be read (on one
+    rank the two are the same)."""
     return max(config.learner.zero_stage, 1) if config.model.dtype == "bfloat16" else config.learner.zero_stage
 
 

@@ -7,8 +7,6 @@
 - LoRA: a second pair of factors on the student's own base, whole or sharded as above. The average is of the factors.
 
 In bfloat16 the average is kept beside the weights it reads with: a slow average would round away in those.
-
-How the teacher's weights are read with: a second copy of the model, or a second adapter on the student's base.
 """
 
 import copy
@@ -20,10 +18,10 @@ from typing import Protocol
 import deepspeed
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from learner.batch import Inputs
-from learner.checks import check_teacher_moved
-from learner.lora import TEACHER, add_adapters, factors, use_adapter
+from learner.lora import TEACHER, add_adapters, use_adapter
 from learner.model import CausalLM, HiddenStateFn, Result
 from learner.sharding import (
     all_gather_parameter,
@@ -41,14 +39,17 @@ from unisd_rl.metrics import TeacherMetrics
 from unisd_rl.objective.ema import ema_update_
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.seeds import derive_seed
+from unisd_rl.transport.weights.adapter import factors
+
+NO_UPDATE = TeacherMetrics(teacher_update_norm=0.0, teacher_student_distance=math.nan)
 
 
 class TeacherWeights(Protocol):
-    """How the teacher's weights are read with."""
+    """The weights a teacher reads with: a second copy of the model, or a second adapter on the student's base."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The teacher's weights that follow the student, under the names the student has for its own."""
+        """Those that follow the student, under the names the student has for its own."""
         ...
 
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
@@ -56,8 +57,8 @@ class TeacherWeights(Protocol):
         ...
 
     def head(self) -> AbstractContextManager[Head | None]:
-        """Its output head, whole within this context, for measures that run inside the student's pass; None: the
-        student's own head, which is there in that pass."""
+        """Its output head, whole within this context, for use inside the student's pass; None: it is the student's
+        own head, which is there in that pass."""
         ...
 
     def close(self) -> None:
@@ -65,7 +66,7 @@ class TeacherWeights(Protocol):
         ...
 
 
-class FullTeacher:
+class FullTeacher(TeacherWeights):
     """A second copy of the model: whole on each rank, or in an engine of its own under ZeRO-3."""
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
@@ -73,46 +74,47 @@ class FullTeacher:
         self._engine = _sharded(lm, config) if zero_stage(config) == 3 else None
 
     @property
+    @override
     def parameters(self) -> dict[str, nn.Parameter]:
-        """See `TeacherWeights.parameters`."""
         return dict(self._lm.model.named_parameters())
 
+    @override
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
-        """See `TeacherWeights.read`."""
         return (self._engine or self._lm)(inputs, on_hidden)
 
+    @override
     @contextmanager
     def head(self) -> Iterator[Head | None]:
-        """See `TeacherWeights.head`."""
         with gathered_parameters(self._lm.head_parameters()):
             yield self._lm.head()
 
+    @override
     def close(self) -> None:
-        """See `TeacherWeights.close`."""
         if self._engine is not None:
             self._engine.destroy()
 
 
-class AdapterTeacher:
+class AdapterTeacher(TeacherWeights):
     """The student's own base under the teacher's factors: no second model (LoRA)."""
 
     def __init__(self, student: Student) -> None:
         self._student = student
 
     @property
+    @override
     def parameters(self) -> dict[str, nn.Parameter]:
-        """See `TeacherWeights.parameters`."""
         return factors(self._student.lm.model, TEACHER)
 
+    @override
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
-        """See `TeacherWeights.read`."""
         with use_adapter(self._student.lm.model, TEACHER):
             return self._student.forward(inputs, on_hidden)
 
+    @override
     def head(self) -> AbstractContextManager[Head | None]:
-        """See `TeacherWeights.head`: both read with the one frozen head."""
-        return nullcontext()
+        return nullcontext()  # both read with the one frozen head
 
+    @override
     def close(self) -> None:
         """The student's engine owns everything."""
 
@@ -129,63 +131,47 @@ def _sharded(lm: CausalLM, config: Config) -> deepspeed.DeepSpeedEngine:
     return engine
 
 
-_PROBES = 4
-
-
-NO_UPDATE = TeacherMetrics(teacher_update_norm=0.0, teacher_student_distance=math.nan)
-
-
 class Teacher:
     """An average of the student, or the initial model where `objective.ema` is absent."""
 
-    def __init__(self, voice: TeacherWeights, config: Config) -> None:
+    def __init__(self, weights: TeacherWeights, config: Config) -> None:
         self._ema = config.objective.ema
-        self._voice = voice
-        self._parameters = voice.parameters
+        self._weights, self._parameters = weights, weights.parameters
         self._average = {name: local_shard(parameter).float() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        return self._voice.forward(inputs, on_hidden)
+        return self._weights.forward(inputs, on_hidden)
 
     def head(self) -> AbstractContextManager[Head | None]:
-        """The teacher's output head, whole within this context, for measures that run inside the student's pass;
-        None: it is the student's, which is there in that pass."""
-        return self._voice.head()
+        """The output head, as `TeacherWeights.head` gives it."""
+        return self._weights.head()
 
     @torch.no_grad()
     def update_ema(self, student: Student, step: int) -> TeacherMetrics:
-        """After optimiser step `step` (from 1): average the student in, if it is the turn of this step.
-
-        Raises:
-            RunFailed: a sample of tensors did not move by `1 - beta` of their gap.
-        """
+        """After optimiser step `step` (from 1): average the student in, if it is the turn of this step."""
         if self._ema is None or step % self._ema.every:
             return NO_UPDATE
-        before = {name: self._whole(name).clone() for name in self._probes()}
-        movement = self._update(student, self._ema)
+        metrics = self._update(student, self._ema)
         self._renew_weights()
-        for name, tensor in before.items():
-            target = all_gather_parameter(local_fp32_master(student.parameters[name]), student.parameters[name])
-            check_teacher_moved(name, tensor, target, self._whole(name), self._ema.beta)
-        return movement
+        return metrics
 
     def average(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole float32 average under Hugging Face names. A collective under ZeRO-3."""
-        for name in self._average:
-            yield name, self._whole(name)
+        """The full float32 average under Hugging Face names. A collective under ZeRO-3."""
+        for name, average in self._average.items():
+            yield name, all_gather_parameter(average, self._parameters[name])
 
     @torch.no_grad()
-    def set_average(self, whole: Callable[[str], Tensor]) -> None:
-        """Replace the average by whole float32 tensors, asked for by the names `average` yields."""
+    def set_average(self, full_tensor: Callable[[str], Tensor]) -> None:
+        """Replace the average by full float32 tensors, asked for by the names `average` yields."""
         for name, average in self._average.items():
-            average.copy_(shard_of(whole(name).to(average.device), self._parameters[name]))
+            average.copy_(shard_of(full_tensor(name).to(average.device), self._parameters[name]))
         self._renew_weights()
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, if it owns the weights."""
-        self._voice.close()
+        self._weights.close()
 
     def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
         squares = torch.zeros(3, dtype=torch.float64)
@@ -196,24 +182,16 @@ class Teacher:
             squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
         device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
-        moved, gap, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
-        return TeacherMetrics(math.sqrt(moved / norm), math.sqrt(gap / norm))
+        update, distance, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
+        return TeacherMetrics(math.sqrt(update / norm), math.sqrt(distance / norm))
 
     def _renew_weights(self) -> None:
-        """Carry the average over to what `read` computes with; in float32 they are the same storage."""
+        """Carry the average over to what `forward` computes with; in float32 they are the same storage."""
         for name, parameter in self._parameters.items():
             if local_shard(parameter).data_ptr() != self._average[name].data_ptr():
                 local_shard(parameter).copy_(self._average[name])
             # A copy that stayed gathered would go on being read with the old numbers.
             assert not is_sharded(parameter) or parameter.data.numel() == 0, f"{name} of the teacher stayed gathered"
-
-    def _whole(self, name: str) -> Tensor:
-        return all_gather_parameter(self._average[name], self._parameters[name])
-
-    def _probes(self) -> list[str]:
-        """A few names, spread over the model."""
-        names = list(self._average)
-        return sorted({names[(index + 1) * len(names) // (_PROBES + 1)] for index in range(_PROBES)})
 
 
 def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:
@@ -225,13 +203,13 @@ def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[St
     if config.model.lora is None and not teaches:
         return Student(lm, config), None
     if config.model.lora is None:
-        voice: TeacherWeights = FullTeacher(copy.deepcopy(lm), config)  # before an engine owns the original
+        weights: TeacherWeights = FullTeacher(copy.deepcopy(lm), config)  # before an engine owns the original
         student = Student(lm, config)
     else:
         add_adapters(lm.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
         student = Student(lm, config)
-        voice = AdapterTeacher(student)
-    return student, Teacher(voice, config) if teaches else None
+        weights = AdapterTeacher(student)
+    return student, Teacher(weights, config) if teaches else None
 
 
 def _square(tensor: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
-"""What training goes on from: float32 masters, AdamW's moments, and the teacher's average, free of the layout.
+"""The training state of a checkpoint: float32 masters, AdamW's moments and the teacher's average.
 
-Whole tensors under the student's names, read from and written to any ZeRO stage on any number of ranks (decision 11:
+Full tensors under the student's names, read from and written to any ZeRO stage on any number of ranks (decision 11:
 DeepSpeed's own format unpickles, and is bound to the number of ranks). Random states are not among them: whatever is
-drawn is seeded by what it is for. Everything here is a collective.
+drawn is seeded by what it is for. Reading and setting the state is a collective.
 
-Named tensors on storage, in safetensors files of bounded size, with an index that is written last.
-
-A folder without its index was cut short and is not an archive. Whether its bytes are those that were written is for the
-manifest of the whole checkpoint (unisd_rl/storage/checkpoints.py). Nothing is unpickled.
+On storage they are safetensors files of bounded size, with an index that is written last: a folder without its index
+was cut short and is no archive. Whether its bytes are those that were written is for the manifest of the whole
+checkpoint (unisd_rl/storage/checkpoints.py). Nothing is unpickled.
 """
 
 import json
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.batch import Inputs
-from learner.sharding import all_gather_parameter, is_sharded, local_fp32_master, local_shard, shard_of
+from learner.sharding import all_gather_parameter, groups_up_to, is_sharded, local_fp32_master, local_shard, shard_of
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.errors import RunFailed
@@ -41,10 +40,11 @@ def write_archive(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write copies of `tensors`, about 1 GiB of them in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors_of: dict[str, list[str]] = {}
-    for number, group in enumerate(_groups(tensors)):
+    copies = ((name, tensor.to("cpu", copy=True).contiguous()) for name, tensor in tensors)
+    for number, group in enumerate(groups_up_to(_FILE_BYTES, copies, lambda tensor: tensor.nbytes)):
         path = folder / f"tensors-{number:05d}.safetensors"
-        save_file(group, path)
-        tensors_of[path.name] = list(group)
+        save_file(dict(group), path)
+        tensors_of[path.name] = [name for name, _ in group]
     write_text_atomic(folder / _INDEX, json.dumps(tensors_of))
 
 
@@ -83,24 +83,13 @@ class Archive:
             return file.get_tensor(name)
 
 
-def _groups(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    group: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        if group and sum(kept.nbytes for kept in group.values()) + tensor.nbytes > _FILE_BYTES:
-            yield group
-            group = {}
-        group[name] = tensor.to("cpu", copy=True).contiguous()
-    if group:
-        yield group
-
-
 MASTER, MOMENTS, TEACHER = "master", ("exp_avg", "exp_avg_sq"), "teacher"
 Lookup = Callable[[str], Tensor]
-"""A whole float32 tensor by its name."""
+"""A full float32 tensor by its name."""
 
 
 def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[str, Tensor]]:
-    """`kind/name` and the whole tensor, one after the other; each is valid until the next."""
+    """`kind/name` and the full tensor, one after the other; each is valid until the next."""
     for name, parameter in student.parameters.items():
         yield f"{MASTER}/{name}", all_gather_parameter(local_fp32_master(parameter), parameter).detach()
         for moment in MOMENTS:
@@ -109,9 +98,9 @@ def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[
         yield f"{TEACHER}/{name}", tensor
 
 
-def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, nothing: Inputs) -> None:
-    """Set everything `training_state` yields; `steps` optimiser steps had been taken; `nothing` is an empty pass."""
-    student.init_optimizer_state(steps, nothing)
+def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, empty_inputs: Inputs) -> None:
+    """Set everything `training_state` yields; `steps` optimiser steps had been taken, `empty_inputs` has no token."""
+    student.init_optimizer_state(steps, empty_inputs)
     for name, parameter in student.parameters.items():
         _set_master(parameter, lookup(f"{MASTER}/{name}"))
         for moment in MOMENTS:
@@ -136,9 +125,9 @@ def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
     """Both the master and the weight that computes: they are two tensors in all but ZeRO-0."""
     value = value.to(local_shard(parameter).device)
     if is_sharded(parameter):
-        part = shard_of(value, parameter)
-        safe_set_local_fp32_param(parameter, part)
-        local_shard(parameter).copy_(part)
+        shard = shard_of(value, parameter)
+        safe_set_local_fp32_param(parameter, shard)
+        local_shard(parameter).copy_(shard)
         if parameter.data.numel():  # small ones stay gathered
             parameter.data.copy_(value)
         return

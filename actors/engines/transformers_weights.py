@@ -13,7 +13,7 @@ from unisd_rl.transport.weights.snapshot import unpack
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ADAPTER = "student"
+ADAPTER = "student"
 
 
 def add_adapter(model: "PreTrainedModel", adapter: LoraConfig) -> None:
@@ -27,21 +27,9 @@ def add_adapter(model: "PreTrainedModel", adapter: LoraConfig) -> None:
     from unisd_rl.transport.weights.adapter import peft_config
 
     try:
-        inject_adapter_in_model(peft_config(adapter, model.name_or_path), model, adapter_name=_ADAPTER)
+        inject_adapter_in_model(peft_config(adapter, model.name_or_path), model, adapter_name=ADAPTER)
     except ValueError as error:
         raise EngineDied(f"model.lora.targets = {list(adapter.targets)} do not fit this model: {error}") from error
-
-
-def factors(model: "PreTrainedModel") -> dict[str, torch.nn.Parameter]:
-    """The factors A and B of the adapter, by the names that peft's files give them."""
-    from unisd_rl.transport.weights.adapter import FILE_PREFIX
-
-    mark = f".{_ADAPTER}."
-    return {
-        FILE_PREFIX + name.replace(mark, "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name and mark in name
-    }
 
 
 @torch.no_grad()
@@ -51,9 +39,9 @@ def replace_adapter(model: "PreTrainedModel", manifest: SnapshotManifest, bucket
     Raises:
         UpdateRefused: it holds other tensors than this adapter has; nothing was changed.
     """
-    from unisd_rl.transport.weights.adapter import misfit
+    from unisd_rl.transport.weights.adapter import factors, misfit
 
-    own, sent = factors(model), dict(unpack(manifest.buckets, buckets))
+    own, sent = factors(model, ADAPTER), dict(unpack(manifest.buckets, buckets))
     shapes = {name: tuple(tensor.shape) for name, tensor in sent.items()}
     if objection := misfit(shapes, {name: tuple(parameter.shape) for name, parameter in own.items()}):
         raise UpdateRefused(f"the adapter of version {label(manifest.version)} is refused: {objection}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.batch import collate
 from learner.model import CausalLM
 from unisd_rl.config.objective import JensenShannon
 from unisd_rl.errors import UserError
@@ -81,22 +82,10 @@ def _drifts(adapted: CausalLM, base: CausalLM, batch: Sequence[Completion], size
 
 
 def _read(model: CausalLM, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
-    """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`.
-
-    Padded on the right: no real position of a causal model sees a padded one. The last token is predicted, not read.
-    """
-    lengths = [len(one.prompt_tokens) + len(one.tokens) - 1 for one in batch]
-    ids_BL, predicts = np.zeros((len(batch), max(lengths)), np.int64), []
-    for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
-        ids_BL[row, :length] = (*one.prompt_tokens, *one.tokens[:-1])
-        predicts.append(row * ids_BL.shape[1] + np.arange(len(one.prompt_tokens) - 1, length))
-    targets = np.array([token for one in batch for token in one.tokens], np.int64)
-    device = model.head().weight_VH.device
-    hidden_BLH = model.model.get_decoder()(
-        input_ids=torch.from_numpy(ids_BL).to(device), use_cache=False
-    ).last_hidden_state
-    predicts_N = torch.from_numpy(np.concatenate(predicts)).to(device)
-    return hidden_BLH.flatten(0, 1).index_select(0, predicts_N), torch.from_numpy(targets).to(device)
+    """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`."""
+    pairs = [(np.array(one.prompt_tokens, np.int32), np.array(one.tokens, np.int32)) for one in batch]
+    inputs = collate(pairs, packed=False, device=model.head().weight_VH.device)
+    return model(inputs, lambda hidden_NH, _: hidden_NH), inputs.targets_N
 
 
 def _likelihoods_of(batch: Sequence[Completion], logprob_N: Tensor) -> list[Likelihood]:

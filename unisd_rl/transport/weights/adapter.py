@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 FILE_PREFIX = "base_model.model."
+"""How peft names an adapter's tensors in its files: this, then the layer's name."""
 _TENSORS = "adapter_model.safetensors"
 _NAME, _ID = "student", 1
 _EXTENSION = "unisd_rl.transport.weights.adapter_extension.AdapterExtension"  # imported by vLLM's own process
@@ -49,6 +50,16 @@ def peft_config(adapter: LoraConfig, model_path: str) -> PeftConfig:
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
+
+
+def factors(model: torch.nn.Module, adapter: str) -> dict[str, torch.nn.Parameter]:
+    """The factors A and B of one of the model's adapters, by the names that peft's files give them."""
+    mark = f".{adapter}."
+    return {
+        FILE_PREFIX + name.replace(mark, "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name and mark in name
+    }
 
 
 def misfit(sent: Mapping[str, Shape], expected: Mapping[str, Shape | None]) -> str | None:

@@ -3,10 +3,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.engines.engine import EngineDied
-from actors.engines.transformers_weights import add_adapter, factors, replace_adapter
+from actors.engines.transformers_weights import ADAPTER, add_adapter, replace_adapter
 from tests.fakes.adapters import LORA, adapter_snapshot, random_factors, with_factors
 from tests.fakes.tiny_chat_model import save_model
 from unisd_rl.config.model import LoraConfig
+from unisd_rl.transport.weights.adapter import factors
 from unisd_rl.transport.weights.manifest import UpdateRefused
 
 TOKENS = torch.arange(30)[None]
@@ -42,7 +43,7 @@ def test_an_update_writes_the_factors_and_never_the_base(model, model_path):
     replace_adapter(model, *adapter_snapshot(sent, 0))
     for name, parameter in model.named_parameters():
         assert parameter.equal(before[name]) == (".lora_" not in name), name
-    assert {name: factor.tolist() for name, factor in factors(model).items()} == {
+    assert {name: factor.tolist() for name, factor in factors(model, ADAPTER).items()} == {
         name: factor.tolist() for name, factor in sent.items()
     }
     torch.testing.assert_close(model(TOKENS).logits, with_factors(model_path, sent)(TOKENS).logits)
