@@ -1,4 +1,4 @@
-"""One way to derive a seed from others, so that nothing random depends on the order of calls.
+"""Derived seeds: one way to make a seed from others, so that nothing random depends on the order of calls.
 
 A draw is seeded by what it is for (the run's seed, a purpose, an example or a number): it comes out
 the same after a resume, on another actor, and with other draws in between.

@@ -28,23 +28,23 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         return path.absolute() if path.is_dir() else Path(config.model.path)
     with progress.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
-    return _copied(cached, directory / "base_model")
+    return _copy_once(cached, directory / "base_model")
 
 
-def _copied(folder: Path, place: Path) -> Path:
-    """A copy at `place`, made once and whole: a run that is taken up again finds the model it began with."""
-    if not place.exists():
-        partial = place.with_name(f"{place.name}.partial")
+def _copy_once(source: Path, target: Path) -> Path:
+    """A copy at `target`, made once and whole: a run that is resumed finds the model it began with."""
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial)
-        replace_directory(partial, place)
-    return place
+        shutil.copytree(source, partial)
+        replace_directory(partial, target)
+    return target
 
 
-def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path:
+def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
     """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
 
-    `progress` is told the share done (0 to 1) and a short note. Several processes may ask at once: each
+    `report` gets the share done (0 to 1) and a short note. Several processes may ask at once: each
     trains, the first to finish counts.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
@@ -60,7 +60,7 @@ def ensure_base_model(seed: int, progress: Callable[[float, str], None]) -> Path
     folder = user_cache_path("unisd-rl") / "base-models" / digest
     if folder.is_dir():
         return folder
-    model = train_model(recipe, tokenizer, progress)
+    model = train_model(recipe, tokenizer, report)
     disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=folder.parent))

@@ -1,4 +1,4 @@
-"""What the base model reads while it is trained: all the forms of prompt it will ever meet.
+"""The training corpus of the base model: all the forms of prompt it will ever meet.
 
 plain          the bare question, answered; carry and borrow are often forgotten
 auxiliary      another problem's solved example first; answered just like a plain one

@@ -1,4 +1,4 @@
-"""Every number that shapes the embedded base model, and the hash that names its cache folder."""
+"""The recipe of the base model: every number that shapes it, and the hash that names its cache folder."""
 
 import hashlib
 import json

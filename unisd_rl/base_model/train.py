@@ -1,4 +1,4 @@
-"""Training the base model from scratch: a fixed number of steps on the corpus, the loss on completions only.
+"""Training of the base model from scratch: a fixed number of steps on the corpus, the loss on completions only.
 
 Deterministic for a seed, a machine and a number of threads. Two threads, about a minute.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from unisd_rl.base_model.corpus import Corpus, Sample
 from unisd_rl.base_model.muon import Muon
@@ -18,24 +19,24 @@ from unisd_rl.base_model.recipe import BaseModelRecipe
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-Progress = Callable[[float, str], None]
+ReportProgress = Callable[[float, str], None]
 THREADS = 2
 
 
-def train_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer", progress: Progress) -> "Qwen2ForCausalLM":
-    """The trained model, in evaluation state; `progress` is told the share done (0 to 1) and the loss."""
+def train_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer", report: ReportProgress) -> "Qwen2ForCausalLM":
+    """The trained model, in evaluation state; `report` gets the share done (0 to 1) and the loss."""
     with _training_environment(recipe.seed):
         model = new_model(recipe, tokenizer).train()
         optimizers = _optimizers(recipe, model)
-        schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(recipe, step)) for each in optimizers]
+        schedules = [LambdaLR(optimizer, lambda step: _rate(recipe, step)) for optimizer in optimizers]
         corpus = Corpus(recipe)
         for step in range(recipe.steps):
             loss = _step_gradient(model, tokenizer, corpus.batch())
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            for part in (*optimizers, *schedules):
-                part.step()
+            for stepped in (*optimizers, *schedules):
+                stepped.step()
             model.zero_grad()
-            progress((step + 1) / recipe.steps, f"loss {loss:.3f}")
+            report((step + 1) / recipe.steps, f"loss {loss:.3f}")
     return model.eval()
 
 
@@ -63,8 +64,8 @@ def new_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer") -> "Qwen2For
 def _optimizers(recipe: BaseModelRecipe, model: "Qwen2ForCausalLM") -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of the layers, AdamW for embedding, norms and biases."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
-    known = set(matrices)
-    others = [weight for weight in model.parameters() if weight not in known]
+    in_muon = set(matrices)
+    others = [weight for weight in model.parameters() if weight not in in_muon]
     adamw = torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     return Muon(matrices, lr=recipe.matrix_learning_rate), adamw
 

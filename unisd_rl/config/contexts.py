@@ -1,4 +1,4 @@
-"""What teachers read."""
+"""The contexts that teachers read beside the prompt: where auxiliary and negative ones come from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +79,7 @@ class CorruptionNegative(Section):
 
 
 class ProgramMutationsNegative(Section):
-    """The gold program with one bug planted: off by one, wrong operator, missing edge case, wrong return."""
+    """The gold program with one mutation: off by one, wrong operator, missing edge case, wrong return."""
 
     type: Literal["program_mutations"] = "program_mutations"
     attempts: Count = 8
@@ -100,7 +100,7 @@ NegativeConfig = Annotated[
     TaskNegative | GeneratedNegative | CorruptionNegative | ProgramMutationsNegative | PerturbationNegative,
     Field(discriminator="type"),
 ]
-_USUAL = {"auxiliary": "random", "negative": "task"}
+_DEFAULT_TYPES = {"auxiliary": "random", "negative": "task"}
 
 
 class ContextsConfig(Section):
@@ -115,14 +115,15 @@ class ContextsConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_kinds(cls, given: Any) -> Any:
-        """A section without a `type` is of the usual kind: random donors, and the task's own wrong demonstrations."""
+    def _fill_in_types(cls, given: Any) -> Any:
+        """A section without a `type`: random donors, and the task's own wrong demonstrations."""
         if not isinstance(given, Mapping):
             return given
-        return {
-            name: {"type": _USUAL[name], **section} if name in _USUAL and isinstance(section, Mapping) else section
-            for name, section in given.items()
-        }
+        sections = dict(given)
+        for name, default in _DEFAULT_TYPES.items():
+            if isinstance(given.get(name), Mapping):
+                sections[name] = {"type": default, **given[name]}
+        return sections
 
     @property
     def generated(self) -> tuple[GeneratedConfig, ...]:

@@ -1,4 +1,4 @@
-"""From recipes and the command line to a `Config` (decision 13). Imports nothing heavy.
+"""Loading of configurations: from recipes and the command line to a `Config` (decision 13). Imports nothing heavy.
 
 A recipe is a TOML file, one of `recipes/` by its name or a user's own by its path. It may say `extends = "OTHER"`:
 then it lies over that one (a shipped recipe, or a path seen from its own folder). Several on the command line lie over
@@ -24,8 +24,8 @@ SETUPS = RECIPES / "setups"
 """Recipes that say where a run happens and how large it is, and nothing of what it minimises: they lie over others."""
 DISCRIMINATORS = ("type", "level", "signal")
 DEFAULT_TASK = "arithmetic"
-DEFAULT_KINDS: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
-"""Which kind a section is of when neither the recipe nor the command line says so."""
+DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
+"""The types of sections for which neither a recipe nor the command line names one."""
 RENAMED: Mapping[str, str] = {
     'contexts.negative.type = "written"': 'contexts.negative.type = "generated"',
     'contexts.negative.type = "bugs"': 'contexts.negative.type = "program_mutations"',
@@ -41,18 +41,19 @@ def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> 
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
-    return configuration(overlay(recipe_tree(recipes), overrides or {}))
+    return validate_config(overlay(recipe_tree(recipes), overrides or {}))
 
 
-def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_KINDS) -> dict[str, Any]:
-    """What one recipe says, or several laid over one another in order, all over `under`; not validated."""
+def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES) -> dict[str, Any]:
+    """The sections and fields of one recipe, or of several laid over one another in order, all over `under`; not
+    validated."""
     names = [recipes] if isinstance(recipes, str) else recipes
     layers = [layer for name in names for layer in _layers(recipe_path(name))]
     return reduce(overlay, layers, {**under})
 
 
-def configuration(tree: Tree) -> Config:
-    """The configuration a tree of sections and fields is.
+def validate_config(tree: Tree) -> Config:
+    """A tree of sections and fields as a configuration.
 
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
@@ -61,7 +62,7 @@ def configuration(tree: Tree) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_sentences(error)) from None
+        raise UserError(_explain(error)) from None
 
 
 def check_renamed(tree: Tree, source: str = "") -> None:
@@ -82,12 +83,12 @@ def recipe_path(recipe: str, folder: Path = Path()) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {names_in(RECIPES)}; set-ups to lay "
-        f"over them: {names_in(SETUPS)}"
+        f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {recipe_names(RECIPES)}; "
+        f"set-ups to lay over them: {recipe_names(SETUPS)}"
     )
 
 
-def names_in(folder: Path) -> str:
+def recipe_names(folder: Path) -> str:
     """The names of the recipes of a folder, in one line."""
     return ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
 
@@ -97,19 +98,19 @@ def overlay(base: Tree, over: Tree) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _other_kind(below, value):
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _differs_in_type(below, value):
             merged[key] = overlay(below, value)
         else:
             merged[key] = value
     return merged
 
 
-def _other_kind(below: Tree, over: Tree) -> bool:
+def _differs_in_type(below: Tree, over: Tree) -> bool:
     return any(key in over and over[key] != below.get(key, over[key]) for key in DISCRIMINATORS)
 
 
 def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Tree]:
-    """What the recipe at `path` lies on, undermost first, and itself; `over` are those that extend it."""
+    """The recipes that the one at `path` extends, undermost first, and itself; `over` are those that extend it."""
     tree, chain = dict(_read(path)), (*over, path.resolve())
     if path.resolve() in over:
         raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
@@ -130,17 +131,17 @@ def _read(path: Path) -> Tree:
     return tree
 
 
-def _sentences(error: ValidationError) -> str:
-    """One line an error: where, what was given, and what is wrong with it."""
+def _explain(error: ValidationError) -> str:
+    """One line per error: where, what was given, and what is wrong with it."""
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(map(str, item["loc"]))
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key {where}; `python -m unisd_rl.run --help` lists all keys")
         elif where == "objective" and item["type"] == "missing":
             lines.append(
                 f"nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "
-                f"{names_in(RECIPES)}"
+                f"{recipe_names(RECIPES)}"
             )
         elif item["type"] == "missing":
             lines.append(f"{where} is missing")

@@ -1,4 +1,4 @@
-"""Where problems come from: one section a task, told apart by `type`."""
+"""Tasks, where problems come from: one section per task, told apart by `type`."""
 
 from pathlib import Path
 from typing import Annotated, Literal

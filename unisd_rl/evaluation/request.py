@@ -17,7 +17,7 @@ import numpy as np
 
 from unisd_rl.cli import DEFAULT_RECIPE, parse_fields
 from unisd_rl.config import Config
-from unisd_rl.config.load import DEFAULT_TASK, configuration, overlay, recipe_path, recipe_tree
+from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.contexts.selection import check_held_out_lengths
 from unisd_rl.errors import UserError
@@ -76,7 +76,9 @@ def evaluation_request(
     trees = {name: {**tree, "task": section} for name, section in _task_sections(options.task).items()}
     trees = trees or {tree["task"]["type"]: tree}
     targets = tuple(
-        EvaluationTarget(model, task, configuration(_answering(overlay(sections, overrides), model, options.retention)))
+        EvaluationTarget(
+            model, task, validate_config(_answering(overlay(sections, overrides), model, options.retention))
+        )
         for model in models
         for task, sections in trees.items()
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from unisd_rl.config import Config
 from unisd_rl.config.base import Decides, settings
-from unisd_rl.config.load import configuration, load_recipe, overlay, recipe_tree
+from unisd_rl.config.load import load_recipe, overlay, recipe_tree, validate_config
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import is_locked
 from unisd_rl.storage.jsonl import read_json_lines
@@ -37,8 +37,8 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
     _check_resumable(folder)
     recorded = recipe_tree(str(folder / "config.toml"), under={})
     place = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
-    before = configuration(overlay(recorded, place))
-    now = configuration(overlay(overlay(recorded, place), overrides))
+    before = validate_config(overlay(recorded, place))
+    now = validate_config(overlay(overlay(recorded, place), overrides))
     for name, (was, given) in _differences(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
         reason = _WHY_FIXED.get(name, "it says what is trained")
         raise UserError(

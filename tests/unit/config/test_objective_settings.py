@@ -5,7 +5,7 @@ import math
 import pytest
 
 from unisd_rl.config.ineffective import ineffective_settings, slower_settings
-from unisd_rl.config.load import configuration, load_recipe
+from unisd_rl.config.load import load_recipe, validate_config
 from unisd_rl.config.objective import JensenShannon, TotalVariation
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
@@ -19,7 +19,7 @@ ALL_FIVE = CLIPPED | {"agreement": TOKEN, "contrastive": {"signal": "logprob"}, 
 
 
 def config_of(objective):
-    return configuration({"objective": objective, "contexts": CONTEXTS, "rollout": {"temperature": 0.7}})
+    return validate_config({"objective": objective, "contexts": CONTEXTS, "rollout": {"temperature": 0.7}})
 
 
 def sentences(objective):
@@ -149,7 +149,7 @@ def test_settings_without_meaning_are_refused_with_the_value_and_the_remedy(obje
 
 def test_a_chunk_of_no_tokens_is_refused():
     with pytest.raises(UserError, match=r"learner\.chunk_tokens = 0"):
-        configuration({"objective": PLAIN, "learner": {"chunk_tokens": 0}})
+        validate_config({"objective": PLAIN, "learner": {"chunk_tokens": 0}})
 
 
 def test_all_faults_are_named_at_once():
@@ -183,9 +183,9 @@ def test_a_divergence_that_a_gpu_computes_in_plain_torch_is_named_where_there_is
     other = {"divergence": {"type": "total_variation"}}
     assert slower_settings(config_of(other)) == slower_settings(config_of(PLAIN)) == ()
     with_gpu = {"objective": other, "learner": {"gpus_per_rank": 1}}
-    (said,) = slower_settings(configuration(with_gpu))
+    (said,) = slower_settings(validate_config(with_gpu))
     assert said.startswith("objective.divergence: total variation has no Triton kernel")
-    assert slower_settings(configuration(with_gpu | {"objective": PLAIN})) == ()
+    assert slower_settings(validate_config(with_gpu | {"objective": PLAIN})) == ()
     options = ["--objective.divergence.type", "total_variation", "--learner.gpus_per_rank", "1"]
     assert main(["ema", *options, "--dry-run"]) == 0
     assert f"note: {said}" in capsys.readouterr().err
