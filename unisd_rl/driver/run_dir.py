@@ -38,7 +38,7 @@ from unisd_rl.evaluation.results import json_lines
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, WriteError, atomic_write, raise_write_error, write_text_atomic
-from unisd_rl.storage.jsonl import JsonLinesFile, nan_to_none
+from unisd_rl.storage.jsonl import JsonLinesFile, json_text
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
 from unisd_rl.types import Answer, Event
 
@@ -177,7 +177,7 @@ class RunDirectory:
         path = self._evaluation(step, "jsonl")
         with raise_write_error(path):
             write_text_atomic(path, json_lines(answers))
-            write_text_atomic(self._evaluation(step, "json"), json.dumps(nan_to_none(numbers), indent=2) + "\n")
+            write_text_atomic(self._evaluation(step, "json"), json_text(numbers))
         return path
 
     def evaluation_summary(self, step: int) -> EvaluationSummary | None:
@@ -201,7 +201,7 @@ class RunDirectory:
             WriteError: the disk does not take it.
         """
         with raise_write_error(self.summary):
-            write_text_atomic(self.summary, json.dumps(nan_to_none(summary), indent=2) + "\n")
+            write_text_atomic(self.summary, json_text(summary))
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -22,7 +22,7 @@ from unisd_rl.config import Config
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.retention import Likelihood, Retention
 from unisd_rl.evaluation.statistics import Comparison, compare
-from unisd_rl.storage.jsonl import nan_to_none
+from unisd_rl.storage.jsonl import json_text
 from unisd_rl.types import Answer
 
 
@@ -86,7 +86,7 @@ def write_results(folder: Path, results: Sequence[Result], compared: Sequence[Mo
         "results": [_result_row(result) for result in results],
         "comparisons": [asdict(comparison) for comparison in compared],
     }
-    (folder / "results.json").write_text(json.dumps(nan_to_none(content), indent=2) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json_text(content), encoding="utf-8")
 
 
 def _result_row(result: Result) -> dict[str, object]:

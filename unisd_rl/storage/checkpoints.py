@@ -18,6 +18,7 @@ from pathlib import Path
 import xxhash
 
 from unisd_rl.storage.files import hash_file, sync_file, write_text_atomic
+from unisd_rl.storage.jsonl import json_text
 from unisd_rl.storage.lineage import Rollback, version_survives
 from unisd_rl.types import Failure, Report
 
@@ -44,7 +45,7 @@ class RunState:
 
     def to_json(self) -> str:
         """The text of the file run_state.json."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json_text(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "RunState":
@@ -67,7 +68,7 @@ def write_manifest(folder: Path) -> None:
     for path in files:
         sync_file(path)
     checksums = {str(path.relative_to(folder)): _xxh3(path) for path in files}
-    write_text_atomic(folder / MANIFEST, json.dumps(checksums, indent=2) + "\n", fsync=True)
+    write_text_atomic(folder / MANIFEST, json_text(checksums), fsync=True)
 
 
 def open_verified(path: Path) -> Checkpoint:

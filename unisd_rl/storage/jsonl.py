@@ -43,7 +43,7 @@ class JsonLinesFile:
 
         For numbers and events: whoever cannot go on without a disk says so. nan is written as null.
         """
-        self._unwritten += json.dumps(nan_to_none(record)).encode() + b"\n"
+        self._unwritten += json.dumps(_nan_to_none(record)).encode() + b"\n"
         with suppress(OSError):
             self._write(self._unwritten)
             self._unwritten = b""
@@ -70,10 +70,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-def nan_to_none(value: Any) -> Any:
+def json_text(value: Any) -> str:
+    """The text of a JSON file for people to read; nan is written as null."""
+    return json.dumps(_nan_to_none(value), indent=2) + "\n"
+
+
+def _nan_to_none(value: Any) -> Any:
     """JSON has no nan: null stands for a number that does not exist, however deep it lies."""
     if isinstance(value, Mapping):
-        return {key: nan_to_none(inner) for key, inner in value.items()}
+        return {key: _nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [nan_to_none(inner) for inner in value]
+        return [_nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
