@@ -118,7 +118,7 @@ class Learner:
         self._publisher.publish(PolicyVersion(0, number), self._weights.items())
         return began, time.perf_counter() - started
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Return when nothing of a publication is under way."""
         self._publisher.wait(TIMEOUT_S)
 
@@ -196,8 +196,8 @@ class Rollout:
 
     async def receive(self, number: int) -> tuple[float, PauseReport]:
         """As `RolloutActor.update`; with the time at which the engine went on."""
-        arrived = await self._receiver.fetch(PolicyVersion(0, number))
-        report = await self._engine.receive(arrived.manifest, arrived.buckets)
+        snapshot = await self._receiver.fetch(PolicyVersion(0, number))
+        report = await self._engine.receive(snapshot.manifest, snapshot.buckets)
         return time.time(), report
 
     async def get(self, references: "list[ray.ObjectRef]") -> float:
@@ -208,9 +208,9 @@ class Rollout:
 
     async def load(self, manifest: str, references: "list[ray.ObjectRef]") -> float:
         """By hand: seconds that the load takes in the engine's process, of bytes in memory that it has mapped."""
-        memory: SharedMemory = self._engine._updates._memory
-        written = memory.write(await asyncio.gather(*references))
-        return (await self._engine.llm.collective_rpc("load_snapshot", args=(manifest, written.paths)))[0]
+        memory: SharedMemory = self._engine._weights._memory
+        shared = memory.write(await asyncio.gather(*references))
+        return (await self._engine.call_workers("load_snapshot", manifest, shared.paths))[0]
 
     async def close(self) -> None:
         await self._engine.close()
@@ -299,7 +299,7 @@ def round_of(learner: Any, rollout: Any, number: int, folder: Path) -> dict[str,
     received = rollout.receive.remote(number)  # it waits, as an actor does that is at work
     began, publish = answer(learner.publish.remote(number))
     ended, pause = answer(received)
-    answer(learner.settle.remote())
+    answer(learner.wait.remote())
     snapshot, (put, manifest, references) = answer(learner.snapshot.remote()), answer(learner.put.remote())
     get, load = answer(rollout.get.remote(references)), answer(rollout.load.remote(manifest, references))
     del references

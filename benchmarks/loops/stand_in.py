@@ -64,10 +64,10 @@ class StandInActor:
 
     async def update(self, version: PolicyVersion) -> None:
         """Fetch the weights; applying them takes no time."""
-        arrived = await self._receiver.fetch(version)
-        assert arrived is not None
-        arrived.manifest.verify(arrived.buckets)
-        self._applied = arrived.manifest.version
+        snapshot = await self._receiver.fetch(version)
+        assert snapshot is not None
+        snapshot.manifest.verify(snapshot.buckets)
+        self._applied = snapshot.manifest.version
         self._change()
 
     async def serve(self) -> None:

@@ -7,7 +7,7 @@ from unisd_rl.transport.weights.object_store import ObjectStoreTransport
 from unisd_rl.transport.weights.transport import WeightTransport
 from unisd_rl.transport.weights.vllm_trainer import IpcTransport, NcclTransport
 
-_TRANSPORTS: Mapping[str, Callable[[Config], WeightTransport]] = {
+TRANSPORTS: Mapping[str, Callable[[Config], WeightTransport]] = {
     "object_store": ObjectStoreTransport,
     "nccl": NcclTransport,
     "ipc": IpcTransport,
@@ -16,4 +16,4 @@ _TRANSPORTS: Mapping[str, Callable[[Config], WeightTransport]] = {
 
 def weight_transport(config: Config) -> WeightTransport:
     """The transport of `weights.transport`; each process asks it for its own end."""
-    return _TRANSPORTS[config.weights.transport](config)
+    return TRANSPORTS[config.weights.transport](config)

@@ -4,8 +4,8 @@
 rollout actor: buckets from Ray's object store --> shared memory --paths--> this engine, in vLLM's own process
 ```
 
-vLLM's process learns of the backend because its worker extension is named in this module
-(`EXTENSION`): importing the module registers the engine.
+vLLM's process learns of the backend because its worker extension is a class of this module (`object_store.py` names
+it): importing the module registers the engine.
 
 Promises: every parameter of the model is renewed or the update fails loudly; tied heads are renewed too. The rollout
 actor has checked what lies in the shared memory before.
@@ -24,9 +24,6 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from unisd_rl.transport.weights.manifest import SnapshotManifest
 from unisd_rl.transport.weights.shared_memory import Mappings
 from unisd_rl.transport.weights.snapshot import unpack
-
-BACKEND = "object_store"
-EXTENSION = f"{__name__}.ObjectStoreExtension"
 
 
 class ObjectStoreExtension:
@@ -117,4 +114,4 @@ def renew_tied_heads(model: torch.nn.Module) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreEngine)
+WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)
