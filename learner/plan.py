@@ -1,12 +1,13 @@
-"""Which view of a completion must yield what: derived from the objective, in this one place.
+"""Which view of a completion must yield what: the union of what the terms that are on need (`Mechanism.needs`).
 
-| a term that is on                   | primary              | auxiliary      | negative       |
-|-------------------------------------|----------------------|----------------|----------------|
-| divergence, matching                | final hidden states  |                |                |
-| agreement (acts on the divergence)  |                      | a log-prob each|                |
-| contrast on log-probs               | a log-prob           |                | a log-prob     |
-| contrast on divergences             | final hidden states  |                | hidden states  |
-| likelihood                          |                      |                |                |
+| on in the objective                 | primary        | auxiliary  | negative       |
+|-------------------------------------|----------------|------------|----------------|
+| divergence                          | hidden states  |            |                |
+| agreement (acts on the divergence)  |                | log-probs  |                |
+| contrastive, signal = logprob       | log-probs      |            | log-probs      |
+| contrastive, signal = divergence    | hidden states  |            | hidden states  |
+| matching                            | hidden states  |            |                |
+| likelihood                          |                |            |                |
 
 A view that no term needs is not read, and where no view is read there is no teacher.
 """
@@ -27,7 +28,7 @@ class ViewSpec:
     states: bool
     """Whether its final hidden states are kept."""
     temperature: float | None
-    """The temperature of the realised token's log-prob; None: no log-prob is needed."""
+    """The temperature of the target token's log-prob; None: no log-prob is needed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class WeightMetrics:
     effective_sample_size: float
     """`(sum w)^2 / sum w^2 / count`: 1 when all weights are equal."""
     disagreement_scale: float
-    """What disagreements are measured against; nan without token agreement, and under the released reductions, which
+    """What disagreements are measured against; nan without token agreement, and under the reference reductions, which
     have one for each micro-batch."""
     clip_threshold: float
     """nan where nothing is clipped."""

@@ -215,7 +215,7 @@ class SequenceAgreement(Agreement):
     def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
         if objective.reference_reductions is not None:
             yield (
-                "sequence agreement cancels under the released reductions: "
+                "sequence agreement cancels under the reference reductions: "
                 "a completion's weight stands in numerator and denominator of its own mean"
             )
 

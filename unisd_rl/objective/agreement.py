@@ -1,6 +1,6 @@
 """Multi-teacher agreement: how far to trust a token, or a whole completion, from how well informed views agree.
 
-`a_{k,t}` is the log-probability of the realised token under auxiliary view k. Weights are detached numbers. Computed in
+`a_{k,t}` is the log-probability of the target token under auxiliary view k. Weights are detached numbers. Computed in
 float64: views that agree at log-probabilities of any size then have a disagreement of exactly zero.
 
 The `*_step_weights` functions give each token its weight divided by all denominators, per sequence and global, so that

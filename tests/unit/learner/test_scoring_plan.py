@@ -2,9 +2,21 @@
 
 import pytest
 
+from learner import plan
 from learner.plan import ViewSpec, scoring_plan
 from unisd_rl.config import Config
 from unisd_rl.config.ineffective import ineffective_settings
+from unisd_rl.config.objective import (
+    DivergenceContrast,
+    JensenShannon,
+    LikelihoodConfig,
+    LogprobContrast,
+    MatchingConfig,
+    Needs,
+    SequenceAgreement,
+    TokenAgreement,
+    TotalVariation,
+)
 from unisd_rl.types import ViewKind
 
 TAU = 0.7
@@ -42,19 +54,19 @@ def negative(states, temperature=None):
     ],
 )
 def test_only_what_a_term_reads_is_scored(terms, specs):
-    plan = planned(**terms)
-    assert plan.specs == specs
-    assert plan.needs_teacher == bool(specs)
+    found = planned(**terms)
+    assert found.specs == specs
+    assert found.needs_teacher == bool(specs)
 
 
 @pytest.mark.parametrize("own,expected", [({}, TAU), ({"auxiliary_temperature": 1.0}, 1.0)])
 def test_auxiliary_views_yield_a_log_prob_at_their_own_temperature_if_they_have_one(own, expected):
-    plan = planned(divergence={}, agreement={"level": "sequence"}, **own)
-    assert [plan.specs[number] for number in plan.specs_of(ViewKind.AUXILIARY)] == [
+    found = planned(divergence={}, agreement={"level": "sequence"}, **own)
+    assert [found.specs[number] for number in found.specs_of(ViewKind.AUXILIARY)] == [
         ViewSpec(ViewKind.AUXILIARY, index, False, expected) for index in range(3)
     ]
-    assert plan.specs_of(ViewKind.PRIMARY) == (0,)
-    assert plan.specs_of(ViewKind.NEGATIVE) == ()
+    assert found.specs_of(ViewKind.PRIMARY) == (0,)
+    assert found.specs_of(ViewKind.NEGATIVE) == ()
 
 
 def test_an_average_that_nobody_reads_is_named():
@@ -72,3 +84,26 @@ def test_a_pass_without_gradient_holds_four_times_the_tokens_unless_told():
         {"objective": {"likelihood": {}}, "learner": {"micro_batch_tokens": 10, "scoring_tokens": 7}}
     )
     assert told.learner.scoring_budget == 7
+
+
+def test_the_table_of_the_module_says_what_the_terms_need():
+    """Each row is a section; agreement is read beside the divergence that it weighs."""
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in plan.__doc__.splitlines() if row[:1] == "|"][2:]
+    kinds = (ViewKind.PRIMARY, ViewKind.AUXILIARY, ViewKind.NEGATIVE)
+    said = {
+        name: Needs(
+            states=frozenset(kind for kind, cell in zip(kinds, cells, strict=True) if cell == "hidden states"),
+            logprobs=frozenset(kind for kind, cell in zip(kinds, cells, strict=True) if cell == "log-probs"),
+        )
+        for name, *cells in rows
+    }
+    assert said == {
+        "divergence": JensenShannon().needs,
+        "agreement (acts on the divergence)": TokenAgreement().needs,
+        "contrastive, signal = logprob": LogprobContrast().needs,
+        "contrastive, signal = divergence": DivergenceContrast().needs,
+        "matching": MatchingConfig().needs,
+        "likelihood": LikelihoodConfig().needs,
+    }
+    assert SequenceAgreement().needs == TokenAgreement().needs
+    assert TotalVariation().needs == JensenShannon().needs

@@ -178,6 +178,6 @@ def _backend(logits: ChunkedLogits, measures: tuple[Measure, ...]) -> _Backend:
     if logits.buffers.student_CV.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
         from unisd_rl.objective.kernels.triton_backend import TritonBackend
 
-        if TritonBackend.measures(measures):
+        if TritonBackend.supports(measures):
             return TritonBackend(logits.student, logits.teacher, measures)
     return TorchBackend(logits.student, logits.teacher, measures, logits.buffers)

@@ -59,7 +59,7 @@ class TritonBackend:
         }
 
     @staticmethod
-    def measures(measures: Sequence[Measure]) -> bool:
+    def supports(measures: Sequence[Measure]) -> bool:
         """Whether the kernels compute all of these: they know one family of divergences, and few at a time."""
         primary, negative = _by_view(measures)
         known = all(isinstance(found.divergence, JensenShannon) for found in measures)

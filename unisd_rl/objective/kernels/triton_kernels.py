@@ -1,4 +1,4 @@
-"""The two Triton kernels of `rows_triton`, and their arithmetic on one block of a token's vocabulary.
+"""The two Triton kernels of `triton_backend`, and their arithmetic on one block of a token's vocabulary.
 
 Divergences, by `KIND`: 0 none, 1 forward KL, 2 reverse KL, 3 the mixture in between. A and B are those to the primary
 view (B only where main term and contrast differ in alpha), N is the one to the negative view.
