@@ -1,9 +1,9 @@
-"""The one exception for what the user did wrong: a sentence with the value and the remedy."""
+"""The two exceptions that end a command: a wrong input, and a failed run."""
 
 
 class UserError(Exception):
-    """Ends a command with exit code 2 and its message, without a traceback."""
+    """A wrong input: one sentence with the value and the remedy. Ends a command with exit code 2, no traceback."""
 
 
 class RunFailed(Exception):
-    """A part of the run failed in a way that no retry mends; ends a command with exit code 1."""
+    """A failure of a component that no retry mends. Ends a command with exit code 1."""

@@ -2,6 +2,14 @@
 
 A `Prompt` is one task example with the contexts (`View`s) a teacher will read; it gets its
 number at admission. A `Rollout` is a numbered prompt with the completion the student sampled.
+
+| wire | types (unisd_rl/transport has its own, and its calls) |
+|---|---|
+| driver -> queue -> actor | `NumberedPrompt` |
+| actor -> queue -> learner | `Rollout` as a row of an Arrow batch; `PolicyVersion`s in it |
+| driver -> actor, evaluations | `Message`s, `Sampling`, `PolicyVersion`; back a `Generation` |
+| driver -> console and events.jsonl | `Failure`, `Recovery` |
+
 No torch and no Ray here: every package may import this module at no cost.
 
 Token arrays are one-dimensional numpy arrays: int32 for ids and versions, float32 for log-probs.
@@ -22,7 +30,7 @@ Logprobs = NDArray[np.float32]
 
 
 class Source(StrEnum):
-    """Where a completion came from. Only `POLICY` rows have versions and a staleness bound."""
+    """The origin of a completion. Only `POLICY` rows have versions and a staleness bound."""
 
     POLICY = "policy"
     GOLD = "gold"
@@ -30,7 +38,7 @@ class Source(StrEnum):
 
 
 class ViewKind(StrEnum):
-    """What a teacher reads in front of the completion (method.md, section 5)."""
+    """The kind of context a teacher reads in front of the completion (method.md, section 5)."""
 
     PRIMARY = "primary"  # the gold demonstration of this very problem
     AUXILIARY = "auxiliary"  # a solved example of another problem
@@ -68,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the student reads, and every view of it. Still text, not yet numbered."""
+    """The messages the student reads, and every view of the problem. Still text, not yet numbered."""
 
     id: str
     messages: tuple[Message, ...]
@@ -79,7 +87,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class NumberedPrompt:
-    """An admitted prompt: its place in the training order, the seed its sampling follows from, and who completes it."""
+    """An admitted prompt: its position in the training order, the seed of its sampling, and who completes it."""
 
     number: int
     seed: int
@@ -89,7 +97,7 @@ class NumberedPrompt:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PolicyVersion:
-    """`number` counts optimiser steps; `lineage` rises when the learner rolls back to a checkpoint."""
+    """A version of the student. `number` counts optimiser steps; `lineage` rises when the learner rolls back."""
 
     lineage: int
     number: int
@@ -141,10 +149,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. Temperature 0 is greedy. `seed` None leaves it to the engine.
+    """The settings of sampling. Temperature 0 is greedy. `seed` None leaves it to the engine.
 
     `top_k` keeps the likeliest tokens (None: all), then `top_p` the nucleus of what is left. `number` is the prompt's
-    place in the training order, None for one that is not trained on.
+    position in the training order, None for one that is not trained on.
     """
 
     temperature: float
@@ -157,7 +165,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a rollout engine returns for one prompt; arrays have one entry per token."""
+    """The result of a rollout engine for one prompt; arrays have one entry per token."""
 
     tokens: Tokens
     logprobs: Logprobs
@@ -168,7 +176,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an evaluation: what was read, what came back, and whether it was right.
+    """One answer of an evaluation: the prompt, the completion, and whether it was right.
 
     A problem answered several times has samples 0, 1, ...; `generation.logprobs` are of the distribution sampled from.
     """
@@ -211,14 +219,14 @@ Report = Callable[[Event], None]
 
 
 class Progress(Protocol):
-    """Where long work is shown: the driver's console, or nowhere."""
+    """A display of long work: the driver's console, or none."""
 
     def waiting(self, what: str) -> AbstractContextManager[None]:
-        """Something without a known end runs in this block."""
+        """Show that work of unknown length runs in this block."""
         ...
 
     def progress(self, what: str) -> AbstractContextManager[Callable[[float, str], None]]:
-        """The block reports its share done (0 to 1) and a short note."""
+        """Show a bar; the block reports its share done (0 to 1) and a short note."""
         ...
 
 

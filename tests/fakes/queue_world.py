@@ -2,7 +2,7 @@
 
 Every method is one thing that happens. `finish` plays on without faults, a bounded number of rounds, to the last step.
 What must hold whatever happened is asserted where it can be seen and in `check`; the oracle is written from the rules
-of the surviving chain, not from the queue's code.
+of the steps that count, not from the queue's code.
 """
 
 import asyncio
@@ -358,7 +358,7 @@ class World:
         quarantined, batch_size = self.quarantined(), self.setting.batch_size
         end = min((self.step + self.holding) * batch_size, self.setting.prompts)
         consumed = [line["prompt"] for line in surviving]
-        assert consumed == [n for n in range(end) if n not in quarantined], f"the surviving chain consumed {consumed}"
+        assert consumed == [n for n in range(end) if n not in quarantined], f"the steps that count consumed {consumed}"
         for chain, lines in groupby(self.lines("consumed"), key=lambda line: line["chain"]):
             taken = [(line["step"], line["prompt"]) for line in lines]
             first, last = dict(self.starts)[chain] * batch_size, taken[-1][1]

@@ -1,4 +1,4 @@
-"""Whether two runs trained the same thing, bit for bit: their surviving chains, ledgers, answers and weights."""
+"""Whether two runs trained the same thing, bit for bit: their steps that count, ledgers, answers and weights."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ _OF_THE_RUN = ("manifest.json", "run_state.json")  # which lineage a checkpoint 
 
 
 def trained(metrics: list[dict], rollbacks: list[dict]) -> list[str]:
-    """The lines of the surviving chain in order of steps, without times and load; as text, so that nan equals nan."""
+    """The lines of the steps that count, in order, without times and load; as text, so that nan equals nan."""
     last = {row["step"]: row for row in metrics}  # a later line of a step supersedes an earlier one
     for fall in rollbacks:
         assert all(row["lineage"] >= fall["lineage"] for row in last.values() if row["step"] >= fall["step"])
@@ -25,7 +25,7 @@ def trained(metrics: list[dict], rollbacks: list[dict]) -> list[str]:
 
 
 def gaps(metrics: list[dict]) -> dict[int, float | None]:
-    """How far engine and learner were apart at each step of the surviving chain, over the rows of the very version,
+    """How far engine and learner were apart at each step that counts, over the rows of the very version,
     lineage included; None where there was none."""
     return {row["step"]: row[_MISMATCH] for row in metrics}
 

@@ -3,7 +3,7 @@
 | file | written by |
 |---|---|
 | config.toml | here, at the start: the resolved configuration |
-| metrics.jsonl | here, one line a step |
+| metrics.jsonl | here, one line per step |
 | events.jsonl | here, one line for each failure and each recovery |
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
@@ -13,7 +13,7 @@
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
 | control/ | `python -m unisd_rl.scale` and the driver: the target number of rollout actors, and the present one |
-| logs/ | every process its own |
+| logs/ | every process, one file each |
 
 A line of metrics.jsonl is of a discarded step if a later lineage began at its step or before it (lineages.jsonl; see
 unisd_rl/storage/lineage.py).
@@ -36,7 +36,6 @@ from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.results import json_lines
 from unisd_rl.evaluation.statistics import EvaluationSummary
-from unisd_rl.storage.checkpoints import newest_first
 from unisd_rl.storage.files import FolderLock, WriteError, atomic_write, raise_write_error, write_text_atomic
 from unisd_rl.storage.jsonl import JsonLinesFile, json_text
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
@@ -44,7 +43,7 @@ from unisd_rl.types import Answer, Event
 
 
 class RunDirectory:
-    """Owner of `run.dir/run.name`. An earlier run of that name is moved aside to NAME.1, NAME.2, ..."""
+    """The folder `run.dir/run.name` and its files. An earlier run of that name is moved aside to NAME.1, NAME.2, ..."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -61,7 +60,7 @@ class RunDirectory:
 
     @property
     def summary(self) -> Path:
-        """The run in one JSON object; absent until the run ended."""
+        """The run in one JSON object; absent until the run has ended."""
         return self.path / "summary.json"
 
     @property
@@ -71,16 +70,12 @@ class RunDirectory:
 
     @property
     def checkpoints_folder(self) -> Path:
-        """Where the checkpoints lie."""
+        """The folder of all checkpoints."""
         return self.path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the student after `step` optimiser steps."""
         return self.checkpoints_folder / f"step-{step}"
-
-    def checkpoints(self) -> tuple[Path, ...]:
-        """The folders of checkpoints, newest first, whole or not (unisd_rl/storage/checkpoints.py tells)."""
-        return newest_first(self.checkpoints_folder)
 
     def rollbacks(self) -> tuple[Rollback, ...]:
         """Every rollback of the learner, in order."""
@@ -126,7 +121,7 @@ class RunDirectory:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}; set run.dir") from None
 
     def reopen(self, config: Config) -> None:
-        """Go on in a folder that a run left: what is in it stays and is appended to.
+        """Use the folder of an earlier run again: its files stay and are appended to.
 
         Raises:
             UserError: that run is alive, or the folder cannot be written.
@@ -136,7 +131,8 @@ class RunDirectory:
             self.summary.unlink(missing_ok=True)
             recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
             if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):
-                (self.path / "control" / "actors.json").unlink(missing_ok=True)  # what was said in mid-run is overruled
+                # A new number in the configuration overrules what `unisd_rl.scale` last requested.
+                (self.path / "control" / "actors.json").unlink(missing_ok=True)
             self._open(config)
         except OSError as error:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
@@ -148,7 +144,7 @@ class RunDirectory:
         self.steps_logged = max(self.steps_logged, row["step"] + 1)
 
     def record(self, event: Event) -> None:
-        """Append one line to events.jsonl: the time in seconds since the epoch, the kind, and its fields."""
+        """Append one line to events.jsonl: the time in seconds since the epoch, the kind of event, and its fields."""
         if self._events is None:
             self._events = JsonLinesFile(self.path / "events.jsonl")
         self._events.append_or_keep({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
@@ -169,7 +165,7 @@ class RunDirectory:
             )
 
     def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
-        """The evaluation after `step` steps: every answer, one line each, and the numbers beside them.
+        """Write the evaluation after `step` steps: every answer, one line each, and the numbers in a file of their own.
 
         Raises:
             WriteError: the disk does not take it. It may be written again.
@@ -189,7 +185,7 @@ class RunDirectory:
         return summary if version_survives(summary.lineage, summary.version, self.rollbacks()) else None
 
     def write_retention(self, step: int, rows: pa.Table) -> None:
-        """What the retention numbers of that evaluation are made of. Raises WriteError as `write_evaluation` does."""
+        """Write the retention of each completion of that evaluation; raises WriteError as `write_evaluation` does."""
         path = self._evaluation(step, "retention.parquet")
         with raise_write_error(path), atomic_write(path) as partial:
             pq.write_table(rows, partial)
@@ -204,7 +200,7 @@ class RunDirectory:
             write_text_atomic(self.summary, json_text(summary))
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._lock is not None:
             self._lock.close()
 

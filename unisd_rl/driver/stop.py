@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next step: nothing is torn, and the run says how to go on."""
+"""Ctrl-C and SIGTERM as a request to stop after the present step, so that a checkpoint is saved first."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,14 +7,14 @@ from types import FrameType
 
 
 class StopRequest:
-    """True once somebody asked the run to stop."""
+    """A signal handler that remembers the first signal; `notice` is called then."""
 
     def __init__(self, notice: Callable[[], None]) -> None:
         self.requested = False
         self._notice = notice
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """The first signal is noted; the second ends the wait for the step at once."""
+        """Note the first signal; the second ends the step at once."""
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
@@ -23,7 +23,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request(notice: Callable[[], None]) -> Iterator[StopRequest]:
-    """Within this block SIGINT and SIGTERM set the request instead of ending the process."""
+    """In this block SIGINT and SIGTERM set the request instead of ending the process."""
     request = StopRequest(notice)
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -21,7 +21,7 @@ from unisd_rl.evaluation.retention import Completion, Drift, Likelihood, Retenti
 from unisd_rl.objective.kernels.chunked import token_divergence, token_logprobs
 
 _TEMPERATURE, _DIVERGENCE = 1.0, JensenShannon(alpha=0.5)
-Found = TypeVar("Found")
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +49,18 @@ def retention(
 
 
 def _by_batches(
-    completions: Sequence[Completion], sizes: Sizes, measure: Callable[[Sequence[Completion]], list[Found]]
-) -> list[Found]:
-    """What `measure` finds in those that have tokens, in their order; read shortest first, to pad little."""
-    nonempty = [one for one in completions if one.tokens]
+    completions: Sequence[Completion], sizes: Sizes, measure: Callable[[Sequence[Completion]], list[Measured]]
+) -> list[Measured]:
+    """The results of `measure` for the completions that have tokens, in order; read shortest first, to pad little."""
+    nonempty = [completion for completion in completions if completion.tokens]
     order = sorted(
         range(len(nonempty)), key=lambda index: len(nonempty[index].prompt_tokens) + len(nonempty[index].tokens)
     )
-    found: dict[int, Found] = {}
+    results: dict[int, Measured] = {}
     for start in range(0, len(order), sizes.batch_size):
-        places = order[start : start + sizes.batch_size]
-        found |= zip(places, measure([nonempty[place] for place in places]), strict=True)
-    return [found[place] for place in range(len(nonempty))]
+        indices = order[start : start + sizes.batch_size]
+        results |= zip(indices, measure([nonempty[index] for index in indices]), strict=True)
+    return [results[index] for index in range(len(nonempty))]
 
 
 def _likelihoods(model: CausalLM, batch: Sequence[Completion], sizes: Sizes) -> list[Likelihood]:
@@ -83,26 +83,26 @@ def _drifts(adapted: CausalLM, base: CausalLM, batch: Sequence[Completion], size
 
 def _read(model: CausalLM, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
     """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`."""
-    pairs = [(np.array(one.prompt_tokens, np.int32), np.array(one.tokens, np.int32)) for one in batch]
+    pairs = [(np.array(each.prompt_tokens, np.int32), np.array(each.tokens, np.int32)) for each in batch]
     inputs = collate(pairs, packed=False, device=model.head().weight_VH.device)
     return model(inputs, lambda hidden_NH, _: hidden_NH), inputs.targets_N
 
 
 def _likelihoods_of(batch: Sequence[Completion], logprob_N: Tensor) -> list[Likelihood]:
     pairs = zip(batch, _sums(batch, logprob_N), strict=True)
-    return [Likelihood(one.id, one.sample, len(one.tokens), logprob) for one, logprob in pairs]
+    return [Likelihood(each.id, each.sample, len(each.tokens), logprob) for each, logprob in pairs]
 
 
 def _sums(batch: Sequence[Completion], value_N: Tensor) -> list[float]:
     """The sum over each completion's tokens, in float64."""
-    parts = value_N.double().split([len(one.tokens) for one in batch])
+    parts = value_N.double().split([len(completion.tokens) for completion in batch])
     return [float(part.sum()) for part in parts]
 
 
 def _check_same_vocabulary(adapted: CausalLM, base: CausalLM) -> None:
-    sizes = len(adapted.head().weight_VH), len(base.head().weight_VH)
-    if sizes[0] != sizes[1]:
+    adapted_tokens, base_tokens = len(adapted.head().weight_VH), len(base.head().weight_VH)
+    if adapted_tokens != base_tokens:
         raise UserError(
-            f"the base of --retention has {sizes[1]} tokens in its vocabulary and the model {sizes[0]}: retention is "
-            "of a model and what it was trained from; name that one"
+            f"the base of --retention has {base_tokens} tokens in its vocabulary and the model {adapted_tokens}: "
+            "retention compares a model with the one it was trained from; name that one"
         )

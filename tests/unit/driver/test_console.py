@@ -1,4 +1,4 @@
-"""What the screen tells a person to type works."""
+"""The command that the console tells a person to type works."""
 
 import shlex
 

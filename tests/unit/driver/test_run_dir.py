@@ -13,7 +13,7 @@ from tests.fakes.full_disk import files_of_at_most
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.statistics import EvaluationSummary, Interval
 from unisd_rl.storage.files import WriteError
 from unisd_rl.types import Answer, Generation
@@ -52,6 +52,33 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
     with pytest.raises(UserError, match=r"another run is writing.*run\.name"):
         created(tmp_path / "run")
     first.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "summary"),
+    [
+        (RunFailed("a rank died"), {"status": "failed", "error": "a rank died"}),
+        (UserError("no such data"), {"status": "failed", "error": "no such data"}),
+        (KeyboardInterrupt(), {"status": "interrupted"}),
+    ],
+    ids=["failed", "refused", "interrupted"],
+)
+def test_what_ends_a_run_is_in_its_summary_and_frees_its_folder(tmp_path, error, summary):
+    directory = RunDirectory(tmp_path / "run")
+    with pytest.raises(type(error)), directory.claimed(CONFIG):
+        raise error
+    assert json.loads(directory.summary.read_text()) == summary
+    with directory.claimed(CONFIG, resumed=True):
+        assert not directory.summary.exists()
+
+
+def test_a_disk_that_takes_no_summary_hides_no_failure(tmp_path, monkeypatch):
+    def refuse(self, summary):
+        raise WriteError("full")
+
+    monkeypatch.setattr(RunDirectory, "write_summary", refuse)
+    with pytest.raises(RunFailed, match="a rank died"), RunDirectory(tmp_path / "run").claimed(CONFIG):
+        raise RunFailed("a rank died")
 
 
 def test_numbers_that_do_not_exist_are_null(tmp_path):

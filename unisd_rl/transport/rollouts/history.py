@@ -14,9 +14,9 @@ and what older ones did from step c on is undone:
     lineage 2:                  8 9 10    roll_back(2, 8)
     survive:    0 1 2 3 4 5 6 7 8 9 10    of lineage 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2
 
-The surviving chain has every step once. A step that was undone stays in `consumed.jsonl`, under the lineage that took
-it, and counts no more: its prompts are handed over again. A step that is asked for again before the next one (the
-queue's process ended before its answer arrived) is handed over again too, but was consumed once.
+Every step counts once. One that was undone stays in `consumed.jsonl`, under the lineage that took it: its prompts are
+handed over again. A step that is asked for again before the next one (the queue's process ended before its answer
+arrived) is handed over again too, but was consumed once.
 """
 
 from collections import Counter
@@ -76,7 +76,7 @@ class LineageLog:
 
 
 class Consumption:
-    """Counts of prompts, of the surviving chain only; restored from `path`."""
+    """Counts of prompts, of the steps that count only; restored from `path`."""
 
     def __init__(self, path: Path, fsync: bool, lineages: LineageLog, max_staleness: int) -> None:
         self._path, self._lineages, self._max_staleness = path, lineages, max_staleness

@@ -6,7 +6,7 @@ while it waits for a batch; the driver starts again with everything new; the dis
 quarantined; writing is slow and everything else comes in between; actors come and go. Publication is every 1 to 4 steps
 at any staleness that allows it, and units have one or several prompts.
 
-After each step: staleness is bounded, the surviving chain has consumed 0, 1, 2, ... each once and in order, versions
+After each step: staleness is bounded, the steps that count have consumed 0, 1, 2, ... each once and in order, versions
 rise by one within a lineage, nothing stored is generated again, nothing acknowledged is gone. At the end of each run
 the faults stop, and the last step is reached within a bounded number of rounds: there is no deadlock.
 
