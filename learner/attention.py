@@ -118,7 +118,7 @@ def reads_packed_rows(model: PreTrainedModel) -> bool:
         return False
     ids = [torch.arange(length, device=device) % config.vocab_size for length in _TRIED]
     with _narrow_windows(model):
-        alone = [_states(model, one) for one in ids]
+        alone = [_states(model, ids_T) for ids_T in ids]
         try:
             model.set_attn_implementation(PACKED)
             if config._attn_implementation != PACKED:
@@ -141,13 +141,13 @@ def _states(model: PreTrainedModel, ids_T: Tensor, **keywords: Any) -> Tensor:
 def _narrow_windows(model: PreTrainedModel) -> Iterator[None]:
     """Sliding windows, in the configuration (from where masks are made) and in the layers, at two tokens."""
     owners = [model.config.get_text_config(), *model.modules()]
-    found = [(owner, owner.sliding_window) for owner in owners if getattr(owner, "sliding_window", None)]
-    for owner, _ in found:
+    windows = [(owner, owner.sliding_window) for owner in owners if getattr(owner, "sliding_window", None)]
+    for owner, _ in windows:
         owner.sliding_window = _TRIED_WINDOW
     try:
         yield
     finally:
-        for owner, window in found:
+        for owner, window in windows:
             owner.sliding_window = window
 
 
@@ -184,7 +184,7 @@ def _flash(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(packing.lengths)
-    found = varlen_attn(
+    output = varlen_attn(
         *(tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)),
         packing.starts_S,
         packing.starts_S,
@@ -194,4 +194,4 @@ def _flash(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=True,
     )
-    return found.unsqueeze(0)
+    return output.unsqueeze(0)

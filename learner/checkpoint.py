@@ -1,19 +1,18 @@
-"""The student as a folder any transformers program loads: config.json, model.safetensors, and the tokenizer's files.
+"""The student as a checkpoint: a folder that any transformers program loads.
 
-Under LoRA the model in it is the merged one, and `adapter/` holds the factors, for peft and for engines that load them.
-`training_state/` is what training goes on from: float32 masters, optimiser moments, the teacher; `run_state.json` says
-where the run stood, and the manifest, written last, has the checksum of every file (unisd_rl/storage/checkpoints.py).
+Beside config.json, model.safetensors and the tokenizer's files it holds, under LoRA, `adapter/` with the factors, for
+peft and for engines that load them: the model is then the merged one. `training_state/` is what training resumes from
+(training_state.py), `run_state.json` says where the run stood, and the manifest, written last, has the checksum of each
+file (unisd_rl/storage/checkpoints.py).
 
-It is written beside its place and renamed when it is whole, so a cut-short one is never taken for a checkpoint.
-
-The student's weights for others: what travels to the rollout actors, and the whole model for a checkpoint.
-
-Everything here is a collective under ZeRO-3: all ranks iterate to the end, and each tensor is valid until the next.
+A checkpoint is written beside its place and renamed when it is complete, so one that was cut short is never taken for
+one. Weights and state are collectives under ZeRO-3: all ranks iterate to the end, and each tensor is valid until the
+next.
 """
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,13 +24,16 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from learner.errors import CheckpointNotWritten
 from learner.lora import STUDENT, base_name, factors_of, merged
-from learner.sharding import gathered_parameters, iter_full_tensors, named_weights
+from learner.sharding import NamedTensors, gathered_parameters, iter_full_tensors, named_weights
 from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig, ModelConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
 from unisd_rl.storage.files import replace_directory
 from unisd_rl.transport.weights.adapter import factors, peft_config
+
+STATE = "training_state"
+_WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
 
 
 def published_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
@@ -57,11 +59,6 @@ def _merged_model(student: Student, lora: LoraConfig) -> Iterator[tuple[str, Ten
             yield plain, merged(weight.detach(), pair[0], pair[1], lora) if pair else weight.detach()
 
 
-NamedTensors = Iterable[tuple[str, Tensor]]
-STATE = "training_state"
-_WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
-
-
 def save_checkpoint(
     weights: NamedTensors,
     adapter: NamedTensors,
@@ -74,8 +71,8 @@ def save_checkpoint(
     """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
     `model_path` is the model training started from: its configuration, generation configuration and tokenizer go
-    along. Tied weights are stored once. The whole model is in this process's memory for a moment. Without `run_state`
-    it is a model that nobody goes on from.
+    along. Tied weights are stored once. The full model is in this process's memory for a moment. Without `run_state`
+    training cannot resume from it.
 
     Raises:
         CheckpointNotWritten: the disk did not take it; whatever was at `path` is still there.
@@ -105,9 +102,9 @@ def _write(
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_file(_kept(weights), folder / _WEIGHTS, metadata={"format": "pt"})
+    save_file(_cpu_copies(weights), folder / _WEIGHTS, metadata={"format": "pt"})
     _save_companions(model_path, model.dtype, folder)
-    adapter_weights = _kept(adapter)
+    adapter_weights = _cpu_copies(adapter)
     if model.lora is not None:
         peft_config(model.lora, str(model_path)).save_pretrained(str(folder / _ADAPTER))
         save_file(adapter_weights, folder / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -122,7 +119,7 @@ def _drain(*tensors: NamedTensors) -> None:
         pass
 
 
-def _kept(tensors: NamedTensors) -> dict[str, Tensor]:
+def _cpu_copies(tensors: NamedTensors) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors}
 
 

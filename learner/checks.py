@@ -1,6 +1,6 @@
-"""What must hold in every step, or the run stops: an error here still trains, only not on what one believes.
+"""Checks of every step, which stop the run: what they find would still train, only not on what one believes.
 
-Which policy sampled each token, seen from the learner: how far behind it is, and which tokens are its own.
+And which policy sampled each token, seen from the learner: how far behind it is, and which tokens are on-policy.
 """
 
 import math
@@ -20,7 +20,7 @@ UNIFORM_NATS = 1e-4
 
 
 def check_teacher_logprobs(primary_N: Tensor, vocabulary: int) -> None:
-    """The teacher's log-probs (of all ranks) must say something about the tokens.
+    """The teacher's log-probs (of all ranks) must tell tokens apart.
 
     Raises:
         RunFailed: they are all equal, or all `-log(vocabulary)`.
@@ -44,7 +44,7 @@ def check_teacher_logprobs(primary_N: Tensor, vocabulary: int) -> None:
 
 
 def check_finite(what: str, value: float) -> None:
-    """Training on is pointless once a number is broken: it spreads to every weight.
+    """A number of the step must be finite: once broken it spreads to every weight.
 
     Raises:
         RunFailed: `value` is infinite or no number.
@@ -85,17 +85,16 @@ def current_tokens(rollouts: Sequence[Rollout], version: PolicyVersion, device: 
     A version of the same number in another lineage is another policy: it was trained on other batches, or in another
     order of sums.
     """
-    nobody = [np.full(len(rollout.completion_tokens), np.nan) for rollout in rollouts]
-    logprobs = [
-        none if rollout.logprobs is None else rollout.logprobs for rollout, none in zip(rollouts, nobody, strict=True)
-    ]
-    own = [
-        np.zeros(len(rollout.completion_tokens), bool)
-        if rollout.versions is None
-        else (rollout.versions == version.number) & (rollout.lineages == version.lineage)
-        for rollout in rollouts
-    ]
-    return _vector(logprobs, device), _vector(own, device) == 1.0
+    logprobs, on_policy = [], []
+    for rollout in rollouts:
+        tokens = len(rollout.completion_tokens)
+        logprobs.append(np.full(tokens, np.nan) if rollout.logprobs is None else rollout.logprobs)
+        on_policy.append(
+            np.zeros(tokens, bool)
+            if rollout.versions is None
+            else (rollout.versions == version.number) & (rollout.lineages == version.lineage)
+        )
+    return _vector(logprobs, device), _vector(on_policy, device) == 1.0
 
 
 def _vector(arrays: Sequence[NDArray], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: all ranks as one. Owns their processes and their placement.
+"""The learner's ranks as one, for the driver. Owns their processes and their placement.
 
 ```
  driver -- step(shards) --> rank 0 .. R-1   each reads its own shard out of the object store
@@ -82,7 +82,7 @@ class LearnerGroup:
             self.load(checkpoint, version)
 
     def load(self, checkpoint: Path, version: int) -> None:
-        """Go on from a whole checkpoint, left after `version` steps by any number of ranks.
+        """Resume from a verified checkpoint, left after `version` steps by any number of ranks.
 
         Raises:
             LearnerLost: a rank died.
@@ -103,13 +103,12 @@ class LearnerGroup:
         assert len(shards) == len(self._ranks), f"{len(shards)} shards for {len(self._ranks)} learner ranks"
         calls = [rank.step.remote(shard, version, lineage) for rank, shard in zip(self._ranks, shards, strict=True)]
         late = LearnerLost if self._stepped else RunFailed
-        report = self._wait(calls, timeout_s, f"train step {version}", late)[0]
+        metrics = self._wait(calls, timeout_s, f"train step {version}", late)[0]
         self._stepped = True
-        return report
+        return metrics
 
     def check(self) -> None:
-        """Look whether the ranks are still there while they have nothing to do. Never waits: what is seen may be a call
-        old.
+        """Check that the ranks live while they have nothing to do. Never waits: what is seen may be a call old.
 
         Raises:
             LearnerLost: one died. One that cannot be reached for a while is asked again.
@@ -127,7 +126,7 @@ class LearnerGroup:
             self._pings = [rank.ping.remote() for rank in self._ranks]
 
     def publish(self, version: PolicyVersion, target: PublishTarget) -> None:
-        """Take the student's weights and send them on in the background; training may go on when this returns."""
+        """Take the student's weights and send them on in the background; training may continue when this returns."""
         timeout_s = self._config.weights.timeout_s
         what = f"publish version {version.number}"
         self._call("publish", version, target, timeout_s, timeout_s=timeout_s, what=what)
@@ -140,7 +139,7 @@ class LearnerGroup:
     def save(self, path: Path, run_state: RunState | None = None) -> None:
         """Write the student as a folder that `AutoModelForCausalLM.from_pretrained` loads, tokenizer included.
 
-        Only one with a `run_state` is a checkpoint, and holds what training goes on from.
+        Only one with a `run_state` is a checkpoint that training can resume from.
 
         Raises:
             CheckpointNotWritten: the disk did not take it.
@@ -149,7 +148,7 @@ class LearnerGroup:
         self._call("save", path.absolute(), run_state, timeout_s=timeout_s, what=f"save {path}")
 
     def close(self) -> None:
-        """End the processes and give their place back; also after a start that failed."""
+        """End the processes and give their resources back; also after a start that failed."""
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks, self._pings, self._stepped = [], [], False

@@ -6,7 +6,7 @@
               +-- teacher: A, B  their average  /
 ```
 
-Both start equal, with B = 0: version 0 is the base itself. The base is never written; where a whole model is wanted,
+Both start equal, with B = 0: version 0 is the base itself. The base is never written; where a full model is wanted,
 `merged` adds the product to a float32 copy.
 """
 

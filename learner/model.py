@@ -40,7 +40,7 @@ class CausalLM(nn.Module):
         return on_hidden(hidden_BLH.flatten(0, 1).index_select(0, inputs.predicts_N), self.head())
 
     def head(self) -> Head:
-        """The output head; its tensors are whole only inside `forward` or while they are gathered."""
+        """The output head; its tensors are full only inside `forward` or while they are gathered."""
         layer = self.model.get_output_embeddings()
         return Head(layer.weight, layer.bias, self._soft_cap, self._scale)
 

@@ -162,9 +162,9 @@ def network_interface_for(address: str) -> str | None:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:_NAME_BYTES])
             try:
-                found = fcntl.ioctl(probe, _SIOCGIFADDR, request)[_ADDRESS]
+                candidate = fcntl.ioctl(probe, _SIOCGIFADDR, request)[_ADDRESS]
             except OSError:  # it has no address
                 continue
-            if socket.inet_ntoa(found) == address:
+            if socket.inet_ntoa(candidate) == address:
                 return name
     return None

@@ -2,9 +2,9 @@
 
 `phi <- beta phi + (1 - beta) theta`, in float32 and from the student's float32 masters. Where it lives:
 
-- ZeRO 0-2: a whole float32 copy on each rank, updated there without communication in float32 training.
+- ZeRO 0-2: a full float32 copy on each rank, updated there without communication in float32 training.
 - ZeRO-3: one shard a rank, cut like the student's, so each rank averages its own; a second engine gathers layers.
-- LoRA: a second pair of factors on the student's own base, whole or sharded as above. The average is of the factors.
+- LoRA: a second pair of factors on the student's own base, full or sharded as above. The average is of the factors.
 
 In bfloat16 the average is kept beside the weights it reads with: a slow average would round away in those.
 """
@@ -57,7 +57,7 @@ class TeacherWeights(Protocol):
         ...
 
     def head(self) -> AbstractContextManager[Head | None]:
-        """Its output head, whole within this context, for use inside the student's pass; None: it is the student's
+        """Its output head, full within this context, for use inside the student's pass; None: it is the student's
         own head, which is there in that pass."""
         ...
 
@@ -67,7 +67,7 @@ class TeacherWeights(Protocol):
 
 
 class FullTeacher(TeacherWeights):
-    """A second copy of the model: whole on each rank, or in an engine of its own under ZeRO-3."""
+    """A second copy of the model: full on each rank, or in an engine of its own under ZeRO-3."""
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self._lm = lm.eval().requires_grad_(False)

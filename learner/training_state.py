@@ -10,7 +10,7 @@ checkpoint (unisd_rl/storage/checkpoints.py). Nothing is unpickled.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,7 +27,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.batch import Inputs
-from learner.sharding import all_gather_parameter, groups_up_to, is_sharded, local_fp32_master, local_shard, shard_of
+from learner.sharding import (
+    NamedTensors,
+    all_gather_parameter,
+    groups_up_to,
+    is_sharded,
+    local_fp32_master,
+    local_shard,
+    shard_of,
+)
 from learner.student import Student
 from learner.teacher import Teacher
 from unisd_rl.errors import RunFailed
@@ -36,7 +44,7 @@ from unisd_rl.storage.files import write_text_atomic
 _INDEX, _FILE_BYTES = "index.json", 1 << 30
 
 
-def write_archive(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def write_archive(folder: Path, tensors: NamedTensors) -> None:
     """Write copies of `tensors`, about 1 GiB of them in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors_of: dict[str, list[str]] = {}
@@ -49,7 +57,7 @@ def write_archive(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 class Archive:
-    """An archive with all its files."""
+    """Named tensors on storage, read one by one."""
 
     def __init__(self, folder: Path) -> None:
         """Open it.
