@@ -28,23 +28,24 @@ driver/recovery.py, which enters the loop again at a checkpoint.
 """
 
 import time
+from dataclasses import asdict
 from functools import partial
 
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.driver.after_step import after_step
 from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run, started_run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.evaluations import baseline_evaluation, evaluate_if_due, final_evaluation
-from unisd_rl.driver.publish import check_health, publish
+from unisd_rl.driver.publish import check_health, publish, verify_published
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.stop import StopRequest, stop_request
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
 from unisd_rl.evaluation.statistics import EvaluationSummary
+from unisd_rl.metrics import StepMetrics
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import Batch
@@ -70,7 +71,7 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
         with started_run(config, task, directory, console) as run:
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
-        directory.write_summary(summary.to_json())
+        directory.write_summary(asdict(summary))
         _print_final_lines(console, directory, outcome, summary)
     return summary
 
@@ -141,6 +142,25 @@ def publish_if_due(run: Run, version: PolicyVersion) -> None:
     """Publish every `weights.publish_every` steps, unless no rollout is sampled by the student."""
     if run.config.rollout.sources.on_policy and version.number % run.config.weights.publish_every == 0:
         publish(run, version)
+
+
+def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Batch, times: StepTimes) -> None:
+    """Meter, log and scale after the step that led to `version`.
+
+    The first update is also verified: an engine that takes over no weights is found after one step, not after the run.
+    A later line of the same step in metrics.jsonl (after a rollback) supersedes an earlier one.
+
+    Raises:
+        RunFailed: see `verify_published`.
+    """
+    balance = run.meter.add(metrics, times, run.rollouts.pulses, batch.depth)
+    tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
+    line = {"lineage": version.lineage, **metrics.flat(), **asdict(times), **asdict(balance)}
+    run.directory.log_step({**line, "tokens_per_s": tokens_per_s})
+    run.console.print_step(metrics, tokens_per_s)
+    run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
+    if version.number == 1 and run.store.version == version:
+        verify_published(run, version)
 
 
 def run_periodic_work(run: Run, version: PolicyVersion) -> None:

@@ -1,7 +1,7 @@
 """Evaluations of a run: of the initial model, between steps, and of the last version."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from unisd_rl.driver.build import Run
@@ -59,7 +59,7 @@ def evaluate_version(run: Run, version: PolicyVersion) -> EvaluationSummary:
     if run.retention is not None:
         evaluation = _with_retention(run, run.retention, evaluation)
     summary = evaluation.summary()
-    numbers = {**summary.to_json(), **evaluation.to_json(run.config.evaluation.k)}
+    numbers = {**asdict(summary), **evaluation.to_json(run.config.evaluation.k)}
     write = partial(run.directory.write_evaluation, version.number, evaluation.answers, numbers)
     write_with_retries(run, "evaluation", write)
     run.console.print_evaluation(evaluation)

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from unisd_rl.cluster.cores import core_plan
 from unisd_rl.driver.bottleneck import Bottleneck
@@ -77,10 +77,6 @@ class Summary:
     bottleneck: Bottleneck | None
     cores: str
     wall_s: float
-
-    def to_json(self) -> dict[str, object]:
-        """The object as it is written."""
-        return asdict(self)
 
 
 def summarise(run: Run, outcome: Outcome, wall_s: float) -> Summary:

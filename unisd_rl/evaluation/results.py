@@ -82,17 +82,18 @@ def write_results(folder: Path, results: Sequence[Result], compared: Sequence[Mo
     ]
     if tables:
         pq.write_table(pa.concat_tables(tables), folder / "retention.parquet")
-    content = {
-        "results": [_result_row(result) for result in results],
-        "comparisons": [asdict(comparison) for comparison in compared],
-    }
+    sections = {"run", "model", "task", "rollout", "evaluation"}
+    rows = [
+        {
+            "model": result.model,
+            "task": result.task,
+            **result.evaluation.to_json(result.config.evaluation.k),
+            "settings": result.config.model_dump(mode="json", include=sections),
+        }
+        for result in results
+    ]
+    content = {"results": rows, "comparisons": [asdict(comparison) for comparison in compared]}
     (folder / "results.json").write_text(json_text(content), encoding="utf-8")
-
-
-def _result_row(result: Result) -> dict[str, object]:
-    settings = result.config.model_dump(mode="json", include={"run", "model", "task", "rollout", "evaluation"})
-    numbers = result.evaluation.to_json(result.config.evaluation.k)
-    return {"model": result.model, "task": result.task, **numbers, "settings": settings}
 
 
 ANSWERS_SCHEMA = pa.schema(
@@ -120,20 +121,18 @@ def json_lines(answers: Sequence[Answer]) -> str:
 
 def answers_table(model: str, task: str, answers: Sequence[Answer]) -> pa.Table:
     """The answers of one model to one task, by `ANSWERS_SCHEMA`."""
-    columns = {
-        "model": [model] * len(answers),
-        "task": [task] * len(answers),
-        "id": [answer.id for answer in answers],
-        "sample": [answer.sample for answer in answers],
-        "prompt_tokens": [answer.prompt_tokens for answer in answers],
-        "completion": [answer.completion for answer in answers],
-        "completion_tokens": [answer.generation.tokens for answer in answers],
-        "logprobs": [answer.generation.logprobs for answer in answers],
-        "reference": [answer.reference for answer in answers],
-        "correct": [answer.correct for answer in answers],
-        "finish_reason": [answer.generation.finish_reason for answer in answers],
-    }
-    return pa.table(columns, ANSWERS_SCHEMA)
+    rows = [
+        {
+            "model": model,
+            "task": task,
+            **_answer_row(answer),
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.generation.tokens,
+            "logprobs": answer.generation.logprobs,
+        }
+        for answer in answers
+    ]
+    return pa.Table.from_pylist(rows, ANSWERS_SCHEMA)
 
 
 def _answer_row(answer: Answer) -> dict[str, object]:
@@ -167,24 +166,14 @@ RETENTION_SCHEMA = pa.schema(
 
 def retention_table(model: str, task: str, retention: Retention) -> pa.Table:
     """One row per completion, by `RETENTION_SCHEMA`."""
-    rows = [_retention_row(model, task, "gold", gold, None) for gold in retention.gold]
-    rows += [_retention_row(model, task, "own", drift.likelihood, drift.divergence) for drift in retention.answers]
+
+    def row(completion: str, likelihood: Likelihood, divergence: float | None) -> dict[str, object]:
+        names = {"model": model, "task": task, "completion": completion}
+        return {**names, **asdict(likelihood), "divergence": divergence}
+
+    rows = [row("gold", gold, None) for gold in retention.gold]
+    rows += [row("own", drift.likelihood, drift.divergence) for drift in retention.answers]
     return pa.Table.from_pylist(rows, RETENTION_SCHEMA)
-
-
-def _retention_row(
-    model: str, task: str, completion: str, likelihood: Likelihood, divergence: float | None
-) -> dict[str, object]:
-    return {
-        "model": model,
-        "task": task,
-        "completion": completion,
-        "id": likelihood.id,
-        "sample": likelihood.sample,
-        "tokens": likelihood.tokens,
-        "logprob": likelihood.logprob,
-        "divergence": divergence,
-    }
 
 
 def results_table(results: Sequence[Result], ks: Sequence[int]) -> Table:

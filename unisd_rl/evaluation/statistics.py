@@ -5,7 +5,7 @@ Everything is a pure function of counts or of one number per problem. Levels are
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -114,12 +114,8 @@ class EvaluationSummary:
     interval: Interval
     retention: Mapping[str, float] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """The object as it is written, beside other numbers."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> "EvaluationSummary":
-        """The inverse of `to_json`; other numbers beside its own are ignored."""
+        """The inverse of `dataclasses.asdict`; other numbers are ignored."""
         fields = {name: numbers[name] for name in cls.__slots__}
         return cls(**{**fields, "interval": Interval(**numbers["interval"])})

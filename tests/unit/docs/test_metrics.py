@@ -7,8 +7,7 @@ import pytest
 
 from docs.check import ROOT
 from tests.fakes.step_metrics import step_metrics
-from unisd_rl.driver.after_step import StepTimes
-from unisd_rl.driver.bottleneck import Balance
+from unisd_rl.driver.bottleneck import Balance, StepTimes
 from unisd_rl.driver.summary import Summary
 from unisd_rl.types import Failure, Recovery
 

@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -129,7 +130,7 @@ def test_an_evaluation_counts_while_its_version_survives(tmp_path):
     found = EvaluationSummary(
         lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None
     )
-    directory.write_evaluation(6, [], {**found.to_json(), "cut": 1})
+    directory.write_evaluation(6, [], {**asdict(found), "cut": 1})
     assert directory.evaluation_summary(5) is None
     (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 6, "steps_lost": 1}\n')
     assert directory.evaluation_summary(6) == found
