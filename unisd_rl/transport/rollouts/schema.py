@@ -10,6 +10,7 @@ Always cut through IPC (`to_ipc`): pickling a slice of a batch would ship its wh
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -95,7 +96,7 @@ def to_batch(rollouts: Sequence[Rollout]) -> pa.RecordBatch:
     """One record batch with one row a rollout, in order."""
     columns = []
     for field in SCHEMA:
-        values = [getattr(rollout, field.name) for rollout in rollouts]
+        values = list(map(attrgetter(field.name), rollouts))
         if field.type in (_TOKENS, _LOGPROBS):
             columns.append(_lists(values, field.type))
         else:
