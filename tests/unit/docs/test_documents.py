@@ -122,3 +122,9 @@ def test_where_something_is_takes_at_most_two_files_to_see():
     assert len(rows) >= 9
     for row in rows:
         assert len(re.findall(r"`[\w/]+\.py`|\]\(", row)) <= 2, row
+
+
+def test_the_drawing_of_the_loop_is_that_of_the_code():
+    page, code = ((check.ROOT / path).read_text() for path in ("docs/concepts.md", "unisd_rl/train.py"))
+    (drawing,) = re.findall(r"```\n(driver .*?)```", page, flags=re.DOTALL)
+    assert [line for line in drawing.splitlines() if line.strip() not in code] == []
