@@ -1,1 +1,1 @@
-"""What a teacher reads in front of a completion: examples become views (method.md calls them x+, c_k and x-)."""
+"""Contexts, what teachers read in front of a completion: examples become views (x+, c_k and x- of method.md)."""

@@ -1,4 +1,4 @@
-"""The words around what a teacher reads, the same for every task.
+"""Templates: the words around what a teacher reads, the same for every task.
 
 Each template changes only the last turn of the student's chat, so that a system turn or an earlier
 conversation stays as it is. The negative view is the primary template with another demonstration:

@@ -1,4 +1,4 @@
-"""Preparing what a recipe trains on without a run: beforehand, or on a machine that has no use for a learner."""
+"""The preparation job: contexts without a run, beforehand or on a machine that has no use for a learner."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

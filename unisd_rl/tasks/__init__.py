@@ -1,1 +1,1 @@
-"""Where examples come from: the first stop of the data's path. See `task.py` for the protocol."""
+"""Tasks, where examples come from: the first stop of the data's path. `task.py` has the protocol."""

@@ -32,7 +32,7 @@ _STATED = re.compile(r"\s*(-?\d{1,18})(?!\w|[.,]\d)")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`left + right` or `left - right`, two digits each; a difference is never negative."""
+    """`left + right` or `left - right`; a difference is never negative."""
 
     left: int
     operator: str
@@ -58,6 +58,10 @@ class Problem:
     def question(self) -> str:
         """What the student is asked."""
         return f"What is {self.name}?"
+
+    def example(self, demonstration: str) -> Example:
+        """The problem as an example, with this worked solution."""
+        return Example(self.name, self.question, demonstration, str(self.result))
 
 
 def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -> str:
@@ -117,9 +121,8 @@ def long_problems(count: int, seed: int) -> tuple[Example, ...]:
         first, second = (draw.randrange(10 ** (LONG_DIGITS - 1), 10**LONG_DIGITS) for _ in range(2))
         operator = draw.choice("+-")
         left, right = (max(first, second), min(first, second)) if operator == "-" else (first, second)
-        name = f"{left}{operator}{right}"
-        result = left + right if operator == "+" else left - right
-        examples[name] = Example(name, f"What is {name}?", _long_solution(left, operator, right, result), str(result))
+        problem = Problem(left, operator, right)
+        examples[problem.name] = problem.example(_long_solution(problem))
     return tuple(examples.values())
 
 
@@ -131,11 +134,11 @@ def wrong_results(example: Example) -> Iterator[str]:
             yield f"{work} {int(example.answer) + error}"
 
 
-def _long_solution(left: int, operator: str, right: int, result: int) -> str:
+def _long_solution(problem: Problem) -> str:
     """Column by column from the right, as in `solution`."""
-    rows, taken = [], 0
+    rows, taken, operator = [], 0, problem.operator
     for column in range(LONG_DIGITS):
-        upper, lower = left // 10**column % 10, right // 10**column % 10
+        upper, lower = problem.left // 10**column % 10, problem.right // 10**column % 10
         total = upper + lower + taken if operator == "+" else upper - lower - taken
         moves = (total > 9 or total < 0) and column < LONG_DIGITS - 1
         if operator == "-" and moves:
@@ -144,7 +147,7 @@ def _long_solution(left: int, operator: str, right: int, result: int) -> str:
         noted = (" carry 1" if operator == "+" else " borrow 1") if moves else ""
         rows.append(f"{upper}{operator}{lower}{earlier}={total}{noted}")
         taken = int(moves)
-    return "\n".join([*rows, f"Answer: {result}"])
+    return "\n".join([*rows, f"Answer: {problem.result}"])
 
 
 class Arithmetic:
@@ -217,6 +220,4 @@ def _draw(pool: Sequence[Problem], count: int, setting: str, seed: int) -> tuple
     if count > len(pool):
         raise UserError(f"task.{setting} = {count}, but arithmetic has only {len(pool)} such problems: lower it")
     problems = random.Random(derive_seed(seed, setting)).sample(pool, count)
-    return tuple(
-        Example(problem.name, problem.question, solution(problem), str(problem.result)) for problem in problems
-    )
+    return tuple(problem.example(solution(problem)) for problem in problems)

@@ -50,13 +50,19 @@ def by_split(records: Iterable[SourceRecord], names: Sequence[str]) -> dict[str,
 
 
 def take_first(
-    config: Benchmark, origin: object, train: list[Example], evaluation: list[Example]
+    config: Benchmark, origin: object, splits: Mapping[str, list[Example]], full: Mapping[str, int]
 ) -> tuple[list[Example], list[Example]]:
-    """The first `train_examples` and `eval_examples` of each.
+    """The first `train_examples` of the split `train`, if there is one, and `eval_examples` of the held-out one.
+
+    Splits that are not of the `full` data's sizes, which the paper's figures come from, are told on stderr.
 
     Raises:
         UserError: nothing is held out, or an id occurs twice.
     """
+    for sentence in size_warnings(origin, {split: len(examples) for split, examples in splits.items()}, full):
+        print_once(sentence)
+    train = splits.get("train", [])
+    evaluation = next(examples for split, examples in splits.items() if split != "train")
     if not evaluation:
         raise UserError(f"{origin} has no held-out records of {config.type}")
     seen = set[str]()
@@ -65,12 +71,6 @@ def take_first(
             raise UserError(f"{origin}: the id {example.id!r} occurs twice")
         seen.add(example.id)
     return train[: config.train_examples], evaluation[: config.eval_examples]
-
-
-def report_sizes(origin: object, sizes: Mapping[str, int], full: Mapping[str, int]) -> None:
-    """Say on stderr where the data is not what the paper's figures come from."""
-    for sentence in size_warnings(origin, sizes, full):
-        print_once(sentence)
 
 
 @cache

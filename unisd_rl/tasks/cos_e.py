@@ -7,7 +7,7 @@ which some questions have twice: either position counts. The source's own files 
 from pathlib import Path
 
 from unisd_rl.config.task import CosETask
-from unisd_rl.tasks.benchmark_data import by_split, from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import by_split, from_file, from_hub, take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
@@ -23,9 +23,7 @@ def load(config: CosETask) -> MultipleChoice:
     Raises:
         UserError: missing data or a bad record.
     """
-    examples = _examples(config)
-    report_sizes(config.data or config.hub, {split: len(questions) for split, questions in examples.items()}, FULL)
-    return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["validation"]))
+    return MultipleChoice(*take_first(config, config.data or config.hub, _examples(config), FULL))
 
 
 def _examples(config: CosETask) -> dict[str, list[Example]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unisd_rl.config.task import GPQATask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.benchmark_data import report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import take_first
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
@@ -30,9 +30,8 @@ def load(config: GPQATask) -> MultipleChoice:
             "task.data is not set: GPQA is not shipped; download gpqa_main.csv from its authors and give its path"
         )
     examples = [_example(record, config.seed) for record in _rows(config.data)]
-    if config.data.stem in SIZES:
-        report_sizes(config.data, {"test": len(examples)}, {"test": SIZES[config.data.stem]})
-    return MultipleChoice(*take_first(config, config.data, [], examples))
+    full = {"test": SIZES.get(config.data.stem, len(examples))}
+    return MultipleChoice(*take_first(config, config.data, {"test": examples}, full))
 
 
 def _rows(path: Path) -> list[SourceRecord]:

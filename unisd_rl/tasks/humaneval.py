@@ -5,7 +5,7 @@ fence the body alone, as the reference solutions do.
 """
 
 from unisd_rl.config.task import HumanEvalTask
-from unisd_rl.tasks.benchmark_data import from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import from_file, from_hub, take_first
 from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced
 from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
@@ -21,10 +21,8 @@ def load(config: HumanEvalTask) -> ProgrammingTask:
         UserError: missing data or a bad record.
     """
     records = from_file(config.data) if config.data else from_hub(config.hub, None, "test", _FIELDS)
-    report_sizes(config.data or config.hub, {"test": len(records)}, FULL)
-    return ProgrammingTask(
-        *take_first(config, config.data or config.hub, [], [to_example(record) for record in records])
-    )
+    splits = {"test": [to_example(record) for record in records]}
+    return ProgrammingTask(*take_first(config, config.data or config.hub, splits, FULL))
 
 
 def to_example(record: SourceRecord) -> Example:

@@ -1,4 +1,4 @@
-"""From the `task` section of the configuration to a `Task`."""
+"""Loading of tasks: from the `task` section of the configuration to a `Task`."""
 
 from unisd_rl.config.task import (
     ArithmeticTask,

@@ -7,7 +7,7 @@ that were checked by hand.
 import ast
 
 from unisd_rl.config.task import MBPPTask
-from unisd_rl.tasks.benchmark_data import from_file, from_hub, report_sizes, take_first
+from unisd_rl.tasks.benchmark_data import from_file, from_hub, take_first
 from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced, top_level
 from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
@@ -33,10 +33,8 @@ def load(config: MBPPTask) -> ProgrammingTask:
     else:
         fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
         splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
-    sizes = {split: len(records) for split, records in splits.items()}
-    report_sizes(config.data or config.hub, sizes, FULL[config.variant])
-    train, test = ([to_example(record, config.variant) for record in splits[split]] for split in ("train", "test"))
-    return ProgrammingTask(*take_first(config, config.data or config.hub, train, test))
+    examples = {split: [to_example(record, config.variant) for record in splits[split]] for split in _RANGES}
+    return ProgrammingTask(*take_first(config, config.data or config.hub, examples, FULL[config.variant]))
 
 
 def to_example(record: SourceRecord, variant: str) -> Example:

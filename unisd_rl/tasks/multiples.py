@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator
 from string import ascii_uppercase
 
+from typing_extensions import override
+
 from unisd_rl.config.task import MultiplesTask
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.multiple_choice import MultipleChoice, Question, options_of, solution
@@ -24,6 +26,7 @@ _STEM = "Which of these numbers is a multiple of {}?"
 class Multiples(MultipleChoice):
     """Multiple choice whose wrong demonstrations have a wrong division that leads to their answer."""
 
+    @override
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """For each wrong option, in a seeded order: the division that makes it look right, and the right one wrong."""
         right, options = example.answer[0], options_of(example)

@@ -62,19 +62,11 @@ def mutated_programs(program: str, seed: int) -> Iterator[str]:
 def mutations_by_kind(tree: ast.AST, program: str) -> dict[str, list[Mutation]]:
     """Every possible mutation of a parsed program."""
     text = _Text(program)
-    mutations: dict[str, list[Mutation]] = {
-        "off by one": [],
-        "wrong operator": [],
-        "missing edge case": [],
-        "wrong return": [],
-    }
+    kinds = ("off by one", "wrong operator", "missing edge case", "wrong return")
+    mutations: dict[str, list[Mutation]] = {kind: [] for kind in kinds}
     for node in ast.walk(tree):
-        for kind, changes in (
-            ("off by one", _off_by_one(node)),
-            ("wrong operator", _wrong_call(node)),
-            ("missing edge case", _missing_edge_case(node)),
-            ("wrong return", _wrong_return(node)),
-        ):
+        changes_by_kind = (_off_by_one(node), _wrong_call(node), _missing_edge_case(node), _wrong_return(node))
+        for kind, changes in zip(kinds, changes_by_kind, strict=True):
             mutations[kind] += [
                 Mutation(*text.span(old), ast.unparse(ast.fix_missing_locations(new))) for old, new in changes
             ]

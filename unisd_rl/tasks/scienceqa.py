@@ -12,7 +12,6 @@ from unisd_rl.tasks.benchmark_data import (
     by_split,
     from_file,
     from_hub,
-    report_sizes,
     take_first,
 )
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
@@ -31,8 +30,8 @@ def load(config: ScienceQATask) -> MultipleChoice:
         UserError: missing data or a bad record.
     """
     examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
-    report_sizes(config.data or config.hub, {split: len(problems) for split, problems in examples.items()}, FULL)
-    return MultipleChoice(*take_first(config, config.data or config.hub, examples["train"], examples["test"]))
+    splits = {split: examples[split] for split in FULL}
+    return MultipleChoice(*take_first(config, config.data or config.hub, splits, FULL))
 
 
 def _records(config: ScienceQATask) -> dict[str, list[SourceRecord]]:

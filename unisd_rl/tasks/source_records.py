@@ -5,7 +5,7 @@ the file, the line and the field.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,60 +24,54 @@ class SourceRecord:
 
     def text(self, field: str, may_be_empty: bool = False) -> str:
         """A field that is text."""
-        value = self._value(field)
-        if not isinstance(value, str) or not (may_be_empty or value.strip()):
-            raise self._unlike(field, "text" if may_be_empty else "text that is not empty", value)
-        return value
+        kind = "text" if may_be_empty else "text that is not empty"
+        return self._field(field, kind, lambda value: _is_text(value, may_be_empty))
 
     def text_or_integer(self, field: str) -> str:
         """A field that is text, not empty, or a whole number; as text."""
-        value = self._value(field)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str) or not value.strip():
-            raise self._unlike(field, "text or a whole number, not empty", value)
-        return value
+        kind = "text or a whole number, not empty"
+        return str(self._field(field, kind, lambda value: _is_text(value) or _is_integer(value)))
 
     def texts(self, field: str) -> list[str]:
         """A field that is a list of texts."""
-        value = self._value(field)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._unlike(field, "a list of texts", value)
-        return value
+
+        def is_right(value: object) -> bool:
+            return isinstance(value, list) and all(_is_text(item, may_be_empty=True) for item in value)
+
+        return self._field(field, "a list of texts", is_right)
 
     def integer(self, field: str) -> int:
         """A field that is a whole number."""
-        value = self._value(field)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self._unlike(field, "a whole number", value)
-        return value
+        return self._field(field, "a whole number", _is_integer)
 
     def items(self, field: str) -> list[Any]:
         """A field that is a list of anything."""
-        value = self._value(field)
-        if not isinstance(value, list):
-            raise self._unlike(field, "a list", value)
-        return value
+        return self._field(field, "a list", lambda value: isinstance(value, list))
 
     def inner(self, field: str) -> "SourceRecord":
         """A field that is a record itself."""
-        value = self._value(field)
-        if not isinstance(value, Mapping):
-            raise self._unlike(field, "an object", value)
+        value = self._field(field, "an object", lambda value: isinstance(value, Mapping))
         return SourceRecord(f"{self.location}, {field}", value)
 
     def wrong(self, reason: str) -> UserError:
         """An error that names this record."""
         return UserError(f"{self.location}: {reason}")
 
-    def _value(self, field: str) -> Any:
+    def _field(self, field: str, kind: str, is_right: Callable[[Any], bool]) -> Any:
         if field not in self.values:
             present = ", ".join(map(repr, self.values)) or "none"
             raise self.wrong(f"no field {field!r}; it has {present:.300}{self.remedy}")
+        if not is_right(self.values[field]):
+            raise self.wrong(f"field {field!r} must be {kind}, but it is {self.values[field]!r:.80}")
         return self.values[field]
 
-    def _unlike(self, field: str, kind: str, value: object) -> UserError:
-        return self.wrong(f"field {field!r} must be {kind}, but it is {value!r:.80}")
+
+def _is_text(value: object, may_be_empty: bool = False) -> bool:
+    return isinstance(value, str) and (may_be_empty or bool(value.strip()))
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_records(path: Path, no_file: str, no_field: str = "") -> list[SourceRecord]:

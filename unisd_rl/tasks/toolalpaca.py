@@ -17,7 +17,6 @@ from unisd_rl.tasks.benchmark_data import (
     from_file,
     from_hub,
     print_once,
-    report_sizes,
     take_first,
 )
 from unisd_rl.tasks.calls import Call
@@ -48,10 +47,9 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
         UserError: missing data or a bad record.
     """
     train, evaluation = _from_hub(config) if config.data is None else _from_source(config, config.data)
-    sizes = {"train": len(train), "evaluation": len(evaluation)}
+    splits = {"train": train, "evaluation": evaluation}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
-    report_sizes(config.data or config.hub, sizes, full)
-    return ToolCalling(*take_first(config, config.data or config.hub, train, evaluation), calls.to_react)
+    return ToolCalling(*take_first(config, config.data or config.hub, splits, full), calls.to_react)
 
 
 def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:

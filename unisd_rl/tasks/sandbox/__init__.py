@@ -1,4 +1,4 @@
-"""Where programs written by a model are tested: they can neither fool the verdict nor harm the evaluator.
+"""The sandbox, where programs written by a model are tested: they can neither fool the verdict nor harm the evaluator.
 
 A trial takes two fresh processes, forked from a warmed interpreter (`zygote.py`) that never runs foreign code:
 

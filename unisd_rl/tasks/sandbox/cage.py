@@ -1,4 +1,4 @@
-"""What holds a process that runs foreign code: limits, another user, and the kernel's filters.
+"""The cage of a process that runs foreign code: limits, another user, and the kernel's filters.
 
 A `Cage` is made once, in the zygote; `enter` is called in each process forked from it, and there is no way out.
 """
@@ -60,8 +60,8 @@ class Cage:
         """Move `keep` to 3, 4, ..., and close all others but the rules; where those are now."""
         wanted = (*keep, *(() if self._rules is None else (self._rules,)))
         lifted = [_lift(descriptor) for descriptor in wanted]
-        for place, descriptor in enumerate(lifted, start=_CHANNEL):
-            os.dup2(descriptor, place)
+        for target, descriptor in enumerate(lifted, start=_CHANNEL):
+            os.dup2(descriptor, target)
         os.closerange(_CHANNEL + len(wanted), max(lifted, default=_LIFTED) + 1)
         return None if self._rules is None else _CHANNEL + len(keep)
 

@@ -1,4 +1,4 @@
-"""What a trial is, how much it may use, and what comes out of it."""
+"""Trials of programs: their limits and their verdicts."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The evaluator's side: zygotes, one for every trial that may run at a time."""
+"""The evaluator's side of the sandbox: a pool of zygotes, one for every trial that may run at a time."""
 
 import atexit
 import json

@@ -1,4 +1,4 @@
-"""What the cage really holds on this machine: a caged process tries each protection, and is then ended."""
+"""The probe of what the cage really holds on this machine: a caged process tries each protection, and is then ended."""
 
 import contextlib
 import importlib

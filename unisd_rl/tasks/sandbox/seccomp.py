@@ -165,21 +165,21 @@ def program(may_change_files: bool) -> bytes | None:
     ]
     to_refuse = len(numbers) + len(last)  # from the first of the checks: that many steps to the end
     checks = [_step(_AT_LEAST, _SECOND_ABI, to_refuse - 1, 0)]
-    checks += [_step(_EQUAL, number, to_refuse - 2 - place, 0) for place, number in enumerate(numbers)]
+    checks += [_step(_EQUAL, number, to_refuse - 2 - index, 0) for index, number in enumerate(numbers)]
     return b"".join(first + checks + last)
 
 
 def _conditional(conditions: tuple[_Condition, ...], column: int) -> list[bytes]:
     """Three steps for each condition, then "allowed", then "refused"."""
-    present = [(number, one) for one in conditions if (number := one.numbers[column]) is not None]
+    present = [(number, condition) for condition in conditions if (number := condition.numbers[column]) is not None]
     steps = []
-    for place, (number, one) in enumerate(present):
-        to_allow = 3 * (len(present) - place - 1)
-        if_true, if_false = (to_allow + 1, to_allow) if one.refused_if else (to_allow, to_allow + 1)
+    for index, (number, condition) in enumerate(present):
+        to_allow = 3 * (len(present) - index - 1)
+        if_true, if_false = (to_allow + 1, to_allow) if condition.refused_if else (to_allow, to_allow + 1)
         steps += [
             _step(_EQUAL, number, 0, 2),
-            _step(_LOAD, _AT_ARGUMENTS[one.argument]),
-            _step(one.test, one.value, if_true, if_false),
+            _step(_LOAD, _AT_ARGUMENTS[condition.argument]),
+            _step(condition.test, condition.value, if_true, if_false),
         ]
     return [*steps, _step(_RETURN, _ALLOW), _step(_RETURN, _REFUSE)]
 
