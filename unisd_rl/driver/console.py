@@ -7,24 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich import console as rich_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
+from typing_extensions import override
 
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
-from unisd_rl.types import Event, Recovery
+from unisd_rl.types import Event, Progress, Recovery
 
 _WIDE = 1000  # columns: no line of a table is folded in a log
 
 
-class Console:
+class Console(Progress):
     """The terminal, with progress bars below the lines. On a pipe or in a job's log there are only lines."""
 
     def __init__(self, steps: int = 0) -> None:
         self._terminal = rich_console.Console(highlight=False, soft_wrap=True)
         self._steps = steps
-        self._bars = Progress(
+        self._bars = ProgressBars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -52,18 +54,18 @@ class Console:
         wide = rich_console.Console(file=self._terminal.file, highlight=False, width=_WIDE)
         (self._terminal if self._terminal.is_terminal else wide).print(table, soft_wrap=False)
 
+    @override
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show a spinner with `what` while the block runs."""
         task = self._bars.add_task(what, total=None)
         try:
             yield
         finally:
             self._bars.remove_task(task)
 
+    @override
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
-        """Show a bar (on a pipe one line); the block reports its share done (0 to 1) and a short note."""
         if not self._terminal.is_terminal:
             self.print(f"{what} ...")
         task = self._bars.add_task(what, total=100)

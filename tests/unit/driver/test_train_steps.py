@@ -1,0 +1,122 @@
+"""The loop of `train.py`: what happens in which order, and what stops it; with hand-made parts around it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.fakes.step_metrics import step_metrics
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.bottleneck import BottleneckMeter
+from unisd_rl.driver.build import Run
+from unisd_rl.driver.console import Console
+from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.stop import StopRequest
+from unisd_rl.train import train_steps
+from unisd_rl.transport.rollouts.batch import QueueBatch
+from unisd_rl.transport.weights.store import StoreClient
+from unisd_rl.types import INITIAL_VERSION, PolicyVersion
+
+BATCH = 4
+
+
+class Parts:
+    """The learner, the queue, the actors and the store of a run: all note in one list what they are asked for."""
+
+    handles, pulses = (), {}
+
+    def __init__(self):
+        self.calls, self.admitted, self.stop_at, self.stop = [], 0, None, StopRequest(lambda: None)
+
+    def admit(self, prompts):
+        self.admitted += len(prompts)
+        self.calls.append(f"admit to {self.admitted}")
+
+    def take(self, step, shards, timeout_s, on_wait):
+        on_wait()
+        self.calls.append(f"take {step}")
+        return QueueBatch(step, (None,) * shards, (), 0, 10, 0)
+
+    def step(self, shards, step, timeout_s, lineage):
+        self.calls.append(f"step {step}")
+        if step == self.stop_at:
+            self.stop.requested = True
+        return replace(step_metrics(), step=step)
+
+    def publish(self, version, target):
+        self.calls.append(f"publish {version.number}")
+
+    def wait_for(self, version, timeout_s, on_wait):
+        self.calls.append(f"verify {version.number}")
+
+    def answers(self, prompts, sampling, version, on_wait):
+        return []
+
+    def prompt(self, number):
+        return number
+
+    def lost_contents(self):
+        return None
+
+    def check(self): ...
+
+    def broadcast(self, version): ...
+
+    def observe(self, wait_share, busy_share, batches_ready): ...
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A function that makes a run of so many steps, and its parts."""
+    monkeypatch.setattr("unisd_rl.driver.publish.PROBES", 0)
+
+    def start(steps, recipe="unisd_star", **sections):
+        sections = {"run": {"steps": steps, "checkpoint_every": 0}, "learner": {"batch_size": BATCH}, **sections}
+        config, parts, directory = load_recipe(recipe, sections), Parts(), RunDirectory(tmp_path / "run")
+        directory.create(config)
+        run = Run(
+            config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
+            rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None,
+            meter=BottleneckMeter(1), report=lambda event: None,
+        )  # fmt: skip
+        return run, parts
+
+    return start
+
+
+def test_a_step_is_admit_take_step_publish_and_prompts_are_admitted_as_far_as_staleness_lets_them_start(started):
+    run, parts = started(4, rollout={"max_staleness": 1})
+    assert train_steps(run, INITIAL_VERSION, parts.stop) == PolicyVersion(0, 4)
+    assert parts.calls == [
+        "admit to 12", "take 0", "step 0", "publish 1", "verify 1",
+        "admit to 16", "take 1", "step 1", "publish 2",
+        "admit to 16", "take 2", "step 2", "publish 3",
+        "admit to 16", "take 3", "step 3", "publish 4",
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (run.directory.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["lineage"], line["step"]) for line in lines] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_versions_are_published_as_seldom_as_configured(started):
+    run, parts = started(4, rollout={"max_staleness": 1}, weights={"publish_every": 2})
+    train_steps(run, INITIAL_VERSION, parts.stop)
+    assert [call for call in parts.calls if call.startswith(("publish", "verify"))] == ["publish 2", "publish 4"]
+
+
+def test_no_version_is_published_to_actors_that_do_not_follow_the_student(started):
+    run, parts = started(2, recipe="ssd")
+    train_steps(run, INITIAL_VERSION, parts.stop)
+    assert [call for call in parts.calls if call.startswith("publish")] == []
+
+
+def test_a_requested_stop_ends_the_loop_after_the_step(started):
+    run, parts = started(4)
+    parts.stop_at = 1
+    assert train_steps(run, INITIAL_VERSION, parts.stop) == PolicyVersion(0, 2)
+    assert parts.calls[-1] == "publish 2"
+
+
+def test_after_a_rollback_the_steps_are_of_the_new_lineage(started):
+    run, parts = started(3)
+    assert train_steps(run, PolicyVersion(2, 1), parts.stop) == PolicyVersion(2, 3)
+    assert [call for call in parts.calls if call.startswith("step")] == ["step 1", "step 2"]
