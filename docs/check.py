@@ -2,6 +2,7 @@
 
 Looked at are the Markdown files of the repository:
 
+- no merge is left half done in it;
 - a relative link leads to a file, and its anchor to a heading there;
 - a path in backticks exists, a dotted name in backticks is a module of ours or is defined in one;
 - `section.field` in backticks, and `--section.field` in commands, are of the configuration;
@@ -55,6 +56,8 @@ def problems(root: Path = ROOT) -> list[str]:
 def _document_problems(path: Path, root: Path) -> Iterator[str]:
     text, name = path.read_text(encoding="utf-8"), path.relative_to(root)
     prose = _FENCE.sub("", text)
+    if re.search(r"^(<<<<<<<|>>>>>>>) ", text, flags=re.MULTILINE):
+        yield f"{name}: a merge was left half done"
     for link in _LINK.findall(prose):
         if problem := _link_problem(link, path):
             yield f"{name}: {problem}"

@@ -55,6 +55,7 @@ def tree(tmp_path_factory):
         ("```console\npython -m unisd_rl.run --objective.nothing 1\n```", "is no field"),
         ("`nothing_of_the_kind`", "stands nowhere"),
         ("`nothing.py`", "is no file"),
+        ("<<<<<<< HEAD\none\n=======\nother\n>>>>>>> branch", "half done"),
     ],
 )
 def test_what_is_not_there_is_found(tree, text, said):
