@@ -133,20 +133,20 @@ class World:
         self.do(self.queue.admit([numbered(number, self.source(number)) for number in range(first, end)]))
         self.admitted = max(self.admitted, end)
 
-    def take(self, said_again: bool = False) -> None:
+    def take(self, readmitted: bool = False) -> None:
         """Hand the batch to the learner, if it is there. A queue that was started again is told what was admitted."""
         numbers = self.batch(self.step)
         try:
             taken = self.do(self.queue.take(self.step, SHARDS, 0.0))
         except NotAdmitted:
-            assert not said_again or self.admitted <= numbers[-1], f"step {self.step} was admitted in vain"
-            if not said_again:
+            assert not readmitted or self.admitted <= numbers[-1], f"step {self.step} was admitted in vain"
+            if not readmitted:
                 self.let_in(self.step * self.setting.batch_size, self.admitted)
-                self.take(said_again=True)
+                self.take(readmitted=True)
             return
         except TimeoutError:
-            settled = all(self.settled(number) for number in numbers)
-            assert not settled, f"step {self.step} waits for what is settled"
+            all_done = all(self.done(number) for number in numbers)
+            assert not all_done, f"step {self.step} waits for what is done"
             return
         self.hand_over(taken)
 
@@ -234,7 +234,7 @@ class World:
         prompts = self.do(self.queue.lease(actor.name, actor.applied, wanted, 0.0))
         assert not (prompts and actor.name in self.told), "a retired actor was given prompts"
         for number in (prompt.number for prompt in prompts):
-            assert not self.settled(number), f"prompt {number} is settled and was given to {actor.name} again"
+            assert not self.done(number), f"prompt {number} is done and was given to {actor.name} again"
             policy = self.source(number) is Source.POLICY
             oldest = number // self.setting.batch_size - self.setting.max_staleness
             assert not policy or actor.applied.lineage == self.lineage, f"{actor.name} is of another lineage"
@@ -242,7 +242,7 @@ class World:
         units = groupby((prompt.number for prompt in prompts), key=lambda number: number // self.setting.lease_unit)
         for unit, numbers in units:
             actor.flying[unit] = {number: [actor.applied] for number in numbers}
-            whole = [number for number in self.numbers_of(unit) if not self.settled(number)]
+            whole = [number for number in self.numbers_of(unit) if not self.done(number)]
             assert list(actor.flying[unit]) == whole, f"{actor.name} was given a part of unit {unit}"
 
     def commit(self, actor: Actor, units: list[int], fate: str) -> None:
@@ -396,7 +396,7 @@ class World:
     def quarantined(self) -> set[int]:
         return {line["prompt"] for line in self.lines("quarantined")}
 
-    def settled(self, number: int) -> bool:
+    def done(self, number: int) -> bool:
         return number in self.stored or number in self.quarantined()
 
     def batch(self, step: int) -> list[int]:

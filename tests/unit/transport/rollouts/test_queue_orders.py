@@ -61,7 +61,7 @@ class Orders(RuleBasedStateMachine):
     def lease(self, actor, wanted):
         self.forget_expired()
         version = self.applied[actor]
-        free = [n for n in range(self.admitted) if not self.settled(n) and n not in self.holder]
+        free = [n for n in range(self.admitted) if not self.done(n) and n not in self.holder]
         allowed = list(takewhile(lambda number: self.may_start(number, version), free))[:wanted]
         prompts = self.do(self.queue.lease(actor, PolicyVersion(0, version), wanted, 0.0))
         assert [prompt.number for prompt in prompts] == allowed
@@ -123,7 +123,7 @@ class Orders(RuleBasedStateMachine):
     @rule(shards=st.integers(1, 4))
     def take(self, shards):
         numbers = range(self.step * BATCH, (self.step + 1) * BATCH)
-        if not all(self.settled(number) for number in numbers):
+        if not all(self.done(number) for number in numbers):
             waits = all(number < self.admitted for number in numbers)
             with pytest.raises(TimeoutError if waits else NotAdmitted, match=f"step {self.step} "):
                 self.do(self.queue.take(self.step, shards, 0.0))
@@ -185,11 +185,11 @@ class Orders(RuleBasedStateMachine):
     def row(self, number, versions, actor):
         return rollout(number, versions, actor, source=self.sources[number])
 
-    def settled(self, number):
+    def done(self, number):
         return number in self.stored or number in self.quarantined
 
     def store(self, number, actor):
-        if self.settled(number):
+        if self.done(number):
             self.refused += 1
         else:
             self.stored[number] = actor
