@@ -51,7 +51,7 @@ class Louder(Qwen2ForCausalLM):
         return out
 
 
-def share(lengths, packed):
+def rank_batch(lengths, packed):
     rollouts = []
     for number, length in enumerate(lengths):
         ids = torch.randint(0, 32, (length + 3,), generator=torch.Generator().manual_seed(number)).int().numpy()
@@ -70,7 +70,7 @@ def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wa
     lm = load_model(tmp_path, "float32")
     packed = choose_attention(lm.model, wanted, tmp_path)
     assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
-    batch = share([5, 1, 3], packed)
+    batch = rank_batch([5, 1, 3], packed)
     inputs = batch.collate(batch.student_sequences())
     found_N = lm.train()(inputs, lambda hidden_NH, head: token_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4))
     expected = []

@@ -30,3 +30,18 @@ def test_whatever_else_goes_wrong_stays_what_it_is(error):
     with pytest.raises(type(error)) as raised, translate_collective_errors():
         raise error
     assert raised.value is error
+
+
+def test_a_method_that_all_ranks_call_is_watched_each_time_it_is_called(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+
+    @translate_collective_errors()
+    def step(fails):
+        if fails:
+            raise BROKEN[0]
+        return "done"
+
+    assert step(fails=False) == "done"
+    for _ in range(2):
+        with pytest.raises(LearnerLost, match="learner rank 1 lost the others"):
+            step(fails=True)
