@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from learner.attention import choose_attention
-from learner.batch import Inputs, InputSequence, PackingConfig, RankBatch
+from learner.batch import Inputs, PackingConfig, RankBatch, collate
 from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint
 from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
 from learner.model import HiddenStateFn, load_model
@@ -52,7 +52,7 @@ from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
-from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Source, Tokens
+from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,7 @@ class Learner:
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
-        batch = RankBatch([_bare_rollout(prompt, completion)], self._device, self._packing)
-        inputs = batch.collate([InputSequence(prompt, 0)])
+        inputs = collate([(prompt, completion)], self._packing.packed, self._device)
         logprob_N = self.student.forward(inputs, partial(self._sampling_logprobs, targets_N=inputs.targets_N))
         return logprob_N.cpu().numpy()
 
@@ -166,7 +165,7 @@ class Learner:
         Raises:
             RunFailed: it is of another model.
         """
-        empty_inputs = RankBatch([], self._device, self._packing).collate([])
+        empty_inputs = collate([], self._packing.packed, self._device)
         restore(self.student, self.teacher, Archive(path / STATE).tensor, version, empty_inputs)
 
     def close(self) -> None:
@@ -240,23 +239,3 @@ class Learner:
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
             on_policy_N = torch.zeros_like(on_policy_N)
         return logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], self._config.logprob_tolerance)
-
-
-def _bare_rollout(prompt: Tokens, completion: Tokens) -> Rollout:
-    """A rollout to be scored, without views: nobody trains on it."""
-    return Rollout(
-        number=0,
-        id="",
-        source=Source.GOLD,
-        prompt_tokens=prompt,
-        views=(),
-        completion_tokens=completion,
-        logprobs=None,
-        lineages=None,
-        versions=None,
-        finish_reason="",
-        seed=0,
-        actor="",
-        started_s=0.0,
-        finished_s=0.0,
-    )
