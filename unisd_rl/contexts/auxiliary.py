@@ -1,11 +1,11 @@
-"""Auxiliary contexts, and the simplest of them: the solved examples of other problems, drawn at random.
+"""Auxiliary contexts: what teachers read in front of a problem, above all the solved examples of others.
 
 An auxiliary view never contains its own problem's answer (`leakage.py` says what that means). Whatever leaks it is
 passed over; where too little is left, the problem has fewer contexts than were asked for, and preparation drops it.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from typing_extensions import override
@@ -24,27 +24,28 @@ class AuxiliaryContexts(Protocol):
         ...
 
 
-class RandomContexts(AuxiliaryContexts):
-    """The solved examples of random donors."""
+DonorOrder = Callable[[Example], Iterable[Example]]
+"""The solved examples of a pool in the order in which a problem takes them; a pure function of the problem."""
 
-    def __init__(self, pool: Sequence[Example], views: int, seed: int, leaks: LeakDetector) -> None:
-        self._pool, self._views, self._seed, self._leaks = pool, views, seed, leaks
+
+class DonorContexts(AuxiliaryContexts):
+    """The solved examples of other problems: the first ones of an order that do not leak the answer."""
+
+    def __init__(self, order: DonorOrder, views: int, leaks: LeakDetector) -> None:
+        self._order, self._views, self._leaks = order, views, leaks
 
     @override
     def for_example(self, example: Example) -> tuple[str, ...]:
-        seed = derive_seed(self._seed, "donors", example.id)
-        donors = random_donors(example, self._pool, self._views, seed, self._leaks)
+        donors = non_leaking_examples(example, self._order(example), self._views, self._leaks)
         return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
 
 
-def random_donors(
-    example: Example, pool: Sequence[Example], count: int, seed: int, leaks: LeakDetector
-) -> tuple[Example, ...]:
-    """Up to `count` distinct donors from `pool`, a pure function of the arguments."""
-    return non_leaking_examples(example, _shuffled(pool, seed), count, leaks)
+def random_order(pool: Sequence[Example], seed: int) -> DonorOrder:
+    """All of the pool, shuffled anew for each problem."""
+    return lambda example: shuffled(pool, derive_seed(seed, "donors", example.id))
 
 
-def _shuffled(pool: Sequence[Example], seed: int) -> Iterator[Example]:
+def shuffled(pool: Sequence[Example], seed: int) -> Iterator[Example]:
     """All of the pool in random order, drawn as it is read: most callers stop early."""
     draw, moved = random.Random(seed), dict[int, int]()
     for left in range(len(pool), 0, -1):

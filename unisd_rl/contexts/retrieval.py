@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from unisd_rl.contexts.auxiliary import AuxiliaryContexts
-from unisd_rl.contexts.leakage import LeakDetector, non_leaking_examples
-from unisd_rl.contexts.templates import other_example
+from unisd_rl.contexts.auxiliary import DonorOrder
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
@@ -35,23 +33,15 @@ class Similarity(Protocol):
         ...
 
 
-class RetrievedContexts(AuxiliaryContexts):
-    """The solved examples of the nearest neighbours, nearest first."""
+def nearest_first(pool: Sequence[Example], similarity: Similarity, seed: int) -> DonorOrder:
+    """All of the pool by similarity to each problem; equal ones in a seeded order of the problem's own."""
 
-    def __init__(
-        self, pool: Sequence[Example], similarity: Similarity, views: int, seed: int, leaks: LeakDetector
-    ) -> None:
-        self._pool, self._similarity, self._views, self._seed, self._leaks = pool, similarity, views, seed, leaks
+    def ranked(example: Example) -> Iterator[Example]:
+        draw = np.random.default_rng(derive_seed(seed, "ties", example.id))
+        order = np.lexsort((draw.permutation(len(pool)), -similarity.scores(example.question)))
+        return (pool[index] for index in order.tolist())
 
-    @override
-    def for_example(self, example: Example) -> tuple[str, ...]:
-        donors = non_leaking_examples(example, self._ranked(example), self._views, self._leaks)
-        return tuple(other_example(donor.question, donor.demonstration) for donor in donors)
-
-    def _ranked(self, example: Example) -> Iterator[Example]:
-        draw = np.random.default_rng(derive_seed(self._seed, "ties", example.id))
-        order = np.lexsort((draw.permutation(len(self._pool)), -self._similarity.scores(example.question)))
-        return (self._pool[index] for index in order.tolist())
+    return ranked
 
 
 class Bm25(Similarity):

@@ -21,7 +21,7 @@ from unisd_rl.config.contexts import (
     RetrievalAuxiliary,
     TaskNegative,
 )
-from unisd_rl.contexts.auxiliary import AuxiliaryContexts, RandomContexts
+from unisd_rl.contexts.auxiliary import AuxiliaryContexts, DonorContexts, random_order
 from unisd_rl.contexts.corruption import Corruption
 from unisd_rl.contexts.induction import Instruction, InstructionContexts
 from unisd_rl.contexts.leakage import leak_detector
@@ -33,7 +33,7 @@ from unisd_rl.contexts.negatives import (
     mutation_candidates,
 )
 from unisd_rl.contexts.perturbation import perturbed
-from unisd_rl.contexts.retrieval import Bm25, Embeddings, RetrievedContexts
+from unisd_rl.contexts.retrieval import Bm25, Embeddings, nearest_first
 from unisd_rl.contexts.templates import with_demonstration, with_reference
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example, Prompt, View, ViewKind
@@ -71,11 +71,11 @@ def auxiliary_contexts(
     leaks = leak_detector(task)
     match config:
         case RandomAuxiliary():
-            return RandomContexts(task.train, config.views, seed, leaks)
+            return DonorContexts(random_order(task.train, seed), config.views, leaks)
         case RetrievalAuxiliary():
             questions = [example.question for example in task.train]
             similarity = Bm25(questions) if config.model is None else Embeddings(questions, config.model)
-            return RetrievedContexts(task.train, similarity, config.views, seed, leaks)
+            return DonorContexts(nearest_first(task.train, similarity, seed), config.views, leaks)
         case InductionAuxiliary():
             return InstructionContexts(instructions(), config.views, seed, leaks)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
+from unisd_rl.contexts.auxiliary import DonorContexts
 from unisd_rl.contexts.leakage import contains_answer
-from unisd_rl.contexts.retrieval import Bm25, Embeddings, RetrievedContexts
+from unisd_rl.contexts.retrieval import Bm25, Embeddings, nearest_first
 from unisd_rl.types import Example
 
 QUESTIONS = (
@@ -30,27 +31,28 @@ def questions_of(references, example):
 
 
 def test_view_k_reads_the_kth_nearest():
-    references = RetrievedContexts(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 3, seed=0, leaks=contains_answer)
+    references = DonorContexts(nearest_first(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), seed=0), 3, contains_answer)
     stranger = Example("x", "?", "d", "nothing")
     assert questions_of(references, stranger) == [QUESTIONS[1], QUESTIONS[2], QUESTIONS[3]]
 
 
 def test_the_problem_itself_and_identical_questions_are_left_out():
-    references = RetrievedContexts(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 4, seed=0, leaks=contains_answer)
+    references = DonorContexts(nearest_first(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), seed=0), 4, contains_answer)
     assert questions_of(references, POOL[1]) == [QUESTIONS[2], QUESTIONS[3], QUESTIONS[0]]
     twin = Example("x", QUESTIONS[1].upper(), "d", "nothing")
     assert questions_of(references, twin) == [QUESTIONS[2], QUESTIONS[3], QUESTIONS[0]]
 
 
 def test_a_neighbour_that_says_the_answer_makes_room_for_the_next():
-    references = RetrievedContexts(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), 2, seed=0, leaks=contains_answer)
+    references = DonorContexts(nearest_first(POOL, Fixed([0.1, 0.4, 0.3, 0.2]), seed=0), 2, contains_answer)
     assert questions_of(references, Example("x", "?", "d", "town hall")) == [QUESTIONS[1], QUESTIONS[3]]
 
 
 def test_equal_scores_come_in_an_order_of_the_seed_and_of_the_problem():
     pool = [Example(str(n), f"question {n}", "work", f"answer {n}") for n in range(30)]
+    equal = Fixed(np.zeros(30))
     orders = {
-        RetrievedContexts(pool, Fixed(np.zeros(30)), 3, seed, contains_answer).for_example(
+        DonorContexts(nearest_first(pool, equal, seed), 3, contains_answer).for_example(
             Example(name, "?", "d", "nothing")
         )
         for seed in range(3)

@@ -1,15 +1,14 @@
 """Views: what each of them holds, and above all what it must not hold."""
 
 import re
-from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
-from unisd_rl.contexts import auxiliary
-from unisd_rl.contexts.leakage import contains_answer
+from unisd_rl.contexts.auxiliary import shuffled
+from unisd_rl.contexts.leakage import contains_answer, non_leaking_examples
 from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
 from unisd_rl.contexts.views import Contexts, auxiliary_contexts, prompt_for
 from unisd_rl.errors import UserError
@@ -18,9 +17,12 @@ from unisd_rl.types import Example, Message, ViewKind
 
 TASK = Arithmetic(len(training_pool()), 500, seed=0)
 CHAT = (Message("system", "Be brief."), Message("user", "Why?"))
-random_donors = partial(auxiliary.random_donors, leaks=contains_answer)
 seeds = st.integers(0, 2**31)
 examples = st.sampled_from([*TASK.train, *TASK.evaluation])
+
+
+def random_donors(example, pool, count, seed):
+    return non_leaking_examples(example, shuffled(pool, seed), count, contains_answer)
 
 
 def no_instructions():
