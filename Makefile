@@ -27,7 +27,7 @@ setup: $(READY)  ## install everything into .venv (the others do this first)
 
 run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the command
 	$(BIN)/python -m unisd_rl.run $(ARGS)
-	@echo "for python -m unisd_rl... in this shell: source .venv/bin/activate"
+	@echo "for unisd-rl and python -m unisd_rl... in this shell: source .venv/bin/activate"
 
 test-fast: $(READY)  ## unit tests (about a minute)
 	$(TEST) tests/unit -m "not slow and not gpu" $(ARGS)

@@ -19,6 +19,7 @@ import tomli_w
 
 from docs.check import ROOT, documents, fields
 from tests.fakes.commands import command
+from unisd_rl.__main__ import main
 from unisd_rl.config.load import load_recipe
 
 DRY = ("run", "prepare", "evaluate")
@@ -95,6 +96,9 @@ def test_a_command_of_the_documents_is_accepted(words, reader):
         return
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
+        return
+    if words == ["unisd-rl", "--help"]:
+        assert main(words[1:]) == 0
         return
     assert words[0] == "python"
     if words[1] != "-m":

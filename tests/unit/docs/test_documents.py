@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tomllib
 
 import pytest
 import yaml
@@ -129,3 +130,12 @@ def test_the_drawing_of_the_loop_is_that_of_the_code():
     page, code = ((check.ROOT / path).read_text() for path in ("docs/concepts.md", "unisd_rl/train.py"))
     (drawing,) = re.findall(r"```\n(driver .*?)```", page, flags=re.DOTALL)
     assert [line for line in drawing.splitlines() if line.strip() not in code] == []
+
+
+def test_the_rows_of_the_architecture_are_the_layers_of_the_import_contract():
+    contract = tomllib.loads((check.ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [set(layer.split(" | ")) for layer in contract["layers"]]
+    page = (check.ROOT / "docs/architecture.md").read_text()
+    (table,) = re.findall(r"\| row \| what it is \|\n\|---\|---\|\n(.*?)\n\n", page, flags=re.DOTALL)
+    rows = [re.findall(r"`([\w/]+?)(?:\.py|/)`", row.split(" | ")[0]) for row in table.splitlines()]
+    assert [{name.replace("/", ".") for name in row} for row in rows] == layers
