@@ -70,15 +70,13 @@ class LogprobContrastTerm(ContrastiveTerm):
     @classmethod
     @override
     def of_step(cls, section: LogprobContrast, step: Step) -> "LogprobContrastTerm":
-        for name, logprob_N in (("primary", step.inputs.primary_N), ("negative", step.inputs.negative_N)):
-            if logprob_N is None:
-                raise ValueError(f"the contrastive term needs the log-probs of the {name} view")
-        assert step.inputs.primary_N is not None
-        assert step.inputs.negative_N is not None
-        primary_N = step.inputs.primary_N.float()
-        # A nan would survive a coefficient of zero.
-        negative_N = torch.where(step.shares.contrasted_N != 0, step.inputs.negative_N.float(), primary_N)
-        return cls(_coefficients(section, step), section.margin, primary_N, negative_N)
+        primary_N, negative_N = step.inputs.primary_N, step.inputs.negative_N
+        if primary_N is None or negative_N is None:
+            absent = "primary" if primary_N is None else "negative"
+            raise ValueError(f"the contrastive term needs the log-probs of the {absent} view")
+        # Where there is no negative view: a nan would survive a coefficient of zero.
+        finite_N = torch.where(step.shares.contrasted_N != 0, negative_N.float(), primary_N.float())
+        return cls(_coefficients(section, step), section.margin, primary_N.float(), finite_N)
 
     @override
     def hinge(self, scores: TokenScores) -> Tensor:

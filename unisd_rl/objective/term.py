@@ -59,7 +59,7 @@ class Derivatives:
         divergences = dict(self.divergences)
         for measure, slope_N in other.divergences.items():
             divergences[measure] = divergences[measure] + slope_N if measure in divergences else slope_N
-        logprobs = [one for one in (self.logprob_N, other.logprob_N) if one is not None]
+        logprobs = [slope_N for slope_N in (self.logprob_N, other.logprob_N) if slope_N is not None]
         return Derivatives(sum(logprobs[1:], logprobs[0]) if logprobs else None, divergences)
 
 
@@ -80,8 +80,8 @@ class LossTerm(ABC):
 
     def slice(self, start: int, stop: int) -> Self:
         """The same term of tokens `start .. stop - 1`."""
-        tensors = {one.name: value for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)}
-        return replace(self, **{name: value_N[start:stop] for name, value_N in tensors.items()})
+        values = {member.name: getattr(self, member.name) for member in fields(self)}
+        return replace(self, **{name: value[start:stop] for name, value in values.items() if isinstance(value, Tensor)})
 
     def totals(self, scores: TokenScores) -> tuple[Tensor, ...]:
         """The sums over the tokens that `TOTALS` names, 0-d."""

@@ -150,9 +150,9 @@ def loss_metrics(terms: LossTerms, reports: Sequence[MicroReport], gather: Gathe
     loss = 0.0
     for family in TERMS.values():
         numbers |= family.metrics(dict.fromkeys(("loss", *family.TOTALS), 0.0), nothing)
-    for place, term in enumerate(terms.terms):
+    for index, term in enumerate(terms.terms):
         totals = {name: next(sums) for name in ("loss", *term.TOTALS)}
-        values = [report.values[place] for report in reports]
+        values = [report.values[index] for report in reports]
         numbers |= term.metrics(totals, gather(torch.cat([nothing, *values])))
         loss += totals["loss"]
     named = {field.name for field in fields(LossMetrics)}

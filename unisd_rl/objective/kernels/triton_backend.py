@@ -37,13 +37,13 @@ class TritonBackend:
 
     def __init__(self, student: ScaledHead, teacher: ScaledHead | None, measures: Sequence[Measure]) -> None:
         primary, negative = _by_view(measures)
-        # Where the kernels hold each measure: one or two to the primary view, then the one to the negative view.
-        self._places = {found: place for place, found in enumerate(primary)}
-        self._places |= {found: _MOST_PRIMARY + place for place, found in enumerate(negative)}
+        # The kernels' slot of each measure: one or two to the primary view, then the one to the negative view.
+        self._slots = {wanted: slot for slot, wanted in enumerate(primary)}
+        self._slots |= {wanted: _MOST_PRIMARY + slot for slot, wanted in enumerate(negative)}
         alphas: list[float | None] = [None] * (_MOST_PRIMARY + _MOST_NEGATIVE)
-        for found, place in self._places.items():
-            assert isinstance(found.divergence, JensenShannon)
-            alphas[place] = found.divergence.alpha
+        for wanted, slot in self._slots.items():
+            assert isinstance(wanted.divergence, JensenShannon)
+            alphas[slot] = wanted.divergence.alpha
         other = student if teacher is None else teacher
         self._numbers = (
             student.after,
@@ -62,7 +62,7 @@ class TritonBackend:
     def supports(measures: Sequence[Measure]) -> bool:
         """Whether the kernels compute all of these: they know one family of divergences, and few at a time."""
         primary, negative = _by_view(measures)
-        known = all(isinstance(found.divergence, JensenShannon) for found in measures)
+        known = all(isinstance(wanted.divergence, JensenShannon) for wanted in measures)
         few = len(primary) <= _MOST_PRIMARY and len(negative) <= _MOST_NEGATIVE
         return known and few and (bool(primary) or not negative)
 
@@ -83,7 +83,7 @@ class TritonBackend:
         sizes = (tokens, vocabulary, *self._numbers)
         measure[(tokens,)](*views, targets_C, statistics, *sizes, **constants, num_warps=8)
         values = statistics[_VALUES:_SUMS].clamp(min=0.0)
-        scores = TokenScores(statistics[_LOGPROB], {found: values[place] for found, place in self._places.items()})
+        scores = TokenScores(statistics[_LOGPROB], {wanted: values[slot] for wanted, slot in self._slots.items()})
         if gradient_CV is not None:
             assert gradient_CV.is_contiguous()
             weights = self._weights(scores, terms)
@@ -95,16 +95,16 @@ class TritonBackend:
         """[4, C]: derivatives of the loss in the divergences to the primary, to the negative, and in the log-prob."""
         derivatives = derivatives_of(terms, scores)
         weights = torch.zeros(4, len(scores.logprob_N), dtype=torch.float32, device=scores.logprob_N.device)
-        for found, slope_C in derivatives.divergences.items():
-            weights[self._places[found]] = slope_C
+        for wanted, slope_C in derivatives.divergences.items():
+            weights[self._slots[wanted]] = slope_C
         if derivatives.logprob_N is not None:
             weights[3] = derivatives.logprob_N
         return weights
 
 
 def _by_view(measures: Sequence[Measure]) -> tuple[list[Measure], list[Measure]]:
-    primary = [found for found in measures if found.view == "primary"]
-    return primary, [found for found in measures if found.view == "negative"]
+    primary = [wanted for wanted in measures if wanted.view == "primary"]
+    return primary, [wanted for wanted in measures if wanted.view == "negative"]
 
 
 def _kind(alpha: float | None) -> int:
