@@ -65,7 +65,7 @@ class JsonLinesFile:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, in order; none where there is no file."""
+    """The complete lines of a file, in order; none where there is no file."""
     data = path.read_bytes() if path.exists() else b""
     return [msgspec.json.decode(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 

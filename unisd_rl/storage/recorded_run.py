@@ -36,9 +36,9 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
     """
     _check_resumable(folder)
     recorded = recipe_tree(str(folder / "config.toml"), under={})
-    place = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
-    before = validate_config(overlay(recorded, place))
-    now = validate_config(overlay(overlay(recorded, place), overrides))
+    location = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
+    before = validate_config(overlay(recorded, location))
+    now = validate_config(overlay(overlay(recorded, location), overrides))
     for name, (was, given) in _differences(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
         reason = _WHY_FIXED.get(name, "it says what is trained")
         raise UserError(

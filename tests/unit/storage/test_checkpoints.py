@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is passed over, and the old ones stay until a new one is."""
+"""A checkpoint is complete or it is passed over, and the old ones stay until a new one is complete."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines are whole on the file or still in memory, whatever the disk and the process do."""
+"""Lines are complete in the file or still in memory, whatever the disk and the process do."""
 
 import errno
 import json
