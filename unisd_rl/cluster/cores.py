@@ -39,6 +39,27 @@ class CorePlan:
         return " | ".join(shares) or "no process is bound to cores"
 
 
+def core_plan(config: Config) -> CorePlan:
+    """Cores of every process that computes on the CPU of this machine."""
+    plan = plan_cores(
+        sorted(os.sched_getaffinity(0)),
+        config.rollout.actors_at_most,
+        config.learner.ranks,
+        config.rollout.cores,
+        config.learner.cores,
+    )
+    return CorePlan(
+        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
+        learner=() if config.learner.gpus_per_rank else plan.learner,
+    )
+
+
+def generation_cores(config: Config) -> CorePlan:
+    """Cores where nothing is trained: the actors have them all."""
+    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
+    return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
+
+
 def plan_cores(
     available: Sequence[int],
     actors: int,
@@ -80,24 +101,3 @@ def _cores(cores: Cores) -> str:
     if not cores:
         return "any core"
     return ("core " if len(cores) == 1 else "cores ") + ",".join(map(str, cores))
-
-
-def core_plan(config: Config) -> CorePlan:
-    """Cores of every process that computes on the CPU of this machine."""
-    plan = plan_cores(
-        sorted(os.sched_getaffinity(0)),
-        config.rollout.actors_at_most,
-        config.learner.ranks,
-        config.rollout.cores,
-        config.learner.cores,
-    )
-    return CorePlan(
-        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
-        learner=() if config.learner.gpus_per_rank else plan.learner,
-    )
-
-
-def generation_cores(config: Config) -> CorePlan:
-    """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
-    return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
