@@ -84,8 +84,8 @@ _LOCK_NAME, _POLL_S = "lock", 0.2
 class FolderLock:
     """The lock of a folder: one owner at a time, until `close` or the end of its process, however it ends.
 
-    Ours and not `filelock`'s, which cannot look at a lock that it may only read (`is_locked`), and where the file
-    system knows no locks falls back to one that stays behind after `kill -9`.
+    Ours and not the library `filelock`, which cannot look at a lock that it may only read (`is_locked`), and by default
+    falls back to one that stays behind after `kill -9` where the file system has no locks.
     """
 
     def __init__(self, folder: Path, name: str = _LOCK_NAME) -> None:
