@@ -156,14 +156,12 @@ class Arithmetic:
     def __init__(
         self, train_examples: int, eval_examples: int, seed: int, out_of_domain: bool = False, wrong_share: float = 0.0
     ) -> None:
-        train = _draw(training_pool(), train_examples, "train_examples", seed)
-        self.train: Sequence[Example] = with_wrong_demonstrations(
-            train, wrong_share, seed, self.wrong_demonstrations, self.grade
-        )
+        self.train = _draw(training_pool(), train_examples, "train_examples", seed)
         if out_of_domain:
-            self.evaluation: Sequence[Example] = long_problems(eval_examples, derive_seed(seed, "out of domain"))
+            self.evaluation = long_problems(eval_examples, derive_seed(seed, "out of domain"))
         else:
             self.evaluation = _draw(held_out_pool(), eval_examples, "eval_examples", seed)
+        self.train = with_wrong_demonstrations(self, wrong_share, seed)
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The bare question."""

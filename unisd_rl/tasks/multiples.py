@@ -45,10 +45,9 @@ def load(config: MultiplesTask) -> Multiples:
     """The task of a `multiples` section."""
     train = _drawn(config.train_examples, "in_domain", False, derive_seed(config.seed, "train"))
     evaluation = _drawn(config.eval_examples, config.evaluation, True, derive_seed(config.seed, config.evaluation))
-    right = Multiples(train, evaluation)
-    share = config.wrong_demonstrations
-    noisy = with_wrong_demonstrations(train, share, config.seed, right.wrong_demonstrations, right.grade)
-    return Multiples(noisy, evaluation)
+    task = Multiples(train, evaluation)
+    task.train = with_wrong_demonstrations(task, config.wrong_demonstrations, config.seed)
+    return task
 
 
 def _drawn(count: int, domain: str, held_out: bool, seed: int) -> list[Example]:

@@ -6,7 +6,7 @@ grades completions with it; both rely on the same `grade`.
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -79,24 +79,18 @@ def normalized(text: str) -> str:
 _ATTEMPTS = 16
 
 
-def with_wrong_demonstrations(
-    examples: Sequence[Example],
-    share: float,
-    seed: int,
-    candidates: Callable[[Example, int], Iterable[str]],
-    grade: Callable[[str, Example], bool],
-) -> tuple[Example, ...]:
-    """The examples, with the demonstration of a share of them replaced by one that is graded wrong: a noisy teacher.
+def with_wrong_demonstrations(task: Task, share: float, seed: int) -> tuple[Example, ...]:
+    """A task's training problems, with a share of the demonstrations replaced by ones graded wrong: a noisy teacher.
 
     The reference answers stay right. Which examples are replaced is drawn with the seed: exactly the rounded share.
     """
     draw = random.Random(derive_seed(seed, "wrong demonstrations"))
-    replaced = set(draw.sample(range(len(examples)), round(share * len(examples))))
+    replaced = set(draw.sample(range(len(task.train)), round(share * len(task.train))))
 
     def wrong(example: Example) -> Example:
-        for text in islice(candidates(example, derive_seed(seed, "noise")), _ATTEMPTS):
-            if not grade(text, example):
+        for text in islice(task.wrong_demonstrations(example, derive_seed(seed, "noise")), _ATTEMPTS):
+            if not task.grade(text, example):
                 return replace(example, demonstration=text)
         raise AssertionError(f"no wrong demonstration for {example.id}")
 
-    return tuple(wrong(example) if index in replaced else example for index, example in enumerate(examples))
+    return tuple(wrong(example) if index in replaced else example for index, example in enumerate(task.train))

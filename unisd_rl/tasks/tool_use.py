@@ -200,10 +200,9 @@ def load(config: ToolUseTask) -> ToolCalling:
     held_out_tools = TOOLS if config.evaluation == "in_domain" else UNSEEN_TOOLS
     train = _drawn(config.train_examples, TOOLS, False, config.seed, "train_examples")
     evaluation = _drawn(config.eval_examples, held_out_tools, True, config.seed, "eval_examples")
-    right = ToolCalling(train, evaluation, demonstration_of)
-    share = config.wrong_demonstrations
-    noisy = with_wrong_demonstrations(train, share, config.seed, right.wrong_demonstrations, right.grade)
-    return ToolCalling(noisy, evaluation, demonstration_of)
+    task = ToolCalling(train, evaluation, demonstration_of)
+    task.train = with_wrong_demonstrations(task, config.wrong_demonstrations, config.seed)
+    return task
 
 
 def demonstration_of(calls: Sequence[Call]) -> str:

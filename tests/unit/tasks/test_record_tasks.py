@@ -146,6 +146,13 @@ def test_a_datasets_path_without_data_is_refused_with_the_path(tmp_path):
         load_task(DatasetsTask(type="datasets", path=str(tmp_path / "nothing-here")))
 
 
+def test_an_id_that_occurs_twice_in_a_data_set_is_refused(tmp_path):
+    write(tmp_path / "train.jsonl", [{**record, "key": "same"} for record in RECORDS])
+    config = DatasetsTask(type="datasets", path=str(tmp_path), fields=Fields(id="key"), eval_examples=2)
+    with pytest.raises(UserError, match=r"record 1: the id 'same' occurs twice"):
+        load_task(config)
+
+
 @pytest.mark.parametrize(
     ("completion", "right"),
     [
