@@ -83,7 +83,7 @@ def requests(size: Size, names: list[str], repeats: int, quick: bool) -> list[tu
 def measure_all(size: Size, names: list[str], repeats: int, quick: bool, parts: list[str]) -> list[Row]:
     """Each request in a process of its own, so that no memory is left over from another; all in one if quick."""
     wanted = [(kind, request) for kind, request in requests(size, names, repeats, quick) if kind in parts]
-    groups = [wanted] if quick else [[one] for one in wanted]
+    groups = [[request] for request in wanted] if not quick else [wanted] if wanted else []
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(groups))
