@@ -153,7 +153,7 @@ class RolloutActor(VllmPushEndpoint):
         """Serve the queue again."""
         self._service.resume()
 
-    async def answer(self, asked: Sequence[ChatRequest], version: PolicyVersion) -> list[ChatAnswer]:
+    async def answer(self, requests: Sequence[ChatRequest], version: PolicyVersion) -> list[ChatAnswer]:
         """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile.
 
         Raises:
@@ -165,7 +165,9 @@ class RolloutActor(VllmPushEndpoint):
                 raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    work = [tasks.create_task(self._answer_one(chat, sampling, in_flight)) for chat, sampling in asked]
+                    work = [
+                        tasks.create_task(self._answer_one(chat, sampling, in_flight)) for chat, sampling in requests
+                    ]
             except ExceptionGroup as failures:
                 raise self._failed(_first(failures)) from failures
         answers = [task.result() for task in work]
