@@ -28,15 +28,11 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         return path.absolute() if path.is_dir() else Path(config.model.path)
     with progress.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
-    return _copy_once(cached, directory / "base_model")
-
-
-def _copy_once(source: Path, target: Path) -> Path:
-    """A copy at `target`, made once and whole: a run that is resumed finds the model it began with."""
-    if not target.exists():
+    target = directory / "base_model"
+    if not target.exists():  # copied once: a run that is resumed finds the model it began with
         partial = target.with_name(f"{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
+        shutil.copytree(cached, partial)
         replace_directory(partial, target)
     return target
 
@@ -66,15 +62,10 @@ def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
     unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=folder.parent))
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
-    _publish(unfinished, folder)
-    return folder
-
-
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Give the finished model its name, unless another process was first."""
     try:
         os.rename(unfinished, folder)
-    except OSError:
+    except OSError:  # another process was first
         shutil.rmtree(unfinished)
         if not folder.is_dir():
             raise
+    return folder

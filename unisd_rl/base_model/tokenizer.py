@@ -45,10 +45,10 @@ def train_tokenizer(recipe: BaseModelRecipe, text: list[str]) -> "Qwen2Tokenizer
         show_progress=False,
     )
     untrained.train_from_iterator(text, trainer)
-    vocab, merges = _vocab_and_merges(untrained.to_str())
+    trained = json.loads(untrained.to_str())["model"]
     return Qwen2Tokenizer(
-        vocab=vocab,
-        merges=merges,
+        vocab=trained["vocab"],
+        merges=[(left, right) for left, right in trained["merges"]],
         unk_token=None,
         eos_token=END,
         pad_token=PAD,
@@ -56,11 +56,6 @@ def train_tokenizer(recipe: BaseModelRecipe, text: list[str]) -> "Qwen2Tokenizer
         chat_template=CHAT_TEMPLATE,
         model_max_length=recipe.context,
     )
-
-
-def _vocab_and_merges(serialised: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    model = json.loads(serialised)["model"]
-    return model["vocab"], [(left, right) for left, right in model["merges"]]
 
 
 def _turns(sample: Sample) -> list[str]:

@@ -1,10 +1,11 @@
 """Training of the base model from scratch: a fixed number of steps on the corpus, the loss on completions only.
 
-Deterministic for a seed, a machine and a number of threads. Two threads, about a minute.
+Deterministic for a seed, a machine and a number of threads. Two threads, about a minute: the optimiser of the matrices
+is Muon, which halves the steps a small model needs.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,13 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from unisd_rl.base_model.corpus import Corpus, Sample
-from unisd_rl.base_model.muon import Muon
 from unisd_rl.base_model.recipe import BaseModelRecipe
 
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 ReportProgress = Callable[[float, str], None]
+
 THREADS = 2
 
 
@@ -130,3 +131,40 @@ def _training_environment(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+# Odd polynomial a x + b x^3 + c x^5 that drives singular values towards 1 fast rather than exactly.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ROUNDS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum: matrices [out, in] move by their orthogonalised momentum.
+
+    After K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). Biases, norms and
+    embeddings belong to another optimiser. torch's own Muon computes in bfloat16, which is ten times slower on
+    processors without such instructions.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every matrix with a gradient. The update's root mean square is 0.2 lr, about that of an AdamW step."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - group["momentum"])
+                ahead = matrix.grad.lerp(momentum, group["momentum"])
+                matrix.add_(orthogonalised(ahead), alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """U V^T, roughly, for a matrix [m, n] = U S V^T: all singular values between about 0.7 and 1.2 (float32)."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(_ROUNDS):
+        gram = wide @ wide.T
+        wide = _A * wide + (_B * gram + _C * gram @ gram) @ wide
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
