@@ -50,15 +50,8 @@ class PackingConfig:
     scoring_tokens: int
     """The same for a pass without gradient."""
 
-    def gradient_groups(self, lengths: Sequence[int]) -> list[Group]:
-        """Passes with gradient over sequences of these lengths."""
-        return self._groups(lengths, self.gradient_tokens)
-
-    def scoring_groups(self, lengths: Sequence[int]) -> list[Group]:
-        """Passes without gradient over sequences of these lengths."""
-        return self._groups(lengths, self.scoring_tokens)
-
-    def _groups(self, lengths: Sequence[int], budget: int) -> list[Group]:
+    def groups(self, lengths: Sequence[int], budget: int) -> list[Group]:
+        """Passes over sequences of these lengths, of at most `budget` positions."""
         return best_fit(lengths, budget) if self.packed else padded(lengths, budget)
 
 
@@ -139,7 +132,8 @@ class RankBatch:
     def __init__(self, rollouts: Sequence[Rollout], device: torch.device, config: PackingConfig) -> None:
         nonempty = [rollout for rollout in rollouts if len(rollout.completion_tokens)]
         empty = [rollout for rollout in rollouts if not len(rollout.completion_tokens)]
-        groups = config.gradient_groups([_length(rollout.prompt_tokens, rollout) for rollout in nonempty])
+        lengths = [_length(rollout.prompt_tokens, rollout) for rollout in nonempty]
+        groups = config.groups(lengths, config.gradient_tokens)
         self.rollouts = [*empty, *(nonempty[index] for group in groups for index in group)]
         self.device, self._config = device, config
         self._sizes = [len(group) for group in groups]
@@ -187,7 +181,8 @@ class RankBatch:
 
     def scoring_groups(self, sequences: Sequence[InputSequence]) -> list[list[InputSequence]]:
         """Sequences by pass without gradient; within a pass, views follow each other."""
-        groups = self._config.scoring_groups([self.length(sequence) for sequence in sequences])
+        lengths = [self.length(sequence) for sequence in sequences]
+        groups = self._config.groups(lengths, self._config.scoring_tokens)
         return [[sequences[index] for index in sorted(group)] for group in groups]
 
     def length(self, sequence: InputSequence) -> int:

@@ -83,35 +83,23 @@ def save_checkpoint(
         return
     partial = path.with_name(path.name + ".partial")
     try:
-        _write(partial, weights, adapter, state, model_path, model, run_state)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_cpu_copies(weights), partial / _WEIGHTS, metadata={"format": "pt"})
+        _save_companions(model_path, model.dtype, partial)
+        adapter_weights = _cpu_copies(adapter)
+        if model.lora is not None:
+            peft_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
+            save_file(adapter_weights, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        if run_state is not None:
+            write_archive(partial / STATE, state)
+            (partial / RUN_STATE).write_text(run_state.to_json(), encoding="utf-8")
+            write_manifest(partial)
         replace_directory(partial, path)
     except (OSError, SafetensorError) as error:
         _drain(weights, adapter, state)  # the other ranks are in the same collectives, and would wait in them
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointNotWritten(f"{path} could not be written: {error}") from error
-
-
-def _write(
-    folder: Path,
-    weights: NamedTensors,
-    adapter: NamedTensors,
-    state: NamedTensors,
-    model_path: Path,
-    model: ModelConfig,
-    run_state: RunState | None,
-) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save_file(_cpu_copies(weights), folder / _WEIGHTS, metadata={"format": "pt"})
-    _save_companions(model_path, model.dtype, folder)
-    adapter_weights = _cpu_copies(adapter)
-    if model.lora is not None:
-        peft_config(model.lora, str(model_path)).save_pretrained(str(folder / _ADAPTER))
-        save_file(adapter_weights, folder / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    if run_state is not None:
-        write_archive(folder / STATE, state)
-        (folder / RUN_STATE).write_text(run_state.to_json(), encoding="utf-8")
-        write_manifest(folder)
 
 
 def _drain(*tensors: NamedTensors) -> None:

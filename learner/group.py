@@ -46,12 +46,7 @@ class LearnerGroup:
     """
 
     def __init__(
-        self,
-        config: Config,
-        plan: CorePlan,
-        model_path: Path,
-        run_dir: Path,
-        on_wait: OnWait = no_op,
+        self, config: Config, plan: CorePlan, model_path: Path, run_dir: Path, on_wait: OnWait = no_op
     ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
         self._on_wait = on_wait

@@ -17,11 +17,12 @@ Ranks are equal and every public method is a collective: all of them call it, in
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from learner.attention import choose_attention
@@ -31,20 +32,13 @@ from learner.checks import check_finite, check_teacher_logprobs, current_tokens,
 from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
-from learner.scoring import Scorer, Scores, agreed_passes, scoring_inputs, student_divergences
-from learner.sharding import all_gather_ragged, rank
+from learner.scoring import Scorer, Scores, agreed_passes, student_divergences
+from learner.sharding import all_gather_ragged
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config
-from unisd_rl.metrics import (
-    BatchCounts,
-    LossMetrics,
-    OptimizerMetrics,
-    PolicyMetrics,
-    StepMetrics,
-    WeightMetrics,
-)
+from unisd_rl.metrics import BatchCounts, LossMetrics, OptimizerMetrics, PolicyMetrics, StepMetrics, WeightMetrics
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.objective.kernels.head import Head
@@ -98,17 +92,21 @@ class Learner:
         return self.optim_step(self.forward_backward(decode(data), version, lineage))
 
     def forward_backward(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
-        """Everything of a step before the weights change; afterwards `student.gradients()` is the full gradient."""
-        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, rank()))
+        """Everything of a step before the weights change; afterwards the student's parameters have their gradient."""
+        torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, dist.get_rank()))
         batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
         with timer.measure_views():
             scores = self._scorer.score(batch, timer)
         if self.teacher:
             check_teacher_logprobs(all_gather_ragged(scores.probe_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
-            with timer.measure("divergence"):
-                divergence_N = self._divergences(batch, scores, teacher_head, timer)
-            terms = step_terms(scoring_inputs(batch, scores, divergence_N), self._settings, all_gather_ragged)
+            scoring_inputs = scores.inputs
+            if self._settings.needs_divergence_pass:
+                assert scores.primary_NH is not None, "a divergence has a primary view"
+                passes = (batch, self.student, scores.primary_NH, teacher_head, self._settings, timer)
+                with timer.measure("divergence"):
+                    scoring_inputs = replace(scoring_inputs, divergence_N=student_divergences(*passes))
+            terms = step_terms(scoring_inputs, self._settings, all_gather_ragged)
             with timer.measure("gradient"):
                 micro_batches = self._gradient(batch, scores, teacher_head, terms, timer)
         reports = [micro_batch.report for micro_batch in micro_batches]
@@ -173,14 +171,6 @@ class Learner:
         self.student.close()
         if self.teacher:
             self.teacher.close()
-
-    def _divergences(
-        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, timer: StepTimer
-    ) -> Tensor | None:
-        if not self._settings.needs_divergence_pass:
-            return None
-        assert scores.primary_NH is not None, "a divergence has a primary view"
-        return student_divergences(batch, self.student, scores.primary_NH, teacher_head, self._settings, timer)
 
     def _gradient(
         self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: LossTerms, timer: StepTimer

@@ -11,6 +11,7 @@ auxiliary views, H hidden width.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -33,58 +34,63 @@ from unisd_rl.types import ViewKind
 class Scores:
     """Per token of a rank's batch; None for what no term needs. Tokens without a negative view have zeros there."""
 
-    primary_N: Tensor | None
-    """Log-prob of the target token under the primary view."""
+    inputs: ScoringInputs
+    """Log-probs of the target tokens under all views."""
     primary_NH: Tensor | None
     """Final hidden states of the primary view."""
-    auxiliary_KN: Tensor | None
-    """Log-probs under the auxiliary views."""
-    negative_N: Tensor | None
-    """Log-probs under the negative view."""
     negative_NH: Tensor | None
     """Final hidden states of the negative view."""
-    has_negative_S: Tensor | None
-    """bool: which completions have a negative view."""
     probe_n: Tensor
     """Log-probs under the primary view, whether or not a term needs them: if not, of a few tokens a pass."""
 
 
 class ScoreBuffer:
-    """Collects scores pass by pass."""
+    """Scores hidden states pass by pass and collects the results."""
 
-    def __init__(self, plan: ScoringPlan, batch: RankBatch) -> None:
-        self._plan, self._batch = plan, batch
+    def __init__(self, plan: ScoringPlan, batch: RankBatch, settings: ObjectiveSettings) -> None:
+        self._plan, self._batch, self._settings = plan, batch, settings
         self._logprob_LN = torch.zeros(len(plan.specs), batch.tokens, device=batch.device)
         self._states: dict[int, Tensor] = {}
         self._probes = [torch.empty(0, device=batch.device)]
 
-    def record_logprobs(self, result_index_n: Tensor, logprob_n: Tensor) -> None:
-        """Write log-probs where `result_index_n` says (see `Inputs`)."""
-        self._logprob_LN.view(-1)[result_index_n] = logprob_n
+    def collect(self, inputs: Inputs, spans: Sequence["_Span"], hidden_nH: Tensor, head: Head) -> None:
+        """Score the hidden states of one pass, where they and the head exist."""
 
-    def record_hidden_states(self, view: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
-        """Write the hidden states of one view; without tokens they still show how wide they are."""
-        if view not in self._states:
-            self._states[view] = hidden_nH.new_zeros(self._batch.tokens, hidden_nH.shape[-1])
-        self._states[view][result_index_n - view * self._batch.tokens] = hidden_nH
+        def logprobs(tokens: slice, temperature: float) -> Tensor:
+            targets_n = inputs.targets_N[tokens]
+            return token_logprobs(hidden_nH[tokens], head, targets_n, temperature, self._settings.chunk_tokens)
 
-    def record_probe(self, logprob_n: Tensor) -> None:
-        """Add log-probs of some tokens of the primary view."""
-        self._probes.append(logprob_n)
+        for temperature, tokens in _same_temperature_spans(spans):
+            self._logprob_LN.view(-1)[inputs.result_index_N[tokens]] = logprobs(tokens, temperature)
+        for span in spans:
+            if span.spec.states:
+                self._record_hidden_states(span.view, inputs.result_index_N[span.tokens], hidden_nH[span.tokens])
+            if span.spec.kind is ViewKind.PRIMARY and span.spec.temperature is None:
+                probes = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
+                self._probes.append(logprobs(probes, self._settings.temperature))
 
     def scores(self) -> Scores:
         """All that was collected, after the last pass."""
         auxiliary, negative = (self._plan.specs_of(kind) for kind in (ViewKind.AUXILIARY, ViewKind.NEGATIVE))
         primary_N = self._logprobs_of(ViewKind.PRIMARY)
-        return Scores(
+        inputs = ScoringInputs(
+            sequence_N=self._batch.sequence_N,
+            sequences=len(self._batch.rollouts),
             primary_N=primary_N,
-            primary_NH=self._states_of(ViewKind.PRIMARY),
             auxiliary_KN=self._logprob_LN[list(auxiliary)] if auxiliary else None,
             negative_N=self._logprobs_of(ViewKind.NEGATIVE),
-            negative_NH=self._states_of(ViewKind.NEGATIVE),
             has_negative_S=self._batch.has_view(self._plan.specs[negative[0]]) if negative else None,
-            probe_n=torch.cat(self._probes) if primary_N is None else primary_N,
+            divergence_N=None,
+            order_S=self._batch.order(),
         )
+        probe_n = torch.cat(self._probes) if primary_N is None else primary_N
+        return Scores(inputs, self._states_of(ViewKind.PRIMARY), self._states_of(ViewKind.NEGATIVE), probe_n)
+
+    def _record_hidden_states(self, view: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
+        """Write the hidden states of one view; without tokens they still show how wide they are."""
+        if view not in self._states:
+            self._states[view] = hidden_nH.new_zeros(self._batch.tokens, hidden_nH.shape[-1])
+        self._states[view][result_index_n - view * self._batch.tokens] = hidden_nH
 
     def _logprobs_of(self, kind: ViewKind) -> Tensor | None:
         views = [view for view in self._plan.specs_of(kind) if self._plan.specs[view].temperature is not None]
@@ -107,13 +113,11 @@ class Scorer:
 
     def score(self, batch: RankBatch, timer: StepTimer) -> Scores:
         """Every view the objective needs. A collective."""
-        buffer = ScoreBuffer(self._plan, batch)
+        buffer = ScoreBuffer(self._plan, batch, self._settings)
         if self._teacher is not None:
             for group in agreed_passes(batch.scoring_groups(batch.view_sequences(self._plan.specs)), batch):
                 inputs = batch.collate(group)
-                self._teacher.forward(
-                    inputs, _ScoreCollector(inputs, self._spans(batch, group), self._settings, buffer)
-                )
+                self._teacher.forward(inputs, partial(buffer.collect, inputs, self._spans(batch, group)))
                 timer.count_pass(inputs)
                 for sequence in group:
                     timer.count_tokens(self._plan.specs[sequence.view].kind.value, batch.length(sequence))
@@ -140,36 +144,12 @@ class _Span:
     tokens: slice
 
 
-@dataclass(frozen=True, slots=True)
-class _ScoreCollector:
-    """Scores the hidden states of one pass, where they and the head exist."""
-
-    inputs: Inputs
-    spans: list[_Span]
-    settings: ObjectiveSettings
-    buffer: ScoreBuffer
-
-    def __call__(self, hidden_nH: Tensor, head: Head) -> None:
-        result_index_n = self.inputs.result_index_N
-        for temperature, tokens in self._same_temperature_spans():
-            self.buffer.record_logprobs(result_index_n[tokens], self._logprobs(hidden_nH, head, tokens, temperature))
-        for span in self.spans:
-            if span.spec.states:
-                self.buffer.record_hidden_states(span.view, result_index_n[span.tokens], hidden_nH[span.tokens])
-            if span.spec.kind is ViewKind.PRIMARY and span.spec.temperature is None:
-                probes = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
-                self.buffer.record_probe(self._logprobs(hidden_nH, head, probes, self.settings.temperature))
-
-    def _same_temperature_spans(self) -> Iterator[tuple[float, slice]]:
-        """Neighbouring views at one temperature are one span of tokens: one use of the head."""
-        for temperature, spans in groupby(self.spans, key=lambda span: span.spec.temperature):
-            tokens = [span.tokens for span in spans]
-            if temperature is not None:
-                yield temperature, slice(tokens[0].start, tokens[-1].stop)
-
-    def _logprobs(self, hidden_nH: Tensor, head: Head, tokens: slice, temperature: float) -> Tensor:
-        targets_n = self.inputs.targets_N[tokens]
-        return token_logprobs(hidden_nH[tokens], head, targets_n, temperature, self.settings.chunk_tokens)
+def _same_temperature_spans(spans: Sequence[_Span]) -> Iterator[tuple[float, slice]]:
+    """Neighbouring views at one temperature are one span of tokens: one use of the head."""
+    for temperature, neighbours in groupby(spans, key=lambda span: span.spec.temperature):
+        tokens = [span.tokens for span in neighbours]
+        if temperature is not None:
+            yield temperature, slice(tokens[0].start, tokens[-1].stop)
 
 
 def student_divergences(
@@ -184,48 +164,19 @@ def student_divergences(
 
     `teacher_head` None: the student's own.
     """
+    divergence, sizes = settings.divergence, (settings.temperature, settings.chunk_tokens)
+    assert divergence is not None, "a clip has a divergence"
     divergence_N = torch.zeros(batch.tokens, device=batch.device)
     for group in agreed_passes(batch.scoring_groups(batch.student_sequences()), batch):
         inputs = batch.collate(group)
-        on_hidden = _Divergences(teacher_NH[inputs.result_index_N], teacher_head, settings)
+
+        def on_hidden(hidden_nH: Tensor, head: Head, teacher_nH: Tensor = teacher_NH[inputs.result_index_N]) -> Tensor:
+            return token_divergence(hidden_nH, head, teacher_nH, teacher_head or head, divergence, *sizes)
+
         divergence_N[inputs.result_index_N] = student.forward(inputs, on_hidden)
         timer.count_pass(inputs)
         timer.count_tokens("divergence", inputs.tokens)
     return divergence_N
-
-
-@dataclass(frozen=True, slots=True)
-class _Divergences:
-    teacher_nH: Tensor
-    teacher_head: Head | None
-    settings: ObjectiveSettings
-
-    def __call__(self, hidden_nH: Tensor, head: Head) -> Tensor:
-        settings = self.settings
-        assert settings.divergence is not None
-        return token_divergence(
-            hidden_nH,
-            head,
-            self.teacher_nH,
-            self.teacher_head or head,
-            settings.divergence,
-            settings.temperature,
-            settings.chunk_tokens,
-        )
-
-
-def scoring_inputs(batch: RankBatch, scores: Scores, divergence_N: Tensor | None) -> ScoringInputs:
-    """The numbers from which weights, thresholds and denominators of the whole step are made."""
-    return ScoringInputs(
-        sequence_N=batch.sequence_N,
-        sequences=len(batch.rollouts),
-        primary_N=scores.primary_N,
-        auxiliary_KN=scores.auxiliary_KN,
-        negative_N=scores.negative_N,
-        has_negative_S=scores.has_negative_S,
-        divergence_N=divergence_N,
-        order_S=batch.order(),
-    )
 
 
 def agreed_passes(groups: Sequence[list[InputSequence]], batch: RankBatch) -> list[list[InputSequence]]:

@@ -16,11 +16,6 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
 
-def rank() -> int:
-    """This process's rank."""
-    return dist.get_rank()
-
-
 def all_gather_ragged(tensor: Tensor) -> Tensor:
     """One-dimensional tensors of any lengths and one dtype, concatenated in rank order; the same on every rank."""
     ranks = dist.get_world_size()

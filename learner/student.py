@@ -4,13 +4,11 @@ DeepSpeed averages gradients over ranks and the objective wants their sum, so lo
 ranks. It clips to norm 1 unless told otherwise, so it is told.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
 from learner.batch import Inputs
@@ -71,18 +69,12 @@ class Student:
         self._engine.backward(loss * self._ranks)
         return result
 
-    def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """The full gradient per parameter, before it is clipped: after the last `forward_backward`, before the step."""
-        for name, parameter in self.parameters.items():
-            gradient = safe_get_full_grad(parameter)
-            assert gradient is not None, f"{name} has no gradient"
-            yield name, gradient.float()
-
     def optim_step(self, learning_rate: float) -> float:
         """Clip, take one AdamW step, forget the gradients. Returns their norm before clipping."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
-        norm = _norm(self.parameters.values()) if self._stage == 0 else None
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if self._stage == 0 else None
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
@@ -141,8 +133,3 @@ def engine_settings(config: Config) -> dict[str, Any]:
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": None,
     }
-
-
-def _norm(parameters: Any) -> float:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))

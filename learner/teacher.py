@@ -11,9 +11,9 @@ In bfloat16 the average is kept beside the weights it reads with: a slow average
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
 
 import deepspeed
 import torch
@@ -44,41 +44,83 @@ from unisd_rl.transport.weights.adapter import factors
 NO_UPDATE = TeacherMetrics(teacher_update_norm=0.0, teacher_student_distance=math.nan)
 
 
-class TeacherWeights(Protocol):
-    """The weights a teacher reads with: a second copy of the model, or a second adapter on the student's base."""
+class Teacher(ABC):
+    """An average of the student, or the initial model where `objective.ema` is absent.
 
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Those that follow the student, under the names the student has for its own."""
-        ...
+    It reads with a second copy of the model, or with a second adapter on the student's base.
+    """
 
+    def __init__(self, parameters: dict[str, nn.Parameter], config: Config) -> None:
+        """`parameters`: those that follow the student, under the names the student has for its own."""
+        self._ema = config.objective.ema
+        self._parameters = parameters
+        self._average = {name: local_shard(parameter).float() for name, parameter in self._parameters.items()}
+
+    @abstractmethod
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         """One pass without gradient. A collective under ZeRO-3."""
-        ...
 
+    @abstractmethod
     def head(self) -> AbstractContextManager[Head | None]:
         """Its output head, full within this context, for use inside the student's pass; None: it is the student's
         own head, which is there in that pass."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, if it owns the weights."""
-        ...
+
+    @torch.no_grad()
+    def update_ema(self, student: Student, step: int) -> TeacherMetrics:
+        """After optimiser step `step` (from 1): average the student in, if it is the turn of this step."""
+        if self._ema is None or step % self._ema.every:
+            return NO_UPDATE
+        metrics = self._update(student, self._ema)
+        self._renew_weights()
+        return metrics
+
+    def average(self) -> Iterator[tuple[str, Tensor]]:
+        """The full float32 average under Hugging Face names. A collective under ZeRO-3."""
+        for name, average in self._average.items():
+            yield name, all_gather_parameter(average, self._parameters[name])
+
+    @torch.no_grad()
+    def set_average(self, full_tensor: Callable[[str], Tensor]) -> None:
+        """Replace the average by full float32 tensors, asked for by the names `average` yields."""
+        for name, average in self._average.items():
+            average.copy_(shard_of(full_tensor(name).to(average.device), self._parameters[name]))
+        self._renew_weights()
+
+    def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
+        squares = torch.zeros(3, dtype=torch.float64)
+        for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
+            assert name == other, f"{name} of the student met {other} of the teacher"
+            master, before = local_fp32_master(parameter), average.clone()
+            ema_update_(average, master, ema.beta)
+            squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
+        sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
+        device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
+        update, distance, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
+        return TeacherMetrics(math.sqrt(update / norm), math.sqrt(distance / norm))
+
+    def _renew_weights(self) -> None:
+        """Carry the average over to what `forward` computes with; in float32 they are the same storage."""
+        for name, parameter in self._parameters.items():
+            if local_shard(parameter).data_ptr() != self._average[name].data_ptr():
+                local_shard(parameter).copy_(self._average[name])
+            # A copy that stayed gathered would go on being read with the old numbers.
+            assert not is_sharded(parameter) or parameter.data.numel() == 0, f"{name} of the teacher stayed gathered"
 
 
-class FullTeacher(TeacherWeights):
+class FullTeacher(Teacher):
     """A second copy of the model: full on each rank, or in an engine of its own under ZeRO-3."""
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self._lm = lm.eval().requires_grad_(False)
         self._engine = _sharded(lm, config) if zero_stage(config) == 3 else None
-
-    @property
-    @override
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._lm.model.named_parameters())
+        super().__init__(dict(lm.model.named_parameters()), config)
 
     @override
+    @torch.no_grad()
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
         return (self._engine or self._lm)(inputs, on_hidden)
 
@@ -94,16 +136,12 @@ class FullTeacher(TeacherWeights):
             self._engine.destroy()
 
 
-class AdapterTeacher(TeacherWeights):
+class AdapterTeacher(Teacher):
     """The student's own base under the teacher's factors: no second model (LoRA)."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, config: Config) -> None:
         self._student = student
-
-    @property
-    @override
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return factors(self._student.lm.model, TEACHER)
+        super().__init__(factors(student.lm.model, TEACHER), config)
 
     @override
     def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
@@ -131,69 +169,6 @@ def _sharded(lm: CausalLM, config: Config) -> deepspeed.DeepSpeedEngine:
     return engine
 
 
-class Teacher:
-    """An average of the student, or the initial model where `objective.ema` is absent."""
-
-    def __init__(self, weights: TeacherWeights, config: Config) -> None:
-        self._ema = config.objective.ema
-        self._weights, self._parameters = weights, weights.parameters
-        self._average = {name: local_shard(parameter).float() for name, parameter in self._parameters.items()}
-
-    @torch.no_grad()
-    def forward(self, inputs: Inputs, on_hidden: HiddenStateFn[Result]) -> Result:
-        """One pass without gradient. A collective under ZeRO-3."""
-        return self._weights.forward(inputs, on_hidden)
-
-    def head(self) -> AbstractContextManager[Head | None]:
-        """The output head, as `TeacherWeights.head` gives it."""
-        return self._weights.head()
-
-    @torch.no_grad()
-    def update_ema(self, student: Student, step: int) -> TeacherMetrics:
-        """After optimiser step `step` (from 1): average the student in, if it is the turn of this step."""
-        if self._ema is None or step % self._ema.every:
-            return NO_UPDATE
-        metrics = self._update(student, self._ema)
-        self._renew_weights()
-        return metrics
-
-    def average(self) -> Iterator[tuple[str, Tensor]]:
-        """The full float32 average under Hugging Face names. A collective under ZeRO-3."""
-        for name, average in self._average.items():
-            yield name, all_gather_parameter(average, self._parameters[name])
-
-    @torch.no_grad()
-    def set_average(self, full_tensor: Callable[[str], Tensor]) -> None:
-        """Replace the average by full float32 tensors, asked for by the names `average` yields."""
-        for name, average in self._average.items():
-            average.copy_(shard_of(full_tensor(name).to(average.device), self._parameters[name]))
-        self._renew_weights()
-
-    def close(self) -> None:
-        """Let go of DeepSpeed's hooks, if it owns the weights."""
-        self._weights.close()
-
-    def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
-        squares = torch.zeros(3, dtype=torch.float64)
-        for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
-            assert name == other, f"{name} of the student met {other} of the teacher"
-            master, before = local_fp32_master(parameter), average.clone()
-            ema_update_(average, master, ema.beta)
-            squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
-        sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
-        device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
-        update, distance, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
-        return TeacherMetrics(math.sqrt(update / norm), math.sqrt(distance / norm))
-
-    def _renew_weights(self) -> None:
-        """Carry the average over to what `forward` computes with; in float32 they are the same storage."""
-        for name, parameter in self._parameters.items():
-            if local_shard(parameter).data_ptr() != self._average[name].data_ptr():
-                local_shard(parameter).copy_(self._average[name])
-            # A copy that stayed gathered would go on being read with the old numbers.
-            assert not is_sharded(parameter) or parameter.data.numel() == 0, f"{name} of the teacher stayed gathered"
-
-
 def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:
     """Two that weigh the same: two copies of a model, or two adapters on one base; a teacher only where it `teaches`.
 
@@ -203,13 +178,11 @@ def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[St
     if config.model.lora is None and not teaches:
         return Student(lm, config), None
     if config.model.lora is None:
-        weights: TeacherWeights = FullTeacher(copy.deepcopy(lm), config)  # before an engine owns the original
-        student = Student(lm, config)
-    else:
-        add_adapters(lm.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
-        student = Student(lm, config)
-        weights = AdapterTeacher(student)
-    return student, Teacher(weights, config) if teaches else None
+        teacher = FullTeacher(copy.deepcopy(lm), config)  # before an engine owns the original
+        return Student(lm, config), teacher
+    add_adapters(lm.model, config.model.lora, derive_seed(config.run.seed, "adapters"))
+    student = Student(lm, config)
+    return student, AdapterTeacher(student, config) if teaches else None
 
 
 def _square(tensor: Tensor) -> Tensor:

@@ -74,11 +74,6 @@ class Archive:
                 raise RunFailed(f"{folder / name} is missing")
             self._file_of |= dict.fromkeys(tensors, name)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Of all tensors."""
-        return frozenset(self._file_of)
-
     def tensor(self, name: str) -> Tensor:
         """The tensor of this name.
 

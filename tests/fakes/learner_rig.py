@@ -167,7 +167,7 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
         learner.load(case.resume, case.first)
     for step in range(case.first, case.first + case.steps):
         result = learner.forward_backward(list(case.shards[rank]), step)
-        found[f"gradient {step}"] = {name: value.clone() for name, value in learner.student.gradients()}
+        found[f"gradient {step}"] = _gradients(learner)
         found[f"masters {step}"] = _student_masters(learner)
         found[f"teacher {step}"] = _teacher(learner)
         found["reports"].append(learner.optim_step(result).flat())
@@ -186,6 +186,15 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
 
 def _teacher(learner: object) -> dict:
     return {name: value.clone() for name, value in learner.teacher.average()} if learner.teacher else {}
+
+
+def _gradients(learner: object) -> dict:
+    """The full gradient per parameter, before it is clipped: after `forward_backward`, before the step."""
+    from deepspeed.utils import safe_get_full_grad
+
+    gradients = {name: safe_get_full_grad(parameter) for name, parameter in learner.student.parameters.items()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return {name: gradient.float().clone() for name, gradient in gradients.items()}
 
 
 def _student_masters(learner: object) -> dict:

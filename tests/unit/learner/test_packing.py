@@ -94,6 +94,6 @@ def test_no_readings_need_no_pass(group):
 
 
 def test_room_that_padding_wastes_is_used_in_a_packed_row():
-    assert PackingConfig(True, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0, 1], [2, 3]]
-    assert PackingConfig(False, 10, 20).gradient_groups([6, 4, 5, 5]) == [[0], [2, 3], [1]]
-    assert PackingConfig(True, 10, 20).scoring_groups([6, 4, 5, 5]) == [[0, 2, 3, 1]]
+    assert PackingConfig(True, 10, 20).groups([6, 4, 5, 5], 10) == [[0, 1], [2, 3]]
+    assert PackingConfig(False, 10, 20).groups([6, 4, 5, 5], 10) == [[0], [2, 3], [1]]
+    assert PackingConfig(True, 10, 20).groups([6, 4, 5, 5], 20) == [[0, 2, 3, 1]]

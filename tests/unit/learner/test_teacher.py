@@ -10,7 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from learner.lora import STUDENT, TEACHER, add_adapters
 from learner.model import CausalLM
-from learner.teacher import NO_UPDATE, AdapterTeacher, FullTeacher, Teacher
+from learner.teacher import NO_UPDATE, AdapterTeacher, FullTeacher
 from tests.fakes.learner_rig import learner_config
 from unisd_rl.transport.weights.adapter import factors
 
@@ -40,10 +40,10 @@ def pair(lora, every=1):
     if lora:
         add_adapters(lm.model, config.model.lora, seed=0)
         student = TrainedModel(lm, factors(lm.model, STUDENT))
-        teacher = Teacher(AdapterTeacher(student), config)
+        teacher = AdapterTeacher(student, config)
     else:
         student = TrainedModel(lm, dict(lm.model.named_parameters()))
-        teacher = Teacher(FullTeacher(causal_lm(), config), config)
+        teacher = FullTeacher(causal_lm(), config)
     assert all(torch.equal(average, student.parameters[name]) for name, average in teacher.average())
     with torch.no_grad():
         for parameter in student.parameters.values():
@@ -84,7 +84,7 @@ def test_the_weights_that_the_teacher_reads_with_are_its_average(lora):
     base = {name: value.clone() for name, value in student.lm.model.named_parameters() if ".lora_" not in name}
     teacher.update_ema(student, step=1)
     average = average_of(teacher)
-    read = factors(student.lm.model, TEACHER) if lora else teacher._weights.parameters
+    read = factors(student.lm.model, TEACHER) if lora else teacher._parameters
     assert all(torch.equal(read[name], average[name]) for name in average)
     assert all(torch.equal(value, student.lm.model.get_parameter(name)) for name, value in base.items())
 
