@@ -213,19 +213,15 @@ class Learner:
         self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion
     ) -> PolicyMetrics:
         staleness = all_gather_ragged(token_staleness(batch.rollouts, version.number, self._device))
-        return PolicyMetrics(
-            staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
-            staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
-            logprob_mismatch_max=self._logprob_mismatch(batch, micro_batches, version),
-        )
-
-    def _logprob_mismatch(
-        self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion
-    ) -> float:
-        """Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare."""
         learner_N = torch.cat([micro_batch.sampling_logprob_N for micro_batch in micro_batches])
         engine_N, on_policy_N = current_tokens(batch.rollouts, version, self._device)
         lora = self._config.model.lora
+        # Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare.
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
             on_policy_N = torch.zeros_like(on_policy_N)
-        return logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], self._config.logprob_tolerance)
+        tolerance = self._config.logprob_tolerance
+        return PolicyMetrics(
+            staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
+            staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
+            logprob_mismatch_max=logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], tolerance),
+        )

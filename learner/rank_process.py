@@ -3,14 +3,13 @@
 Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
 """
 
-import fcntl
 import os
 import socket
-import struct
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import ray
 
 from learner.errors import translate_collective_errors
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from learner.learner import Learner
     from unisd_rl.transport.weights.transport import WeightPublisher
 
-_SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
-_NAME_BYTES, _ADDRESS = 15, slice(20, 24)  # of struct ifreq
 _NICENESS = 5
 
 
@@ -158,13 +155,7 @@ def network_interface_for(address: str) -> str | None:
     gloo listens where the machine's own name leads, and on many Linux machines that is the loopback, where ranks on
     other machines look for it in vain. So each rank tells it the interface by which Ray's nodes know each other.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:_NAME_BYTES])
-            try:
-                candidate = fcntl.ioctl(probe, _SIOCGIFADDR, request)[_ADDRESS]
-            except OSError:  # it has no address
-                continue
-            if socket.inet_ntoa(candidate) == address:
-                return name
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(candidate.address == address for candidate in addresses):
+            return name
     return None

@@ -116,7 +116,16 @@ class FullTeacher(Teacher):
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self._lm = lm.eval().requires_grad_(False)
-        self._engine = _sharded(lm, config) if zero_stage(config) == 3 else None
+        self._engine: deepspeed.DeepSpeedEngine | None = None
+        if zero_stage(config) == 3:
+            # No weight may outlive the forward pass that gathered it: the average changes the shards beneath.
+            settings = {
+                "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
+                "bf16": {"enabled": config.model.dtype == "bfloat16"},
+                "steps_per_print": None,
+                "zero_optimization": {"stage": 3, **ZERO3_KEEP_NOTHING_GATHERED},
+            }
+            self._engine, *_ = deepspeed.initialize(model=lm, config=settings)
         super().__init__(dict(lm.model.named_parameters()), config)
 
     @override
@@ -155,18 +164,6 @@ class AdapterTeacher(Teacher):
     @override
     def close(self) -> None:
         """The student's engine owns everything."""
-
-
-def _sharded(lm: CausalLM, config: Config) -> deepspeed.DeepSpeedEngine:
-    """No weight may outlive the forward pass that gathered it: the average changes the shards beneath."""
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
-        "steps_per_print": None,
-        "zero_optimization": {"stage": 3, **ZERO3_KEEP_NOTHING_GATHERED},
-    }
-    engine, *_ = deepspeed.initialize(model=lm, config=settings)
-    return engine
 
 
 def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[Student, Teacher | None]:

@@ -58,11 +58,6 @@ def sequence_sums(values_N: Tensor, sequence_N: Tensor, sequences: int) -> Tenso
     return sums_S.index_add_(0, sequence_N, values_N.double())
 
 
-def token_counts(sequence_N: Tensor, sequences: int) -> Tensor:
-    """`count_S` (float64): tokens of each sequence; 0 for fully masked ones."""
-    return torch.bincount(sequence_N, minlength=sequences).double()
-
-
 def global_sums(local: Tensor, gather: Gather) -> Tensor:
     """The element-wise sum over ranks of a one-dimensional tensor of fixed length."""
     return gather(local).view(-1, local.numel()).sum(0)

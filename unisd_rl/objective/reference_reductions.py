@@ -36,8 +36,10 @@ def reference_shares(
     `batch_S` is the micro-batch of each sequence: consecutive prompts of this rank. Theirs averages gradients over
     ranks and over a rank's micro-batches, of which all ranks have equally many.
     """
-    row_N = _row_shares(batch_S, gather)[sequence_N]
-    mean_N = row_N / count_S[sequence_N]  # tokens exist, so their count is at least the clamp's 1
+    rows_B = torch.bincount(batch_S).double()
+    micro_batches = float(gather(rows_B.new_tensor([len(rows_B)])).sum())
+    row_S = 1.0 / (rows_B[batch_S] * micro_batches)
+    mean_N = row_S[sequence_N] / count_S[sequence_N]  # tokens exist, so their count is at least the clamp's 1
     return Shares(mean_N, mean_N * contrasted_S[sequence_N])
 
 
@@ -63,13 +65,6 @@ def reference_step_weights(
     total_S = sequence_sums(weight_N, sequence_N, len(count_S)).clamp(min=1.0)
     share_N = mean_N * count_S[sequence_N] * weight_N / total_S[sequence_N]
     return StepWeights(weight_N, share_N, units, effective_sample_size(units), math.nan)
-
-
-def _row_shares(batch_S: Tensor, gather: Gather) -> Tensor:
-    """What each row counts: one part in the rows of its micro-batch, and in the micro-batches of all ranks."""
-    rows_B = torch.bincount(batch_S).double()
-    everywhere = float(gather(rows_B.new_tensor([len(rows_B)])).sum())
-    return 1.0 / (rows_B[batch_S] * everywhere)
 
 
 def _token_weights(auxiliary_KN: Tensor, batch_N: Tensor, agreement: TokenAgreement) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unisd_rl.config.objective import ObjectiveSettings
 from unisd_rl.metrics import BatchCounts
-from unisd_rl.objective.reduction import Gather, Shares, global_shares, step_counts, token_counts
+from unisd_rl.objective.reduction import Gather, Shares, global_shares, step_counts
 from unisd_rl.objective.reference_reductions import reference_shares
 
 
@@ -55,7 +55,7 @@ def step_of(inputs: ScoringInputs, settings: ObjectiveSettings, gather: Gather) 
 
     Raises ValueError where `order_S` is no order of the sequences.
     """
-    count_S = token_counts(inputs.sequence_N, inputs.sequences)
+    count_S = torch.bincount(inputs.sequence_N, minlength=inputs.sequences).double()
     contrasted_S = torch.zeros_like(count_S, dtype=torch.bool)
     if settings.needs_negative_view:
         contrasted_S = count_S > 0 if inputs.has_negative_S is None else (count_S > 0) & inputs.has_negative_S

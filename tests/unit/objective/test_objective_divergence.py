@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.objective_oracle import dense_divergence, literal_divergence
 from unisd_rl.config.objective import DivergenceConfig, JensenShannon, TotalVariation
-from unisd_rl.objective.divergences import DIVERGENCES, divergence
+from unisd_rl.objective.divergences import DIVERGENCES
 from unisd_rl.objective.kernels.torch_backend import log_softmax_
 
 KINDS = (*(JensenShannon(alpha=alpha) for alpha in (0.0, 0.1, 0.5, 0.9, 1.0)), TotalVariation())
@@ -23,7 +23,7 @@ def measured(student_RV, teacher_RV, kind):
     student_p, teacher_p = torch.empty_like(student), torch.empty_like(teacher)
     log_softmax_(student, student_p)
     log_softmax_(teacher, teacher_p)
-    return divergence(kind, student, teacher, student_p, teacher_p, teacher, student), student
+    return DIVERGENCES[type(kind)](kind, student, teacher, student_p, teacher_p, teacher, student), student
 
 
 def logits(seed, spread, rows=5, vocabulary=9):

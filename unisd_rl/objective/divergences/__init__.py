@@ -3,6 +3,12 @@
 Each is a module with a function of one signature, and a configuration class with its bound; this is their registry.
 Everything is formed from log-probabilities, so that probabilities that underflow stay harmless. The functions write
 into their arguments: these are buffers of one block of one chunk.
+
+    divergence(kind, logS_RV, logP_RV, S_RV, P_RV, scratch_RV, slope_RV) -> D_R
+
+is the divergence per row, at least 0; its derivative in the student's logits is written to `slope_RV`. `kind` is its
+configuration, `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities. `scratch_RV` may be
+`logP_RV` itself; `slope_RV` may be `logS_RV` itself.
 """
 
 from collections.abc import Callable
@@ -18,20 +24,3 @@ DIVERGENCES: dict[type[Divergence], Callable[[Any, Tensor, Tensor, Tensor, Tenso
     JensenShannon: jensen_shannon,
     TotalVariation: total_variation,
 }
-
-
-def divergence(
-    kind: Divergence,
-    logS_RV: Tensor,
-    logP_RV: Tensor,
-    S_RV: Tensor,
-    P_RV: Tensor,
-    scratch_RV: Tensor,
-    slope_RV: Tensor,
-) -> Tensor:
-    """The divergence per row, `D_R`, at least 0; its derivative in the student's logits is written to `slope_RV`.
-
-    `logS_RV`, `logP_RV` are log-probabilities, `S_RV`, `P_RV` the probabilities. `scratch_RV` may be `logP_RV` itself;
-    `slope_RV` may be `logS_RV` itself.
-    """
-    return DIVERGENCES[type(kind)](kind, logS_RV, logP_RV, S_RV, P_RV, scratch_RV, slope_RV)

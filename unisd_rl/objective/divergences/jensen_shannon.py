@@ -25,7 +25,7 @@ def jensen_shannon(
     scratch_RV: Tensor,
     slope_RV: Tensor,
 ) -> Tensor:
-    """As `divergences.divergence`."""
+    """As `divergences` says."""
     log_ratio_RV = torch.sub(logP_RV, logS_RV, out=scratch_RV)
     if kind.alpha == 0.0:
         divergence_R = _dot(P_RV, log_ratio_RV)

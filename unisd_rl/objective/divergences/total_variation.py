@@ -18,7 +18,7 @@ def total_variation(
     scratch_RV: Tensor,
     slope_RV: Tensor,
 ) -> Tensor:
-    """As `divergences.divergence`."""
+    """As `divergences` says."""
     gap_RV = torch.sub(S_RV, P_RV, out=scratch_RV)
     divergence_R = torch.abs(gap_RV, out=slope_RV).sum(-1).mul_(0.5)
     sign_RV = gap_RV.sign_()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unisd_rl.objective.divergences import divergence
+from unisd_rl.objective.divergences import DIVERGENCES
 from unisd_rl.objective.kernels.head import ScaledHead
 from unisd_rl.objective.term import Measure, TokenScores, TokenTerm, derivatives_of
 
@@ -93,7 +93,7 @@ class TorchBackend:
         if cap_slope_RV is not None:
             self._student.cap_slope(logits.student_CV, cap_slope_RV)
         log_softmax_(logits.student_CV, student_p_RV)
-        logprob_R = at_target(logits.student_CV, targets_R)
+        logprob_R = logits.student_CV.gather(1, targets_R[:, None]).squeeze(1)
         divergences, slopes = self._divergences(logits)
         scores = TokenScores(logprob_R, divergences)
         if gradient:
@@ -129,6 +129,7 @@ class TorchBackend:
                 scratch_RV = view_RV if spare_RV is None else spare_RV[:rows]
                 slopes[measure] = slope_RV = next(buffers)
                 (logS_RV, S_RV), kind = student, measure.divergence
+                divergence = DIVERGENCES[type(kind)]
                 values[measure] = divergence(kind, logS_RV, view_RV, S_RV, p_RV, scratch_RV, slope_RV)
         return values, slopes
 
@@ -156,8 +157,3 @@ def log_softmax_(logits_RV: Tensor, probs_RV: Tensor) -> None:
 def spans(start: int, stop: int, size: int) -> Iterator[slice]:
     """`start .. stop - 1` in slices of `size`, the last one shorter."""
     return (slice(begin, min(begin + size, stop)) for begin in range(start, stop, size or 1))
-
-
-def at_target(values_RV: Tensor, targets_R: Tensor) -> Tensor:
-    """`values[r, targets[r]]`, a copy."""
-    return values_RV.gather(1, targets_R[:, None]).squeeze(1)
