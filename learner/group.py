@@ -50,15 +50,11 @@ class LearnerGroup:
     ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
         self._on_wait = on_wait
-        self._ranks: list[ActorHandle] = []
+        self.ranks: list[ActorHandle] = []
+        """The ranks' processes, in order; none before the start."""
         self._placement: PlacementGroup | None = None
         self._pings: list[ray.ObjectRef[None]] = []
         self._stepped = False
-
-    @property
-    def ranks(self) -> tuple[ActorHandle, ...]:
-        """The ranks' processes, in order; none before the start."""
-        return tuple(self._ranks)
 
     def start(self, timeout_s: float, checkpoint: Path | None = None, version: int = 0) -> None:
         """Place and start all ranks; returns when each has its model: the initial one, or `checkpoint`'s.
@@ -69,9 +65,9 @@ class LearnerGroup:
             RunFailed: a rank failed to start, or took longer than `timeout_s`.
         """
         self._placement = self._place()
-        self._ranks = [self._spawn(rank, self._placement) for rank in range(self._config.learner.ranks)]
+        self.ranks = [self._spawn(rank, self._placement) for rank in range(self._config.learner.ranks)]
         deadline = time.monotonic() + timeout_s
-        (address,) = self._wait([self._ranks[0].address.remote()], timeout_s, "name an address")
+        (address,) = self._wait([self.ranks[0].address.remote()], timeout_s, "name an address")
         self._call("start", *address, timeout_s=deadline - time.monotonic(), what="load the model and meet")
         if checkpoint is not None:
             self.load(checkpoint, version)
@@ -95,8 +91,8 @@ class LearnerGroup:
             LearnerLost: a rank died, or the step took longer than `timeout_s` although one before did not: they hang.
             RunFailed: a check fired, or the first step took longer than `timeout_s`.
         """
-        assert len(shards) == len(self._ranks), f"{len(shards)} shards for {len(self._ranks)} learner ranks"
-        calls = [rank.step.remote(shard, version, lineage) for rank, shard in zip(self._ranks, shards, strict=True)]
+        assert len(shards) == len(self.ranks), f"{len(shards)} shards for {len(self.ranks)} learner ranks"
+        calls = [rank.step.remote(shard, version, lineage) for rank, shard in zip(self.ranks, shards, strict=True)]
         late = LearnerLost if self._stepped else RunFailed
         metrics = self._wait(calls, timeout_s, f"train step {version}", late)[0]
         self._stepped = True
@@ -118,7 +114,7 @@ class LearnerGroup:
                 except RayActorError:
                     continue
         if not self._pings:
-            self._pings = [rank.ping.remote() for rank in self._ranks]
+            self._pings = [rank.ping.remote() for rank in self.ranks]
 
     def publish(self, version: PolicyVersion, target: PublishTarget) -> None:
         """Take the student's weights and send them on in the background; training may continue when this returns."""
@@ -144,9 +140,9 @@ class LearnerGroup:
 
     def close(self) -> None:
         """End the processes and give their resources back; also after a start that failed."""
-        for rank in self._ranks:
+        for rank in self.ranks:
             ray.kill(rank)
-        self._ranks, self._pings, self._stepped = [], [], False
+        self.ranks, self._pings, self._stepped = [], [], False
         if self._placement is not None:
             remove_placement_group(self._placement)
             self._placement = None
@@ -181,8 +177,8 @@ class LearnerGroup:
 
     def _call(self, method: str, *arguments: Any, timeout_s: float, what: str) -> Any:
         """One method on every rank; rank 0's answer."""
-        assert self._ranks, "the learner was not started"
-        return self._wait([getattr(rank, method).remote(*arguments) for rank in self._ranks], timeout_s, what)[0]
+        assert self.ranks, "the learner was not started"
+        return self._wait([getattr(rank, method).remote(*arguments) for rank in self.ranks], timeout_s, what)[0]
 
     def _wait(
         self, calls: list[ray.ObjectRef], timeout_s: float, what: str, late: type[RunFailed] = RunFailed

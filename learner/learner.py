@@ -103,9 +103,11 @@ class Learner:
             scoring_inputs = scores.inputs
             if self._settings.needs_divergence_pass:
                 assert scores.primary_NH is not None, "a divergence has a primary view"
-                passes = (batch, self.student, scores.primary_NH, teacher_head, self._settings, timer)
                 with timer.measure("divergence"):
-                    scoring_inputs = replace(scoring_inputs, divergence_N=student_divergences(*passes))
+                    divergence_N = student_divergences(
+                        batch, self.student, scores.primary_NH, teacher_head, self._settings, timer
+                    )
+                scoring_inputs = replace(scoring_inputs, divergence_N=divergence_N)
             terms = step_terms(scoring_inputs, self._settings, all_gather_ragged)
             with timer.measure("gradient"):
                 micro_batches = self._gradient(batch, scores, teacher_head, terms, timer)

@@ -44,6 +44,18 @@ class Scores:
     """Log-probs under the primary view, whether or not a term needs them: if not, of a few tokens a pass."""
 
 
+_PROBES_PER_PASS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The tokens of one view in one pass."""
+
+    view: int
+    spec: ViewSpec
+    tokens: slice
+
+
 class ScoreBuffer:
     """Scores hidden states pass by pass and collects the results."""
 
@@ -53,7 +65,7 @@ class ScoreBuffer:
         self._states: dict[int, Tensor] = {}
         self._probes = [torch.empty(0, device=batch.device)]
 
-    def collect(self, inputs: Inputs, spans: Sequence["_Span"], hidden_nH: Tensor, head: Head) -> None:
+    def collect(self, inputs: Inputs, spans: Sequence[_Span], hidden_nH: Tensor, head: Head) -> None:
         """Score the hidden states of one pass, where they and the head exist."""
 
         def logprobs(tokens: slice, temperature: float) -> Tensor:
@@ -101,9 +113,6 @@ class ScoreBuffer:
         return self._states[views[0]] if views else None
 
 
-_PROBES_PER_PASS = 64
-
-
 class Scorer:
     """Runs the teacher over the views of a plan; without a teacher there is nothing to run."""
 
@@ -123,7 +132,7 @@ class Scorer:
                     timer.count_tokens(self._plan.specs[sequence.view].kind.value, batch.length(sequence))
         return buffer.scores()
 
-    def _spans(self, batch: RankBatch, group: Sequence[InputSequence]) -> list["_Span"]:
+    def _spans(self, batch: RankBatch, group: Sequence[InputSequence]) -> list[_Span]:
         """Which of a pass's tokens belong to which view, also of views without a token here."""
         tokens: Counter[int] = Counter()
         for sequence in group:
@@ -133,15 +142,6 @@ class Scorer:
             spans.append(_Span(view, spec, slice(start, start + tokens[view])))
             start += tokens[view]
         return spans
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """The tokens of one view in one pass."""
-
-    view: int
-    spec: ViewSpec
-    tokens: slice
 
 
 def _same_temperature_spans(spans: Sequence[_Span]) -> Iterator[tuple[float, slice]]:
