@@ -87,9 +87,9 @@ def check_absolute_under_a_job(setting: str, folder: Path) -> None:
         )
 
 
-def check_model_folder(setting: str, path: str) -> None:
-    """Raise `UserError` for a model that should be a folder and is not there."""
-    if looks_local(path) and not Path(path).expanduser().is_dir():
+def check_model_folder(setting: str, path: str | None) -> None:
+    """Raise `UserError` for a model that should be a folder and is not there; None is the embedded one, or none."""
+    if path is not None and looks_local(path) and not Path(path).expanduser().is_dir():
         raise UserError(f"{setting} = {path!r} is not a folder; give a model folder or a hub name")
 
 
@@ -113,7 +113,7 @@ def check_contexts(contexts: ContextsConfig) -> None:
         check_absolute_under_a_job("contexts.cache", contexts.cache)
         if contexts.cache.expanduser().exists() and not contexts.cache.expanduser().is_dir():
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
-    if isinstance(contexts.auxiliary, RetrievalAuxiliary) and contexts.auxiliary.model is not None:
+    if isinstance(contexts.auxiliary, RetrievalAuxiliary):
         check_model_folder("contexts.auxiliary.model", contexts.auxiliary.model)
 
 

@@ -36,7 +36,7 @@ def _prepare(arguments: Sequence[str]) -> int:
         print(describe(config))
         return 0
     limit_openmp_spinning()
-    from unisd_rl.driver.prepare_job import run_preparation  # heavy: torch, Ray
+    from unisd_rl.driver.context_generation import run_preparation  # heavy: torch, Ray
 
     run_preparation(config)
     return 0
@@ -48,8 +48,7 @@ def check_without_imports(config: Config) -> None:
     Raises:
         UserError: one sentence with the value and the remedy.
     """
-    if config.model.path is not None:
-        check_model_folder("model.path", config.model.path)
+    check_model_folder("model.path", config.model.path)
     check_training_task(config.task)
     check_contexts(config.contexts)
 

@@ -81,8 +81,7 @@ def describe(request: ReplayRequest) -> str:
 
 def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], check: bool) -> None:
     check_absolute_under_a_job("run.dir", config.run.dir)
-    if config.model.path is not None:
-        check_model_folder("model.path", config.model.path)
+    check_model_folder("model.path", config.model.path)
     if config.run_dir.absolute() == run.path:
         raise UserError(
             f"--run.name {config.run.name} is the run itself, which would be moved aside; take another name"

@@ -24,8 +24,8 @@ from unisd_rl.cli import (
 )
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config import Config
-from unisd_rl.config.ineffective import ineffective_settings, slower_settings
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import resumed_config
 from unisd_rl.storage.stores import check_reachable
@@ -85,8 +85,7 @@ def check_data(config: Config) -> None:
     Raises:
         UserError: one sentence with the value and the remedy.
     """
-    if config.model.path is not None:
-        check_model_folder("model.path", config.model.path)
+    check_model_folder("model.path", config.model.path)
     if config.rollout.ledger is not None and "://" in config.rollout.ledger:
         check_reachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)

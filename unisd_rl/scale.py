@@ -53,17 +53,13 @@ def _check_request(run: Path, requests: ScaleRequests, actors: int) -> None:
         raise UserError(f"{run} is not the folder of a run: it has no config.toml; name the folder that `run` printed")
     if not requests.running:
         raise UserError(f"the run in {run} is not running: resume it first, then scale it")
-    bounds = _bounds(run)
+    configured = recipe_tree(str(run / "config.toml"))["rollout"]["actors"]
+    bounds = AutoActors.model_validate(configured) if isinstance(configured, dict) else None
     if bounds is not None and not bounds.min <= actors <= bounds.max:
         raise UserError(
             f"--actors {actors}: this run chooses between rollout.actors.min = {bounds.min} and max = {bounds.max}; "
             "name a number between those"
         )
-
-
-def _bounds(run: Path) -> AutoActors | None:
-    actors = recipe_tree(str(run / "config.toml"))["rollout"]["actors"]
-    return AutoActors.model_validate(actors) if isinstance(actors, dict) else None
 
 
 def _wait_until(requests: ScaleRequests, run: Path, actors: int, timeout_s: float) -> None:

@@ -106,7 +106,8 @@ class DecodingGroup:
     @torch.inference_mode()
     def step(self, version: PolicyVersion) -> list[Row]:
         """Sample one token of `version` for each row; finished rows are returned, once."""
-        samplings, uniforms_R = self._draws()
+        uniforms_R = torch.stack([row.uniforms[len(row.tokens)] if row else _NO_DRAW for row in self._rows])
+        samplings = [row.sampling if row else _GREEDY for row in self._rows]
         tokens_R, logprobs_R = sample(self._forward(), samplings, uniforms_R)
         finished = []
         for index, (token, logprob) in enumerate(zip(tokens_R.tolist(), logprobs_R.tolist(), strict=True)):
@@ -121,11 +122,6 @@ class DecodingGroup:
         if finished and not self._fixed:
             self._drop_finished()
         return finished
-
-    def _draws(self) -> tuple[list[Sampling], torch.Tensor]:
-        """How each row's token is drawn, and its random number."""
-        uniforms = [row.uniforms[len(row.tokens)] if row else _NO_DRAW for row in self._rows]
-        return [row.sampling if row else _GREEDY for row in self._rows], torch.stack(uniforms)
 
     def _forward(self) -> torch.Tensor:
         """Logits [R, V] of the next token, float32; only new tokens are computed while a cache is there."""
@@ -161,10 +157,8 @@ def sample(
     """
     temperatures_R = torch.tensor([row.temperature or 1.0 for row in samplings])
     logprobs_RV = (logits_RV / temperatures_R[:, None]).log_softmax(-1)
-    top_k_R, top_p_R = (
-        torch.tensor([row.top_k or 0 for row in samplings]),
-        torch.tensor([row.top_p for row in samplings]),
-    )
+    top_k_R = torch.tensor([row.top_k or 0 for row in samplings])
+    top_p_R = torch.tensor([row.top_p for row in samplings])
     if top_k_R.any():
         cut_RV = _likeliest(logprobs_RV, top_k_R.where(top_k_R > 0, logits_RV.shape[-1]))
         logprobs_RV = torch.where((top_k_R > 0)[:, None], cut_RV, logprobs_RV)

@@ -13,8 +13,8 @@ from learner.plan import ViewSpec, scoring_plan
 from tests.fakes.objective_expected import dense_gradient, dense_loss
 from tests.fakes.objective_oracle import PLAIN, changed, dense_logprobs, random_problem
 from tests.fakes.objective_steps import inputs_of, relative_difference
-from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.unisd import loss_metrics, micro_batch_loss, step_terms

@@ -20,9 +20,9 @@ from tests.fakes.objective_steps import over_ranks, relative_difference, single
 from tests.fakes.prepared import made, prepared_stream
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
-from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.objective import ObjectiveConfig
+from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.prompts import PreparationReport, prompt_of
 from unisd_rl.errors import UserError
 from unisd_rl.objective.agreement import disagreement

@@ -43,14 +43,12 @@ class Needs:
 class Mechanism(Section):
     """A section of the objective; a mechanism that is off is a section that is absent."""
 
+    needs: ClassVar[Needs] = Needs()
+    """What this mechanism reads of the teacher; nothing unless it says so."""
+
     def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
         """One sentence for each setting of this section that is on but cannot change the gradient."""
         yield from ()
-
-    @property
-    def needs(self) -> Needs:
-        """What this mechanism reads of the teacher; nothing unless it says so."""
-        return Needs()
 
 
 class TermConfig(Mechanism):
@@ -66,10 +64,7 @@ class Divergence(TermConfig):
     has_triton_kernel: ClassVar[bool] = False
     """Whether a GPU computes it in the fused kernels; else in plain torch, which is slower."""
 
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(states=frozenset({ViewKind.PRIMARY}))
+    needs = Needs(states=frozenset({ViewKind.PRIMARY}))
 
     @property
     @abstractmethod
@@ -164,10 +159,7 @@ class Agreement(Mechanism):
     statistic: Literal["variance", "range"] = "variance"
     """Disagreement of the views' log-probs: population variance, or max - min."""
 
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(logprobs=frozenset({ViewKind.AUXILIARY}))
+    needs = Needs(logprobs=frozenset({ViewKind.AUXILIARY}))
 
     @override
     def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
@@ -237,10 +229,7 @@ class LogprobContrast(Contrast):
 
     signal: Literal["logprob"] = "logprob"
 
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(logprobs=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
+    needs = Needs(logprobs=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
 
 
 class DivergenceContrast(Contrast):
@@ -256,10 +245,7 @@ class DivergenceContrast(Contrast):
         """D."""
         return JensenShannon(alpha=self.alpha)
 
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(states=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
+    needs = Needs(states=frozenset({ViewKind.PRIMARY, ViewKind.NEGATIVE}))
 
     @override
     def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
@@ -286,10 +272,7 @@ class MatchingConfig(TermConfig):
     weight: Positive = 0.1
     """lambda_f. Without a `divergence` section this is the representation-only variant."""
 
-    @property
-    @override
-    def needs(self) -> Needs:
-        return Needs(states=frozenset({ViewKind.PRIMARY}))
+    needs = Needs(states=frozenset({ViewKind.PRIMARY}))
 
 
 class EmaConfig(Mechanism):

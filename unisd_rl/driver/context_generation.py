@@ -1,4 +1,4 @@
-"""The generator of contexts: rollout actors on the initial model, with all cores, before a run starts.
+"""The generator of contexts: rollout actors on the initial model, with all cores, before a run or without one.
 
 ```
 chats --too long? None--> rollout actor (as in a run, without queue or updates) --cut? None--> texts
@@ -6,7 +6,7 @@ chats --too long? None--> rollout actor (as in a run, without queue or updates) 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from typing_extensions import override
@@ -14,17 +14,46 @@ from typing_extensions import override
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
-from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.base_model import model_folder
+from unisd_rl.cluster.cores import CorePlan, generation_cores
+from unisd_rl.cluster.ray_cluster import connected
+from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedConfig
 from unisd_rl.contexts.generator import ContextGenerator
+from unisd_rl.contexts.prepare import Preparation, cache_folder
+from unisd_rl.contexts.prompts import PreparationReport
 from unisd_rl.contexts.templates import Chat
+from unisd_rl.driver.console import Console
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.load import load_task
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.types import Sampling
 
 _SLICE = 64  # requests that go out together; fixed, because each one's seed follows from its place
 _MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
+
+
+def run_preparation(config: Config) -> PreparationReport:
+    """Prepare, and say what came of it. A cluster is joined, and engines start, only for what the model has to write.
+
+    Raises:
+        UserError: the data, the model or the cluster is not what the configuration says.
+        RunFailed: an engine failed; what was prepared until then stays.
+    """
+    task, cache = load_task(config.task), cache_folder(config)
+    with Console() as console:
+        model = model_folder(config, cache / f"base-{config.model.base_seed}", console)
+
+        @contextmanager
+        def open_generator() -> Iterator[ContextGenerator]:
+            needed, cores = generation_requirements(config), generation_cores(config)
+            with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
+                yield generator
+
+        report = Preparation.create(config, task, model, open_generator, console).prepared().report
+        console.print(f"prepared {report.describe()}\nfiles  {cache}")
+    return report
 
 
 class EngineGenerator(ContextGenerator):
@@ -54,12 +83,10 @@ def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path)
     Raises:
         RunFailed: the engine does not start.
     """
-    group = RolloutGroup(ActorSpec(engine_config(config), model, folder, None, spawn_store()), plan)
-    try:
+    spec = ActorSpec(engine_config(config), model, folder, None, spawn_store())
+    with closing(RolloutGroup(spec, plan)) as group:
         group.start(config.run.start_timeout_s)
         yield EngineGenerator(config, group, ChatTokenizer(model))
-    finally:
-        group.close()
 
 
 def engine_config(config: Config) -> Config:

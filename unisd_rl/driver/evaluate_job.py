@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +18,9 @@ from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
-from unisd_rl.config import Config
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
-from unisd_rl.evaluation.request import (
-    BASE,
-    EvaluationRequest,
-    EvaluationTarget,
-    check_question_lengths,
-    check_same_tokens,
-)
+from unisd_rl.evaluation.request import BASE, EvaluationRequest, check_question_lengths, check_same_tokens
 from unisd_rl.evaluation.results import (
     Result,
     comparison_table,
@@ -57,7 +50,8 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
     phases = generation_requirements(config), retention_requirement(config)
     with Console() as console, connected(config, *phases):
         request.out.mkdir(parents=True, exist_ok=True)
-        folders = {model: model_folder(_config_of(request, model), request.out, console) for model in request.models}
+        configs = {target.model: target.config for target in reversed(request.targets)}
+        folders = {model: model_folder(configs[model], request.out, console) for model in request.models}
         base = _base_folder(request, folders, console)
         with console.waiting("reading the problems"):
             _check_tokenizers(request, folders, base, tasks)
@@ -82,27 +76,16 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
 def _results_of(
     request: EvaluationRequest, index: int, folder: Path, tasks: Tasks, store: StoreClient, console: Console
 ) -> Iterator[Result]:
-    """The results of one model on every task."""
+    """The results of one model on every task. Its actors hold it as it was loaded: no version is ever applied."""
     targets = [target for target in request.targets if target.model == request.models[index]]
-    with _serving(targets[0], folder, request.out.absolute() / f"model-{index}", store, console) as group:
+    config, logs = targets[0].config, request.out.absolute() / f"model-{index}"
+    with closing(RolloutGroup(ActorSpec(config, folder, logs, None, store), generation_cores(config))) as group:
+        with console.waiting(f"starting {config.rollout.engine.type} with {targets[0].model}"):
+            group.start(config.run.start_timeout_s)
         for target in targets:
             with console.progress(f"{target.model} on {target.task}") as progress:
                 evaluation = evaluate(group, tasks[target.task], target.config, NO_WEIGHTS, progress)
             yield Result(target.model, target.task, target.config, evaluation)
-
-
-@contextmanager
-def _serving(
-    target: EvaluationTarget, folder: Path, run_dir: Path, store: StoreClient, console: Console
-) -> Iterator[RolloutGroup]:
-    """Rollout actors that hold the model as it was loaded: no version is ever applied."""
-    group = RolloutGroup(ActorSpec(target.config, folder, run_dir, None, store), generation_cores(target.config))
-    try:
-        with console.waiting(f"starting {target.config.rollout.engine.type} with {target.model}"):
-            group.start(target.config.run.start_timeout_s)
-        yield group
-    finally:
-        group.close()
 
 
 def _with_retention(
@@ -135,10 +118,6 @@ def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], consol
         return None if base is None else folders[base]
     model = request.config.model.model_copy(update={"path": None if base == BASE else base})
     return model_folder(request.config.model_copy(update={"model": model}), request.out, console)
-
-
-def _config_of(request: EvaluationRequest, model: str) -> Config:
-    return next(target.config for target in request.targets if target.model == model)
 
 
 def _check_tokenizers(request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks) -> None:

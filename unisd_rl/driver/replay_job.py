@@ -10,6 +10,7 @@ rows, their split among ranks, seeds, schedule. So is every bit of it.
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from learner.group import LearnerGroup
@@ -85,15 +86,13 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             console.print(
                 f"the ledger ends early: {recording.steps} of {config.run.steps} steps are whole and trained on"
             )
-        learners = LearnerGroup(config, plan, model_folder(config, directory.path, console), directory.path)
-        try:
+        model = model_folder(config, directory.path, console)
+        with closing(LearnerGroup(config, plan, model, directory.path)) as learners:
             with console.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
             trained = steps(request, recording, learners, directory, console)
             losses = {metrics.step: metrics.loss.loss for metrics in trained}
             learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
-        finally:
-            learners.close()
         summary = ReplaySummary(
             status="completed",
             run=str(request.run.path),

@@ -25,6 +25,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ class RunDirectory:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if (self.path / "lock").exists():
                 self._claim()
-                self.path.rename(_free_name(self.path))
+                names = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+                self.path.rename(next(name for name in names if not name.exists()))
                 self.close()
             self.path.mkdir(exist_ok=True)
             self._claim()
@@ -218,13 +220,6 @@ class RunDirectory:
         self._lock = FolderLock(self.path)
         if not self._lock.acquire():
             raise UserError(f"another run is writing to {self.path}; give this one another run.name")
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return candidate
 
 
 def _recorded(config: Config) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from unisd_rl.config.ineffective import ineffective_settings, slower_settings
 from unisd_rl.config.load import load_recipe, validate_config
 from unisd_rl.config.objective import JensenShannon, TotalVariation
+from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
 

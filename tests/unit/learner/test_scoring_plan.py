@@ -5,7 +5,6 @@ import pytest
 from learner import plan
 from learner.plan import ViewSpec, scoring_plan
 from unisd_rl.config import Config
-from unisd_rl.config.ineffective import ineffective_settings
 from unisd_rl.config.objective import (
     DivergenceContrast,
     JensenShannon,
@@ -17,6 +16,7 @@ from unisd_rl.config.objective import (
     TokenAgreement,
     TotalVariation,
 )
+from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.types import ViewKind
 
 TAU = 0.7
