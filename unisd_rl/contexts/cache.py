@@ -29,6 +29,7 @@ from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example
 
 _CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py")
+_CODE_FILES = (".py", ".toml")  # a table of data beside a module is part of it
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MODEL_FILES = (".json", ".jinja", ".txt", ".model")
 SEGMENT_ROWS = 256
@@ -63,7 +64,8 @@ def records_fingerprint(task: Task, examples: Sequence[Example]) -> str:
 def code_fingerprint() -> str:
     """Of the modules that make, show and grade contexts: a better donor rule or another template is another result."""
     root = Path(unisd_rl.__file__).parent
-    files = {path for name in _CODE for path in [root / name, *(root / name).rglob("*.py")] if path.is_file()}
+    paths = (path for name in _CODE for path in [root / name, *(root / name).rglob("*")])
+    files = {path for path in paths if path.suffix in _CODE_FILES and path.is_file()}
     return _digest(part for path in sorted(files) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
 
 

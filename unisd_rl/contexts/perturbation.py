@@ -1,4 +1,4 @@
-"""Perturbed demonstrations: words of the gold demonstration replaced, from a small table of our own.
+"""Perturbed demonstrations: words of the gold demonstration replaced, from a small table (`perturbation.toml`).
 
 Four kinds of change: antonyms ("more" - "less"), synonyms ("big" - "large"), negation ("is" - "is not"), numbers. The
 first candidates change one place, later ones more. A synonym seldom makes an answer wrong: what the stated answer is
@@ -7,27 +7,16 @@ made of, a number or an option's letter, is a word too and may change like other
 
 import random
 import re
+import tomllib
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import chain, permutations
+from pathlib import Path
 
 from unisd_rl.contexts.corruption import in_case_of, near_numbers, stated_letter_changed
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.multiple_choice import options_of, right_letter
 from unisd_rl.types import Example
 
-_PAIRS = (
-    # antonyms
-    "more less; most least; greater smaller; increase decrease; increases decreases; rise fall; rises falls; high low; "
-    "higher lower; hot cold; warmer cooler; fast slow; faster slower; long short; longer shorter; before after; "
-    "first last; above below; over under; inside outside; left right; north south; east west; early late; "
-    "always never; all none; every no; true false; yes no; correct incorrect; same different; positive negative; "
-    "even odd; open closed; begin end; start finish; maximum minimum; add subtract; multiply divide; carry borrow; "
-    "plus minus; with without; living nonliving; solid liquid; attract repel; attracts repels; present absent; "
-    "past future; cause effect; male female; "
-    # synonyms
-    "big large; small little; quick rapid; begin start; so therefore; because since; many several; "
-    "use employ; get obtain; show display; find discover; make produce; help assist; part portion; kind sort"
-)
 _NEGATED = re.compile(
     r"\b(is|are|was|were|can|could|will|would|should|does|do|did|has|have|had)\b( not\b)?", re.IGNORECASE
 )
@@ -35,8 +24,9 @@ _NUMBER = re.compile(r"(?<![\w.])\d{1,18}(?![\w.]*\w)")
 
 
 def _table() -> dict[str, tuple[str, ...]]:
+    pairs_by_kind = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     table: dict[str, tuple[str, ...]] = {}
-    for pair in _PAIRS.split(";"):
+    for pair in chain.from_iterable(pairs_by_kind.values()):
         for word, other in permutations(pair.split()):
             table[word] = (*table.get(word, ()), other)
     return table

@@ -1,6 +1,6 @@
 """The tool-use task: one request, three documented tools, and the one call that answers it, as JSON; self-contained.
 
-Requests are drawn from the templates of invented tools. Out of domain are requests for tools that training never shows.
+Requests are drawn from the templates of invented tools (`tool_use.toml`). Out of domain are requests for tools that training never shows.
 What is held out is decided by a hash of the request, so that the split depends on no seed. It needs a model that reads
 requests; the embedded base model does not.
 """
@@ -8,9 +8,10 @@ requests; the embedded base model does not.
 import hashlib
 import json
 import random
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from unisd_rl.config.task import ToolUseTask
@@ -27,15 +28,6 @@ _FORM = (
     "Answer the request with one call of one of these tools, as one JSON object with the keys "
     '"name" and "arguments". Give every argument, and no other.'
 )
-
-_PEOPLE = ("Ada", "Ben", "Chloe", "Dev", "Elif", "Femi", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena")
-_CITIES = ("Oslo", "Lima", "Nairobi", "Kyoto", "Quebec", "Porto", "Hanoi", "Dakar", "Turin", "Perth")
-_TOPICS = ("the budget", "our trip", "the new kitchen", "the exam", "the garden", "the concert")
-_SONGS = ("Blue River", "Night Train", "Paper Moon", "Golden Hour", "Old Friends", "Stone Bridge")
-_ITEMS = ("rice", "lamps", "notebooks", "batteries", "apples", "candles", "towels")
-_ROOMS = ("kitchen", "hall", "office", "bedroom", "cellar")
-_CURRENCIES = ("EUR", "USD", "JPY", "GBP", "KES", "PEN")
-_AMOUNTS = tuple(count / 2 for count in range(21, 400))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,124 +63,33 @@ class Tool:
         return template.format(**values), values
 
 
-def _text(meaning: str, values: Sequence[str]) -> Parameter:
-    return Parameter("string", meaning, values)
+def _tools(kind: str) -> tuple[Tool, ...]:
+    """The tools in one of the data file's two lists."""
+    data = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+
+    def values_of(values: Any) -> Sequence[Any]:
+        match values:
+            case str():
+                values = data["values"][values]
+            case {"first": first, "last": last, "step": step}:
+                values = [first + step * index for index in range(round((last - first) / step) + 1)]
+        return tuple(values)
+
+    return tuple(
+        Tool(
+            tool["name"],
+            tool["purpose"],
+            {
+                name: Parameter(parameter["kind"], parameter["meaning"], values_of(parameter["values"]))
+                for name, parameter in tool["parameters"].items()
+            },
+            tuple((request["text"], request.get("stated", {})) for request in tool["requests"]),
+        )
+        for tool in data[kind]
+    )
 
 
-def _integer(meaning: str, values: Sequence[int]) -> Parameter:
-    return Parameter("integer", meaning, values)
-
-
-_YES_NO = (True, False)
-
-TOOLS = (
-    Tool(
-        "set_timer",
-        "rings after some minutes",
-        {
-            "minutes": _integer("from 1 to 180", range(1, 181)),
-            "label": _text("what it is for", ("tea", "bread", "laundry")),
-        },
-        (
-            ("Wake me for the {label} in {minutes} minutes.", {}),
-            ("A {minutes} minute timer called {label}, please.", {}),
-        ),
-    ),
-    Tool(
-        "send_message",
-        "sends a text",
-        {
-            "to": _text("who gets it", _PEOPLE),
-            "topic": _text("what it is about", _TOPICS),
-            "urgent": Parameter("boolean", "whether it rings", _YES_NO),
-        },
-        (
-            ("Write to {to} about {topic}. It cannot wait!", {"urgent": True}),
-            ("When convenient, drop {to} a line about {topic}; no alarm.", {"urgent": False}),
-        ),
-    ),
-    Tool(
-        "play_song",
-        "plays music",
-        {
-            "title": _text("name of the song", _SONGS),
-            "volume": _integer("from 0 to 100", range(101)),
-            "repeat": Parameter("boolean", "whether it starts again", _YES_NO),
-        },
-        (
-            ("Play {title} at volume {volume}, over and over.", {"repeat": True}),
-            ("Once through {title}, volume {volume}.", {"repeat": False}),
-        ),
-    ),
-    Tool(
-        "convert_money",
-        "says what an amount is worth in another currency",
-        {
-            "amount": Parameter("number", "how much", _AMOUNTS),
-            "source": _text("currency code", _CURRENCIES[:3]),
-            "target": _text("currency code", _CURRENCIES[3:]),
-        },
-        (("How much is {amount} {source} in {target}?", {}), ("Change {amount} {source} into {target}.", {})),
-    ),
-    Tool(
-        "order_item",
-        "orders goods",
-        {
-            "item": _text("what", _ITEMS),
-            "count": _integer("how many", range(2, 200)),
-            "city": _text("where to", _CITIES),
-        },
-        (("Have {count} {item} sent to {city}.", {}), ("We are out of {item} in {city}: order {count}.", {})),
-    ),
-    Tool(
-        "get_forecast",
-        "says what the weather will be",
-        {"city": _text("where", _CITIES), "days": _integer("how many days ahead", range(1, 15))},
-        (("Will it rain in {city} within {days} days?", {}), ("The weather in {city} for the next {days} days?", {})),
-    ),
-)
-
-UNSEEN_TOOLS = (
-    Tool(
-        "set_heating",
-        "warms a room",
-        {
-            "room": _text("which", _ROOMS),
-            "degrees": Parameter("number", "in Celsius", tuple(half / 2 for half in range(30, 50))),
-            "hours": _integer("for how long", range(1, 13)),
-        },
-        (("Make the {room} {degrees} degrees warm for {hours} hours.", {}),),
-    ),
-    Tool(
-        "book_train",
-        "reserves seats",
-        {
-            "origin": _text("from where", _CITIES[:5]),
-            "destination": _text("where to", _CITIES[5:]),
-            "seats": _integer("how many", range(1, 10)),
-            "quiet": Parameter("boolean", "whether in the quiet coach", _YES_NO),
-        },
-        (
-            ("{seats} seats from {origin} to {destination}, in the quiet coach.", {"quiet": True}),
-            ("{seats} seats from {origin} to {destination}; we are a noisy party.", {"quiet": False}),
-        ),
-    ),
-    Tool(
-        "share_bill",
-        "splits a bill",
-        {
-            "total": Parameter("number", "the sum", _AMOUNTS),
-            "people": Parameter("array of strings", "who pays", tuple(pairwise(_PEOPLE))),
-        },
-        (("Split a bill of {total} between {people[0]} and {people[1]}.", {}),),
-    ),
-    Tool(
-        "water_plants",
-        "waters a bed",
-        {"bed": _integer("number of the bed", range(1, 41)), "litres": _integer("how much", range(1, 31))},
-        (("Bed {bed} is dry: give it {litres} litres.", {}), ("{litres} litres for bed {bed}.", {})),
-    ),
-)
+TOOLS, UNSEEN_TOOLS = _tools("seen"), _tools("unseen")
 
 
 def load(config: ToolUseTask) -> ToolCalling:

@@ -1,5 +1,6 @@
 """The cache: whole or not at all, resumed where it ended, and filed under everything that matters."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import unisd_rl
 from tests.fakes import preparing
 from tests.fakes.preparing import INDUCES, WRITES, CountingGrader, HandGenerator, configuration, model_in, preparation
-from unisd_rl.contexts.cache import Segments, records_fingerprint
+from unisd_rl.contexts.cache import Segments, code_fingerprint, records_fingerprint
 from unisd_rl.contexts.prepare import folder_of, training_inputs
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
@@ -124,6 +126,16 @@ def test_records_that_differ_in_any_field_or_in_what_the_student_reads_have_anot
             return (*super().student_messages(example), *super().student_messages(example))
 
     assert records_fingerprint(Wordy(5, 5, 0), [example]) != records_fingerprint(task, [example])
+
+
+@pytest.mark.parametrize("name", ["tasks/calls.py", "tasks/tool_use.toml", "contexts/perturbation.toml", "seeds.py"])
+def test_a_changed_module_or_table_beside_one_has_another_fingerprint(tmp_path, monkeypatch, name):
+    copy = shutil.copytree(Path(unisd_rl.__file__).parent, tmp_path / "unisd_rl")
+    monkeypatch.setattr(unisd_rl, "__file__", str(copy / "__init__.py"))
+    before = code_fingerprint.__wrapped__()
+    assert before == code_fingerprint.__wrapped__()
+    (copy / name).write_text((copy / name).read_text() + "# another\n")
+    assert code_fingerprint.__wrapped__() != before
 
 
 def test_of_two_that_make_the_same_segment_the_first_counts(tmp_path):
