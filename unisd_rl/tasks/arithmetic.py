@@ -65,23 +65,28 @@ class Problem:
 
 
 def solution(problem: Problem, carry: int | None = None, units_error: int = 0) -> str:
-    """The worked solution, or a consistent wrong one.
+    """The worked solution, column by column from the right, or a consistent wrong one.
 
     `carry` is what the tens column takes over, 0 or 1 (None: what the units column says); `units_error`
     is added to the units digit, modulo 10. What follows from a mistake is computed from it, so a wrong
     solution reads like a right one. It may still be right by luck of the arguments: grade it.
     """
-    left, right, sign = problem.left % 10, problem.right % 10, 1 if problem.operator == "+" else -1
-    stated = int(problem.carries)
-    upper = left + 10 * stated if sign < 0 else left
-    column = upper + sign * right
-    column += (column + units_error) % 10 - column % 10
-    noted = f" {'carry' if sign > 0 else 'borrow'} 1" if stated else ""
-    taken = stated if carry is None else carry
-    tens_row = f"{problem.left // 10}{problem.operator}{problem.right // 10}" + f"{problem.operator}1" * taken
-    tens = problem.left // 10 + sign * (problem.right // 10 + taken)
-    ones_row = f"{upper}{problem.operator}{right}={column}{noted}"
-    return f"{ones_row}\n{tens_row}={tens}\nAnswer: {10 * tens + column % 10}"
+    rows, taken, result, operator = [], 0, 0, problem.operator
+    sign, move = (1, "carry") if operator == "+" else (-1, "borrow")
+    last = len(str(problem.left)) - 1
+    for column in range(last + 1):
+        upper, lower = problem.left // 10**column % 10, problem.right // 10**column % 10
+        total = upper + sign * (lower + taken)
+        moves = column < last and not 0 <= total <= 9
+        if moves and sign < 0:
+            upper, total = upper + 10, total + 10
+        if column == 0:
+            total += (total + units_error) % 10 - total % 10
+        earlier = f"{operator}{taken}" if taken else ""
+        rows.append(f"{upper}{operator}{lower}{earlier}={total}" + f" {move} 1" * moves)
+        result += 10**column * (total if column == last else total % 10)
+        taken = int(moves) if carry is None or column > 0 else carry
+    return "\n".join([*rows, f"Answer: {result}"])
 
 
 @cache
@@ -122,7 +127,7 @@ def long_problems(count: int, seed: int) -> tuple[Example, ...]:
         operator = draw.choice("+-")
         left, right = (max(first, second), min(first, second)) if operator == "-" else (first, second)
         problem = Problem(left, operator, right)
-        examples[problem.name] = problem.example(_long_solution(problem))
+        examples[problem.name] = problem.example(solution(problem))
     return tuple(examples.values())
 
 
@@ -132,22 +137,6 @@ def wrong_results(example: Example) -> Iterator[str]:
     for column in range(LONG_DIGITS):
         for error in (10**column, -(10**column)):
             yield f"{work} {int(example.answer) + error}"
-
-
-def _long_solution(problem: Problem) -> str:
-    """Column by column from the right, as in `solution`."""
-    rows, taken, operator = [], 0, problem.operator
-    for column in range(LONG_DIGITS):
-        upper, lower = problem.left // 10**column % 10, problem.right // 10**column % 10
-        total = upper + lower + taken if operator == "+" else upper - lower - taken
-        moves = (total > 9 or total < 0) and column < LONG_DIGITS - 1
-        if operator == "-" and moves:
-            upper, total = upper + 10, total + 10
-        earlier = f"{operator}{taken}" if taken else ""
-        noted = (" carry 1" if operator == "+" else " borrow 1") if moves else ""
-        rows.append(f"{upper}{operator}{lower}{earlier}={total}{noted}")
-        taken = int(moves)
-    return "\n".join([*rows, f"Answer: {problem.result}"])
 
 
 class Arithmetic:

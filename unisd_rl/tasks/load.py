@@ -1,4 +1,13 @@
-"""Loading of tasks: from the `task` section of the configuration to a `Task`."""
+"""Loading of tasks: from the `task` section of the configuration to a `Task`.
+
+A task of a user's own is what an importable function returns (docs/add_a_task.md).
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from unisd_rl.config.task import (
     ArithmeticTask,
@@ -16,6 +25,7 @@ from unisd_rl.config.task import (
     ToolAlpacaTask,
     ToolUseTask,
 )
+from unisd_rl.errors import UserError
 from unisd_rl.tasks import (
     arithmetic,
     cos_e,
@@ -23,7 +33,6 @@ from unisd_rl.tasks import (
     humaneval,
     mbpp,
     multiples,
-    python_task,
     scienceqa,
     tool_use,
     toolalpaca,
@@ -33,6 +42,7 @@ from unisd_rl.tasks.task import Task
 
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 """Benchmarks that bring no training problems."""
+_MEMBERS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstrations")
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -65,7 +75,7 @@ def load_task(config: TaskConfig) -> Task:
         case DatasetsTask():
             return load_datasets(config)
         case PythonTask():
-            return python_task.load(config)
+            return _load_python(config)
 
 
 def check_task(config: TaskConfig) -> None:
@@ -77,6 +87,46 @@ def check_task(config: TaskConfig) -> None:
     if isinstance(config, JsonlTask):
         check_files(config)
     elif isinstance(config, PythonTask):
-        python_task.factory_of(config)
+        _factory_of(config)
     elif isinstance(config, Benchmark) and (config.data is not None or isinstance(config, GPQATask)):
         load_task(config)
+
+
+def _load_python(config: PythonTask) -> Task:
+    """The task the function returns.
+
+    Raises:
+        UserError: the function does not take these arguments, or what it returns lacks a member of a task.
+    """
+    factory = _factory_of(config)
+    try:
+        inspect.signature(factory).bind(**config.arguments)
+    except TypeError as error:
+        raise UserError(
+            f"task.factory = {config.factory!r} with task.arguments = {config.arguments}: {error}"
+        ) from error
+    task = factory(**config.arguments)
+    if missing := [member for member in _MEMBERS if not hasattr(task, member)]:
+        raise UserError(
+            f"task.factory = {config.factory!r} returns a {type(task).__name__} without {', '.join(missing)}"
+        )
+    return task
+
+
+def _factory_of(config: PythonTask) -> Callable[..., Task]:
+    """The function a `python` section names; the job's own folder is looked in too.
+
+    Raises:
+        UserError: there is no such module or function.
+    """
+    module, _, name = config.factory.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task.factory = {config.factory!r} cannot be imported from {here}: {error}") from error
+    if not callable(factory):
+        raise UserError(f"task.factory = {config.factory!r} is no function, but a {type(factory).__name__}")
+    return factory

@@ -4,7 +4,6 @@ Two-digit numbers; out of domain, four-digit ones. What is held out is decided b
 split depends on no seed. It needs a model that reads questions; the embedded base model does not.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 from string import ascii_uppercase
@@ -14,12 +13,11 @@ from typing_extensions import override
 from unisd_rl.config.task import MultiplesTask
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.multiple_choice import MultipleChoice, Question, options_of, solution
-from unisd_rl.tasks.task import with_wrong_demonstrations
+from unisd_rl.tasks.task import is_held_out, with_wrong_demonstrations
 from unisd_rl.types import Example
 
 DIVISORS = range(3, 10)
 NUMBERS = {"in_domain": (10, 99), "out_of_domain": (1000, 9999)}
-HELD_OUT_SHARE = 5  # one problem in so many is held out
 _STEM = "Which of these numbers is a multiple of {}?"
 
 
@@ -30,7 +28,7 @@ class Multiples(MultipleChoice):
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """For each wrong option, in a seeded order: the division that makes it look right, and the right one wrong."""
         right, options = example.answer[0], options_of(example)
-        divisor = _divisor(example)
+        divisor = int(example.question.partition("multiple of ")[2].partition("?")[0])
         letters = [letter for letter in options if letter != right]
         random.Random(derive_seed(seed, "wrong", example.id)).shuffle(letters)
         for claimed in letters:
@@ -60,8 +58,8 @@ def _drawn(count: int, domain: str, held_out: bool, seed: int) -> list[Example]:
         options = [*[number for number in numbers if number % divisor][:3], divisor * quotient]
         draw.shuffle(options)
         name = f"{divisor}:{','.join(map(str, options))}"
-        key = f"{divisor}:{sorted(options)}".encode()  # another order is the same problem
-        if len(options) == 4 and (_hash(key) % HELD_OUT_SHARE == 0) == held_out:
+        key = f"{divisor}:{sorted(options)}"  # another order is the same problem
+        if len(options) == 4 and is_held_out(key) == held_out:
             examples[name] = _example(name, divisor, options)
     return list(examples.values())
 
@@ -79,11 +77,3 @@ def _division(number: int, divisor: int, mistake: int) -> str:
     if mistake < 0:
         return f"{number} = {divisor} * {quotient - 1} + {divisor - 1}"
     return f"{number} = {divisor} * {quotient} + {0 if mistake else remainder}"
-
-
-def _divisor(example: Example) -> int:
-    return int(example.question.partition("multiple of ")[2].partition("?")[0])
-
-
-def _hash(key: bytes) -> int:
-    return hashlib.blake2b(key, digest_size=2).digest()[0]

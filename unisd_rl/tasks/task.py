@@ -4,6 +4,7 @@ A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns it
 grades completions with it; both rely on the same `grade`.
 """
 
+import hashlib
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,6 +75,11 @@ def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
 def normalized(text: str) -> str:
     """The text without regard to case and white space."""
     return " ".join(text.split()).casefold()
+
+
+def is_held_out(problem: str) -> bool:
+    """Whether a drawn problem is one of those kept from training, one in five: by a hash of its text, not by a seed."""
+    return hashlib.blake2b(problem.encode(), digest_size=2).digest()[0] % 5 == 0
 
 
 _ATTEMPTS = 16

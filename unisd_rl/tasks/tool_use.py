@@ -1,11 +1,10 @@
 """The tool-use task: one request, three documented tools, and the one call that answers it, as JSON; self-contained.
 
-Requests are drawn from the templates of invented tools (`tool_use.toml`). Out of domain are requests for tools that training never shows.
-What is held out is decided by a hash of the request, so that the split depends on no seed. It needs a model that reads
-requests; the embedded base model does not.
+Requests are drawn from the templates of invented tools (`tool_use.toml`). Out of domain are requests for tools that
+training never shows. What is held out is decided by a hash of the request, so that the split depends on no seed. It
+needs a model that reads requests; the embedded base model does not.
 """
 
-import hashlib
 import json
 import random
 import tomllib
@@ -18,11 +17,10 @@ from unisd_rl.config.task import ToolUseTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import Call, to_json
-from unisd_rl.tasks.task import with_wrong_demonstrations
+from unisd_rl.tasks.task import is_held_out, with_wrong_demonstrations
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
-HELD_OUT_SHARE = 5  # one request in so many is held out
 TOOLS_SHOWN = 3
 _FORM = (
     "Answer the request with one call of one of these tools, as one JSON object with the keys "
@@ -118,7 +116,7 @@ def _drawn(count: int, tools: Sequence[Tool], held_out: bool, seed: int, setting
     while len(examples) < count:
         tool = draw.choice(tools)
         request, arguments = tool.drawn(draw)
-        fits = (_hash(request) % HELD_OUT_SHARE == 0) == held_out
+        fits = is_held_out(request) == held_out
         if fits and request not in examples:
             shown = [tool, *draw.sample([other for other in tools if other is not tool], TOOLS_SHOWN - 1)]
             draw.shuffle(shown)
@@ -133,7 +131,3 @@ def _example(request: str, call: Call, shown: Sequence[Tool]) -> Example:
     documentation = "\n".join(tool.documentation for tool in shown)
     question = f"Tools:\n{documentation}\n\n{_FORM}\n\nRequest: {request}"
     return Example(request, question, demonstration_of([call]), to_json([call]))
-
-
-def _hash(request: str) -> int:
-    return hashlib.blake2b(request.encode(), digest_size=2).digest()[0]
