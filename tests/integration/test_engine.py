@@ -29,8 +29,8 @@ from tests.fakes.engine_scenarios import (
     update,
     version,
 )
+from tests.fakes.snapshots import shared
 from unisd_rl.transport.weights.manifest import UpdateRefused, label
-from unisd_rl.transport.weights.shared_memory import shared
 from unisd_rl.transport.weights.vllm_trainer import VllmPushEndpoint
 from unisd_rl.types import PolicyVersion
 

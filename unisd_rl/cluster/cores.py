@@ -41,16 +41,11 @@ class CorePlan:
 
 def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
-    plan = plan_cores(
-        sorted(os.sched_getaffinity(0)),
-        config.rollout.actors_at_most,
-        config.learner.ranks,
-        config.rollout.cores,
-        config.learner.cores,
-    )
+    available, rollout, learner = sorted(os.sched_getaffinity(0)), config.rollout, config.learner
+    plan = plan_cores(available, rollout.actors_at_most, learner.ranks, rollout.cores, learner.cores)
     return CorePlan(
-        rollout=() if config.rollout.gpus_per_actor else plan.rollout,
-        learner=() if config.learner.gpus_per_rank else plan.learner,
+        rollout=() if rollout.gpus_per_actor else plan.rollout,
+        learner=() if learner.gpus_per_rank else plan.learner,
     )
 
 

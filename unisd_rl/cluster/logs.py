@@ -26,18 +26,14 @@ def redirect_output(path: Path) -> None:
     with path.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (_LossyStream(descriptor).text() for descriptor in (1, 2))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.BufferedWriter(stream), "utf-8", "backslashreplace", line_buffering=True)
+        for stream in (_LossyStream(descriptor, "w", closefd=False) for descriptor in (1, 2))
+    )
 
 
 class _LossyStream(io.FileIO):
     """A stream that never fails: a log with a gap is better than a run that ends for the sake of its log."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-
-    def text(self) -> io.TextIOWrapper:
-        """The same as a text stream, flushed line by line."""
-        return io.TextIOWrapper(io.BufferedWriter(self), "utf-8", "backslashreplace", line_buffering=True)
 
     @override
     def write(self, data: Any, /) -> int:

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -59,15 +58,11 @@ def cluster_state(address: str) -> ClusterState:
     try:
         _connect_to(address)
         alive = [node for node in ray.nodes() if node["Alive"]]
-        nodes = tuple(Node(_name(node), node["Resources"]) for node in alive)
-        return ClusterState(nodes, ray.available_resources())
+        # Several nodes may share a machine: then only the identifier tells them apart.
+        nodes = (Node(f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}", node["Resources"]) for node in alive)
+        return ClusterState(tuple(nodes), ray.available_resources())
     finally:
         ray.shutdown()
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    """Several nodes may share a machine: then only the identifier tells them apart."""
-    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
 
 
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:

@@ -96,10 +96,7 @@ def missing(needed: Sequence[Requirement], total: Mapping[str, float]) -> dict[s
 
 
 def _bundle(gpus: float, resources: Mapping[str, float]) -> dict[str, float]:
-    bundle = {CPU: 1.0, **resources}
-    if gpus:
-        bundle[GPU] = gpus
-    return bundle
+    return {CPU: 1.0, **resources} | ({GPU: gpus} if gpus else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def model_fingerprint(path: Path | str, weights: bool) -> str:
         return _digest([str(path).encode(), _hub_commit(str(path)).encode()])
     suffixes = (*_MODEL_FILES, *_WEIGHTS) if weights else _MODEL_FILES
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix in suffixes]
-    return _digest(part for file in files for part in (file.name.encode(), hash_file(xxhash.xxh3_128(), file).digest()))
+    return _digest(part for file in files for part in (file.name.encode(), hash_file(xxhash.xxh3_128, file).digest()))
 
 
 def _hub_commit(name: str) -> str:

@@ -118,4 +118,4 @@ def keep_newest(folder: Path, count: int) -> None:
 
 
 def _xxh3(path: Path) -> str:
-    return hash_file(xxhash.xxh3_64(), path).hexdigest()
+    return hash_file(xxhash.xxh3_64, path).hexdigest()

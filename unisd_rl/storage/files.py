@@ -1,13 +1,13 @@
 """Atomic file writes, the lock of a run's folder, and file checksums."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import xxhash
 
@@ -121,13 +121,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-_BLOCK_BYTES = 1 << 24
-_State = TypeVar("_State", xxhash.xxh3_64, xxhash.xxh3_128)
-
-
-def hash_file(state: _State, path: Path) -> _State:
-    """`state`, which has read this file too, block by block: files of any size."""
+def hash_file(algorithm: "Callable[[], xxhash.xxh3_64 | xxhash.xxh3_128]", path: Path) -> "hashlib._Hash":
+    """The state of a new `algorithm` that has read this file, of any size."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            state.update(block)
-    return state
+        return hashlib.file_digest(file, algorithm)

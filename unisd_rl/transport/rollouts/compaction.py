@@ -7,7 +7,7 @@ the segments are doubles, which the next compaction removes. Parquet files of ea
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +89,10 @@ def _write(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]]) ->
     with files.create(entry.file) as file:
         sink = _ChecksumWriter(file)
         with pq.ParquetWriter(sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-            for rows in _tables(ledger, blocks):
+            for rows in map(ledger.read, blocks):
                 writer.write_table(rows, row_group_size=rows.num_rows)
                 lengths += pc.list_value_length(rows["completion_tokens"]).to_pylist()
-    return IndexEntry(segment, entry.numbers, tuple(lengths), sink.nbytes, sink.checksum, compacted=True)
+    return IndexEntry(segment, entry.numbers, tuple(lengths), sink.nbytes, sink.checksum.hexdigest(), compacted=True)
 
 
 def _verify(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]], entry: IndexEntry) -> None:
@@ -101,16 +101,12 @@ def _verify(files: FileStore, ledger: Ledger, blocks: Sequence[Sequence[int]], e
         while chunk := file.read(_CHUNK_BYTES):
             checksum.update(chunk)
     start, same = 0, checksum.hexdigest() == entry.checksum
-    for rows in _tables(ledger, blocks):
+    for rows in map(ledger.read, blocks):
         written, rows_in_table = load(files, entry, range(start, start + rows.num_rows))
         same = same and rows_in_table == list(range(rows.num_rows)) and _same(written, rows)
         start += rows.num_rows
     if not same:
         raise OSError(f"{files}/{entry.file} does not read back as it was written: nothing was removed")
-
-
-def _tables(ledger: Ledger, blocks: Sequence[Sequence[int]]) -> Iterator[pa.Table]:
-    return (ledger.read(block) for block in blocks)
 
 
 def _same(left: pa.Table, right: pa.Table) -> bool:
@@ -137,12 +133,7 @@ class _ChecksumWriter(io.RawIOBase):
     """Passes on what is written, and computes its checksum. Closing it leaves the file below open."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._sum, self.nbytes = file, xxhash.xxh3_64(), 0
-
-    @property
-    def checksum(self) -> str:
-        """Of everything written so far: xxh3-64 (hex)."""
-        return self._sum.hexdigest()
+        self._file, self.checksum, self.nbytes = file, xxhash.xxh3_64(), 0
 
     @override
     def writable(self) -> bool:
@@ -154,6 +145,6 @@ class _ChecksumWriter(io.RawIOBase):
 
     @override
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._sum.update(data)
+        self.checksum.update(data)
         self.nbytes += len(data)
         return self._file.write(data)

@@ -112,7 +112,8 @@ class BatchWaits:
 class Dispatcher:
     """Admitted prompts, and which lease call gets them.
 
-    `may_start` is the admission rule; `done` are the numbers that an earlier process stored or quarantined.
+    `may_start` is the admission rule; `done` are the numbers that an earlier process stored or quarantined. `retired`
+    are the names of actors that never get a prompt again.
     """
 
     def __init__(self, book: LeaseBook, may_start: MayStart, done: Iterable[int]) -> None:
@@ -120,7 +121,7 @@ class Dispatcher:
         self.admitted = set(done)
         self.issued = set(self.admitted)
         self.leases = self.expired = 0
-        self._retired: set[str] = set()
+        self.retired: set[str] = set()
         self._calls = LeaseCalls()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -142,7 +143,7 @@ class Dispatcher:
     async def lease(self, actor: str, applied: PolicyVersion, wanted: int, timeout_s: float) -> list[NumberedPrompt]:
         """See `RolloutQueue.lease`."""
         call = LeaseCall(actor, applied, wanted)
-        if actor not in self._retired:
+        if actor not in self.retired:
             self._calls.enter(call)
             self.dispatch()
         try:
@@ -153,7 +154,7 @@ class Dispatcher:
     def renew(self, actor: str, numbers: Iterable[int]) -> None:
         """See `RolloutQueue.renew`; none of these is done."""
         self.expire()
-        if actor not in self._retired:
+        if actor not in self.retired:
             self.book.renew(actor, numbers)
         self.dispatch()
 
@@ -165,12 +166,8 @@ class Dispatcher:
 
     def retire(self, actor: str) -> None:
         """As `release`, and never give this name a prompt again."""
-        self._retired.add(actor)
+        self.retired.add(actor)
         self.release(actor)
-
-    def retired(self, actor: str) -> bool:
-        """Whether this name is retired."""
-        return actor in self._retired
 
     def mark_done(self, numbers: Iterable[int]) -> None:
         """No actor needs these any more; they were admitted and issued, if perhaps by an earlier process."""

@@ -96,29 +96,26 @@ class QueueClient:
 
     Every method raises RunFailed when the queue refuses, does not answer, or does not come back within
     `faults.patience_s`. `report` is told what broke and what works again.
+
+    `admitted` is the next prompt number to admit. After `roll_back(lineage, step)` it is the first of `step`.
     """
 
     def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
         self._restarts = RestartPolicy(_COMPONENT, config.faults)
         self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
-        self._admitted = 0
+        self.admitted = 0
         self._not_taken: dict[int, NumberedPrompt] = {}
         self._retired: set[str] = set()
-
-    @property
-    def admitted(self) -> int:
-        """The next prompt number to admit. After `roll_back(lineage, step)` it is the first of `step`."""
-        return self._admitted
 
     def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
         """Let numbered prompts in; their numbers go on from `admitted` without a gap."""
         numbers = [prompt.number for prompt in prompts]
-        assert numbers == list(range(self._admitted, self._admitted + len(prompts))), f"{numbers} leave a gap"
+        assert numbers == list(range(self.admitted, self.admitted + len(prompts))), f"{numbers} leave a gap"
         if prompts:
             self._call(lambda: self._ask("admit prompts", self._queue.admit.remote(list(prompts))))
             self._not_taken.update((prompt.number, prompt) for prompt in prompts)
-            self._admitted += len(prompts)
+            self.admitted += len(prompts)
 
     def take(self, step: int, shards: int, timeout_s: float, on_wait: OnWait) -> Batch:
         """Wait for the rollouts of `step`, calling `on_wait` every second: what it raises ends the wait.
@@ -127,7 +124,10 @@ class QueueClient:
         """
 
         def check() -> None:
-            self._check_heartbeat()
+            if self._heartbeat.unresponsive():
+                kill_hung(self._queue)
+                silent_s = self._heartbeat.silent_s
+                raise _RetryableError(f"the rollout queue did not answer for faults.silent_s = {silent_s:g} s")
             on_wait()
 
         def take() -> Batch:
@@ -146,7 +146,7 @@ class QueueClient:
     def roll_back(self, lineage: int, step: int) -> None:
         """The learner goes on from its checkpoint of `step` in a new lineage; admit from its first prompt on again."""
         self._call(lambda: self._ask("roll back", self._queue.roll_back.remote(lineage, step)))
-        self._admitted = step * self._config.learner.batch_size
+        self.admitted = step * self._config.learner.batch_size
 
     def retire(self, actor: str) -> None:
         """This rollout actor is no more: what it held is issued again, and its name never gets a prompt."""
@@ -201,13 +201,6 @@ class QueueClient:
             self._ask("retire a rollout actor", self._queue.retire.remote(actor))
         self._ask("admit prompts", self._queue.admit.remote(list(self._not_taken.values())))
 
-    def _check_heartbeat(self) -> None:
-        if self._heartbeat.unresponsive():
-            kill_hung(self._queue)
-            raise _RetryableError(
-                f"the rollout queue did not answer for faults.silent_s = {self._heartbeat.silent_s:g} s"
-            )
-
     def _ask(self, task: str, call: "ray.ObjectRef[Any]") -> Any:
         """The answer to a call that the queue answers at once, unless it hangs."""
         silent_s = self._config.faults.silent_s
@@ -225,8 +218,5 @@ class QueueClient:
                 raise _RetryableError(f"the rollout queue could not {task}: {error.cause}") from error
             raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
         except RayActorError as error:
-            raise _RetryableError(f"the rollout queue died when asked to {task}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise _RetryableError(f"the rollout queue died when asked to {task}: {reason}") from error

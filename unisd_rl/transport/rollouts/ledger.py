@@ -50,7 +50,8 @@ class Ledger:
 
     What was stored last is read from memory (up to 64 MiB), everything else from `location`, with its checksum.
 
-    `fsync` makes every segment of a folder survive a power loss, not only a killed process.
+    `fsync` makes every segment of a folder survive a power loss, not only a killed process. `tokens` counts the
+    completion tokens of all stored rows.
 
     Raises:
         UserError: `location` is a URL that cannot be reached.
@@ -60,7 +61,7 @@ class Ledger:
         self._files = open_store(location, fsync)
         self._entries: list[IndexEntry] = []
         self._positions: dict[int, tuple[int, int]] = {}
-        self._tokens = 0
+        self.tokens = 0
         self._recent: OrderedDict[int, pa.Table] = OrderedDict()
         self._recent_bytes = 0
         for entry in read_entries(self._files):
@@ -83,11 +84,6 @@ class Ledger:
     def entries(self) -> tuple[IndexEntry, ...]:
         """All index entries in the order they were stored."""
         return tuple(self._entries)
-
-    @property
-    def tokens(self) -> int:
-        """Completion tokens of all stored rows."""
-        return self._tokens
 
     async def append(self, data: Stream, barred: Container[int] = ()) -> Appended:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
@@ -178,6 +174,6 @@ class Ledger:
         for row, (number, length) in enumerate(zip(entry.numbers, entry.lengths, strict=True)):
             if number in self._positions:
                 earlier, its_row = self._positions[number]
-                self._tokens -= self._entries[earlier].lengths[its_row]
+                self.tokens -= self._entries[earlier].lengths[its_row]
             self._positions[number] = (len(self._entries) - 1, row)
-            self._tokens += length
+            self.tokens += length

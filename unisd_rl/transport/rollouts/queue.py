@@ -243,7 +243,7 @@ class RolloutQueue:
         try:
             appended = await self._ledger.append(data, barred)
         except BaseException:
-            self._book.end_commit(units, None if self._dispatcher.retired(actor) else actor)
+            self._book.end_commit(units, None if actor in self._dispatcher.retired else actor)
             self._dispatcher.dispatch()
             raise
         self._mark_done(appended.stored)

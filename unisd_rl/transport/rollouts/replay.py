@@ -20,7 +20,10 @@ class Recording:
         """
         self._location, self._batch_size = run.ledger, batch_size
         self._quarantined = run.quarantined()
-        self._ledger = self._opened()
+        try:
+            self._ledger = Ledger(self._location, fsync=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the index of {self._location} is damaged: {error}") from None
         self.steps = self._whole_steps(steps)
         self.rollouts = sum(len(self.shards(step, 1)[1]) for step in range(self.steps))
 
@@ -36,23 +39,13 @@ class Recording:
         except (OSError, ValueError) as error:
             raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
 
-    def _opened(self) -> Ledger:
-        try:
-            return Ledger(self._location, fsync=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the index of {self._location} is damaged: {error}") from None
-
     def _whole_steps(self, asked: int) -> int:
-        step = 0
-        while step < asked and not self._missing(step):
-            step += 1
-        if step == 0:
-            missing = self._missing(0)
+        if missing := self._missing(0):
             raise UserError(
                 f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "
                 f"prompts are not there, {missing[0]} first; there is nothing to train on"
             )
-        return step
+        return next((step for step in range(asked) if self._missing(step)), asked)
 
     def _missing(self, step: int) -> list[int]:
         return [n for n in self._numbers(step) if n not in self._ledger and n not in self._quarantined]

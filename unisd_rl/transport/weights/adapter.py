@@ -11,7 +11,7 @@ flight goes on under whatever the number stands for after an update.
 
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -23,13 +23,12 @@ from typing_extensions import override
 
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, UpdateRefused, checksum, label
-from unisd_rl.transport.weights.shared_memory import shared
+from unisd_rl.transport.weights.shared_memory import SharedMemory
 from unisd_rl.transport.weights.snapshot import unpack
 from unisd_rl.transport.weights.transport import Load, VllmHost, VllmWeightLoader
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
-    from vllm.lora.request import LoRARequest
 
 FILE_PREFIX = "base_model.model."
 """How peft names an adapter's tensors in its files: this, then the layer's name."""
@@ -79,33 +78,27 @@ class AdapterFolder:
 
     The tensors never touch a disk: their file is a link to shared memory, which no crash leaves behind.
     What a killed process does leave is the folder with its configuration, some hundred bytes.
+
+    `path` is where it is; `tensors_path` is the file of tensors, within `holding`.
     """
 
     def __init__(self, adapter: LoraConfig, model_path: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="unisd-rl-adapter-")
-        peft_config(adapter, model_path).save_pretrained(self._folder.name)
-
-    @property
-    def path(self) -> str:
-        """Where it is."""
-        return self._folder.name
+        self.path = self._folder.name
+        self.tensors_path = str(Path(self.path, _TENSORS))
+        peft_config(adapter, model_path).save_pretrained(self.path)
 
     @contextmanager
     def holding(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[np.ndarray]:
         """Within this block the folder holds these tensors; yields the bytes of their file."""
         written = np.frombuffer(save(dict(tensors)), np.uint8)
-        link = Path(self.path, _TENSORS)
-        with shared([written]) as (memory,):
-            link.symlink_to(memory)
+        link = Path(self.tensors_path)
+        with closing(SharedMemory()) as memory:
+            link.symlink_to(memory.write([written]).paths[0])
             try:
                 yield written
             finally:
                 link.unlink()
-
-    @property
-    def tensors_path(self) -> str:
-        """The file of tensors, within `holding`."""
-        return str(Path(self.path, _TENSORS))
 
     def close(self) -> None:
         """Remove the folder. May be called twice."""
@@ -118,7 +111,6 @@ class AdapterLoader(VllmWeightLoader):
     def __init__(self, adapter: LoraConfig, model_path: Path, verify: bool) -> None:
         self._lora, self._model_path, self._verify = adapter, model_path, verify
         self._folder: AdapterFolder | None = None
-        self._request: LoRARequest | None = None
 
     @override
     def configure(self, arguments: "AsyncEngineArgs") -> None:
@@ -136,13 +128,8 @@ class AdapterLoader(VllmWeightLoader):
 
         self._folder = AdapterFolder(self._lora, str(self._model_path))
         # With load_inplace in the requests vLLM would load at every step.
-        self._request = LoRARequest(lora_name=_NAME, lora_int_id=_ID, lora_path=self._folder.path)
+        self.adapter = LoRARequest(lora_name=_NAME, lora_int_id=_ID, lora_path=self._folder.path)
         await host.call_workers("hold_blank_adapter", _NAME, _ID, self._folder.path, self._lora.rank)
-
-    @property
-    @override
-    def adapter(self) -> "LoRARequest | None":
-        return self._request
 
     @override
     @asynccontextmanager

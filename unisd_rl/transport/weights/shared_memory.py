@@ -7,8 +7,7 @@ folder, do not count against a container's small /dev/shm, and vanish with their
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,16 +52,6 @@ class SharedMemory:
         for file in self._files:
             os.close(file.descriptor)
         self._files = []
-
-
-@contextmanager
-def shared(buckets: Sequence[Bytes]) -> Iterator[list[str]]:
-    """Copy buckets into shared memory; yields one path each, valid in this block, for `map_shared`."""
-    memory = SharedMemory()
-    try:
-        yield memory.write(buckets).paths
-    finally:
-        memory.close()
 
 
 def map_shared(path: str) -> Bytes:

@@ -69,10 +69,13 @@ def pack(
 def unpack(buckets: Sequence[BucketManifest], arrays: Sequence[Bytes]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) in the order they were packed. Tensors are views: read them, do not write."""
     for specs, array in zip(buckets, arrays, strict=True):
-        data = _as_tensor(array)
+        with warnings.catch_warnings():
+            # Arrays out of Ray's object store are read-only, and nobody writes to these views.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            data = torch.from_numpy(array)
         for spec in specs:
             flat = data[spec.offset : spec.offset + spec.nbytes]
-            yield spec.name, flat.view(_dtype(spec.dtype)).view(spec.shape)
+            yield spec.name, flat.view(getattr(torch, spec.dtype)).view(spec.shape)
 
 
 class _Bucket:
@@ -102,16 +105,3 @@ class _Bucket:
 
     def _next_offset(self) -> int:
         return -(-self._used // ALIGNMENT) * ALIGNMENT
-
-
-def _as_tensor(array: Bytes) -> torch.Tensor:
-    with warnings.catch_warnings():
-        # Arrays out of Ray's object store are read-only, and nobody writes to these views.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = vars(torch)[name]
-    assert isinstance(dtype, torch.dtype), f"{name} is not a dtype of torch"
-    return dtype

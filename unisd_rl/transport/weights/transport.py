@@ -103,17 +103,15 @@ class VllmHost(Protocol):
 class VllmWeightLoader(ABC):
     """The engine's end: one way of replacing what vLLM computes with."""
 
+    adapter: "LoRARequest | None" = None
+    """The adapter every request is answered with; None where the model itself is trained."""
+
     @abstractmethod
     def configure(self, arguments: "AsyncEngineArgs") -> None:
         """Set what vLLM must be started with."""
 
     async def start(self, host: VllmHost) -> None:  # noqa: B027 (a model begins as its files are)
         """Once, after vLLM has started and before its first request."""
-
-    @property
-    def adapter(self) -> "LoRARequest | None":
-        """The adapter every request is answered with; None where the model itself is trained."""
-        return None
 
     @abstractmethod
     def prepare(

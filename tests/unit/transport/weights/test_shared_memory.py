@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from tests.fakes.snapshots import shared
 from unisd_rl.transport.weights.manifest import checksum
-from unisd_rl.transport.weights.shared_memory import Mappings, SharedMemory, map_shared, shared
+from unisd_rl.transport.weights.shared_memory import Mappings, SharedMemory, map_shared
 
 READ = (
     "import sys; from unisd_rl.transport.weights.shared_memory import map_shared; print(map_shared(sys.argv[1]).sum())"
