@@ -131,14 +131,6 @@ def long_problems(count: int, seed: int) -> tuple[Example, ...]:
     return tuple(examples.values())
 
 
-def wrong_results(example: Example) -> Iterator[str]:
-    """The solution of a long problem with a wrong result: one too many or too few in one column."""
-    work = example.demonstration.rpartition(" ")[0]
-    for column in range(LONG_DIGITS):
-        for error in (10**column, -(10**column)):
-            yield f"{work} {int(example.answer) + error}"
-
-
 class Arithmetic:
     """A task of seeded draws from the training pool and from the held-out pool."""
 
@@ -161,9 +153,14 @@ class Arithmetic:
         return stated_integer(completion) == int(example.answer)
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
-        """First the dropped carry or borrow, or one too many; then wrong units digits in a seeded order."""
+        """First the dropped carry or borrow, or one too many; then wrong units digits in a seeded order.
+
+        Of a long problem: the result one too many or too few in one column.
+        """
         if not _QUESTION.fullmatch(example.question):
-            yield from wrong_results(example)
+            work = example.demonstration.rpartition(" ")[0]
+            for error in (sign * 10**column for column in range(LONG_DIGITS) for sign in (1, -1)):
+                yield f"{work} {int(example.answer) + error}"
             return
         problem = problem_of(example.question)
         if problem.carries or problem.operator == "+" or problem.result >= 10:  # no negative tens
