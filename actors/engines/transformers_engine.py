@@ -38,32 +38,19 @@ Result = TypeVar("Result")
 class TransformersRolloutEngine(RolloutEngine):
     """`RolloutEngine` on a transformers causal language model, on the CPU."""
 
+    version: PolicyVersion = NO_WEIGHTS
+    tokens: int = 0
+    paused: bool = False
+
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._version = NO_WEIGHTS
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
         self._between_tokens = asyncio.Lock()  # fair: an update waits for one token, not for a group
         self._weights_replaced = False
-        self._tokens, self._loading = 0, False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._model: PreTrainedModel | None = None
         self._serving: asyncio.Task[None] | None = None
-
-    @property
-    @override
-    def version(self) -> PolicyVersion:
-        return self._version
-
-    @property
-    @override
-    def tokens(self) -> int:
-        return self._tokens
-
-    @property
-    @override
-    def paused(self) -> bool:
-        return self._loading
 
     @override
     async def start(self) -> None:
@@ -95,12 +82,12 @@ class TransformersRolloutEngine(RolloutEngine):
         if self._spec.verify:
             manifest.verify(buckets)
         async with self._between_tokens:
-            started, self._loading = time.perf_counter(), True
+            started, self.paused = time.perf_counter(), True
             try:
                 await self._compute(lambda: self._load_weights(manifest, buckets))
             finally:
-                self._loading = False
-            self._version, self._weights_replaced = manifest.version, True
+                self.paused = False
+            self.version, self._weights_replaced = manifest.version, True
             elapsed_ms = (time.perf_counter() - started) * 1e3
         return PauseReport(manifest.version, elapsed_ms, elapsed_ms, manifest.nbytes)
 
@@ -164,8 +151,8 @@ class TransformersRolloutEngine(RolloutEngine):
                     group.forget_cache()
                     self._weights_replaced = False
                 generating = len(group.active)
-                finished = await self._compute(lambda: group.step(self._version))
-                self._tokens += generating
+                finished = await self._compute(lambda: group.step(self.version))
+                self.tokens += generating
             done += finished
             if shape is None or not group.active:
                 for row in done:

@@ -35,19 +35,16 @@ _PROCESS_DIED = "vLLM's process died; its last words are the first ERROR in the 
 class VllmRolloutEngine(RolloutEngine, VllmHost):
     """`RolloutEngine` on vLLM's `AsyncLLM`; its scheduler and model live in a process of their own."""
 
+    version: PolicyVersion = NO_WEIGHTS
+    paused: bool = False
+
     def __init__(self, spec: EngineSpec, settings: VllmEngine, weights: VllmWeightLoader, on_gpu: bool) -> None:
         self._spec, self._settings, self._on_gpu = spec, settings, on_gpu
         self._weights = weights
         self._llm: AsyncLLM | None = None
         self._reaper: Reaper | None = None
-        self._version = NO_WEIGHTS
         self._numbers = itertools.count()
-        self._finished_tokens, self._paused = 0, False
-
-    @property
-    @override
-    def version(self) -> PolicyVersion:
-        return self._version
+        self._finished_tokens = 0
 
     @property
     @override
@@ -59,11 +56,6 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
         return self._finished_tokens + sum(
             request.detokenizer.num_output_tokens() for request in requests if request.detokenizer
         )
-
-    @property
-    @override
-    def paused(self) -> bool:
-        return self._paused
 
     @override
     async def start(self) -> None:
@@ -80,7 +72,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
             raise EngineDied(f"vLLM does not start: {error}") from error
         self._reaper = Reaper()
         await self._weights.start(self)
-        await self._llm.update_weight_version(label(self._version))
+        await self._llm.update_weight_version(label(self.version))
         # What the CPU kernels do not support (some head sizes) shows only when a token is computed.
         await self.generate(np.zeros(1, np.int32), Sampling(temperature=1.0, top_p=1.0, max_tokens=1))
 
@@ -145,7 +137,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
 
     @override
     async def pause(self) -> None:
-        self._paused = True
+        self.paused = True
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
         # vLLM's own `pause_generation` also sleeps 20 ms, so that answers that ended just before come first.
         await self.llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
@@ -153,9 +145,9 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     @override
     async def resume(self, version: PolicyVersion) -> None:
         await self.llm.update_weight_version(label(version))
-        self._version = version
+        self.version = version
         await self.llm.resume_generation()
-        self._paused = False
+        self.paused = False
 
     @property
     @override

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-LEVEL = 0.95
+_LEVEL = 0.95
 _RESAMPLES, _RESAMPLES_AT_A_TIME = 10_000, 500
 
 
@@ -39,13 +39,13 @@ class Comparison:
     mcnemar_p: float | None
 
 
-def wilson_interval(successes: float, trials: int, level: float = LEVEL) -> Interval:
+def wilson_interval(successes: float, trials: int) -> Interval:
     """Wilson's score interval of a share (1927): stays within 0 and 1, and is not empty at either end.
 
     `successes` may be a sum of scores between 0 and 1. They vary less than yes and no with the same mean do, so the
     interval is then rather too wide than too narrow.
     """
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
     share, shrink = successes / trials, 1 + z * z / trials
     centre = share + z * z / (2 * trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -62,7 +62,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def mean_interval(scores: Sequence[float], seed: int = 0, level: float = LEVEL) -> Interval:
+def mean_interval(scores: Sequence[float], seed: int = 0) -> Interval:
     """Percentile bootstrap of a mean over problems: 10,000 draws of all problems with replacement.
 
     Empty where all scores are equal: it knows no other problems than these.
@@ -72,7 +72,7 @@ def mean_interval(scores: Sequence[float], seed: int = 0, level: float = LEVEL) 
     for _ in range(_RESAMPLES // _RESAMPLES_AT_A_TIME):
         drawn = draw.integers(len(score_P), size=(_RESAMPLES_AT_A_TIME, len(score_P)))
         means.append(score_P[drawn].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(np.concatenate(means), [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2])
     return Interval(float(low), float(high))
 
 
