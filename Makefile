@@ -16,6 +16,8 @@ DOCS_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))[
 
 # One thread a process: tests start several processes side by side. Nothing is looked up on the network.
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
+# Much of a test's time is waiting for processes to start: two files at a time. ARGS="-n 0" runs one after the other.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-all lint bench docs docs-config lock clean
@@ -30,10 +32,10 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 	@echo "for unisd-rl and python -m unisd_rl... in this shell: source .venv/bin/activate"
 
 test-fast: $(READY)  ## unit tests (about a minute)
-	$(TEST) tests/unit -m "not slow and not gpu" $(ARGS)
+	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu" $(ARGS)
 
 test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
-	$(TEST) tests/unit tests/integration -m "not slow and not gpu" $(ARGS)
+	$(TEST) $(SIDE_BY_SIDE) tests/unit tests/integration -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
 	$(TEST) tests -m "not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)

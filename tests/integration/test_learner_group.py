@@ -176,7 +176,7 @@ def look_until(group, end_s):
 
 def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):
     group = group_of(tmp_path / "nowhere", tmp_path, learner={"ranks": 1, "zero_stage": 0})
-    with pytest.raises(RunFailed, match=r"a learner rank failed to load the model and meet: .*nowhere"):
+    with pytest.raises(UserError, match=r"transformers does not load model\.path = .*nowhere: "):
         group.start(TIMEOUT_S)
     group.close()
 
