@@ -35,44 +35,40 @@ class RolledBack(Exception):
 
 
 class LineageLog:
-    """The rollbacks of a run, restored from `path`."""
+    """The `rollbacks` of a run in order, restored from `path`."""
 
     def __init__(self, path: Path) -> None:
         self._file = JsonLinesFile(path, fsync=True)
-        self._rollbacks = list(read_rollbacks(path))
+        self.rollbacks = list(read_rollbacks(path))
 
     @property
     def current(self) -> int:
         """The learner's lineage."""
-        return self._rollbacks[-1].lineage if self._rollbacks else 0
+        return self.rollbacks[-1].lineage if self.rollbacks else 0
 
     @property
     def steps_lost(self) -> int:
         """Steps undone so far, by all rollbacks."""
-        return sum(rollback.steps_lost for rollback in self._rollbacks)
+        return sum(rollback.steps_lost for rollback in self.rollbacks)
 
     def roll_back(self, lineage: int, step: int, steps_lost: int) -> bool:
         """Record one; False, and nothing is done, when it is the newest one said again.
 
         Raises ValueError when the lineage does not rise.
         """
-        if self._rollbacks and (lineage, step) == (self._rollbacks[-1].lineage, self._rollbacks[-1].step):
+        if self.rollbacks and (lineage, step) == (self.rollbacks[-1].lineage, self.rollbacks[-1].step):
             return False
         if lineage <= self.current:
             raise ValueError(f"lineage {lineage} from step {step} does not follow lineage {self.current}: it must rise")
         rollback = Rollback(lineage, step, steps_lost)
         self._file.append([asdict(rollback)])
-        self._rollbacks.append(rollback)
+        self.rollbacks.append(rollback)
         return True
 
     def require(self, lineage: int) -> None:
         """Raise RolledBack unless `lineage` is the current one."""
         if lineage != self.current:
             raise RolledBack(f"the learner went from lineage {lineage} to {self.current}")
-
-    def survives(self, lineage: int, step: int) -> bool:
-        """Whether what `lineage` did in `step` has not been undone by a later one."""
-        return step_survives(lineage, step, self._rollbacks)
 
 
 class Consumption:
@@ -90,7 +86,7 @@ class Consumption:
         self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
         for line in read_json_lines(self._path):
             record = ConsumedRecord(**line)
-            if self._lineages.survives(record.chain, record.step):
+            if step_survives(record.chain, record.step, self._lineages.rollbacks):
                 self._count(record)
 
     def __len__(self) -> int:

@@ -24,7 +24,12 @@ class Recording:
             self._ledger = Ledger(self._location, fsync=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the index of {self._location} is damaged: {error}") from None
-        self.steps = self._whole_steps(steps)
+        if missing := self._missing(0):
+            raise UserError(
+                f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "
+                f"prompts are not there, {missing[0]} first; there is nothing to train on"
+            )
+        self.steps = next((step for step in range(steps) if self._missing(step)), steps)
         self.rollouts = sum(len(self.shards(step, 1)[1]) for step in range(self.steps))
 
     def shards(self, step: int, ranks: int) -> tuple[tuple[bytes, ...], list[int]]:
@@ -38,14 +43,6 @@ class Recording:
             return split_for_ranks(self._ledger.read(numbers), ranks), numbers
         except (OSError, ValueError) as error:
             raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
-
-    def _whole_steps(self, asked: int) -> int:
-        if missing := self._missing(0):
-            raise UserError(
-                f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "
-                f"prompts are not there, {missing[0]} first; there is nothing to train on"
-            )
-        return next((step for step in range(asked) if self._missing(step)), asked)
 
     def _missing(self, step: int) -> list[int]:
         return [n for n in self._numbers(step) if n not in self._ledger and n not in self._quarantined]
