@@ -42,7 +42,7 @@ def row(number: int) -> Rollout:
 async def _append_for_ever(ledger: Ledger, numbers: Iterator[int]) -> None:
     for size in count():
         rows = [row(next(numbers)) for _ in range(1 + size % 4)]
-        for number in (await ledger.append(encode(rows))).stored:
+        for number in await ledger.append(encode(rows)):
             print(number, flush=True)
 
 

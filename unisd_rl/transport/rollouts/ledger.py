@@ -30,14 +30,6 @@ _LARGE_CALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
-    """Prompt numbers that were stored, in row order, and how many rows were refused."""
-
-    stored: tuple[int, ...]
-    refused: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Call:
     data: Stream
     rows: pa.Table
@@ -85,8 +77,10 @@ class Ledger:
         """All index entries in the order they were stored."""
         return tuple(self._entries)
 
-    async def append(self, data: Stream, barred: Container[int] = ()) -> Appended:
+    async def append(self, data: Stream, barred: Container[int] = ()) -> tuple[int, ...]:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
+
+        Returns the numbers stored, in row order.
 
         Refused are rows whose number is `barred`, already stored, or came earlier in `data` or in a call that is
         written together with this one.
@@ -122,7 +116,7 @@ class Ledger:
         """The rollouts of these prompt numbers, in this order."""
         return decode(to_ipc(*self.read(numbers).to_batches()))
 
-    async def _store(self, calls: Sequence[_Call]) -> list[Appended]:
+    async def _store(self, calls: Sequence[_Call]) -> list[tuple[int, ...]]:
         """One group. Nothing else is being written now, so whether a number is new is certain."""
         seen: set[int] = set()
         fresh = [[row for row, number in enumerate(call.numbers) if self._is_new(number, seen, call)] for call in calls]
@@ -131,10 +125,7 @@ class Ledger:
             entry, rows = await asyncio.to_thread(self._write, segment, calls, fresh)
             self._enter(entry)
             self._remember(rows)
-        return [
-            Appended(tuple(call.numbers[row] for row in rows), len(call.numbers) - len(rows))
-            for call, rows in zip(calls, fresh, strict=True)
-        ]
+        return [tuple(call.numbers[row] for row in rows) for call, rows in zip(calls, fresh, strict=True)]
 
     def _write(
         self, segment: int, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]

@@ -241,14 +241,14 @@ class RolloutQueue:
         units = {self._book.unit_of(number) for number in numbers - barred if not self._is_done(number)}
         self._book.begin_commit(units)
         try:
-            appended = await self._ledger.append(data, barred)
+            stored = await self._ledger.append(data, barred)
         except BaseException:
             self._book.end_commit(units, None if actor in self._dispatcher.retired else actor)
             self._dispatcher.dispatch()
             raise
-        self._mark_done(appended.stored)
+        self._mark_done(stored)
         self._book.end_commit(units, None)
-        return set(appended.stored)
+        return set(stored)
 
     async def _wait_for(self, step: int, numbers: Sequence[int], timeout_s: float) -> None:
         """Return when these prompts of a step are done."""

@@ -12,7 +12,7 @@ from tests.fakes.rollout_rows import rollout, same_rollouts
 from tests.fakes.stopping import stops_after
 from unisd_rl.transport.rollouts import compaction
 from unisd_rl.transport.rollouts.compaction import Compacted, compact
-from unisd_rl.transport.rollouts.ledger import Appended, Ledger
+from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import SCHEMA, decode, encode, to_ipc
 from unisd_rl.types import Source
 
@@ -55,7 +55,7 @@ def test_a_compacted_ledger_reads_and_goes_on_as_before(place):
     assert (after.numbers, after.tokens, len(after)) == (NUMBERS, before.tokens, 8)
     assert [(entry.numbers, entry.compacted) for entry in after.entries] == [(tuple(NUMBERS), True)]
     assert same_rollouts(after.rollouts([10, 0, 5, 5]), rows([10, 0, 5, 5]))
-    assert append(place, [4, 6, 11], [7]) == [Appended((6,), 2), Appended((7,), 0)]
+    assert append(place, [4, 6, 11], [7]) == [(6,), (7,)]
     again = Ledger(place, fsync=False)
     assert same_rollouts(again.rollouts([7, 11, 6, 0]), rows([7, 11, 6, 0]))
     assert again.tokens == before.tokens + 0 + 1  # 6 % 3 and 7 % 3
@@ -118,7 +118,7 @@ def test_stopped_after_any_file_operation_it_loses_nothing_and_the_next_one_fini
         tokens = Ledger(original, fsync=False).tokens
         assert all_there(folder, NUMBERS, tokens)
         if operations % 2:
-            assert append(folder, [6, 5]) == [Appended((6,), 1)]
+            assert append(folder, [6, 5]) == [(6,)]
             numbers = sorted([*NUMBERS, 6])
         else:
             numbers = NUMBERS

@@ -13,7 +13,7 @@ from tests.fakes.full_disk import files_of_at_most, full_device
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from tests.fakes.stopping import stops_after
 from unisd_rl.transport.rollouts import ledger as ledger_module
-from unisd_rl.transport.rollouts.ledger import Appended, Ledger
+from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import encode, to_batch
 from unisd_rl.transport.rollouts.segments import load
 
@@ -46,14 +46,14 @@ def test_rows_come_back_in_the_order_asked_for_across_segments(ledger, place):
 
 
 def test_a_number_is_stored_once_and_the_first_row_stays(ledger):
-    assert append(ledger, rollout(1, actor="first")) == Appended((1,), 0)
-    assert append(ledger, rollout(2), rollout(1, actor="late"), rollout(2, actor="late")) == Appended((2,), 2)
-    assert append(ledger, rollout(1, actor="late")) == Appended((), 1)
+    assert append(ledger, rollout(1, actor="first")) == (1,)
+    assert append(ledger, rollout(2), rollout(1, actor="late"), rollout(2, actor="late")) == (2,)
+    assert append(ledger, rollout(1, actor="late")) == ()
     assert [row.actor for row in ledger.rollouts([1, 2])] == ["first", "a"]
 
 
 def test_barred_numbers_are_refused(ledger):
-    assert append(ledger, rollout(1), rollout(2), barred={1}) == Appended((2,), 1)
+    assert append(ledger, rollout(1), rollout(2), barred={1}) == (2,)
     assert 1 not in ledger
 
 
@@ -66,7 +66,7 @@ def test_calls_that_arrive_during_a_write_share_a_segment_and_doubles_among_them
         others = [asyncio.create_task(ledger.append(encode(call))) for call in rows]
         return await asyncio.gather(first, *others)
 
-    assert asyncio.run(scenario()) == [Appended((0,), 0), Appended((1,), 0), Appended((2,), 1), Appended((), 1)]
+    assert asyncio.run(scenario()) == [(0,), (1,), (2,), ()]
     assert [entry.numbers for entry in ledger.entries] == [(0,), (1, 2)]
     assert [row.actor for row in ledger.rollouts([0, 1, 2])] == ["a", "b", "a"]
 
@@ -83,7 +83,7 @@ def test_calls_that_together_are_too_large_have_segments_of_their_own(monkeypatc
         others = [asyncio.create_task(ledger.append(encode([rollout(number)]))) for number in (1, 2, 3)]
         return await asyncio.gather(first, *others)
 
-    assert asyncio.run(scenario()) == [Appended((number,), 0) for number in range(4)]
+    assert asyncio.run(scenario()) == [(number,) for number in range(4)]
     assert [entry.numbers for entry in ledger.entries] == [(0,), (1, 2), (3,)]
 
 
@@ -108,7 +108,7 @@ def test_a_caller_that_gives_up_holds_up_no_other_of_its_group(ledger):
         leaving.cancel()
         return await staying
 
-    assert asyncio.run(scenario()) == Appended((2,), 0)
+    assert asyncio.run(scenario()) == (2,)
 
 
 def test_a_ledger_opened_again_is_equal(ledger, place):
@@ -118,7 +118,7 @@ def test_a_ledger_opened_again_is_equal(ledger, place):
     assert again.entries == ledger.entries
     assert (len(again), again.tokens) == (3, 1 + 1 + 3)
     assert same_rollouts(again.rollouts([0, 1, 2]), ledger.rollouts([0, 1, 2]))
-    assert append(again, rollout(2), rollout(3)) == Appended((3,), 1)
+    assert append(again, rollout(2), rollout(3)) == (3,)
 
 
 def test_reading_makes_no_files(tmp_path):
@@ -136,7 +136,7 @@ def test_what_was_cut_short_is_ignored_and_its_number_not_used_again(tmp_path):
     (tmp_path / "index" / "00000004.json").write_text('{"segm')  # of a store that shows what is half there
     again = Ledger(tmp_path, fsync=False)
     assert again.entries == ledger.entries
-    assert append(again, rollout(2)) == Appended((2,), 0)
+    assert append(again, rollout(2)) == (2,)
     assert [entry.segment for entry in again.entries] == [1, 5]
     assert same_rollouts(Ledger(tmp_path, fsync=False).rollouts([1, 2]), [rollout(1), rollout(2)])
 
@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_to_every_caller_of_the_group_and_leaves_nothing(tmp
     assert [type(error) for error in raised] == [OSError] * 3
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert (len(ledger), ledger.tokens) == (1, 1)
-    assert append(ledger, rollout(1), large) == Appended((1, 2), 0)
+    assert append(ledger, rollout(1), large) == (1, 2)
     assert same_rollouts(Ledger(tmp_path, fsync=False).rollouts([0, 1, 2]), [rollout(0), rollout(1), large])
 
 
