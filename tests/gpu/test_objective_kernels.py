@@ -6,7 +6,7 @@ import torch
 from tests.fakes.objective_oracle import PLAIN, changed
 from tests.fakes.objective_terms import random_coefficients, token_terms
 from tests.fakes.triton_rows import disagreements
-from unisd_rl.config.objective import DivergenceContrast, JensenShannon
+from unisd_rl.config.objective import DivergenceContrast, JensenShannon, TotalVariation
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import scored_tokens, token_divergence, token_logprobs
 from unisd_rl.objective.kernels.head import Head
@@ -41,10 +41,10 @@ def case(device, dtype):
     return student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, given
 
 
-def scored(device, dtype, alpha, soft_cap):
+def scored(device, dtype, divergence, soft_cap):
     student_NH, weight_VH, teacher_NH, teacher_weight_VH, negative_NH, targets_N, given = case(device, dtype)
     settings = changed(
-        PLAIN, alpha=alpha, clip_threshold=2.0, contrastive=CONTRAST, chunk_tokens=24, likelihood_weight=1.0
+        PLAIN, divergence=divergence, clip_threshold=2.0, contrastive=CONTRAST, chunk_tokens=24, likelihood_weight=1.0
     )
     heads = Head(weight_VH, None, soft_cap, 1.3), Head(teacher_weight_VH, None, soft_cap, 1.3)
     states, terms = HiddenStates(student_NH, teacher_NH, negative_NH), token_terms(settings, given)
@@ -52,12 +52,15 @@ def scored(device, dtype, alpha, soft_cap):
     return found, torch.autograd.grad(found.loss, (student_NH, weight_VH))
 
 
-@pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
+DIVERGENCES = (None, *(JensenShannon(alpha=alpha) for alpha in (0.0, 0.5, 1.0)), TotalVariation())  # torch has the last
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 @pytest.mark.parametrize("soft_cap", [None, 20.0])
-def test_half_precision_inputs_give_the_processor_s_float32_result(alpha, soft_cap):
+def test_half_precision_inputs_give_the_processor_s_float32_result(divergence, soft_cap):
     """Losses to float32 rounding; gradients to that of the half-precision type they pass through and end in."""
-    right, (hidden_NH, weight_VH) = scored("cpu", torch.float32, alpha, soft_cap)
-    ours, (ours_NH, ours_VH) = scored("cuda", torch.bfloat16, alpha, soft_cap)
+    right, (hidden_NH, weight_VH) = scored("cpu", torch.float32, divergence, soft_cap)
+    ours, (ours_NH, ours_VH) = scored("cuda", torch.bfloat16, divergence, soft_cap)
     assert ours.scores.divergences.keys() == right.scores.divergences.keys()
     for measure, divergence_N in right.scores.divergences.items():
         torch.testing.assert_close(ours.scores.divergences[measure].cpu(), divergence_N, rtol=1e-3, atol=1e-5)
