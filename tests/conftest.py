@@ -12,16 +12,6 @@ settings.register_profile("searching", derandomize=False, deadline=None)
 settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file stay in one process, whose fixtures they share. Files that start nodes with `ray start` share
-    one too, and begin: two nodes started at once in one folder take the same socket."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("nodes",))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `gpu` that is asked for where there is none says so instead of failing."""
     if item.get_closest_marker("gpu") is not None:

@@ -20,8 +20,6 @@ from tests.fakes.finished import (
 )
 from tests.fakes.local_nodes import JOB_TIMEOUT_S, LocalNodes
 
-pytestmark = pytest.mark.xdist_group("nodes")
-
 STEPS, BATCH = 2, 8
 TINY = f"--run.steps {STEPS} --learner.batch_size {BATCH} --task.eval_examples 8 --rollout.engine.type transformers"
 

@@ -22,7 +22,7 @@ from tests.fakes.deployment import ROOT, Command, console_blocks, kuberay_start,
 from tests.fakes.finished import FinishedRun, lines
 from tests.fakes.local_nodes import JOB_TIMEOUT_S, LocalNodes, end, free_port, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("nodes")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BATCH = 8
 SMALL = f"--learner.batch_size {BATCH} --task.eval_examples 8 --rollout.engine.type transformers"

@@ -24,8 +24,6 @@ from tests.fakes.finished import (
 )
 from tests.fakes.local_nodes import free_port
 
-pytestmark = pytest.mark.xdist_group("nodes")
-
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 120
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
