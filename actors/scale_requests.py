@@ -3,7 +3,7 @@
 | file | written by | holds |
 |---|---|---|
 | control/actors.json | `python -m unisd_rl.scale` | how many rollout actors there shall be |
-| control/status.json | the driver, when it changes | how many there shall be, how many serve, where each stands |
+| control/status.json | the driver, when it changes | the number wanted, how many serve, where each stands |
 
 Each is replaced as a whole: a reader never finds half of one. They work wherever the folder is seen.
 """

@@ -4,10 +4,10 @@
 of the head, clip and token weights on, for forward KL, Jensen-Shannon divergence and reverse KL; then how ours grows
 with the number of tokens, and the whole learner step. How each figure is taken: benchmarks/divergences/measure.py.
 
-Ratios: `time_vs_dense.*`, `time_vs_trl.*` and `memory_vs_dense.*` are ours over theirs; memory is what comes beyond the
-inputs and the returned gradients. `share_of_matmul_rate.*` is the time of four bare products of all tokens with the
-head, at the rate of one measured in the same rounds, over our time. `error_vs_dense.*` is the largest ratio of our
-error against float64 to the dense formula's, over divergences and both gradients.
+Ratios: `time_vs_dense.*`, `time_vs_trl.*`, `time_vs_liger.*` and `memory_vs_dense.*` are ours over theirs; memory is
+what comes beyond the inputs and the returned gradients. `share_of_matmul_rate.*` is the time of four bare products of
+all tokens with the head, at the rate of one measured in the same rounds, over our time. `error_vs_dense.*` is the
+largest ratio of our error against float64 to the dense formula's, over divergences and both gradients.
 """
 
 import argparse
