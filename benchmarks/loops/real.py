@@ -30,12 +30,12 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.build import Run, prompt_stream, started_run
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.recovery import LearnerRecovery
+from unisd_rl.driver.replay_job import Recording
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.stop import StopRequest
 from unisd_rl.storage.recorded_run import RecordedRun
 from unisd_rl.tasks.load import load_task
 from unisd_rl.train import train_steps
-from unisd_rl.transport.rollouts.replay import Recording
 from unisd_rl.transport.rollouts.schema import decode
 
 FIRST = 2  # steps before the first that is timed: threads and pages are warm, the self-check is over

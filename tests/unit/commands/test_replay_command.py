@@ -10,11 +10,11 @@ import tomli_w
 from tests.fakes.commands import command, started
 from tests.fakes.rollout_rows import rollout
 from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.replay_job import Recording
 from unisd_rl.errors import UserError
 from unisd_rl.replay import main, replay_request
 from unisd_rl.storage.recorded_run import RecordedRun, changed_settings
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.replay import Recording
 from unisd_rl.transport.rollouts.schema import decode, encode
 
 BATCH, STEPS = 4, 3
