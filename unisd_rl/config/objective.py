@@ -170,9 +170,9 @@ class Agreement(Mechanism):
         else:
             yield from self._weak(objective)
 
+    @abstractmethod
     def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
         """What else makes every weight one, or nearly."""
-        raise NotImplementedError
 
 
 class TokenAgreement(Agreement):
