@@ -16,8 +16,8 @@ DOCS_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))[
 
 # One thread a process: tests start several processes side by side. Nothing is looked up on the network.
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
-# Unit tests two files at a time. Integration tests one after the other: they start Ray nodes on ports of their own.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# Two files at a time, in the order of the command: integration tests first, whose waits unit tests then fill.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-all lint bench docs docs-config lock clean
@@ -34,12 +34,12 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 test-fast: $(READY)  ## unit tests (about a minute)
 	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu" $(ARGS)
 
-test: $(READY)  ## unit and integration tests (at most 20 minutes on two cores)
-	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu" $(ARGS)
-	$(TEST) tests/integration -m "not slow and not gpu" $(ARGS)
+test: $(READY)  ## integration and unit tests (at most 18 minutes on two cores)
+	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
-	$(TEST) tests -m "not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
+	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" --hypothesis-profile=searching $(ARGS)
+	$(TEST) tests -m "slow and not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
 
 lint: $(READY)  ## ruff, types, import directions, links and names of the documents
 	$(BIN)/ruff check .

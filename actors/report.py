@@ -5,28 +5,18 @@ from dataclasses import dataclass
 from unisd_rl.types import PolicyVersion
 
 
-@dataclass(slots=True)
-class ServiceCounts:
-    """What came of the prompts that an actor leased: rollouts committed, their tokens, prompts given back."""
-
-    tokens: int = 0
-    rollouts: int = 0
-    failed: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class ActorReport:
     """What one actor did since it started.
 
-    `answered`: prompts of evaluations and probes. `busy_fraction`: share of the serving time, 0 to 1, with at least one
-    prompt in flight. `pauses_ms`: one entry per weight update, see `PauseReport`.
+    `rollouts`: committed to the queue. `answered`: prompts of evaluations and probes. `pauses_ms`: one entry per weight
+    update, see `PauseReport`.
     """
 
     name: str
     version: PolicyVersion
-    counts: ServiceCounts
+    rollouts: int
     answered: int
-    busy_fraction: float
     pauses_ms: tuple[float, ...]
 
 

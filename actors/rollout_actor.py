@@ -182,9 +182,8 @@ class RolloutActor(VllmPushEndpoint):
         return ActorReport(
             name=self._name,
             version=self._engine.version,
-            counts=self._service.counts,
+            rollouts=self._service.committed,
             answered=self._answered,
-            busy_fraction=self._service.usage.busy_fraction,
             pauses_ms=tuple(pause.pause_ms for pause in self._pauses),
         )
 

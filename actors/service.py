@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 from actors.engines.engine import NO_WEIGHTS, PromptFailed, RolloutEngine
 from actors.generate import RolloutGenerator
-from actors.report import ServiceCounts
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
@@ -48,20 +47,15 @@ class InFlightLimit:
 
     @property
     def served_s(self) -> float:
-        """Seconds since `begin`."""
+        """Seconds since `start_timing`."""
         return self._clock() - self._began_s
 
     @property
     def busy_s(self) -> float:
-        """Seconds since `begin` with at least one prompt in flight."""
+        """Seconds since `start_timing` with at least one prompt in flight."""
         return self._busy_s + (self._clock() - self._busy_since_s if self._count else 0.0)
 
-    @property
-    def busy_fraction(self) -> float:
-        """Share of the time since `begin`, 0 to 1, with at least one prompt in flight."""
-        return self.busy_s / max(self.served_s, 1e-9)
-
-    def begin(self) -> None:
+    def start_timing(self) -> None:
         """The time to be measured starts now."""
         self._began_s = self._busy_since_s = self._clock()
         self._busy_s = 0.0
@@ -119,7 +113,8 @@ class RolloutService:
         self._none_in_flight = asyncio.Event()
         self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
-        self.counts = ServiceCounts()
+        self.committed = 0
+        """Rollouts."""
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -163,7 +158,7 @@ class RolloutService:
         Raises:
             ExceptionGroup: with `EngineDied`, or what the queue's end raised.
         """
-        self.usage.begin()
+        self.usage.start_timing()
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
@@ -253,7 +248,6 @@ class RolloutService:
         try:
             rollout = await self._generator.generate(numbered)
         except PromptFailed as error:
-            self.counts.failed += 1
             self._drop_unit(numbered.number)
             await self._queue.fail(self._name, numbered.number, str(error))
         else:
@@ -267,8 +261,7 @@ class RolloutService:
             self._some_finished.clear()
             self._committing, self._finished = self._finished, []
             await self._queue.commit(self._name, encode(self._committing))
-            self.counts.rollouts += len(self._committing)
-            self.counts.tokens += sum(len(rollout.completion_tokens) for rollout in self._committing)
+            self.committed += len(self._committing)
             self._committing = []
             self._some_ended.set()
 

@@ -35,7 +35,7 @@ class Row:
     finish_reason: str | None = None
 
     @classmethod
-    def begin(cls, prompt: Tokens, sampling: Sampling) -> "Row":
+    def start(cls, prompt: Tokens, sampling: Sampling) -> "Row":
         """A row before its first token. All its random numbers follow from its seed, whoever shares its group."""
         generator = torch.Generator()
         if sampling.seed is None:

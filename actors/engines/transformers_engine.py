@@ -73,7 +73,7 @@ class TransformersRolloutEngine(RolloutEngine):
         if self._serving is None or self._serving.done():
             raise EngineDied("the model is not being served")
         answered: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
-        self._waiting.append((Row.begin(tokens, sampling), answered))
+        self._waiting.append((Row.start(tokens, sampling), answered))
         self._arrived.set()
         return await answered
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from actors.process import ActorFailed
-from actors.report import ActorReport, Pulse, ServiceCounts
+from actors.report import ActorReport, Pulse
 from actors.rollout_actor import RolloutActor
 from actors.supervisor import ActorSupervisor, DesiredState
 from unisd_rl.config import Config
@@ -121,4 +121,4 @@ def pulse(version=VERSION_0):
 
 
 def counted(name="rollout-2"):
-    return ActorReport(name, VERSION_0, ServiceCounts(10, 2, 0), 0, 0.5, ())
+    return ActorReport(name, VERSION_0, 2, 0, ())

@@ -8,9 +8,11 @@ import contextlib
 import os
 import random
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +29,11 @@ _OF_A_CONTAINER = ("XDG_CACHE_HOME", "HF_HOME")  # folders of the volume; here t
 _OURS = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "UNISD_"))}
 
 
+def short_folder() -> Path:
+    """A new folder for Ray's sockets, whose paths have at most 107 characters: pytest's own are too long."""
+    return Path(tempfile.mkdtemp(prefix="ray-"))
+
+
 @dataclass(slots=True)
 class LocalNode:
     """A running node, the environment its commands see, and what it printed."""
@@ -38,9 +45,9 @@ class LocalNode:
 
 @dataclass(slots=True)
 class LocalNodes:
-    """The nodes of one cluster. `folder` must be short: Ray's sockets lie below it."""
+    """The nodes of one cluster. Its `folder` is new, and short: Ray's sockets lie below it."""
 
-    folder: Path
+    folder: Path = field(default_factory=short_folder)
     nodes: list[LocalNode] = field(default_factory=list)
     port: int = 0
     dashboard: int = 0
@@ -106,6 +113,7 @@ class LocalNodes:
         for node in reversed(self.nodes):
             end(node.process)
         self.nodes.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(self, job: str, service: str = "job") -> subprocess.Popen[str]:
         """The command of the service that submits, with `job` after `python -m unisd_rl.run`."""

@@ -1,8 +1,12 @@
 """Shared by the integration tests: engines (one vLLM start for the tied model, one for the untied one), and actors with
 their queue and store."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import ray
+from filelock import FileLock
 
 from tests.fakes.engine_scenarios import ENGINES
 from tests.fakes.engine_started import started
@@ -38,6 +42,14 @@ def tied_engine(request, tied_model_path, tmp_path_factory):
 def untied_engine(request, untied_model_path, tmp_path_factory):
     """The second start: untied heads go another way through vLLM's reload. The last test kills it."""
     yield from started(request.param, untied_model_path, tmp_path_factory.mktemp("untied_log"))
+
+
+@pytest.fixture(scope="module")
+def ray_start_turn():
+    """For modules that run `ray start --head`: one at a time on this machine, as each head listens on the same port for
+    Ray's clients."""
+    with FileLock(Path(tempfile.gettempdir(), "unisd-rl-ray-start.lock"), timeout=1500.0):
+        yield
 
 
 @pytest.fixture(scope="module")

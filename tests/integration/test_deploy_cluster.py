@@ -4,6 +4,7 @@ Token authentication is on everywhere. The default tier has the short form: head
 the services of docker-compose.yml start them, and a job of two steps, submitted as documented.
 """
 
+import contextlib
 import json
 import re
 import subprocess
@@ -25,15 +26,12 @@ TINY = f"--run.steps {STEPS} --learner.batch_size {BATCH} --task.eval_examples 8
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[LocalNodes]:
+def cluster(ray_start_turn) -> Iterator[LocalNodes]:
     """Head, learner node and one rollout node, as Compose starts them."""
-    nodes = LocalNodes(tmp_path_factory.mktemp("r"))
-    try:
+    with contextlib.closing(LocalNodes()) as nodes:
         for service in ("head", "learner", "rollout"):
             nodes.start_service(service)
         yield nodes
-    finally:
-        nodes.close()
 
 
 def finished(job: subprocess.Popen[str]) -> str:

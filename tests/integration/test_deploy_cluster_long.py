@@ -4,6 +4,7 @@ Scaled from two rollout nodes to one and back, stopped, resumed and finished; th
 word; KubeRay's groups; the Slurm script; the launcher's commands with an autoscaler that starts nodes here.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from tests.fakes.deployment import ROOT, Command, console_blocks, kuberay_start,
 from tests.fakes.finished import FinishedRun, lines
 from tests.fakes.local_nodes import JOB_TIMEOUT_S, LocalNodes, end, free_port, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("ray_start_turn")]
 
 BATCH = 8
 SMALL = f"--learner.batch_size {BATCH} --task.eval_examples 8 --rollout.engine.type transformers"
@@ -31,12 +32,9 @@ CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
 @pytest.fixture
-def cluster(tmp_path_factory) -> Iterator[LocalNodes]:
-    nodes = LocalNodes(tmp_path_factory.mktemp("r"))
-    try:
+def cluster() -> Iterator[LocalNodes]:
+    with contextlib.closing(LocalNodes()) as nodes:
         yield nodes
-    finally:
-        nodes.close()
 
 
 @pytest.fixture
@@ -135,7 +133,7 @@ def slurm(tmp_path_factory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     _write(commands / "srun", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
 
     def batch(*arguments: str) -> subprocess.Popen[str]:
-        cluster = LocalNodes(tmp_path_factory.mktemp("r"))
+        cluster = LocalNodes()
         environment = cluster.merged({}) | {
             "SLURM_SUBMIT_DIR": str(ROOT),
             "SLURM_JOB_NODELIST": "machine[1-3]",

@@ -6,6 +6,7 @@ Engine starts of this file: one (the submission from a working directory).
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from tests.fakes.finished import (
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
 )
-from tests.fakes.local_nodes import free_port
+from tests.fakes.local_nodes import free_port, short_folder
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 120
@@ -36,15 +37,15 @@ SHORT = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[str]:
+def cluster(ray_start_turn, tmp_path_factory) -> Iterator[str]:
     """A Ray head of our own, ended through the process that holds it; on ports that no other Ray here has."""
-    port, dashboard, agent = free_port(), free_port(), free_port()
+    port, dashboard, agent, folder = free_port(), free_port(), free_port(), short_folder()
     head = subprocess.Popen(
         [
             BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
             f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
             "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
-            f"--temp-dir={short_folder(tmp_path_factory)}",
+            f"--temp-dir={folder}",
         ],
         cwd=tmp_path_factory.mktemp("head"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -53,6 +54,7 @@ def cluster(tmp_path_factory) -> Iterator[str]:
     finally:
         head.terminate()
         head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ready(address: str, head: subprocess.Popen) -> str:
@@ -64,11 +66,6 @@ def ready(address: str, head: subprocess.Popen) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"ray start ended with exit code {head.wait(timeout=0.5)}")
     raise AssertionError(f"waited {START_TIMEOUT_S} s for Ray's dashboard at {address}")
-
-
-def short_folder(tmp_path_factory) -> Path:
-    """Ray's sockets need a path of at most 107 characters."""
-    return tmp_path_factory.mktemp("r")
 
 
 def submit(cluster: str, cwd: Path, options: tuple[str, ...], arguments: tuple[str, ...]) -> str:

@@ -38,7 +38,7 @@ def test_from_one_actor_to_three_and_back_every_prompt_arrives_once_and_nothing_
     assert parts.events == []
     report = parts.queue.report()
     assert (report.lost, report.duplicated, report.refused) == (0, 0, 0)
-    assert sum(actor.counts.rollouts for actor in parts.group.reports()) == 6 * BATCH  # those that went are counted
+    assert sum(actor.rollouts for actor in parts.group.reports()) == 6 * BATCH  # those that went are counted
     parts.group.scale(2)
     parts.until(lambda: parts.group.serving == 2, "an actor has come again")
     assert parts.group.counts().states == ("rollout-0: serving", "rollout-1.1: serving")

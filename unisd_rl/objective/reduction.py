@@ -19,7 +19,7 @@ every rank calls it equally often, also ranks without tokens."""
 
 
 @dataclass(frozen=True)
-class Shares:
+class TokenShares:
     """What each token counts in a mean over the step's sequences of the mean over a sequence's tokens; float64."""
 
     mean_N: Tensor
@@ -34,11 +34,11 @@ def step_counts(count_S: Tensor, contrasted_S: Tensor, gather: Gather) -> BatchC
     return BatchCounts(*map(int, global_sums(local, gather).tolist()))
 
 
-def global_shares(sequence_N: Tensor, count_S: Tensor, contrasted_S: Tensor, counts: BatchCounts) -> Shares:
+def global_shares(sequence_N: Tensor, count_S: Tensor, contrasted_S: Tensor, counts: BatchCounts) -> TokenShares:
     """Ours: every sequence with tokens counts the same, on whichever rank and in whichever micro-batch it is."""
     within_N = 1.0 / count_S[sequence_N]
     contrasted_N = within_N * contrasted_S[sequence_N] / max(counts.contrasted_sequences, 1)
-    return Shares(within_N / max(counts.sequences, 1), contrasted_N)
+    return TokenShares(within_N / max(counts.sequences, 1), contrasted_N)
 
 
 def quantile(values_N: Tensor, fraction: float) -> float:

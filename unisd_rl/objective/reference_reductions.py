@@ -23,14 +23,14 @@ from unisd_rl.objective.agreement import (
     sequence_weights,
     token_weights,
 )
-from unisd_rl.objective.reduction import Gather, Shares, sequence_sums
+from unisd_rl.objective.reduction import Gather, TokenShares, sequence_sums
 
 _SMALLEST_SEQUENCE_WEIGHT = 1e-6
 
 
 def reference_shares(
     sequence_N: Tensor, batch_S: Tensor, count_S: Tensor, contrasted_S: Tensor, gather: Gather
-) -> Shares:
+) -> TokenShares:
     """A mean over tokens, over all rows of a micro-batch, and over the micro-batches of all ranks. A collective.
 
     `batch_S` is the micro-batch of each sequence: consecutive prompts of this rank. Theirs averages gradients over
@@ -40,7 +40,7 @@ def reference_shares(
     micro_batches = float(gather(rows_B.new_tensor([len(rows_B)])).sum())
     row_S = 1.0 / (rows_B[batch_S] * micro_batches)
     mean_N = row_S[sequence_N] / count_S[sequence_N]  # tokens exist, so their count is at least the clamp's 1
-    return Shares(mean_N, mean_N * contrasted_S[sequence_N])
+    return TokenShares(mean_N, mean_N * contrasted_S[sequence_N])
 
 
 def reference_step_weights(

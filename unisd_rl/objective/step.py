@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unisd_rl.config.objective import ObjectiveSettings
 from unisd_rl.metrics import BatchCounts
-from unisd_rl.objective.reduction import Gather, Shares, global_shares, step_counts
+from unisd_rl.objective.reduction import Gather, TokenShares, global_shares, step_counts
 from unisd_rl.objective.reference_reductions import reference_shares
 
 
@@ -43,7 +43,7 @@ class Step:
     count_S: Tensor
     """Tokens of each of this rank's sequences, float64."""
     counts: BatchCounts
-    shares: Shares
+    shares: TokenShares
     batch_S: Tensor | None
     """long: the micro-batch of each sequence, under the reference reductions; None: ours."""
     gather: Gather

@@ -12,19 +12,19 @@ class Clock:
         return self.now
 
 
-def test_the_busy_fraction_is_the_share_of_time_with_a_prompt_in_flight():
+def test_the_busy_time_is_the_time_with_a_prompt_in_flight():
     clock = Clock()
     limit = InFlightLimit(2, clock)
     clock.now = 5.0
-    limit.begin()
+    limit.start_timing()
     for now, act in ((6.0, limit.acquire), (7.0, limit.acquire), (8.0, limit.release), (9.0, limit.release)):
         clock.now = now
         act()
     clock.now = 11.0
-    assert limit.busy_fraction == pytest.approx(3.0 / 6.0)
+    assert (limit.busy_s, limit.served_s) == pytest.approx((3.0, 6.0))
     limit.acquire()
     clock.now = 17.0
-    assert limit.busy_fraction == pytest.approx(9.0 / 12.0)
+    assert (limit.busy_s, limit.served_s) == pytest.approx((9.0, 12.0))
 
 
 def test_free_places_never_fall_below_none():

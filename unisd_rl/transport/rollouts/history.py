@@ -162,7 +162,7 @@ class Quarantine:
         """Attempts that failed."""
         return self._failures.total()
 
-    def failed(self, number: int, actor: str, reason: str) -> bool:
+    def record_failure(self, number: int, actor: str, reason: str) -> bool:
         """Count a failure; whether the prompt is given up now, which is then on storage.
 
         Raises OSError, and does not give it up, when that cannot be written.

@@ -41,14 +41,14 @@ class _Unit:
 
     index: int
     prompts: dict[int, NumberedPrompt] = field(default_factory=dict)
-    opened: bool = False
+    leasable: bool = False
     lease: Lease | None = None
     commits: int = 0
     queued: bool = False  # it has an entry in the heap of waiting units, perhaps one that no longer holds
 
     @property
     def waits(self) -> bool:
-        return self.opened and self.lease is None and not self.commits and bool(self.prompts)
+        return self.leasable and self.lease is None and not self.commits and bool(self.prompts)
 
 
 class LeaseBook:
@@ -78,7 +78,7 @@ class LeaseBook:
 
     def open(self, unit: int) -> None:
         """All prompts of this unit are there: it may be leased."""
-        self._unit(unit).opened = True
+        self._unit(unit).leasable = True
         self._requeue(unit)
 
     def first(self) -> tuple[NumberedPrompt, ...]:
@@ -222,6 +222,6 @@ class LeaseBook:
         if unit.waits and not unit.queued:
             unit.queued = True
             heapq.heappush(self._waiting, index)
-        elif not unit.prompts and not unit.commits and (unit.opened or unit.lease is None):
+        elif not unit.prompts and not unit.commits and (unit.leasable or unit.lease is None):
             self._unlease(unit)
             del self._units[index]

@@ -127,7 +127,7 @@ class RolloutQueue:
         """
         self._dispatcher.expire()
         if self._book.holder(number) == actor:
-            given_up = self._quarantine.failed(number, actor, reason)
+            given_up = self._quarantine.record_failure(number, actor, reason)
             self._book.give_back(self._book.unit_of(number))
             if given_up:
                 self._mark_done([number])

@@ -73,14 +73,14 @@ def test_a_uniform_number_of_one_does_not_leave_the_vocabulary():
 
 
 def test_a_rows_random_numbers_follow_from_its_seed_alone():
-    first, again, other = (Row.begin(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 5, seed)) for seed in (3, 3, 4))
+    first, again, other = (Row.start(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 5, seed)) for seed in (3, 3, 4))
     assert first.uniforms.equal(again.uniforms)
     assert not first.uniforms.equal(other.uniforms)
 
 
 def test_a_row_ends_with_its_stop_token_or_its_limit():
     version = PolicyVersion(1, 2)
-    stopped, limited = (Row.begin(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 2, 0)) for _ in range(2))
+    stopped, limited = (Row.start(torch.zeros(1).numpy(), Sampling(1.0, 1.0, 2, 0)) for _ in range(2))
     stopped.append(9, -0.5, version, frozenset({9}))
     limited.append(3, -0.5, version, frozenset({9}))
     assert (stopped.finish_reason, limited.finish_reason) == ("stop", None)
