@@ -137,6 +137,6 @@ def test_it_learned_as_without_faults(chaos, tmp_path):
     plan, _, run = chaos
     undisturbed = finished(tmp_path, start_job(tmp_path, *plan.settings), timeout_s=TO_THE_END_S)
     print("undisturbed", json.dumps(undisturbed.summary), flush=True)
-    assert run.summary["accuracy_before"] == undisturbed.summary["accuracy_before"]
-    assert undisturbed.summary["accuracy_after"] > undisturbed.summary["accuracy_before"] + LEAST_GAIN
-    assert run.summary["accuracy_after"] > undisturbed.summary["accuracy_after"] - LOST_ACCURACY
+    assert run.summary["before"]["accuracy"] == undisturbed.summary["before"]["accuracy"]
+    assert undisturbed.summary["after"]["accuracy"] > undisturbed.summary["before"]["accuracy"] + LEAST_GAIN
+    assert run.summary["after"]["accuracy"] > undisturbed.summary["after"]["accuracy"] - LOST_ACCURACY

@@ -128,20 +128,20 @@ def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, 
     stored = run.stored
     assert len(set(stored)) == len(stored)
     assert set(numbers) <= set(stored)
-    assert run.summary["rollouts_consumed"] == len(numbers)
-    assert run.summary["rollouts_lost"] == 0
-    assert run.summary["rollouts_duplicated"] == 0
+    assert run.summary["queue"]["consumed"] == len(numbers)
+    assert run.summary["queue"]["lost"] == 0
+    assert run.summary["queue"]["duplicated"] == 0
 
 
 def assert_staleness_within(run: FinishedRun, bound: int) -> None:
     staleness = [row["step"] - row["oldest"] for row in run.chain]
     assert min(staleness) >= 0 or run.rollbacks  # rows of a lineage that had gone further are fed again
     assert max(staleness) <= bound
-    assert max(staleness) == run.summary["max_staleness_seen"]
+    assert max(staleness) == run.summary["queue"]["max_staleness_seen"]
 
 
 def assert_accuracy_is_what_its_items_say(run: FinishedRun) -> None:
-    for step, name in ((0, "accuracy_before"), (run.summary["steps"], "accuracy_after")):
+    for step, name in ((0, "before"), (run.summary["steps"], "after")):
         answers = run.answers(step)
-        assert len({answer["id"] for answer in answers}) == len(answers) == run.summary["eval_examples"]
-        assert sum(answer["correct"] for answer in answers) / len(answers) == run.summary[name]
+        assert len({answer["id"] for answer in answers}) == len(answers) == run.summary[name]["problems"]
+        assert sum(answer["correct"] for answer in answers) / len(answers) == run.summary[name]["accuracy"]

@@ -28,9 +28,9 @@ def default_run(request, tmp_path_factory):
 def test_held_out_accuracy_rises(default_run):
     seed, run = default_run
     assert_accuracy_is_what_its_items_say(run)
-    assert run.summary["eval_examples"] >= 500
-    assert 0.4 <= run.summary["accuracy_before"] <= 0.7
-    assert run.summary["accuracy_after"] - run.summary["accuracy_before"] >= LEAST_GAIN[seed]
+    assert run.summary["before"]["problems"] >= 500
+    assert 0.4 <= run.summary["before"]["accuracy"] <= 0.7
+    assert run.summary["after"]["accuracy"] - run.summary["before"]["accuracy"] >= LEAST_GAIN[seed]
 
 
 def test_nothing_is_lost_nothing_comes_twice_and_nothing_is_too_stale(default_run):
@@ -53,4 +53,4 @@ def test_every_mechanism_acts_in_the_whole_run(default_run):
 
 def test_updates_land_while_answers_are_generated(default_run):
     _, run = default_run
-    assert run.summary["rollouts_straddling"] > 0
+    assert run.summary["queue"]["straddling"] > 0

@@ -274,5 +274,5 @@ def test_the_steps_by_hand_of_the_readme_word_for_word(cluster, home, tmp_path):
     summary = FinishedRun(tmp_path / "runs/arithmetic", done.stdout).summary
     assert summary["status"] == "completed"
     assert summary["engine"] == "vllm"
-    assert summary["accuracy_after"] > summary["accuracy_before"]
+    assert summary["after"]["accuracy"] > summary["before"]["accuracy"]
     assert (home / ".ray/auth_token").read_text().strip() not in done.stdout

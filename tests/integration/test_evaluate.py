@@ -148,7 +148,7 @@ def short_run(tmp_path_factory):
 
 
 def test_a_run_measures_retention_at_each_evaluation(short_run):
-    before, after = short_run.summary["retention_before"], short_run.summary["retention_after"]
+    before, after = short_run.summary["before"]["retention"], short_run.summary["after"]["retention"]
     assert before["jsd"] == 0.0
     assert 0.0 < after["jsd"] < math.log(2)
     assert after["ppl_fit"] != before["ppl_fit"]
@@ -161,8 +161,8 @@ def test_a_run_measures_retention_at_each_evaluation(short_run):
         numbers = json.loads((short_run.path / "evaluations" / f"step-{step}.json").read_text())
         assert numbers["retention"] == found
         assert (numbers["version"], numbers["problems"]) == (step, 12)
-    low, high = short_run.summary["accuracy_after_interval"].values()
-    assert low <= short_run.summary["accuracy_after"] <= high
+    low, high = short_run.summary["after"]["interval"].values()
+    assert low <= short_run.summary["after"]["accuracy"] <= high
     assert not (short_run.path / "retention").exists()
     assert "PPLret" in short_run.output
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_examined_again_answers_as_its_run_did(short_run, tmp_path)
         [answer[key] for key in shared] for answer in short_run.answers(2)
     ]
     (result,) = done.content["results"]
-    assert result["retention"] == pytest.approx(short_run.summary["retention_after"], rel=1e-6)
+    assert result["retention"] == pytest.approx(short_run.summary["after"]["retention"], rel=1e-6)
 
 
 @pytest.mark.slow

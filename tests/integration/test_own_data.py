@@ -48,6 +48,6 @@ def test_a_users_own_records_are_trained_on_and_evaluated(tmp_path, records, mod
     run = run_job(tmp_path, "--model.path", model, "--task.type", kind, *source, *FIELDS, *OPTIONS)
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
     assert_accuracy_is_what_its_items_say(run)
-    assert run.summary["eval_examples"] == HELD_OUT
+    assert run.summary["before"]["problems"] == HELD_OUT
     held_out = {answer["id"] for answer in run.answers(0)}
     assert not held_out & {row["id"] for row in run.consumed}

@@ -62,7 +62,7 @@ def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tm
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
     assert run.rollbacks[0]["step"] == 3
-    assert run.summary["steps_lost"] == run.rollbacks[0]["steps_lost"] >= 2
+    assert run.summary["queue"]["steps_lost"] == run.rollbacks[0]["steps_lost"] >= 2
     assert "evaluating version 0" not in run.output
     kept = {path.name for path in (run.path / "checkpoints").iterdir()}
     assert kept == {"step-6", "step-9", f"step-{STEPS}"}

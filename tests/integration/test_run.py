@@ -51,17 +51,17 @@ def test_accuracy_is_recomputable_from_the_items(short_run):
 def test_versions_rise_by_one_and_rollouts_of_two_versions_are_counted(short_run):
     """Whether an update lands in mid-answer is a matter of speed here; `test_engine.py` makes one land."""
     assert [row["step"] for row in short_run.metrics] == list(range(STEPS))
-    assert short_run.summary["policy_version"] == STEPS
+    assert short_run.summary["steps"] == STEPS
     assert {row["newest"] for row in short_run.consumed} >= set(range(STEPS - 1))
-    assert short_run.summary["rollouts_straddling"] == sum(row["oldest"] < row["newest"] for row in short_run.consumed)
+    assert short_run.summary["queue"]["straddling"] == sum(row["oldest"] < row["newest"] for row in short_run.consumed)
 
 
 @pytest.mark.engine
 def test_completions_issued_and_consumed_have_the_same_mean_length(short_run):
     tokens = [row["tokens"] for row in short_run.consumed]
-    summary = short_run.summary
-    assert summary["mean_tokens_consumed"] == sum(tokens) / len(tokens)
-    assert summary["length_difference"] == summary["mean_tokens_consumed"] - summary["mean_tokens_issued"] == 0.0
+    queue = short_run.summary["queue"]
+    assert queue["mean_tokens_consumed"] == sum(tokens) / len(tokens)
+    assert queue["length_difference"] == queue["mean_tokens_consumed"] - queue["mean_tokens_issued"] == 0.0
 
 
 @pytest.mark.engine

@@ -9,6 +9,8 @@ from docs.check import ROOT
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.bottleneck import Balance, StepTimes
 from unisd_rl.driver.summary import Summary
+from unisd_rl.evaluation.statistics import EvaluationSummary
+from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import Failure, Recovery
 
 
@@ -19,7 +21,7 @@ def names(*kinds):
 WRITTEN = {
     "metrics.jsonl": {"lineage", "tokens_per_s"} | set(step_metrics().flat()) | names(StepTimes, Balance),
     "events.jsonl": {"time_s", "event"} | names(Failure, Recovery),
-    "summary.json": names(Summary),
+    "summary.json": names(Summary, EvaluationSummary, QueueReport),
 }
 
 
