@@ -36,7 +36,9 @@ class RolloutGenerator:
         completing = asyncio.create_task(self._complete(numbered, prompt_tokens))
         try:
             await asyncio.sleep(0)  # the engine begins while the views are tokenised
-            views = tuple(TokenView(view.kind, self._tokenizer.encode(view.messages)) for view in numbered.prompt.views)
+            views = tuple(
+                TokenView(view.kind, self._tokenizer.encode_view(view.messages)) for view in numbered.prompt.views
+            )
             completion = await completing
         finally:
             completing.cancel()

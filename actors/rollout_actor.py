@@ -63,7 +63,7 @@ class RolloutActor(VllmPushEndpoint):
         self._log = log_path(spec.run_dir, name)
         redirect_output(self._log)
         bind_to(cores)
-        self._tokenizer = ChatTokenizer(spec.model_path)
+        self._tokenizer = ChatTokenizer(spec.model_path, config.model.chat_template)
         engine = build_engine(config, cores, spec.model_path, self._tokenizer)
         self._engine = StallGuard(engine, config.faults.stall_s)
         leases = RayLeaseQueue(spec.queue, config.faults)

@@ -5,6 +5,7 @@ Every field with its type, range, default and the line of documentation that sta
 
 import types
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -33,7 +34,15 @@ A field with "yes" in the column "on resume" may have another value when a run i
 step is laid out, and nothing of what it trains.
 """
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_PLAIN = {float: "number", int: "integer", str: "text", bool: "true or false", Path: "path", type(None): "absent"}
+_PLAIN = {
+    float: "number",
+    int: "integer",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    datetime: "date, or date and time",
+    type(None): "absent",
+}
 
 
 def page() -> str:

@@ -122,6 +122,23 @@ class Inputs:
         return self.ids_BL.numel()
 
 
+def without_truncated(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The same rollouts, of which those that the limit on tokens cut have no completion: they count nowhere."""
+    return [_without_completion(rollout) if rollout.truncated else rollout for rollout in rollouts]
+
+
+def _without_completion(rollout: Rollout) -> Rollout:
+    sampled = (rollout.logprobs, rollout.lineages, rollout.versions)
+    logprobs, lineages, versions = (None if values is None else values[:0] for values in sampled)
+    return replace(
+        rollout,
+        completion_tokens=rollout.completion_tokens[:0],
+        logprobs=logprobs,
+        lineages=lineages,
+        versions=versions,
+    )
+
+
 class RankBatch:
     """One rank's rollouts of a step, in the order in which the gradient passes take them.
 

@@ -26,23 +26,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learner.attention import choose_attention
-from learner.batch import Inputs, PackingConfig, RankBatch, collate
+from learner.batch import Inputs, PackingConfig, RankBatch, collate, without_truncated
 from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint
 from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
 from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, student_divergences
-from learner.sharding import all_gather_ragged
+from learner.sharding import all_gather_ragged, all_reduce_max
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config
 from unisd_rl.metrics import BatchCounts, LossMetrics, OptimizerMetrics, PolicyMetrics, StepMetrics, WeightMetrics
+from unisd_rl.objective.divergence import NO_WEIGHTS
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro_batch_loss, step_terms
+from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro_batch_loss, no_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
@@ -94,7 +95,13 @@ class Learner:
     def forward_backward(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
         """Everything of a step before the weights change; afterwards the student's parameters have their gradient."""
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, dist.get_rank()))
+        truncated_share = self._truncated_share(rollouts)
+        if self._config.learner.mask_truncated_completions:
+            rollouts = without_truncated(rollouts)
         batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
+        if not any(all_reduce_max([batch.tokens], self._device)):
+            policy = self._policy_metrics(batch, [], PolicyVersion(lineage, version), truncated_share)
+            return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, timer)
         with timer.measure_views():
             scores = self._scorer.score(batch, timer)
         if self.teacher:
@@ -114,17 +121,22 @@ class Learner:
         reports = [micro_batch.report for micro_batch in micro_batches]
         loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
-        policy = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version))
+        policy = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version), truncated_share)
         return StepResult(version, loss, terms.weights, terms.counts, policy, timer)
 
     def optim_step(self, result: StepResult) -> StepMetrics:
-        """Take the optimiser's step on the accumulated gradient, then update the teacher's average."""
+        """Take the optimiser's step on the accumulated gradient, then update the teacher's average.
+
+        A step without tokens changes nothing: on a gradient of zeros AdamW would go on by its momentum.
+        """
         schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
         rate = learning_rate(result.version, *schedule)
         with result.timer.measure("update"):
-            norm = self.student.optim_step(rate)
-            check_finite("gradient norm", norm)
-            teacher = self.teacher.update_ema(self.student, result.version + 1) if self.teacher else NO_UPDATE
+            norm, teacher = 0.0, NO_UPDATE
+            if result.counts.tokens:
+                norm = self.student.optim_step(rate)
+                check_finite("gradient norm", norm)
+                teacher = self.teacher.update_ema(self.student, result.version + 1) if self.teacher else NO_UPDATE
         return StepMetrics(
             step=result.version,
             loss=result.loss,
@@ -166,7 +178,8 @@ class Learner:
             RunFailed: it is of another model.
         """
         empty_inputs = collate([], self._packing.packed, self._device)
-        restore(self.student, self.teacher, Archive(path / STATE).tensor, version, empty_inputs)
+        archive = Archive(path / STATE)
+        restore(self.student, self.teacher, archive.tensor, archive.optimizer_steps(version), empty_inputs)
 
     def close(self) -> None:
         """Let go of DeepSpeed's engines; another learner may then be built in this process."""
@@ -211,11 +224,21 @@ class Learner:
         temperature, chunk = self._config.rollout.temperature, self._settings.chunk_tokens
         return token_logprobs(hidden_NH, head, targets_N, temperature, chunk)
 
+    def _truncated_share(self, rollouts: list[Rollout]) -> float:
+        """Of the completions of all ranks. A collective."""
+        flags = [float(rollout.truncated) for rollout in rollouts]
+        return float(all_gather_ragged(torch.tensor(flags, dtype=torch.float64, device=self._device)).mean())
+
     def _policy_metrics(
-        self, batch: RankBatch, micro_batches: list[MicroBatchResult], version: PolicyVersion
+        self,
+        batch: RankBatch,
+        micro_batches: list[MicroBatchResult],
+        version: PolicyVersion,
+        truncated_share: float,
     ) -> PolicyMetrics:
         staleness = all_gather_ragged(token_staleness(batch.rollouts, version.number, self._device))
-        learner_N = torch.cat([micro_batch.sampling_logprob_N for micro_batch in micro_batches])
+        nothing = torch.empty(0, device=self._device)
+        learner_N = torch.cat([nothing, *(micro_batch.sampling_logprob_N for micro_batch in micro_batches)])
         engine_N, on_policy_N = current_tokens(batch.rollouts, version, self._device)
         lora = self._config.model.lora
         # Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare.
@@ -226,4 +249,5 @@ class Learner:
             staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
             staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
             logprob_mismatch_max=logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], tolerance),
+            truncated_share=truncated_share,
         )

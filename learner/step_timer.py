@@ -66,7 +66,7 @@ class StepTimer:
             read_tokens={part: int(count) for part, count in zip(READ_PARTS, tokens, strict=True)},
             update_s=update_s,
             forward_passes=int(forward_passes),
-            padding_share=1.0 - sum(tokens) / positions,
+            padding_share=1.0 - sum(tokens) / positions if positions else 0.0,
         )
 
 

@@ -36,6 +36,8 @@ class Student:
         if config.learner.gradient_checkpointing:
             lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._lora = config.model.lora
+        self.optimizer_steps = 0
+        """AdamW steps taken: the version, less the steps that had no token to train on."""
         optimiser = torch.optim.AdamW(
             self.parameters.values(),
             lr=config.learner.learning_rate,
@@ -76,6 +78,7 @@ class Student:
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients)) if self._stage == 0 else None
         self._engine.step()
+        self.optimizer_steps += 1
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     @property
@@ -102,6 +105,7 @@ class Student:
         self.optim_step(learning_rate=0.0)  # optimisers make their moments in their first step
         for state in self._engine.basic_optimizer.state.values():
             state["step"].fill_(steps)
+        self.optimizer_steps = steps
 
     def close(self) -> None:
         """Let go of DeepSpeed's buffers and hooks."""

@@ -42,6 +42,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.storage.files import write_text_atomic
 
 _INDEX, _FILE_BYTES = "index.json", 1 << 30
+OPTIMIZER_STEPS = "optimizer_steps"
 
 
 def write_archive(folder: Path, tensors: NamedTensors) -> None:
@@ -74,6 +75,10 @@ class Archive:
                 raise RunFailed(f"{folder / name} is missing")
             self._file_of |= dict.fromkeys(tensors, name)
 
+    def optimizer_steps(self, version: int) -> int:
+        """AdamW steps that were taken up to `version`: as many, unless the archive says otherwise."""
+        return int(self.tensor(OPTIMIZER_STEPS)) if OPTIMIZER_STEPS in self._file_of else version
+
     def tensor(self, name: str) -> Tensor:
         """The tensor of this name.
 
@@ -99,10 +104,11 @@ def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[
             yield f"{moment}/{name}", _moment(student, parameter, moment)
     for name, tensor in teacher.average() if teacher is not None else ():
         yield f"{TEACHER}/{name}", tensor
+    yield OPTIMIZER_STEPS, torch.tensor([student.optimizer_steps])
 
 
 def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: int, empty_inputs: Inputs) -> None:
-    """Set everything `training_state` yields; `steps` optimiser steps had been taken, `empty_inputs` has no token."""
+    """Set everything `training_state` yields; `steps` AdamW steps had been taken, `empty_inputs` has no token."""
     student.init_optimizer_state(steps, empty_inputs)
     for name, parameter in student.parameters.items():
         _set_master(parameter, lookup(f"{MASTER}/{name}"))

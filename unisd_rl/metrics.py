@@ -90,6 +90,8 @@ class PolicyMetrics:
     staleness_mean: float
     logprob_mismatch_max: float
     """Largest |engine log-prob - learner log-prob| over tokens of the learner's own version; nan if there are none."""
+    truncated_share: float
+    """Share of the completions that `rollout.max_completion_tokens` cut, trained on or not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ driver/recovery.py, which enters the loop again at a checkpoint.
 
 import time
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 
 from unisd_rl.cluster.ray_cluster import connected
@@ -59,6 +60,7 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: a component failed during the run; what was committed is on storage.
     """
+    config = config.with_clock_stopped(datetime.now())
     task = load_task(config.task)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config, resumed):

@@ -138,6 +138,11 @@ class Rollout:
     started_s: float
     finished_s: float
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the limit on tokens ended the completion."""
+        return self.finish_reason == "length"
+
     def view(self, kind: ViewKind) -> TokenView | None:
         """The first view of this kind, or None."""
         return next((view for view in self.views if view.kind is kind), None)

@@ -1,5 +1,6 @@
 """Builds the engine that the configuration names."""
 
+import sys
 from pathlib import Path
 
 from actors.engines.engine import EngineSpec, GroupShape, RolloutEngine
@@ -19,7 +20,8 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         model_path=model_path,
         dtype=config.model.dtype,
         cores=cores,
-        max_model_len=engine.model_length(rollout.longest_request),
+        # Preparation has checked that what is asked fits the model's positions; the limits may still allow more.
+        max_model_len=min(engine.model_length(rollout.longest_request), tokenizer.limits.positions or sys.maxsize),
         concurrency=max(rollout.concurrency, config.evaluation.concurrency),
         stop_tokens=tokenizer.stop_tokens,
         verify=config.weights.checksum,

@@ -167,7 +167,8 @@ def _run_case(case: Case, rank: int, folder: Path) -> None:
         learner.load(case.resume, case.first)
     for step in range(case.first, case.first + case.steps):
         result = learner.forward_backward(list(case.shards[rank]), step)
-        found[f"gradient {step}"] = _gradients(learner)
+        if result.counts.tokens:
+            found[f"gradient {step}"] = _gradients(learner)
         found[f"masters {step}"] = _student_masters(learner)
         found[f"teacher {step}"] = _teacher(learner)
         found["reports"].append(learner.optim_step(result).flat())

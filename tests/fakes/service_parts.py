@@ -34,6 +34,8 @@ class ByteTokenizer:
     def encode(self, messages) -> np.ndarray:
         return np.frombuffer("".join(message.content for message in messages).encode(), np.uint8).astype(np.int32)
 
+    encode_view = encode
+
     def encode_completion(self, text) -> np.ndarray:
         return np.append(self.encode((Message("assistant", text),)), np.int32(END_OF_TURN))
 

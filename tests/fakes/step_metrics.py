@@ -25,7 +25,7 @@ def step_metrics(
         loss=LossMetrics(*[0.0] * 10, other_terms={}),
         weights=WeightMetrics(*[0.0] * 6),
         counts=BatchCounts(tokens, 0, 0),
-        policy=PolicyMetrics(staleness, staleness, 0.0),
+        policy=PolicyMetrics(staleness, staleness, 0.0, 0.0),
         optimizer=OptimizerMetrics(0.0, 0.0),
         teacher=TeacherMetrics(0.0, 0.0),
         timing=Timing(

@@ -4,6 +4,7 @@ Two jobs of processes, one rank and two ranks; each builds its learners one afte
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ from tests.fakes.learner_rig import ALL_FIVE, Case, learner_config, make_model
 ALL_AT_ONCE = 10_000
 FOUR_PASSES = 40
 ONE_BY_ONE = 1
+SOME_CUT = tuple(
+    replace(rollout, finish_reason="length" if rollout.number in (1, 4, 10) else "stop") for rollout in ROLLOUTS
+)
+ALL_CUT = tuple(replace(rollout, finish_reason="length") for rollout in ROLLOUTS)
 
 
 def case(name, path, shards, stage=0, micro=FOUR_PASSES, steps=2, save=None, without="", **sections):
@@ -70,7 +75,12 @@ def one_rank(folder, tied, untied):
     ]
     warm = [case("temperatures", tied, WHOLE, steps=1, objective=ALL_FIVE | {"temperature": 1.0})]
     alone = [case("likelihood", tied, WHOLE, 3, steps=1, objective={"likelihood": {}, "ema": {}})]
-    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone]
+    masks = {"learner": {"mask_truncated_completions": True}}
+    cut = [case("cut", tied, (SOME_CUT,), steps=1, **masks), case("none masked", tied, (SOME_CUT,), steps=1)]
+    skipped = case("all cut", tied, (ALL_CUT,), steps=1, save=folder / "all-cut", **masks)
+    after = replace(skipped, name="after", shards=WHOLE, save=None, resume=folder / "all-cut", first=1)
+    cut += [skipped, after, replace(after, name="without the skipped one", resume=None)]
+    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone, *cut]
     return Found(folder / "one", cases, ranks=1)
 
 
@@ -81,7 +91,9 @@ def two_ranks(folder, tied, untied):
     sided = [case(f"one-sided {stage}", tied, ONE_SIDED, stage, steps=1) for stage in (0, 2, 3)]
     heads = [case("untied 3", untied, UNEVEN, 3, save=folder / "two-untied-3")]
     low = [case(f"bfloat16 {stage}", tied, UNEVEN, stage, model={"dtype": "bfloat16"}) for stage in (1, 3)]
-    return Found(folder / "two", [*uneven, *rows, *sided, *heads, *low], ranks=2)
+    masks = {"mask_truncated_completions": True}
+    cut = [case("cut 3", tied, (SOME_CUT[:9], SOME_CUT[9:]), 3, steps=1, learner=masks)]
+    return Found(folder / "two", [*uneven, *rows, *sided, *heads, *low, *cut], ranks=2)
 
 
 GRID = [f"{kind} {stage}" for kind in ("stage", "whole") for stage in range(4)]
@@ -211,6 +223,29 @@ def test_the_gradient_is_what_the_formulas_say(one_rank, tied):
     assert relative(one_rank["stage 0"]["gradient 0"], gradient) < 1e-5
 
 
+def test_completions_that_were_cut_are_not_trained_on_and_count_nowhere(one_rank, two_ranks, tied):
+    kept = [rollout for rollout in SOME_CUT if not rollout.truncated]
+    loss, gradient = literal_step(tied, learner_config(), kept)
+    for found in (one_rank["cut"], two_ranks["cut 3"]):
+        (report,) = found["reports"]
+        assert report["loss"] == pytest.approx(loss, rel=1e-5)
+        assert relative(found["gradient 0"], gradient) < 1e-5
+        assert report["tokens"] == sum(len(rollout.completion_tokens) for rollout in kept)
+        assert report["truncated_share"] == 3 / 12
+    (report,) = one_rank["none masked"]["reports"]
+    assert report["truncated_share"] == 3 / 12
+    assert relative(one_rank["none masked"]["gradient 0"], one_rank["stage 0"]["gradient 0"]) == 0.0
+
+
+def test_a_step_of_which_every_completion_was_cut_changes_nothing_and_training_goes_on_as_if_it_had_not_been(one_rank):
+    skipped, after, without = (one_rank[name] for name in ("all cut", "after", "without the skipped one"))
+    (report,) = skipped["reports"]
+    assert (report["loss"], report["grad_norm"], report["tokens"], report["truncated_share"]) == (0.0, 0.0, 0, 1.0)
+    assert relative(skipped["masters"], skipped["masters 0"]) == relative(skipped["teacher"], skipped["teacher 0"]) == 0
+    assert relative(after["masters"], without["masters"]) == relative(after["teacher"], without["teacher"]) == 0
+    assert relative(after["masters"], skipped["masters"]) > 1e-4
+
+
 def test_log_probs_are_at_the_sampling_temperature_whatever_the_objectives_is(one_rank, tied):
     from transformers import AutoModelForCausalLM
 
@@ -259,14 +294,14 @@ def realised(logprob, rollout):
     return logprob.gather(-1, torch.tensor(rollout.completion_tokens, dtype=torch.long)[:, None])[:, 0]
 
 
-def literal_step(path, config):
+def literal_step(path, config, rollouts=ROLLOUTS):
     """The first step's loss and gradient, in float64, written from the formulas; teacher and student weigh the same."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
     settings, tau = config.objective, config.rollout.temperature
     rows = []
-    for rollout in (rollout for rollout in ROLLOUTS if len(rollout.completion_tokens)):
+    for rollout in (rollout for rollout in rollouts if len(rollout.completion_tokens)):
         y = rollout.completion_tokens
         with torch.no_grad():
             primary, *others = ((view.kind.value, *read(model, view.tokens, y, tau)) for view in rollout.views)

@@ -29,6 +29,9 @@ class LearnerConfig(Section):
     packed: Annotated[bool | None, Decides.ROUNDING] = None
     """Lay the sequences of a pass end to end in one row; false pads them to one length. Absent: where the model's
     attention allows it."""
+    mask_truncated_completions: bool = False
+    """Train on no token of a completion that `rollout.max_completion_tokens` cut: what came before the limit is half an
+    answer. A step of which every completion was cut changes nothing."""
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW (betas 0.9, 0.999)."""
     weight_decay: NonNegative = 0.0

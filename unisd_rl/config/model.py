@@ -1,10 +1,30 @@
 """The section `model`: the model that is trained."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from unisd_rl.config.base import Count, Decides, Section
+
+
+def _true_or_false(given: object) -> object:
+    """The command line says `NAME=false`, and to a template every text is true."""
+    return {"true": True, "false": False}.get(given, given) if isinstance(given, str) else given
+
+
+TemplateArguments = dict[str, Annotated[bool | int | float | str, BeforeValidator(_true_or_false)]]
+
+
+class ChatTemplateConfig(Section):
+    """What the tokenizer's chat template is given beside the turns of a chat."""
+
+    student: TemplateArguments = {}
+    """Arguments by name for what the student reads, in an evaluation too, e.g. `{"enable_thinking": false}`."""
+    teacher: TemplateArguments | None = None
+    """The same for what the teacher reads. Absent: the student's."""
+    time: datetime | None = None
+    """What a template's clock shows (`strftime_now`). Absent: the start of the run, noted in its config.toml."""
 
 
 class LoraConfig(Section):
@@ -37,5 +57,7 @@ class ModelConfig(Section):
     """Type of the weights the engines and the learner compute with; masters and EMA are float32."""
     base_seed: int = 0
     """Seed of the embedded base model's training (unused with `path`)."""
+    chat_template: ChatTemplateConfig = ChatTemplateConfig()
+    """Arguments and clock of the chat template."""
     lora: Annotated[LoraConfig | None, Decides.LOSS] = None
     """Train low-rank adapters. Absent: all weights are trained."""

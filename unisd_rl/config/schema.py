@@ -5,6 +5,7 @@ other numbers is derived, not asked. Nothing here imports torch, Ray, vLLM or De
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,14 @@ class Config(Section):
     def run_dir(self) -> Path:
         """Where this run leaves its files."""
         return self.run.dir / self.run.name
+
+    def with_clock_stopped(self, now: datetime) -> "Config":
+        """The same, with `now` for the clock of chat templates unless they have a time already."""
+        template = self.model.chat_template
+        if template.time is not None:
+            return self
+        template = template.model_copy(update={"time": now.replace(microsecond=0)})
+        return self.model_copy(update={"model": self.model.model_copy(update={"chat_template": template})})
 
     @property
     def logprob_tolerance(self) -> float:

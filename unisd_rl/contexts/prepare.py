@@ -9,7 +9,7 @@ Pure but for the model that writes instructions and wrong demonstrations, and th
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,17 @@ from unisd_rl.contexts.generator import ContextGenerator, OpenGenerator
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negatives import GradeMany, VerifiedNegative, verified_negatives
 from unisd_rl.contexts.prompts import Prepared, prompt_of
-from unisd_rl.contexts.selection import Measure, PreparedRow, check_held_out_lengths, measure_with, select_examples
+from unisd_rl.contexts.selection import (
+    Lengths,
+    Measure,
+    PreparedRow,
+    check_held_out_lengths,
+    measure_with,
+    select_examples,
+)
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candidates
+from unisd_rl.models.limits import ModelLimits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
@@ -52,42 +60,88 @@ class Preparation:
     progress: Progress
     measure: Measure
     grade: GradeMany
+    limits: ModelLimits | None = None
+    """What the model's embeddings bound; None: nothing."""
+    prompt_inputs: Inputs = field(default_factory=dict)
+    """What decides the tokens of prompts beside the problems and the model's files."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the tokenizer."""
 
     @classmethod
     def create(
         cls, config: Config, task: Task, model: Path, open_generator: OpenGenerator, progress: Progress
     ) -> "Preparation":
-        """With the model's own tokenizer and the task's own grader."""
-        measure = measure_with(ChatTokenizer(model))
-        return cls(config, task, model, open_generator, progress, measure, partial(grade_all, task))
+        """With the model's own tokenizer and the task's own grader.
+
+        Raises:
+            UserError: see `ChatTokenizer.check`.
+        """
+        tokenizer = ChatTokenizer(model, config.model.chat_template)
+        return cls(
+            config=config,
+            task=task,
+            model=model,
+            open_generator=open_generator,
+            progress=progress,
+            measure=measure_with(tokenizer),
+            grade=partial(grade_all, task),
+            notes=tokenizer.check(),
+            limits=tokenizer.limits,
+            prompt_inputs=tokenizer.prompt_inputs,
+        )
 
     def prepared(self) -> Prepared:
         """The problems to train on, with their contexts.
 
         Raises:
-            UserError: too many problems do not fit, or a held-out one does not; what `selection.py` refuses.
+            UserError: too many problems do not fit, or a held-out one does not; what `selection.py` refuses; a prompt
+                and the longest completion are more than the model's positions.
         """
-        check_held_out_lengths(self._held_out_lengths(), self.config.task.type, self.config.rollout.max_prompt_tokens)
-        return select_examples(self.config, self.task, self._rows())
+        most = self.config.rollout.max_prompt_tokens
+        held_out = self._held_out_lengths()
+        check_held_out_lengths([lengths.prompt for lengths in held_out], self.config.task.type, most)
+        self._check_positions("a held-out problem", [lengths.prompt for lengths in held_out])
+        self._check_gold_positions([lengths.prompt + lengths.gold for lengths in held_out])
+        rows = self._rows()
+        prepared = select_examples(self.config, self.task, rows)
+        lengths = [row.lengths.prompt for row in rows]
+        self._check_positions("a prompt or a view of it", [length for length in lengths if length <= most])
+        return prepared
 
-    def _held_out_lengths(self) -> list[int]:
-        task = self.task
+    def _check_positions(self, what: str, lengths: Sequence[int]) -> None:
+        if self.limits is not None:
+            self.limits.check_prompts(what, max(lengths, default=0), self.config.rollout.max_completion_tokens)
+
+    def _check_gold_positions(self, lengths: Sequence[int]) -> None:
+        if self.limits is not None and self.config.evaluation.retention is not None:
+            what = f"a held-out problem and its gold completion, {max(lengths, default=0)} tokens,"
+            remedy = "shorten the record, or leave out evaluation.retention"
+            self.limits.check_positions(what, max(lengths, default=0), remedy)
+
+    def _held_out_lengths(self) -> list[Lengths]:
+        task, reads_gold = self.task, self.config.evaluation.retention is not None
         inputs = {
             "records": records_fingerprint(task, task.evaluation),
+            "gold": reads_gold,
             "tokenizer": model_fingerprint(self.model, weights=False),
+            "template": self.prompt_inputs,
             "code": code_fingerprint(),
         }
 
         def measured(number: int, indices: range) -> list[Row]:
             examples = [task.evaluation[index] for index in indices]
-            prompts = [Prompt(example.id, task.student_messages(example), ()) for example in examples]
-            return [{"tokens": self.measure(prompt).prompt} for prompt in prompts]
+            golds = [example.demonstration if reads_gold else None for example in examples]
+            prompts = [
+                Prompt(example.id, task.student_messages(example), (), gold)
+                for example, gold in zip(examples, golds, strict=True)
+            ]
+            return [asdict(self.measure(prompt)) for prompt in prompts]
 
         segments = Segments(folder_of(self.config, "held_out", inputs), len(task.evaluation))
-        return [row["tokens"] for row in segments.read_or_make(inputs, measured)]
+        return [Lengths(**row) for row in segments.read_or_make(inputs, measured)]
 
     def _rows(self) -> list[PreparedRow]:
-        inputs = training_inputs(self.config, self.task, self.model)
+        inputs = {**training_inputs(self.config, self.task, self.model), "template": self.prompt_inputs}
         segments = Segments(folder_of(self.config, "problems", inputs), len(self.task.train))
         rows = segments.read() if segments.finished else self._build(segments, inputs)
         return [PreparedRow.from_json(row) for row in rows]
@@ -125,6 +179,7 @@ class Preparation:
             "by": [self.config.rollout.engine.type, self.config.model.dtype, self.config.rollout.max_prompt_tokens],
             "seed": seed,
             "model": model_fingerprint(self.model, weights=True),
+            "template": self.prompt_inputs,
         }
 
         def generated(number: int, indices: range) -> list[Row]:

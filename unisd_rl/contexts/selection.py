@@ -27,12 +27,20 @@ Measure = Callable[[Prompt], Lengths]
 
 
 def measure_with(tokenizer: ChatTokenizer) -> Measure:
-    """Lengths by this tokenizer and its chat template."""
+    """Lengths by this tokenizer and its chat template. What they cannot read is refused by the problem's name."""
 
     def measure(prompt: Prompt) -> Lengths:
-        chats = (prompt.messages, *(view.messages for view in prompt.views))
-        gold = 0 if prompt.gold is None else len(tokenizer.encode_completion(prompt.gold))
-        return Lengths(max(len(tokenizer.encode(chat)) for chat in chats), gold)
+        what = "prompt"
+        try:
+            longest = len(tokenizer.encode(prompt.messages))
+            for view in prompt.views:
+                what = f"{view.kind.value} view"
+                longest = max(longest, len(tokenizer.encode_view(view.messages)))
+            what = "gold completion"
+            gold = 0 if prompt.gold is None else len(tokenizer.encode_completion(prompt.gold))
+        except UserError as error:
+            raise UserError(f"the {what} of problem {prompt.id}: {error}") from None
+        return Lengths(longest, gold)
 
     return measure
 

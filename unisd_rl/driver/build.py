@@ -115,6 +115,9 @@ def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirecto
     def open_generator() -> AbstractContextManager[ContextGenerator]:
         return generation_engine(config, generation_cores(config), model, directory.path)
 
-    prepared = Preparation.create(config, task, model, open_generator, console).prepared()
+    preparation = Preparation.create(config, task, model, open_generator, console)
+    for note in preparation.notes:
+        console.print(f"note: {note}")
+    prepared = preparation.prepared()
     console.print(f"training on {prepared.report.describe()}")
     return PromptStream(task, config, prepared)

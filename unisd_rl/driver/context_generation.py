@@ -7,6 +7,7 @@ chats --too long? None--> rollout actor (as in a run, without queue or updates) 
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from typing_extensions import override
@@ -25,6 +26,7 @@ from unisd_rl.contexts.prepare import Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.driver.console import Console
+from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 from unisd_rl.transport.weights.store import spawn_store
@@ -41,6 +43,7 @@ def run_preparation(config: Config) -> PreparationReport:
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: an engine failed; what was prepared until then stays.
     """
+    config = config.with_clock_stopped(datetime.now())
     task, cache = load_task(config.task), cache_folder(config)
     with Console() as console:
         model = model_folder(config, cache / f"base-{config.model.base_seed}", console)
@@ -51,7 +54,10 @@ def run_preparation(config: Config) -> PreparationReport:
             with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
                 yield generator
 
-        report = Preparation.create(config, task, model, open_generator, console).prepared().report
+        preparation = Preparation.create(config, task, model, open_generator, console)
+        for note in preparation.notes:
+            console.print(f"note: {note}")
+        report = preparation.prepared().report
         console.print(f"prepared {report.describe()}\nfiles  {cache}")
     return report
 
@@ -64,7 +70,14 @@ class EngineGenerator(ContextGenerator):
 
     @override
     def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
-        limit = longest_request(self._config, settings)
+        limit, positions = longest_request(self._config, settings), self._tokenizer.limits.positions
+        if positions is not None:
+            limit = min(limit, positions - settings.max_tokens)
+        if limit < 1:
+            raise UserError(
+                f'contexts: type = "{settings.type}" with max_tokens = {settings.max_tokens} leaves no room for a '
+                f"request in the model's {positions} positions: lower max_tokens"
+            )
         texts: list[str | None] = [None] * len(chats)
         fitting = [index for index, chat in enumerate(chats) if len(self._tokenizer.encode(chat)) <= limit]
         for start in range(0, len(fitting), _SLICE):
@@ -86,7 +99,7 @@ def generation_engine(config: Config, plan: CorePlan, model: Path, folder: Path)
     spec = ActorSpec(engine_config(config), model, folder, None, spawn_store())
     with closing(RolloutGroup(spec, plan)) as group:
         group.start(config.run.start_timeout_s)
-        yield EngineGenerator(config, group, ChatTokenizer(model))
+        yield EngineGenerator(config, group, ChatTokenizer(model, config.model.chat_template))
 
 
 def engine_config(config: Config) -> Config:

@@ -54,7 +54,9 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         folders = {model: model_folder(configs[model], request.out, console) for model in request.models}
         base = _base_folder(request, folders, console)
         with console.waiting("reading the problems"):
-            _check_tokenizers(request, folders, base, tasks)
+            notes = _check_tokenizers(request, folders, base, tasks)
+        for note in notes:
+            console.print(f"note: {note}")
         store = spawn_store()
         results = [
             result
@@ -120,12 +122,17 @@ def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], consol
     return model_folder(request.config.model_copy(update={"model": model}), request.out, console)
 
 
-def _check_tokenizers(request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks) -> None:
-    """Check what tokenizers alone can tell, for every model, before the first engine starts."""
-    base_tokenizer = None if base is None else ChatTokenizer(base)
+def _check_tokenizers(
+    request: EvaluationRequest, folders: Mapping[str, Path], base: Path | None, tasks: Tasks
+) -> list[str]:
+    """Check what tokenizers alone can tell, for every model, before the first engine starts; returns notes."""
+    template, notes = request.config.model.chat_template, list[str]()
+    base_tokenizer = None if base is None else ChatTokenizer(base, template)
     for model, folder in folders.items():
-        tokenizer = ChatTokenizer(folder)
+        tokenizer = ChatTokenizer(folder, template)
+        notes += tokenizer.check()
         for name, config in request.by_task.items():
-            check_question_lengths(tokenizer, tasks[name], name, config.rollout.max_prompt_tokens)
+            check_question_lengths(tokenizer, tasks[name], name, config.rollout)
             if base_tokenizer is not None:
                 check_same_tokens(base_tokenizer, tokenizer, tasks[name], model)
+    return notes

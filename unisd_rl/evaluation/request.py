@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ import numpy as np
 from unisd_rl.cli import DEFAULT_RECIPE, parse_fields
 from unisd_rl.config import Config
 from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.contexts.selection import check_held_out_lengths
 from unisd_rl.errors import UserError
@@ -75,15 +77,13 @@ def evaluation_request(
     tree = recipe_tree(options.recipe or [DEFAULT_RECIPE])
     trees = {name: {**tree, "task": section} for name, section in _task_sections(options.task).items()}
     trees = trees or {tree["task"]["type"]: tree}
-    targets = tuple(
-        EvaluationTarget(
-            model, task, validate_config(_answering(overlay(sections, overrides), model, options.retention))
-        )
-        for model in models
-        for task, sections in trees.items()
-    )
+    now, targets = datetime.now(), list[EvaluationTarget]()
+    for model in models:
+        for task, sections in trees.items():
+            config = validate_config(_answering(overlay(sections, overrides), model, options.retention))
+            targets.append(EvaluationTarget(model, task, config.with_clock_stopped(now)))
     out = options.out or targets[0].config.run.dir / time.strftime("evaluation-%Y%m%d-%H%M%S")
-    return EvaluationRequest(tuple(models), tuple(trees), targets, options.retention, Path(out))
+    return EvaluationRequest(tuple(models), tuple(trees), tuple(targets), options.retention, Path(out))
 
 
 def task_types() -> tuple[str, ...]:
@@ -143,19 +143,27 @@ def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, 
     }
 
 
-def check_question_lengths(tokenizer: ChatTokenizer, task: Task, name: str, limit: int) -> None:
-    """Raise `UserError` if a held-out problem of `task` has more than `limit` tokens."""
-    check_held_out_lengths(
-        [len(tokenizer.encode(task.student_messages(example))) for example in task.evaluation], name, limit
+def check_question_lengths(tokenizer: ChatTokenizer, task: Task, name: str, rollout: RolloutConfig) -> None:
+    """Raise `UserError` if a held-out problem of `task` is longer than the limit, or than the model's positions."""
+    lengths = [len(tokenizer.encode(task.student_messages(example))) for example in task.evaluation]
+    check_held_out_lengths(lengths, name, rollout.max_prompt_tokens)
+    tokenizer.limits.check_prompts(
+        f"a held-out problem of {name}", max(lengths, default=0), rollout.max_completion_tokens
     )
 
 
 def check_same_tokens(base: ChatTokenizer, tokenizer: ChatTokenizer, task: Task, model: str) -> None:
     """Raise `UserError` unless the base of retention reads every problem and gold completion as the model does."""
     for example in task.evaluation:
-        chat, gold = task.student_messages(example), example.demonstration
-        same_chat = np.array_equal(base.encode(chat), tokenizer.encode(chat))
-        if not same_chat or not np.array_equal(base.encode_completion(gold), tokenizer.encode_completion(gold)):
+        chat, gold = task.student_messages(example), tokenizer.encode_completion(example.demonstration)
+        prompt = tokenizer.encode(chat)
+        tokenizer.limits.check_positions(
+            f"--retention: problem {example.id} and its gold completion, {len(prompt) + len(gold)} tokens,",
+            len(prompt) + len(gold),
+            "shorten the record, or leave out --retention",
+        )
+        same_chat = np.array_equal(base.encode(chat), prompt)
+        if not same_chat or not np.array_equal(base.encode_completion(example.demonstration), gold):
             raise UserError(
                 f"--retention: the base and {model} turn problem {example.id} into different tokens, so they do not "
                 "belong together; name the model it was trained from"

@@ -79,7 +79,7 @@ class RetentionScorer:
 
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._config, self._settings, self._log = config, settings, log_path(run_dir, NAME)
-        self._tokenizer = ChatTokenizer(base)
+        self._tokenizer = ChatTokenizer(base, config.model.chat_template)
         options = {
             **ray_options(retention_bundle(settings)),
             "runtime_env": {"env_vars": _environment(settings, cores)},

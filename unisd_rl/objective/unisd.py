@@ -10,7 +10,7 @@ summed, not averaged.
 A new term is its module, its section of the configuration, and a line of `TERMS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -137,10 +137,7 @@ def _report(terms: Sequence[LossTerm], losses: Sequence[Tensor], scores: TokenSc
 
 
 def loss_metrics(terms: LossTerms, reports: Sequence[MicroReport], gather: Gather, device: torch.device) -> LossMetrics:
-    """Add up this rank's micro-batches and all ranks. A collective, also for a rank without reports.
-
-    A term that is off says what it says of no token.
-    """
+    """Add up this rank's micro-batches and all ranks. A collective, also for a rank without reports."""
     nothing = torch.empty(0, device=device)
     width = sum(1 + len(term.TOTALS) for term in terms.terms)
     rows = [[total for of_term in report.totals for total in of_term] for report in reports]
@@ -148,13 +145,25 @@ def loss_metrics(terms: LossTerms, reports: Sequence[MicroReport], gather: Gathe
     sums = iter(global_sums(local, gather).tolist())
     numbers: dict[str, float] = {}
     loss = 0.0
-    for family in TERMS.values():
-        numbers |= family.metrics(dict.fromkeys(("loss", *family.TOTALS), 0.0), nothing)
     for index, term in enumerate(terms.terms):
         totals = {name: next(sums) for name in ("loss", *term.TOTALS)}
         values = [report.values[index] for report in reports]
         numbers |= term.metrics(totals, gather(torch.cat([nothing, *values])))
         loss += totals["loss"]
+    return _loss_metrics(loss, numbers)
+
+
+def no_loss() -> LossMetrics:
+    """Of a step without a token to train on."""
+    return _loss_metrics(0.0, {})
+
+
+def _loss_metrics(loss: float, measured: Mapping[str, float]) -> LossMetrics:
+    """A term that is off says what it says of no token."""
+    numbers: dict[str, float] = {}
+    for family in TERMS.values():
+        numbers |= family.metrics(dict.fromkeys(("loss", *family.TOTALS), 0.0), torch.empty(0))
+    numbers |= measured
     named = {field.name for field in fields(LossMetrics)}
     known = {name: number for name, number in numbers.items() if name in named}
     others = {name: number for name, number in numbers.items() if name not in named}

@@ -1,5 +1,7 @@
 """What the engine is asked to write, and what of it comes back."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,16 @@ from actors.rollout_actor import ChatAnswer
 from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.context_generation import EngineGenerator, engine_config, longest_request
+from unisd_rl.errors import UserError
+from unisd_rl.models.limits import ModelLimits
 from unisd_rl.types import Generation, Message
 
 
 class Words:
     """A tokenizer of one token a word."""
+
+    def __init__(self, positions=None):
+        self.limits = ModelLimits(Path("model"), None, positions)
 
     def encode(self, chat):
         return chat[-1].content.split()
@@ -47,6 +54,13 @@ def test_too_long_a_request_is_not_made_and_a_cut_text_is_not_used():
     assert texts == ["one", None, None, "a b c"]
     ((count, sampling),) = group.asked
     assert (count, sampling.temperature, sampling.max_tokens, sampling.seed) == (3, 0.5, 9, 4)
+
+
+def test_a_request_leaves_the_model_positions_for_what_it_writes():
+    group = Group()
+    assert EngineGenerator(CONFIG, group, Words(11)).generate(chats("a b c", "a b"), SETTINGS, seed=4) == [None, "a b"]
+    with pytest.raises(UserError, match=r"max_tokens = 9 leaves no room for a request in the model's 9 positions"):
+        EngineGenerator(CONFIG, group, Words(9)).generate(chats("a"), SETTINGS, seed=4)
 
 
 def test_every_request_has_a_seed_of_its_own_however_many_there_are():
