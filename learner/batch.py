@@ -128,14 +128,12 @@ def without_truncated(rollouts: Sequence[Rollout]) -> list[Rollout]:
 
 
 def _without_completion(rollout: Rollout) -> Rollout:
-    sampled = (rollout.logprobs, rollout.lineages, rollout.versions)
-    logprobs, lineages, versions = (None if values is None else values[:0] for values in sampled)
     return replace(
         rollout,
         completion_tokens=rollout.completion_tokens[:0],
-        logprobs=logprobs,
-        lineages=lineages,
-        versions=versions,
+        logprobs=None if rollout.logprobs is None else rollout.logprobs[:0],
+        lineages=None if rollout.lineages is None else rollout.lineages[:0],
+        versions=None if rollout.versions is None else rollout.versions[:0],
     )
 
 
