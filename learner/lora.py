@@ -74,11 +74,13 @@ def factors_of(weight: str, adapter: Mapping[str, Tensor]) -> tuple[Tensor, ...]
 def merged(weight: Tensor, factor_a: Tensor, factor_b: Tensor, lora: LoraConfig) -> Tensor:
     """`W + alpha / r * B A`, formed in float32 and returned in the dtype of `weight`, which is not written."""
     product = factor_b.detach().float() @ factor_a.detach().float()
-    return weight.float().add(product, alpha=lora.alpha / lora.rank).to(weight.dtype)
+    return weight.float().add(product, alpha=lora.scaling).to(weight.dtype)
 
 
 def _inject(model: PreTrainedModel, lora: LoraConfig, adapter: str, dropout: float) -> None:
-    config = PeftConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=dropout, target_modules=list(lora.targets))
+    config = PeftConfig(
+        r=lora.rank, lora_alpha=lora.effective_alpha, lora_dropout=dropout, target_modules=list(lora.targets)
+    )
     try:
         with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
             warnings.simplefilter("ignore", UserWarning)

@@ -32,8 +32,8 @@ class LoraConfig(Section):
 
     rank: Count = 64
     """r, the rank of the factors A and B."""
-    alpha: Count = 128
-    """The adapter's output is scaled by alpha / rank."""
+    alpha: Count | None = None
+    """The adapter's output is scaled by alpha / rank. Absent: twice the rank, as the paper's 128 is of its 64."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the student's adapter input. Above 0 the gradient depends on the layout of ranks and micro-batches."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
@@ -46,6 +46,16 @@ class LoraConfig(Section):
         "down_proj",
     )
     """Names of the linear layers that get an adapter."""
+
+    @property
+    def effective_alpha(self) -> int:
+        """`alpha`, or what it is where it is absent."""
+        return self.alpha or 2 * self.rank
+
+    @property
+    def scaling(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return self.effective_alpha / self.rank
 
 
 class ModelConfig(Section):

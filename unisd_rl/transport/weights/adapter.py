@@ -43,7 +43,7 @@ def peft_config(adapter: LoraConfig, model_path: str) -> PeftConfig:
     """What peft needs to put such an adapter on the model at `model_path`, for generation."""
     return PeftConfig(
         r=adapter.rank,
-        lora_alpha=adapter.alpha,
+        lora_alpha=adapter.effective_alpha,
         target_modules=list(adapter.targets),
         base_model_name_or_path=model_path,
         task_type="CAUSAL_LM",
@@ -163,7 +163,6 @@ class AdapterLoader(VllmWeightLoader):
             self._folder.close()
 
     async def _check_loaded(self, host: VllmHost, tensors_path: str) -> None:
-        scaling = self._lora.alpha / self._lora.rank
-        for different in await host.call_workers("adapter_differences", tensors_path, _ID, scaling):
+        for different in await host.call_workers("adapter_differences", tensors_path, _ID, self._lora.scaling):
             if different:
                 raise RuntimeError(f"{len(different)} layers do not compute with what was sent, {different[0]} first")
