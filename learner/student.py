@@ -4,6 +4,7 @@ DeepSpeed averages gradients over ranks and the objective wants their sum, so lo
 ranks. It clips to norm 1 unless told otherwise, so it is told.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import deepspeed
@@ -39,10 +40,9 @@ class Student:
         self.optimizer_steps = 0
         """AdamW steps taken: the version, less the steps that had no token to train on."""
         optimiser = torch.optim.AdamW(
-            self.parameters.values(),
+            parameter_groups(self.parameters.values(), config.learner.weight_decay),
             lr=config.learner.learning_rate,
             betas=(0.9, 0.999),
-            weight_decay=config.learner.weight_decay,
         )
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=lm, optimizer=optimiser, config=engine_settings(config)
@@ -110,6 +110,17 @@ class Student:
     def close(self) -> None:
         """Let go of DeepSpeed's buffers and hooks."""
         self._engine.destroy()
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases, which are vectors, do not. Every group has a parameter."""
+    every = list(parameters)
+    if not weight_decay:
+        return [{"params": every, "weight_decay": 0.0}]  # one group: ZeRO sums its norms in another order over two
+    decayed = [parameter for parameter in every if parameter.dim() > 1]
+    others = [parameter for parameter in every if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def zero_stage(config: Config) -> int:
