@@ -75,12 +75,15 @@ def literal_weights(problem: Problem, settings: ObjectiveSettings) -> list[float
         scale = agreement.scale or max(1e-6, literal_quantile(found, agreement.scale_quantile))
         return [max(agreement.floor, 1 / (1 + agreement.gamma * min(d / scale, agreement.cap))) for d in found]
     if isinstance(agreement, SequenceAgreement):
-        weights = []
+        found_of = {}
         for sequence in problem.sequence_N.tolist():
             members = [c for c, other in zip(columns, problem.sequence_N.tolist(), strict=True) if other == sequence]
             means = [sum(column[k] for column in members) / len(members) for k in range(len(members[0]))]
-            weights.append(math.exp(-agreement.gamma * literal_disagreement(means, agreement.statistic)))
-        return weights
+            found_of[sequence] = literal_disagreement(means, agreement.statistic)
+        scale = 1.0
+        if agreement.scale_quantile is not None:
+            scale = max(1e-6, literal_quantile(list(found_of.values()), agreement.scale_quantile))
+        return [math.exp(-agreement.gamma * found_of[sequence] / scale) for sequence in problem.sequence_N.tolist()]
     return [1.0] * len(columns)
 
 

@@ -199,9 +199,16 @@ class TokenAgreement(Agreement):
 
 
 class SequenceAgreement(Agreement):
-    """One weight per completion: `w = exp(-gamma A)`, A the disagreement of the views' mean log-probs."""
+    """One weight per completion: `w = exp(-gamma A / scale)`, A the disagreement of the views' mean log-probs.
+
+    A mean over many tokens hardly differs between views: unscaled, A is 1e-4 to 1e-2 nats, and gammas of the size of 1
+    leave every weight at 1.
+    """
 
     level: Literal["sequence"] = "sequence"
+    scale_quantile: OpenFraction | None = None
+    """Disagreement is measured against this quantile of the whole step (at least 1e-6). Absent: the scale is 1 nat, as
+    in the paper's code."""
 
     @override
     def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
@@ -287,6 +294,8 @@ class EmaConfig(Mechanism):
     def ineffective(self, objective: "ObjectiveConfig") -> Iterator[str]:
         if not objective.needs.views:
             yield "objective.ema has no effect: no loss term uses a teacher"
+        elif self.beta == 1.0:
+            yield "objective.ema has no effect: beta 1 keeps all of the teacher, which stays the initial model"
 
 
 class ReferenceReductions(Mechanism):

@@ -68,8 +68,8 @@ class Config(Section):
 
     @property
     def logprob_tolerance(self) -> float:
-        """The gap at which the run stops: as set, or what the model's type makes plausible."""
-        return self.learner.logprob_tolerance or {"float32": 0.02, "bfloat16": 0.5}[self.model.dtype]
+        """The mismatch of engine and learner at which the run stops: as set, or what rounding cannot reach."""
+        return self.learner.logprob_tolerance or {"float32": 0.005, "bfloat16": 0.3}[self.model.dtype]
 
     @property
     def temperature(self) -> float:
@@ -207,7 +207,7 @@ def ineffective_settings(config: Config) -> tuple[str, ...]:
     """
     objective = config.objective
     mechanisms = (sentence for section in objective.mechanisms for sentence in section.ineffective(objective))
-    return (*mechanisms, *_auxiliary_temperature(config), *_contexts(config))
+    return (*mechanisms, *_auxiliary_temperature(config), *_ema(config), *_contexts(config))
 
 
 def slower_settings(config: Config) -> tuple[str, ...]:
@@ -222,6 +222,15 @@ def _auxiliary_temperature(config: Config) -> Iterator[str]:
     own = config.objective.auxiliary_temperature
     if own is not None and own != config.temperature and ViewKind.AUXILIARY not in config.objective.needs.views:
         yield f"auxiliary temperature {own:g} is of views that only agreement on a divergence term reads"
+
+
+def _ema(config: Config) -> Iterator[str]:
+    ema, steps = config.objective.ema, config.run.steps
+    if ema is not None and steps <= ema.every:
+        yield (
+            f"objective.ema has no effect: its first update comes after {ema.every} steps, and the run ends with "
+            f"step {steps}"
+        )
 
 
 def _contexts(config: Config) -> Iterator[str]:

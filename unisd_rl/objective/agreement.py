@@ -48,9 +48,9 @@ def token_weights(disagreement_N: Tensor, scale: float, agreement: TokenAgreemen
     return (1.0 / (1.0 + agreement.gamma * scaled_N)).clamp(min=agreement.floor)
 
 
-def sequence_weights(disagreement_S: Tensor, agreement: SequenceAgreement) -> Tensor:
-    """`w = exp(-gamma A)`."""
-    return torch.exp(-agreement.gamma * disagreement_S)
+def sequence_weights(disagreement_S: Tensor, scale: float, agreement: SequenceAgreement) -> Tensor:
+    """`w = exp(-gamma A / scale)`."""
+    return torch.exp(-agreement.gamma * (disagreement_S / scale))
 
 
 def equal_step_weights(share_N: Tensor) -> StepWeights:
@@ -88,23 +88,25 @@ def sequence_step_weights(
     disagreement_S = disagreement(sum_KS / count_S.clamp(min=1.0), agreement.statistic)
     gathered_S = gather(disagreement_S[count_S > 0])
     smallest = gathered_S.min() if gathered_S.numel() else 0.0
-    relative = sequence_weights(gathered_S - smallest, agreement)
-    share_S = sequence_weights(disagreement_S - smallest, agreement) / (count_S * relative.sum())
-    weight_S = sequence_weights(disagreement_S, agreement)
-    units = sequence_weights(gathered_S, agreement)
-    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, effective_sample_size(relative), math.nan)
+    fraction = agreement.scale_quantile
+    scale = 1.0 if fraction is None else _quantile_scale(gathered_S, fraction)
+    relative = sequence_weights(gathered_S - smallest, scale, agreement)
+    share_S = sequence_weights(disagreement_S - smallest, scale, agreement) / (count_S * relative.sum())
+    weight_S = sequence_weights(disagreement_S, scale, agreement)
+    units = sequence_weights(gathered_S, scale, agreement)
+    return StepWeights(weight_S[sequence_N], share_S[sequence_N], units, effective_sample_size(relative), scale)
 
 
 def disagreement_scale(disagreement_N: Tensor, agreement: TokenAgreement) -> float:
-    """What `disagreement_N` (all that are compared) is measured against: the absolute number or the quantile.
-
-    At least 1e-6 either way: views that all agree then have scaled disagreements of 0, not 0 / 0.
-    """
+    """What `disagreement_N` (all that are compared) is measured against: the absolute number or the quantile."""
     if agreement.scale is not None:
         return max(agreement.scale, SMALLEST_SCALE)
-    if not disagreement_N.numel():
-        return SMALLEST_SCALE
-    return max(quantile(disagreement_N, agreement.scale_quantile), SMALLEST_SCALE)
+    return _quantile_scale(disagreement_N, agreement.scale_quantile)
+
+
+def _quantile_scale(disagreements: Tensor, fraction: float) -> float:
+    """At least 1e-6: views that all agree then have scaled disagreements of 0, not 0 / 0."""
+    return max(quantile(disagreements, fraction), SMALLEST_SCALE) if disagreements.numel() else SMALLEST_SCALE
 
 
 def effective_sample_size(weights: Tensor) -> float:

@@ -21,6 +21,7 @@ from unisd_rl.objective.step import Step
 from unisd_rl.objective.term import Derivatives, Measure, TokenScores, TokenTerm
 
 NO_WEIGHTS = WeightMetrics(
+    weight_mean=math.nan,
     weight_p05=1.0,
     weight_median=1.0,
     weight_below_half=0.0,
@@ -134,6 +135,7 @@ def _clip(step: Step) -> tuple[float | None, Tensor | None]:
 def _weight_metrics(weights: StepWeights, threshold: float | None) -> WeightMetrics:
     units = weights.units if weights.units.numel() else weights.units.new_ones(1)
     return WeightMetrics(
+        weight_mean=float(weights.units.mean()),
         weight_p05=quantile(units, 0.05),
         weight_median=quantile(units, 0.5),
         weight_below_half=float((units < 0.5).double().mean()),

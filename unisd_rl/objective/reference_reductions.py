@@ -60,7 +60,7 @@ def reference_step_weights(
         assert isinstance(agreement, SequenceAgreement)
         sums_KS = torch.stack([sequence_sums(view_N, sequence_N, len(count_S)) for view_N in auxiliary_KN])
         disagreement_S = disagreement(sums_KS / count_S.clamp(min=1.0), agreement.statistic)
-        weight_S = sequence_weights(disagreement_S, agreement).clamp(min=_SMALLEST_SEQUENCE_WEIGHT)
+        weight_S = sequence_weights(disagreement_S, 1.0, agreement).clamp(min=_SMALLEST_SEQUENCE_WEIGHT)
         weight_N, units = weight_S[sequence_N], gather(weight_S[count_S > 0])
     total_S = sequence_sums(weight_N, sequence_N, len(count_S)).clamp(min=1.0)
     share_N = mean_N * count_S[sequence_N] * weight_N / total_S[sequence_N]

@@ -50,7 +50,8 @@ def sentences(objective):
             PLAIN | {"contrastive": {"signal": "divergence", "margin": 0.7, "alpha": 0.5}},
             "margin 0.7 never closes the hinge",
         ),
-        ({"likelihood": {}, "ema": {}}, "objective.ema has no effect"),
+        ({"likelihood": {}, "ema": {}}, "objective.ema has no effect: no loss term uses a teacher"),
+        (PLAIN | {"ema": {"beta": 1.0}}, "objective.ema has no effect: beta 1"),
     ],
 )
 def test_a_setting_that_cannot_act_is_named_in_one_sentence(objective, sentence):
@@ -78,6 +79,13 @@ def test_a_setting_that_cannot_act_is_named_in_one_sentence(objective, sentence)
 )
 def test_settings_that_all_act_are_not_named(objective):
     assert sentences(objective) == []
+
+
+@pytest.mark.parametrize("steps, acts", [(7, False), (10, False), (11, True)])
+def test_a_teacher_that_moves_too_late_for_any_step_is_named(steps, acts):
+    """One epoch of a small data set is 7 steps; an update after every tenth never comes."""
+    config = load_recipe("ema", {"run": {"steps": steps}})
+    assert [said.startswith("objective.ema has no effect") for said in ineffective_settings(config)] == [True][acts:]
 
 
 def test_every_setting_that_cannot_act_is_named_at_once():

@@ -59,6 +59,7 @@ def terms_of(problem, objective, divergence_N=None, primary_N=None):
         changed(TOKEN, gamma=30.0, floor=0.2),
         SEQUENCE,
         changed(SEQUENCE, statistic="range", gamma=0.3),
+        changed(SEQUENCE, statistic="range", gamma=2.0, scale_quantile=0.7),
     ],
 )
 def test_weights_equal_the_literal_loops(agreement):
@@ -67,7 +68,9 @@ def test_weights_equal_the_literal_loops(agreement):
     torch.testing.assert_close(weight_N, torch.tensor(literal_weights(problem, objective)).double())
 
 
-@pytest.mark.parametrize("agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range")])
+@pytest.mark.parametrize(
+    "agreement", [TOKEN, SEQUENCE, changed(TOKEN, statistic="range"), changed(SEQUENCE, scale_quantile=0.95)]
+)
 @pytest.mark.parametrize("level", [-1e-3, -7.3, -1e4])
 def test_views_that_agree_give_every_token_weight_one(agreement, level):
     problem = random_problem()
@@ -164,11 +167,26 @@ def test_diagnostics_are_the_literal_statistics_of_the_weights():
     problem, objective = random_problem(7), changed(ALL_FIVE, agreement=changed(TOKEN, gamma=4.0))
     weights, terms = literal_weights(problem, objective), terms_of(problem, objective)
     found = terms.weights
+    assert found.weight_mean == pytest.approx(sum(weights) / 14)
     assert found.weight_p05 == pytest.approx(literal_quantile(weights, 0.05))
     assert found.weight_median == pytest.approx(literal_quantile(weights, 0.5))
     assert found.weight_below_half == pytest.approx(sum(w < 0.5 for w in weights) / 14)
     assert found.effective_sample_size == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights) / 14)
     assert (terms.counts.tokens, terms.counts.sequences) == (14, 4)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.8, 4.0])
+def test_the_5th_percentile_is_an_identity_where_the_scale_is_the_95th(gamma):
+    """Whatever the views say it is 1 / (1 + gamma): what a check of it would prove is nothing."""
+    for seed in range(3):
+        problem = random_problem(seed, lengths=(100, 101))  # 0.05 of 200 places is the tenth token, exactly
+        found = terms_of(problem, changed(ALL_FIVE, agreement=changed(TOKEN, gamma=gamma), contrastive=None)).weights
+        assert found.weight_p05 == pytest.approx(1 / (1 + gamma))
+        assert found.weight_mean != pytest.approx(1 / (1 + gamma), rel=0.02)
+
+
+def test_without_agreement_there_is_no_mean_weight():
+    assert math.isnan(terms_of(random_problem(), changed(ALL_FIVE, agreement=None)).weights.weight_mean)
 
 
 def test_a_step_without_tokens_has_no_coefficients_and_finite_weights():
