@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learner.sharding import all_gather_ragged
 from unisd_rl.errors import RunFailed
+from unisd_rl.metrics import MismatchMetrics
 from unisd_rl.types import PolicyVersion, Rollout
 
 CONSTANT_NATS = 1e-9
@@ -20,16 +21,21 @@ UNIFORM_NATS = 1e-4
 
 
 def check_teacher_logprobs(primary_N: Tensor, vocabulary: int) -> None:
-    """The teacher's log-probs (of all ranks) must tell tokens apart.
+    """The teacher's log-probs (of all ranks) must tell tokens apart, unless it is certain of all of them.
+
+    At a low temperature, or where every answer begins alike, each sampled token may have the probability 1: the teacher
+    then agrees, and there is nothing to learn in this step.
 
     Raises:
-        RunFailed: they are all equal, or all `-log(vocabulary)`.
+        RunFailed: they are not finite, all `-log(vocabulary)`, or all equal and not 0.
     """
     if primary_N.numel() < 2:
         return
     low, high = float(primary_N.min()), float(primary_N.max())
     if not math.isfinite(low) or not math.isfinite(high):
         raise RunFailed(f"the teacher's log-probs are not finite (from {low} to {high}): its weights are broken")
+    if low >= -CONSTANT_NATS:
+        return
     uniform = -math.log(vocabulary)
     if abs(low - uniform) < UNIFORM_NATS and abs(high - uniform) < UNIFORM_NATS:
         raise RunFailed(
@@ -53,25 +59,21 @@ def check_finite(what: str, value: float) -> None:
         raise RunFailed(f"the {what} of this step is {value}: lower learner.learning_rate, or check the model")
 
 
-def logprob_mismatch(engine_N: Tensor, learner_N: Tensor, tolerance: float | None) -> float:
-    """Largest `|engine - learner|` in nats over the given tokens of all ranks; nan without tokens. A collective.
+def logprob_mismatch(engine_N: Tensor, learner_N: Tensor, tolerance: float) -> MismatchMetrics:
+    """Engine and learner on the given tokens of all ranks: the same policy, up to how each rounds. A collective.
 
     Raises:
-        RunFailed: it is over `tolerance` (None: only measured), naming both log-probs.
+        RunFailed: they are further apart than rounding explains, naming the log-probs that differ most.
     """
-    engine_N, learner_N = all_gather_ragged(engine_N.double()), all_gather_ragged(learner_N.double())
-    if not engine_N.numel():
-        return math.nan
-    gap_N = (engine_N - learner_N).abs()
-    worst = int(gap_N.nan_to_num(math.inf).argmax())
-    gap = float(gap_N[worst])
-    if tolerance is not None and not gap <= tolerance:
+    engine, learner = (all_gather_ragged(logprob_N.double()).cpu().numpy() for logprob_N in (engine_N, learner_N))
+    mismatch = MismatchMetrics.between(engine, learner)
+    if mismatch.exceeds(tolerance):
+        worst = int(np.nan_to_num(np.abs(engine - learner), nan=math.inf).argmax())
         raise RunFailed(
-            f"engine and learner differ by {gap:.4g} nats on the same token under the same version: the engine says "
-            f"{float(engine_N[worst]):.6g}, the learner {float(learner_N[worst]):.6g} "
-            f"(learner.logprob_tolerance = {tolerance:g})"
+            f"engine and learner differ by {mismatch.describe()}, under the same version: the engine says "
+            f"{engine[worst]:.6g}, the learner {learner[worst]:.6g} (learner.logprob_tolerance = {tolerance:g})"
         )
-    return gap
+    return mismatch
 
 
 def token_staleness(rollouts: Iterable[Rollout], version: int, device: torch.device) -> Tensor:

@@ -38,7 +38,15 @@ from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config
-from unisd_rl.metrics import BatchCounts, LossMetrics, OptimizerMetrics, PolicyMetrics, StepMetrics, WeightMetrics
+from unisd_rl.metrics import (
+    BatchCounts,
+    LossMetrics,
+    MismatchMetrics,
+    OptimizerMetrics,
+    PolicyMetrics,
+    StepMetrics,
+    WeightMetrics,
+)
 from unisd_rl.objective.divergence import NO_WEIGHTS
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import token_logprobs
@@ -68,6 +76,7 @@ class StepResult:
     weights: WeightMetrics
     counts: BatchCounts
     policy: PolicyMetrics
+    mismatch: MismatchMetrics
     timer: StepTimer
 
 
@@ -100,8 +109,8 @@ class Learner:
             rollouts = without_truncated(rollouts)
         batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
         if not any(all_reduce_max([batch.tokens], self._device)):
-            policy = self._policy_metrics(batch, [], PolicyVersion(lineage, version), truncated_share)
-            return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, timer)
+            policy, mismatch = self._policy_metrics(batch, [], PolicyVersion(lineage, version), truncated_share)
+            return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, mismatch, timer)
         with timer.measure_views():
             scores = self._scorer.score(batch, timer)
         if self.teacher:
@@ -121,16 +130,17 @@ class Learner:
         reports = [micro_batch.report for micro_batch in micro_batches]
         loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
-        policy = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version), truncated_share)
-        return StepResult(version, loss, terms.weights, terms.counts, policy, timer)
+        policy, mismatch = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version), truncated_share)
+        return StepResult(version, loss, terms.weights, terms.counts, policy, mismatch, timer)
 
     def optim_step(self, result: StepResult) -> StepMetrics:
         """Take the optimiser's step on the accumulated gradient, then update the teacher's average.
 
         A step without tokens changes nothing: on a gradient of zeros AdamW would go on by its momentum.
         """
-        schedule = (self._config.run.steps, self._config.learner.learning_rate, self._config.learner.warmup_fraction)
-        rate = learning_rate(result.version, *schedule)
+        learner = self._config.learner
+        schedule = (learner.learning_rate, learner.warmup_fraction, learner.warmup_from_zero)
+        rate = learning_rate(result.version, self._config.run.steps, *schedule)
         with result.timer.measure("update"):
             norm, teacher = 0.0, NO_UPDATE
             if result.counts.tokens:
@@ -143,6 +153,7 @@ class Learner:
             weights=result.weights,
             counts=result.counts,
             policy=result.policy,
+            mismatch=result.mismatch,
             optimizer=OptimizerMetrics(norm, rate),
             teacher=teacher,
             timing=result.timer.timing(self._device),
@@ -235,7 +246,7 @@ class Learner:
         micro_batches: list[MicroBatchResult],
         version: PolicyVersion,
         truncated_share: float,
-    ) -> PolicyMetrics:
+    ) -> tuple[PolicyMetrics, MismatchMetrics]:
         staleness = all_gather_ragged(token_staleness(batch.rollouts, version.number, self._device))
         nothing = torch.empty(0, device=self._device)
         learner_N = torch.cat([nothing, *(micro_batch.sampling_logprob_N for micro_batch in micro_batches)])
@@ -245,9 +256,9 @@ class Learner:
         if self._config.rollout.truncated or (lora is not None and lora.dropout):
             on_policy_N = torch.zeros_like(on_policy_N)
         tolerance = self._config.logprob_tolerance
-        return PolicyMetrics(
+        policy = PolicyMetrics(
             staleness_max=float(staleness.max()) if staleness.numel() else math.nan,
             staleness_mean=float(staleness.mean()) if staleness.numel() else math.nan,
-            logprob_mismatch_max=logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], tolerance),
             truncated_share=truncated_share,
         )
+        return policy, logprob_mismatch(engine_N[on_policy_N], learner_N[on_policy_N], tolerance)

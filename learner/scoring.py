@@ -8,6 +8,7 @@ Shape letters: N completion tokens of the rank's batch in its order, n those of 
 auxiliary views, H hidden width.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ from unisd_rl.types import ViewKind
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Per token of a rank's batch; None for what no term needs. Tokens without a negative view have zeros there."""
+    """Per token of a rank's batch; None for what no term needs. Tokens without a negative view have a log-prob of nan
+    and hidden states of zeros there."""
 
     inputs: ScoringInputs
     """Log-probs of the target tokens under all views."""
@@ -61,7 +63,8 @@ class ScoreBuffer:
 
     def __init__(self, plan: ScoringPlan, batch: RankBatch, settings: ObjectiveSettings) -> None:
         self._plan, self._batch, self._settings = plan, batch, settings
-        self._logprob_LN = torch.zeros(len(plan.specs), batch.tokens, device=batch.device)
+        # nan: a log-prob that no pass wrote is then found, while 0 would be a teacher that is certain.
+        self._logprob_LN = torch.full((len(plan.specs), batch.tokens), math.nan, device=batch.device)
         self._states: dict[int, Tensor] = {}
         self._probes = [torch.empty(0, device=batch.device)]
 

@@ -2,22 +2,27 @@
 
 ```
  objective   LossMetrics, WeightMetrics, BatchCounts   \
- learner     PolicyMetrics, OptimizerMetrics,           > StepMetrics --flat()--> metrics.jsonl
-             TeacherMetrics, Timing                    /
+ learner     PolicyMetrics, MismatchMetrics,            > StepMetrics --flat()--> metrics.jsonl
+             OptimizerMetrics, TeacherMetrics, Timing  /
 ```
 
 A number is declared here and made in one place. Its field's name is its name in metrics.jsonl, so no two parts share
 one. Log-probs and divergences are in nats, times in seconds; nan stands where a number is not defined.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 ReadPart = Literal["primary", "auxiliary", "negative", "divergence", "gradient"]
 """What a forward pass reads: one of the teacher's views, or the student's prompts, without gradient (for a quantile
 clip) or with it."""
 READ_PARTS: tuple[ReadPart, ...] = get_args(ReadPart)
+_ENOUGH_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +60,19 @@ class LossMetrics:
 class WeightMetrics:
     """The agreement weights (per token, under sequence agreement per sequence) and the clip threshold of the step."""
 
+    weight_mean: float
+    """Mean of the weights; nan without agreement."""
     weight_p05: float
-    """5th percentile of the weights; 1 without agreement, as for the next three."""
+    """5th percentile of the weights; 1 without agreement, as for the next three. Under token agreement with the scale
+    at the 95th percentile it is `1 / (1 + gamma)`, whatever the views say."""
     weight_median: float
     weight_below_half: float
     """Share of weights under 0.5."""
     effective_sample_size: float
     """`(sum w)^2 / sum w^2 / count`: 1 when all weights are equal."""
     disagreement_scale: float
-    """What disagreements are measured against; nan without token agreement, and under the reference reductions, which
-    have one for each micro-batch."""
+    """What disagreements are measured against: a quantile of the step's, or a number of the configuration. nan where
+    there is none, and under the reference reductions, which have one for each micro-batch."""
     clip_threshold: float
     """nan where nothing is clipped."""
 
@@ -83,15 +91,68 @@ class BatchCounts:
 
 @dataclass(frozen=True, slots=True)
 class PolicyMetrics:
-    """Which policies sampled the tokens, and whether the engine that did computes what the learner does."""
+    """Which policies sampled the tokens."""
 
     staleness_max: float
     """Largest step minus version of a token; nan if no policy sampled any."""
     staleness_mean: float
-    logprob_mismatch_max: float
-    """Largest |engine log-prob - learner log-prob| over tokens of the learner's own version; nan if there are none."""
     truncated_share: float
     """Share of the completions that `rollout.max_completion_tokens` cut, trained on or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class MismatchMetrics:
+    """How far engine and learner are apart on the same tokens under the same version; nan where there are none.
+
+    Both compute the same policy and round differently: in bfloat16 a single token may be off by half a nat where all is
+    well. So what is judged is the root mean square, and one token's size is only told.
+    """
+
+    logprob_mismatch_tokens: int
+    """Tokens that were compared: those that the learner's own version sampled."""
+    logprob_mismatch_rms: float
+    """Root mean square of the difference of the log-probs."""
+    logprob_mismatch_p99: float
+    """99th percentile of its size."""
+    logprob_mismatch_max: float
+    """Largest size."""
+    logprob_mismatch_kl: float
+    """`KL(engine || learner)`, estimated by the mean of `exp(d) - 1 - d` with d the learner's less the engine's."""
+
+    @classmethod
+    def between(cls, engine_N: NDArray, learner_N: NDArray) -> "MismatchMetrics":
+        """Of the log-probs of the same tokens."""
+        difference_N = learner_N.astype(np.float64) - engine_N.astype(np.float64)
+        if not difference_N.size:
+            return cls(0, math.nan, math.nan, math.nan, math.nan)
+        size_N = np.abs(difference_N)
+        with np.errstate(over="ignore"):  # infinite is the right size of a gap of hundreds of nats
+            divergence_N = np.expm1(difference_N) - difference_N
+        return cls(
+            logprob_mismatch_tokens=difference_N.size,
+            logprob_mismatch_rms=float(np.sqrt(np.mean(size_N**2))),
+            logprob_mismatch_p99=float(np.quantile(size_N, 0.99)),
+            logprob_mismatch_max=float(size_N.max()),
+            logprob_mismatch_kl=float(divergence_N.mean()),
+        )
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether the root mean square is over `tolerance` (nats), or a log-prob is no number.
+
+        The mean is taken over at least 32 tokens: of fewer, each must be off by as much as would show among so many.
+        """
+        if not self.logprob_mismatch_tokens:
+            return False
+        tokens = self.logprob_mismatch_tokens
+        # Not `>`: a nan is no agreement.
+        return not self.logprob_mismatch_rms * math.sqrt(tokens / max(tokens, _ENOUGH_TOKENS)) <= tolerance
+
+    def describe(self) -> str:
+        """In one clause."""
+        return (
+            f"{self.logprob_mismatch_rms:.4g} nats (root mean square of {self.logprob_mismatch_tokens} tokens; at most "
+            f"{self.logprob_mismatch_max:.4g})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +210,14 @@ class StepMetrics:
     weights: WeightMetrics
     counts: BatchCounts
     policy: PolicyMetrics
+    mismatch: MismatchMetrics
     optimizer: OptimizerMetrics
     teacher: TeacherMetrics
     timing: Timing
 
     def flat(self) -> dict[str, float]:
         """Every number under its own name: the step's part of its line in metrics.jsonl."""
-        parts = (self.weights, self.counts, self.policy, self.optimizer, self.teacher)
+        parts = (self.weights, self.counts, self.policy, self.mismatch, self.optimizer, self.teacher)
         numbers: dict[str, float] = {"step": self.step, **self.loss.flat()}
         for part in parts:
             numbers |= asdict(part)

@@ -160,6 +160,7 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     line = {"lineage": version.lineage, **metrics.flat(), **asdict(times), **asdict(balance)}
     run.directory.log_step({**line, "tokens_per_s": tokens_per_s})
     run.console.print_step(metrics, tokens_per_s)
+    run.notices.observe(metrics)
     run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
     if version.number == 1 and run.store.version == version:
         verify_published(run, version)

@@ -8,7 +8,7 @@ number at admission. A `Rollout` is a numbered prompt with the completion the st
 | driver -> queue -> actor | `NumberedPrompt` |
 | actor -> queue -> learner | `Rollout` as a row of an Arrow batch; `PolicyVersion`s in it |
 | driver -> actor, evaluations | `Message`s, `Sampling`, `PolicyVersion`; back a `Generation` |
-| driver -> console and events.jsonl | `Failure`, `Recovery` |
+| driver -> console and events.jsonl | `Failure`, `Recovery`, `Notice` |
 
 No torch and no Ray here: every package may import this module at no cost.
 
@@ -217,10 +217,18 @@ class Recovery:
     seconds: float
 
 
-Event = Failure | Recovery
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know of that ended nothing: an event of the run; `reason` as in `Failure`."""
+
+    component: str
+    reason: str
+
+
+Event = Failure | Recovery | Notice
 
 Report = Callable[[Event], None]
-"""Receives every failure and recovery: the run's folder and the console."""
+"""Receives every event: the run's folder and the console."""
 
 
 class Progress(Protocol):

@@ -6,6 +6,7 @@ from unisd_rl.metrics import (
     READ_PARTS,
     BatchCounts,
     LossMetrics,
+    MismatchMetrics,
     OptimizerMetrics,
     PolicyMetrics,
     ReadPart,
@@ -23,9 +24,10 @@ def step_metrics(
     return StepMetrics(
         step=0,
         loss=LossMetrics(*[0.0] * 10, other_terms={}),
-        weights=WeightMetrics(*[0.0] * 6),
+        weights=WeightMetrics(*[0.0] * 7),
         counts=BatchCounts(tokens, 0, 0),
-        policy=PolicyMetrics(staleness, staleness, 0.0, 0.0),
+        policy=PolicyMetrics(staleness, staleness, 0.0),
+        mismatch=MismatchMetrics(0, *[0.0] * 4),
         optimizer=OptimizerMetrics(0.0, 0.0),
         teacher=TeacherMetrics(0.0, 0.0),
         timing=Timing(

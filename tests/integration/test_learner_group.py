@@ -74,7 +74,7 @@ def test_a_step_reports_on_the_shares_of_all_ranks(reports):
     assert reports[0].counts.sequences == 11
     assert reports[0].policy.staleness_max == 1
     assert reports[1].policy.staleness_mean == 2
-    assert np.isnan(reports[0].policy.logprob_mismatch_max)
+    assert np.isnan(reports[0].mismatch.logprob_mismatch_rms)
     assert 0 < reports[0].teacher.teacher_update_norm < reports[0].teacher.teacher_student_distance
     assert reports[1].loss.loss < reports[0].loss.loss
 

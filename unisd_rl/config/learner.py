@@ -35,9 +35,12 @@ class LearnerConfig(Section):
     learning_rate: Positive = 3e-4
     """Peak learning rate of AdamW (betas 0.9, 0.999)."""
     weight_decay: NonNegative = 0.0
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay; of matrices alone, not of norms and biases."""
     warmup_fraction: Fraction = 0.1
     """Share of the steps that warm up; a cosine to zero follows."""
+    warmup_from_zero: bool = False
+    """Warm up as transformers does: steps rounded up, and a first step at rate 0. False: rounded, and every step
+    moves."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     gradient_checkpointing: Annotated[bool, Decides.ROUNDING] = False
@@ -45,8 +48,9 @@ class LearnerConfig(Section):
     chunk_tokens: Annotated[Count, Decides.ROUNDING] = 128
     """Tokens whose vocabulary-wide logits exist at one time."""
     logprob_tolerance: Annotated[Positive | None, Decides.NOTHING] = None
-    """Largest gap (nats) between engine and learner log-probs of the same tokens under the same version. Absent: 0.02
-    for float32, 0.5 for bfloat16, whose kernels round differently."""
+    """Largest root mean square (nats) of engine minus learner log-prob, over tokens under the same version: above it
+    the engine has other weights, and the run ends. Absent: 0.005 for float32, 0.3 for bfloat16, whose kernels round
+    differently."""
 
     @property
     def scoring_budget(self) -> int:

@@ -2,26 +2,27 @@
 
 A recipe is a TOML file, one of `recipes/` by its name or a user's own by its path. It may say `extends = "OTHER"`:
 then it lies over that one (a shipped recipe, or a path seen from its own folder). Several on the command line lie over
-one another from left to right, and fields over all of them:
+one another from left to right, and fields over all of them; but a set-up lies under the row that it follows, so that
+what makes a row what it is stands under every set-up:
 
     python -m unisd_rl.run ema qwen2_5_7b my.toml --run.steps 100 --objective.clipping null
-    DEFAULT_KINDS < embedded < ema < qwen2_5_7b < my.toml < --run.steps ...
+    DEFAULT_TYPES < embedded < qwen2_5_7b < ema < my.toml < --run.steps ...
 """
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from unisd_rl.config.schema import Config
 from unisd_rl.errors import UserError
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SETUPS = RECIPES / "setups"
-"""Recipes that say where a run happens and how large it is, and nothing of what it minimises: they lie over others."""
+"""Recipes that say where a run happens and how large it is, and nothing of what it minimises: they go with others."""
 DISCRIMINATORS = ("type", "level", "signal")
 DEFAULT_TASK = "arithmetic"
 DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
@@ -33,6 +34,13 @@ RENAMED: Mapping[str, str] = {
 }
 """Old keys, and old values of keys, with what they are called now. Each is refused wherever a configuration is read."""
 Tree = Mapping[str, Any]
+
+
+class Layer(NamedTuple):
+    """A recipe's own sections and fields, without what it extends."""
+
+    path: Path
+    tree: Tree
 
 
 def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> Config:
@@ -49,7 +57,7 @@ def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES) -> di
     validated."""
     names = [recipes] if isinstance(recipes, str) else recipes
     layers = [layer for name in names for layer in _layers(recipe_path(name))]
-    return reduce(overlay, layers, {**under})
+    return reduce(overlay, [layer.tree for layer in _setups_under_rows(layers)], {**under})
 
 
 def validate_config(tree: Tree) -> Config:
@@ -109,17 +117,29 @@ def _differs_in_type(below: Tree, over: Tree) -> bool:
     return any(key in over and over[key] != below.get(key, over[key]) for key in DISCRIMINATORS)
 
 
-def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Tree]:
+def _setups_under_rows(layers: Sequence[Layer]) -> list[Layer]:
+    """The same layers, undermost first, with each set-up below the shipped rows that it directly follows."""
+    ordered: list[Layer] = []
+    for layer in layers:
+        place = len(ordered)
+        while layer.path.parent == SETUPS and place and ordered[place - 1].path.parent == RECIPES:
+            place -= 1
+        ordered.insert(place, layer)
+    return ordered
+
+
+def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Layer]:
     """The recipes that the one at `path` extends, undermost first, and itself; `over` are those that extend it."""
-    tree, chain = dict(_read(path)), (*over, path.resolve())
-    if path.resolve() in over:
+    own = path.resolve()
+    tree, chain = dict(_read(path)), (*over, own)
+    if own in over:
         raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
     base = tree.pop("extends", None)
     if base is None:
-        return [tree]
+        return [Layer(own, tree)]
     if not isinstance(base, str):
         raise UserError(f"{path}: extends = {base!r} must be the name or the path of one recipe")
-    return [*_layers(recipe_path(base, path.parent), chain), tree]
+    return [*_layers(recipe_path(base, path.parent), chain), Layer(own, tree)]
 
 
 def _read(path: Path) -> Tree:

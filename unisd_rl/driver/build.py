@@ -23,6 +23,7 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -47,8 +48,9 @@ class Run:
     meter: BottleneckMeter
     retention: RetentionScorer | None
     """None where retention is not measured."""
+    notices: StepNotices
     report: Report
-    """Receives every failure and every recovery."""
+    """Receives every event."""
 
 
 @contextmanager
@@ -102,6 +104,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             console=console,
             meter=BottleneckMeter(config.learner.ranks),
             retention=retention_scorer(config, plan, model, directory.path, stack),
+            notices=StepNotices(config, report),
             report=report,
         )
 

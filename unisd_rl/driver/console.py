@@ -15,7 +15,7 @@ from typing_extensions import override
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
-from unisd_rl.types import Event, Progress, Recovery
+from unisd_rl.types import Event, Failure, Notice, Progress, Recovery
 
 _WIDE = 1000  # columns: no line of a table is folded in a log
 
@@ -80,12 +80,14 @@ class Console(Progress):
 
     def print_step(self, metrics: StepMetrics, tokens_per_s: float) -> None:
         """Print the line of one step."""
-        loss, policy = metrics.loss, metrics.policy
+        loss, weights, policy = metrics.loss, metrics.weights, metrics.policy
         self._bars.update(self._training, completed=metrics.step + 1, visible=True)
         fields = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
         if not math.isnan(loss.divergence):  # nan: there is no divergence term
-            fields += [f"divergence {loss.divergence:.4f}", f"agreement {metrics.weights.weight_median:.2f}"]
-            fields += [f"clipped {loss.clipped_share:5.1%}"]
+            fields += [f"divergence {loss.divergence:.4f}", f"clipped {loss.clipped_share:5.1%}"]
+        if not math.isnan(weights.weight_mean):  # nan: no agreement
+            spread = f"{weights.weight_below_half:.1%} < 0.5, ESS {weights.effective_sample_size:.3f}"
+            fields += [f"agreement {weights.weight_mean:.3f} ({spread})"]
         if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
             fields += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
         self.print("  ".join([*fields, f"{tokens_per_s:,.0f} tokens/s"]))
@@ -105,12 +107,15 @@ class Console(Progress):
             )
 
     def print_event(self, event: Event) -> None:
-        """Print that a component failed, or works again."""
-        if isinstance(event, Recovery):
-            self.print(f"{event.component} recovered after {event.seconds:.1f} s")
-            return
-        restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
-        self.print(f"{event.component} failed: {event.reason}{restart}")
+        """Print that a component failed, works again, or should be looked at."""
+        match event:
+            case Recovery():
+                self.print(f"{event.component} recovered after {event.seconds:.1f} s")
+            case Notice():
+                self.print(f"note: {event.reason}")
+            case Failure():
+                restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
+                self.print(f"{event.component} failed: {event.reason}{restart}")
 
     def print_stop_notice(self) -> None:
         """Print what the first Ctrl-C does."""

@@ -13,6 +13,7 @@ import numpy as np
 from learner.group import LearnerLost
 from unisd_rl.driver.build import Run
 from unisd_rl.errors import RunFailed
+from unisd_rl.metrics import MismatchMetrics
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import PolicyVersion, Recovery, Sampling
 
@@ -40,22 +41,22 @@ def verify_published(run: Run, version: PolicyVersion) -> None:
     The answers are begun after the update and sampled without truncation, so that their log-probs are comparable.
 
     Raises:
-        RunFailed: a log-prob differs by more than `learner.logprob_tolerance` nats.
+        RunFailed: they differ by more than `learner.logprob_tolerance` allows.
         LearnerLost: see `check_weight_sources`.
     """
     config, on_wait = run.config, partial(check_weight_sources, run, version)
     run.rollouts.wait_for(version, config.weights.timeout_s, on_wait)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     chats = [run.prompts.prompt(number).prompt.messages for number in range(PROBES)]
-    gap = 0.0
+    engine, learner = [np.empty(0)], [np.empty(0)]
     for answer in run.rollouts.answers(chats, sampling, version, on_wait):
-        learner_logprobs = run.learners.logprobs(answer.prompt_tokens, answer.generation.tokens)
-        gap = max(gap, float(np.abs(learner_logprobs - answer.generation.logprobs).max()))
-    if not gap <= config.logprob_tolerance:  # also where a nan makes the gap nan
+        engine.append(answer.generation.logprobs)
+        learner.append(run.learners.logprobs(answer.prompt_tokens, answer.generation.tokens))
+    mismatch = MismatchMetrics.between(np.concatenate(engine), np.concatenate(learner))
+    if mismatch.exceeds(config.logprob_tolerance):
         raise RunFailed(
-            f"after the update to version {version.number} engine and learner differ by {gap:.4g} nats on the same "
-            f"tokens (learner.logprob_tolerance = {config.logprob_tolerance:g}): the engine did not take over "
-            "all weights"
+            f"after the update to version {version.number} engine and learner differ by {mismatch.describe()} "
+            f"(learner.logprob_tolerance = {config.logprob_tolerance:g}): the engine did not take over all weights"
         )
 
 

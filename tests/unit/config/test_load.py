@@ -30,6 +30,23 @@ def test_the_command_line_lies_over_the_recipe():
     assert config.objective.agreement is not None
 
 
+def test_a_setup_lies_under_the_row_that_it_follows_and_a_file_of_ones_own_over_both(tmp_path):
+    """From left to right otherwise: a set-up that follows a file of one's own lies over it."""
+    own = tmp_path / "own.toml"
+    own.write_text("[learner]\nbatch_size = 24\n[model.lora]\ndropout = 0.1\n")
+
+    def batch_and_dropout(*layers):
+        config = load_recipe(layers)
+        return config.learner.batch_size, config.model.lora.dropout
+
+    assert batch_and_dropout("released_code_parity", "qwen2_5_7b") == (8, 0.05)
+    assert batch_and_dropout("released_code_parity", "qwen2_5_7b", "cluster", str(own)) == (24, 0.1)
+    assert batch_and_dropout("ema", "qwen2_5_7b", "qwen2_5_0_5b") == (64, 0.0)
+    assert batch_and_dropout("ema", str(own), "qwen2_5_7b") == (16, 0.0)
+    own.write_text('extends = "qwen2_5_7b"\n')
+    assert batch_and_dropout("released_code_parity", str(own)) == (8, 0.05)
+
+
 def test_a_mechanism_whose_section_is_absent_is_off(tmp_path):
     recipe = tmp_path / "plain.toml"
     recipe.write_text("[objective.divergence]\nalpha = 0.0\n")

@@ -41,6 +41,43 @@ def test_every_recipe_loads_under_every_setup_which_leaves_its_objective_alone(n
     assert both.run.name == alone.run.name
 
 
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("setup", SETUP_NAMES)
+def test_what_a_row_says_itself_stands_under_every_setup(name, setup):
+    """A set-up replaces what every embedded run shares, and nothing of what makes a row what it is."""
+    said = {key for key in settings_of(tomllib.loads((RECIPES / f"{name}.toml").read_text())) if key != "extends"}
+    alone, both = (settings_of(load_recipe(layers).model_dump(mode="json")) for layers in (name, [name, setup]))
+    assert len(said) >= 2
+    assert {key: both[key] for key in said & both.keys()} == {key: alone[key] for key in said & both.keys()}
+    assert said - both.keys() <= {"contexts.negative"}  # a section without a field of its own
+
+
+def settings_of(tree, prefix=""):
+    """Dotted name -> value of every field; a section without fields is one."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= settings_of(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def test_the_authors_combined_run_has_their_numbers_under_the_papers_setup():
+    """Where the set-up's own are others: dropout 0, batches of 16, a rate that moves at the first step."""
+    config = load_recipe(["released_code_parity", "qwen2_5_7b"])
+    assert (config.model.lora.rank, config.model.lora.effective_alpha, config.model.lora.dropout) == (64, 128, 0.05)
+    assert (config.learner.batch_size, config.objective.reference_reductions.micro_batch_size) == (8, 2)
+    assert (config.rollout.max_staleness, config.contexts.auxiliary.type) == (0, "retrieval")
+    assert config.learner.warmup_from_zero
+    assert (config.learner.learning_rate, config.model.dtype) == (2e-5, "bfloat16")  # of the set-up
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if load_recipe(name).contexts.auxiliary is not None])
+def test_rows_with_auxiliary_views_read_retrieved_examples_as_the_papers_do(name):
+    assert load_recipe(name).contexts.auxiliary.type == "retrieval"
+
+
 @pytest.mark.parametrize("setup", SETUP_NAMES)
 def test_a_setup_alone_is_refused_with_what_to_put_before_it(setup):
     with pytest.raises(UserError, match="unisd_star"):
@@ -69,7 +106,8 @@ def test_the_views_that_are_built_are_those_that_the_learner_scores(name):
 def test_the_papers_setup_has_the_papers_numbers():
     config = load_recipe(["ema", "qwen2_5_7b"])
     lora, learner, rollout = config.model.lora, config.learner, config.rollout
-    assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0)
+    assert (lora.rank, lora.effective_alpha, lora.dropout) == (64, 128, 0)
+    assert rollout.max_staleness == 0  # the paper's runs are on-policy
     assert (learner.learning_rate, learner.warmup_fraction, learner.batch_size) == (2e-5, 0.1, 16)
     assert (learner.max_grad_norm, config.model.dtype) == (1.0, "bfloat16")
     assert (rollout.max_prompt_tokens, rollout.max_completion_tokens, rollout.temperature) == (3072, 1024, 0.7)

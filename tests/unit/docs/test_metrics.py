@@ -11,7 +11,7 @@ from unisd_rl.driver.bottleneck import Balance, StepTimes
 from unisd_rl.driver.summary import Summary
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import Failure, Recovery
+from unisd_rl.types import Failure, Notice, Recovery
 
 
 def names(*kinds):
@@ -20,7 +20,7 @@ def names(*kinds):
 
 WRITTEN = {
     "metrics.jsonl": {"lineage", "tokens_per_s"} | set(step_metrics().flat()) | names(StepTimes, Balance),
-    "events.jsonl": {"time_s", "event"} | names(Failure, Recovery),
+    "events.jsonl": {"time_s", "event"} | names(Failure, Recovery, Notice),
     "summary.json": names(Summary, EvaluationSummary, QueueReport),
 }
 

@@ -1,7 +1,10 @@
-"""The command that the console tells a person to type works."""
+"""The command that the console tells a person to type works, and a step's line shows what can be otherwise."""
 
+import math
 import shlex
+from dataclasses import replace
 
+from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.console import Console
 from unisd_rl.run import PROGRAM, main
 
@@ -13,3 +16,19 @@ def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
     Console(steps=9).print_interrupted(run)
     typed = capsys.readouterr().out.partition(PROGRAM)[2]
     assert main([*shlex.split(typed), "--dry-run"]) == 0
+
+
+def step_line(capsys, **weights):
+    metrics = step_metrics()
+    Console(steps=9).print_step(replace(metrics, weights=replace(metrics.weights, **weights)), 10.0)
+    return capsys.readouterr().out
+
+
+def test_the_line_of_a_step_shows_the_mean_weight_and_how_far_weights_spread(capsys):
+    """The median and the 5th percentile say nothing: with the default scale one is 1 and the other 1 / (1 + gamma)."""
+    line = step_line(capsys, weight_mean=0.9517, weight_below_half=0.0481, effective_sample_size=0.963)
+    assert "agreement 0.952 (4.8% < 0.5, ESS 0.963)" in line
+
+
+def test_the_line_of_a_step_without_agreement_claims_none(capsys):
+    assert "agreement" not in step_line(capsys, weight_mean=math.nan, effective_sample_size=1.0)

@@ -12,6 +12,7 @@ from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint,
 from unisd_rl.driver.publish import check_health, publish_and_verify
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError
@@ -130,7 +131,7 @@ def rig(tmp_path, request, monkeypatch):
     learners, queue = Learners(said), Queue(said, tmp_path)
     run = Run(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Silent(),
-        BottleneckMeter(1), None, events.append,
+        BottleneckMeter(1), None, StepNotices(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

@@ -11,6 +11,7 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.driver.stop import StopRequest
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
@@ -77,7 +78,7 @@ def started(tmp_path, monkeypatch):
         run = Run(
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
             rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None,
-            meter=BottleneckMeter(1), report=lambda event: None,
+            meter=BottleneckMeter(1), notices=StepNotices(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts
 

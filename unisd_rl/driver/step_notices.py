@@ -1,0 +1,45 @@
+"""What the numbers of a step show that no loss curve does: notices on the console and in `events.jsonl`.
+
+They end nothing. Where engine and learner drift apart although each only rounds, the run goes on with a bias that a
+person should know of; where agreement weighs all alike, it goes on without that mechanism.
+"""
+
+from unisd_rl.config import Config
+from unisd_rl.metrics import StepMetrics
+from unisd_rl.types import Notice, Report
+
+MISMATCH_KL = 0.015
+"""Nats per token, prime-rl's bar for the divergence of engine and trainer."""
+EQUAL_WEIGHTS = 0.999
+"""Effective sample size above which agreement weights are as good as equal."""
+
+
+class StepNotices:
+    """Looks at every step of a run. A mismatch is reported when it begins, equal weights once."""
+
+    def __init__(self, config: Config, report: Report) -> None:
+        objective = config.objective
+        self._agreement = objective.agreement is not None and objective.divergence is not None
+        self._report = report
+        self._mismatched = False
+
+    def observe(self, metrics: StepMetrics) -> None:
+        """Report what this step shows for the first time."""
+        step, mismatch, weights = metrics.step + 1, metrics.mismatch, metrics.weights
+        mismatched = mismatch.logprob_mismatch_kl > MISMATCH_KL
+        if mismatched and not self._mismatched:
+            reason = (
+                f"step {step}: engine and learner differ by {mismatch.describe()}, a divergence of "
+                f"{mismatch.logprob_mismatch_kl:.3g} nats per token (bar: {MISMATCH_KL:g}); on-policy answers are not "
+                "quite the student's"
+            )
+            self._report(Notice("learner", reason))
+        self._mismatched = mismatched
+        # One sequence has one weight, which is equal to itself.
+        if self._agreement and metrics.counts.sequences > 1 and weights.effective_sample_size > EQUAL_WEIGHTS:
+            self._agreement = False
+            reason = (
+                f"step {step}: agreement weighs all alike (mean weight {weights.weight_mean:.4f}, effective sample "
+                f"size {weights.effective_sample_size:.5f}); raise objective.agreement.gamma, or set its scale_quantile"
+            )
+            self._report(Notice("learner", reason))
