@@ -32,7 +32,9 @@ class Row:
     max_staleness: int
     straddling: int
     clipped_share: float
-    weight_p05: float
+    weight_mean: float
+    weight_below_half: float
+    effective_sample_size: float
     contrastive_active_share: float
     teacher_updates: int
     matching_loss_first: float
@@ -57,7 +59,9 @@ def read(folder: Path, seed: int) -> Row:
         max_staleness=max(row["step"] - row["oldest"] for row in consumed),
         straddling=sum(row["oldest"] < row["newest"] for row in consumed),
         clipped_share=mean(steps, "clipped_share"),
-        weight_p05=mean(steps, "weight_p05"),
+        weight_mean=mean(steps, "weight_mean"),
+        weight_below_half=mean(steps, "weight_below_half"),
+        effective_sample_size=mean(steps, "effective_sample_size"),
         contrastive_active_share=mean(steps, "contrastive_active_share"),
         teacher_updates=sum(step["teacher_update_norm"] > 0 for step in steps),
         matching_loss_first=mean(steps[:quarter], "matching_loss"),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -145,3 +146,13 @@ def assert_accuracy_is_what_its_items_say(run: FinishedRun) -> None:
         answers = run.answers(step)
         assert len({answer["id"] for answer in answers}) == len(answers) == run.summary[name]["problems"]
         assert sum(answer["correct"] for answer in answers) / len(answers) == run.summary[name]["accuracy"]
+
+
+def assert_agreement_acts(rows: list[dict]) -> None:
+    """The weights of most steps differ, and most of the batch still counts.
+
+    By numbers that can be otherwise: the 5th percentile is 1 / (1 + gamma) whatever the views say.
+    """
+    assert 0.5 <= statistics.median(row["effective_sample_size"] for row in rows) <= 0.99
+    assert 0.3 <= statistics.median(row["weight_mean"] for row in rows) <= 0.98
+    assert 0.0 < statistics.mean(row["weight_below_half"] for row in rows) <= 0.7

@@ -71,7 +71,7 @@ def test_a_few_steps_improve_the_loss_on_the_same_batch(found, kind):
 def test_all_five_mechanisms_act(found, kind):
     first, second = found[kind]["reports"][:2]
     assert 0 < first["clipped_share"] < 1
-    assert first["weight_p05"] < 0.9
+    assert first["effective_sample_size"] < 0.99
     assert first["contrastive_active_share"] > 0
     assert first["matching_loss"] > 0
     assert second["teacher_update_norm"] > 0

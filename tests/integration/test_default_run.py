@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.finished import (
     assert_accuracy_is_what_its_items_say,
+    assert_agreement_acts,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
     run_job,
@@ -43,7 +44,7 @@ def test_every_mechanism_acts_in_the_whole_run(default_run):
     _, run = default_run
     rows = run.metrics
     assert 0.005 <= statistics.mean(row["clipped_share"] for row in rows) <= 0.1
-    assert statistics.median(row["weight_p05"] for row in rows) <= 0.8
+    assert_agreement_acts(rows)
     assert statistics.mean(row["contrastive_active_share"] for row in rows) >= 0.01
     assert sum(row["teacher_update_norm"] > 0 for row in rows) >= 10
     quarter = len(rows) // 4

@@ -10,7 +10,12 @@ import statistics
 import numpy as np
 import pytest
 
-from tests.fakes.finished import FinishedRun, assert_every_prompt_exactly_once_and_in_order, run_job
+from tests.fakes.finished import (
+    FinishedRun,
+    assert_agreement_acts,
+    assert_every_prompt_exactly_once_and_in_order,
+    run_job,
+)
 from unisd_rl.config.load import RECIPES, load_recipe
 from unisd_rl.config.rollout import SourcesConfig
 from unisd_rl.contexts.prompts import source_of
@@ -72,13 +77,14 @@ def assert_teacher_stayed(run: FinishedRun) -> None:
 
 
 def agreement_token(run):
-    assert max(column(run, "weight_p05")) < 1.0
-    assert max(column(run, "effective_sample_size")) < 1.0
+    assert_agreement_acts(run.metrics)
     assert_teacher_stayed(run)
 
 
 def agreement_sequence(run):
-    agreement_token(run)
+    assert_agreement_acts(run.metrics)
+    assert_teacher_stayed(run)
+    assert [event for event in run.events if event["event"] == "notice"] == []
     assert {len(row.views_of(ViewKind.AUXILIARY)) for row in rollouts(run)} == {3}
 
 
@@ -163,6 +169,12 @@ def gkd(run):
 def released_code_parity(run):
     assert_teacher_stayed(run)
     assert min(column(run, "weight_p05")) >= 0.99
+    assert min(column(run, "effective_sample_size")) > 0.999
+    (notice,) = (event for event in run.events if event["event"] == "notice")  # once, whatever the steps
+    assert "agreement weighs all alike" in notice["reason"]
+    assert f"note: {notice['reason']}" in run.output
+    assert column(run, "learning_rate")[0] == 0.0  # transformers' warm-up
+    assert set(column(run, "staleness_max")) == {0.0}
     assert min(column(run, "matching_loss")) > 0.0
     assert min(column(run, "contrastive_loss")) > 0.0
     assert {row["clip_threshold"] for row in run.metrics} == {None}

@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
+    assert_agreement_acts,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
     read_until,
@@ -76,7 +77,7 @@ def test_the_engine_is_vllm_and_its_log_probs_are_the_learners(short_run):
 def test_every_mechanism_acts(short_run):
     rows = short_run.metrics
     assert all(0.005 <= row["clipped_share"] <= 0.1 for row in rows)
-    assert statistics.median(row["weight_p05"] for row in rows) <= 0.8
+    assert_agreement_acts(rows)
     assert statistics.mean(row["contrastive_active_share"] for row in rows) >= 0.01
     assert all(row["teacher_update_norm"] > 0 for row in rows)
     assert all(row["matching_loss"] > 0 for row in rows)

@@ -207,8 +207,8 @@ class SequenceAgreement(Agreement):
 
     level: Literal["sequence"] = "sequence"
     scale_quantile: OpenFraction | None = None
-    """Disagreement is measured against this quantile of the whole step (at least 1e-6). Absent: the scale is 1 nat, as
-    in the paper's code."""
+    """Disagreement is measured against this quantile of the whole step (at least 1e-6). Absent: the scale is 1, as
+    released."""
 
     @override
     def _weak(self, objective: "ObjectiveConfig") -> Iterator[str]:
