@@ -21,7 +21,7 @@ BAD = {
         "contexts.auxiliary.model = '/nowhere'",
     ),
     "unknown kind": (["--contexts.negative.type", "bad"], "contexts.negative"),
-    "field of another kind": (["--contexts.auxiliary.instructions", "3"], "contexts.auxiliary.random.instructions"),
+    "field of another kind": (["--contexts.auxiliary.instructions", "3"], "contexts.auxiliary.retrieval.instructions"),
     "cache that is a file": (["--contexts.cache", __file__], "contexts.cache"),
     "nothing to train on": (["--model.path", "a/b", "--task.type", "humaneval"], "for evaluation only"),
     "missing model": (["--model.path", "/nowhere/model"], "/nowhere/model"),
