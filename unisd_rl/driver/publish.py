@@ -15,7 +15,7 @@ from unisd_rl.driver.build import Run
 from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import MismatchMetrics
 from unisd_rl.transport.weights.transport import PublishTarget
-from unisd_rl.types import PolicyVersion, Recovery, Sampling
+from unisd_rl.types import Logprobs, PolicyVersion, Recovery, Sampling
 
 PROBES = 4
 
@@ -48,7 +48,8 @@ def verify_published(run: Run, version: PolicyVersion) -> None:
     run.rollouts.wait_for(version, config.weights.timeout_s, on_wait)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
     chats = [run.prompts.prompt(number).prompt.messages for number in range(PROBES)]
-    engine, learner = [np.empty(0)], [np.empty(0)]
+    engine: list[Logprobs] = [np.empty(0, np.float32)]
+    learner: list[Logprobs] = [np.empty(0, np.float32)]
     for answer in run.rollouts.answers(chats, sampling, version, on_wait):
         engine.append(answer.generation.logprobs)
         learner.append(run.learners.logprobs(answer.prompt_tokens, answer.generation.tokens))
