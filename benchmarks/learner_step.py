@@ -221,7 +221,8 @@ def dense_step(model: Path, rollouts: list[Rollout]) -> Step:
         loss = composed(config, mask_BT.bool(), divergence_BT, auxiliary_KBT, realised_BT, error_BT)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), config.learner.max_grad_norm)
-        rate = learning_rate(number, config.run.steps, config.learner.learning_rate, config.learner.warmup_fraction)
+        learner = config.learner
+        rate = learning_rate(number, config.run.total_steps, learner.learning_rate, learner.warmup_fraction)
         optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
         optimiser.zero_grad()

@@ -75,7 +75,7 @@ def replay_request(folder: Path, check: bool, fields: dict[str, Any]) -> ReplayR
 def describe(request: ReplayRequest) -> str:
     """What would be replayed, and which process needs which resources."""
     run, config = request.config.run, request.config
-    what = f"{request.run.path} -> {config.run_dir}: up to {run.steps} steps of {config.learner.batch_size} prompts"
+    what = f"{request.run.path} -> {config.run_dir}: up to {run.length} of {config.learner.batch_size} prompts"
     return f"{what}\n{learner_requirement(config).describe()}"
 
 
@@ -85,6 +85,11 @@ def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], c
     if config.run_dir.absolute() == run.path:
         raise UserError(
             f"--run.name {config.run.name} is the run itself, which would be moved aside; take another name"
+        )
+    if config.run.epochs is not None:
+        raise UserError(
+            f"run.epochs = {config.run.epochs}: a replay reads rollouts, not problems, and cannot count epochs; give "
+            "--run.steps"
         )
     if check and changed:
         raise UserError(

@@ -103,7 +103,7 @@ def _check_model_stays(path: str, config: Config) -> None:
 
 def describe(config: Config) -> str:
     """What would run, which process needs which resources, and whether every process can run."""
-    what = f"run {config.run_dir}: {config.run.steps} steps of {config.learner.batch_size} prompts"
+    what = f"run {config.run_dir}: {config.run.length} of {config.learner.batch_size} prompts"
     return f"{what}\n{describe_resources(requirements(config))}"
 
 

@@ -69,7 +69,7 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
 
 def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:
     started = time.monotonic()
-    with Console(config.run.steps) as console, connected(config, requirements(config)):
+    with Console() as console, connected(config, requirements(config)):
         with started_run(config, task, directory, console) as run:
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
@@ -109,7 +109,7 @@ def train_and_finish(
 def train_steps(run: Run, version: PolicyVersion, stop: StopRequest) -> PolicyVersion:
     """Step after step from `version` on; returns the version reached."""
     evaluate_if_due(run, version)
-    for step in range(version.number, run.config.run.steps):
+    for step in range(version.number, run.config.run.total_steps):
         times = StepTimes()
         admit(run, step)
         with times.measure("wait_s"):
@@ -130,7 +130,7 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopRequest) -> PolicyVe
 def admit(run: Run, step: int) -> None:
     """Give the queue every prompt that may start before step `step + 1` ends, and no further one."""
     config = run.config
-    end = min(step + config.rollout.max_staleness + 2, config.run.steps) * config.learner.batch_size
+    end = min(step + config.rollout.max_staleness + 2, config.run.total_steps) * config.learner.batch_size
     run.queue.admit(tuple(run.prompts.prompt(number) for number in range(run.queue.admitted, end)))
 
 
@@ -169,7 +169,7 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
 def run_periodic_work(run: Run, version: PolicyVersion) -> None:
     """Checkpoints and evaluations that are due between two steps."""
     every = run.config.run.checkpoint_every
-    if version.number == run.config.run.steps:  # `train_and_finish` does both
+    if version.number == run.config.run.total_steps:  # `train_and_finish` does both
         return
     if every and version.number % every == 0:
         save_checkpoint(run, version)

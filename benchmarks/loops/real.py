@@ -93,7 +93,7 @@ def run_of(config: Config, directory: RunDirectory) -> Iterator[Run]:
         directory.claimed(config),
         (directory.path / "screen.log").open("w") as log,
         redirect_stdout(log),
-        Console(config.run.steps) as console,
+        Console() as console,
         connected(config, requirements(config)),
         started_run(config, task, directory, console) as run,
     ):
@@ -117,7 +117,7 @@ def looped(part: str, config: Config, steps: int) -> Row:
 def unconnected(config: Config, steps: int) -> Row:
     """Both sides at once, each by itself, on what the run of this configuration left."""
     run = RecordedRun.at(config.run_dir)
-    recording = Recording(run, config.learner.batch_size, config.run.steps)
+    recording = Recording(run, config.learner.batch_size, config.run.total_steps)
     folder, plan = config.run_dir, core_plan(config)
     model = folder / "base_model"
     (folder / "unconnected" / "logs").mkdir(parents=True)

@@ -24,6 +24,8 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SETUPS = RECIPES / "setups"
 """Recipes that say where a run happens and how large it is, and nothing of what it minimises: they go with others."""
 DISCRIMINATORS = ("type", "level", "signal")
+ALTERNATIVES: Mapping[str, str] = {"steps": "epochs", "epochs": "steps"}
+"""Fields of one section of which one is given: a recipe that gives one replaces the other below it."""
 DEFAULT_TASK = "arithmetic"
 DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
 """The types of sections for which neither a recipe nor the command line names one."""
@@ -103,7 +105,8 @@ def recipe_names(folder: Path) -> str:
 
 def overlay(base: Tree, over: Tree) -> dict[str, Any]:
     """`over` laid on `base`, section by section; a section of another `type` or `level` replaces the whole section."""
-    merged = dict(base)
+    replaced = {ALTERNATIVES[key] for key, value in over.items() if key in ALTERNATIVES and value is not None}
+    merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not _differs_in_type(below, value):

@@ -1,7 +1,8 @@
 """The sections `run` and `faults`: a run's name, folder, length and time limits; what happens when a part fails."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -15,8 +16,11 @@ class RunConfig(Section):
     """Name of the run; its files go to DIR/NAME."""
     dir: Path = Path("runs")
     """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
-    steps: Annotated[Count, Decides.LOSS] = 40
-    """Optimiser steps."""
+    steps: Annotated[Count | None, Decides.LOSS] = 40
+    """Optimiser steps. Absent where `epochs` is given."""
+    epochs: Annotated[Count | None, Decides.LOSS] = None
+    """Passes over the training problems that are kept, instead of `steps`: epochs * problems / `learner.batch_size`
+    steps, rounded up, counted at the run's start and recorded as `steps`."""
     seed: Annotated[int, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
     checkpoint_every: Annotated[int, Field(ge=0), Decides.NOTHING] = 20
@@ -29,6 +33,37 @@ class RunConfig(Section):
     """How long an engine or a learner may take to start."""
     cluster_timeout_s: Annotated[Positive, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_replace_the_default_steps(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("epochs") is not None:
+            return {"steps": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "RunConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"steps = {self.steps} and epochs = {self.epochs}: a run has one length; give one of them")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run; `epochs` must have been counted (`counted`)."""
+        assert self.steps is not None, "run.epochs is turned into run.steps once the problems are counted"
+        return self.steps
+
+    @property
+    def length(self) -> str:
+        """For people: `40 steps`, or `2 epochs` while the problems are not counted."""
+        count, unit = (self.steps, "step") if self.steps is not None else (self.epochs, "epoch")
+        return f"{count:,} {unit}{'s' * (count != 1)}"
+
+    def counted(self, problems: int, batch_size: int) -> "RunConfig":
+        """The same run with its length in steps: epochs * problems / batch_size, rounded up."""
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"steps": -(-self.epochs * problems // batch_size), "epochs": None})
 
 
 class FaultsConfig(Section):

@@ -53,6 +53,10 @@ class Config(Section):
             check(self)
         return self
 
+    def counted(self, problems: int) -> "Config":
+        """The same configuration with `run.epochs` as `run.steps`, for so many training problems that are kept."""
+        return self.model_copy(update={"run": self.run.counted(problems, self.learner.batch_size)})
+
     @property
     def run_dir(self) -> Path:
         """Where this run leaves its files."""

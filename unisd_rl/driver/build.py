@@ -67,6 +67,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
     model = model_folder(config, directory.path, console)
     prompts = prompt_stream(config, task, model, directory, console)
     directory.check_prompts(prompts.checksum)
+    config = counted(config, len(prompts), directory, console)
     plan = core_plan(config)
     console.print(plan.describe())
     with ExitStack() as stack:
@@ -107,6 +108,17 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             notices=StepNotices(config, report),
             report=report,
         )
+
+
+def counted(config: Config, problems: int, directory: RunDirectory, console: Console) -> Config:
+    """The configuration with its length in steps, which is recorded: a resumed run and a replay read it there."""
+    steps = config.counted(problems)
+    if steps != config:
+        directory.write_config(steps)
+        batch = config.learner.batch_size
+        console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {batch} prompts")
+    console.expect_steps(steps.run.total_steps)
+    return steps
 
 
 def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirectory, console: Console) -> PromptStream:

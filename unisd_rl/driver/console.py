@@ -45,6 +45,11 @@ class Console(Progress):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def expect_steps(self, steps: int) -> None:
+        """How many steps the training will have, once that is known."""
+        self._steps = steps
+        self._bars.update(self._training, total=steps)
+
     def print(self, line: str) -> None:
         """Print one line, or several."""
         self._terminal.print(line, markup=False)

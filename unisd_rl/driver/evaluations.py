@@ -33,7 +33,7 @@ def baseline_evaluation(run: Run, version: PolicyVersion) -> EvaluationSummary:
 def evaluate_if_due(run: Run, version: PolicyVersion) -> None:
     """The evaluation between two steps, unless it was made before the learner rolled back to `version`."""
     every = run.config.evaluation.every
-    due = every and 0 < version.number < run.config.run.steps and version.number % every == 0
+    due = every and 0 < version.number < run.config.run.total_steps and version.number % every == 0
     if due and run.directory.evaluation_summary(version.number) is None:
         publish(run, version)
         evaluate_version(run, version)

@@ -112,7 +112,7 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
         RunFailed: the learner failed, or losses differ where `request.check`.
     """
     config = request.config
-    recording = Recording(request.run, config.learner.batch_size, config.run.steps)
+    recording = Recording(request.run, config.learner.batch_size, config.run.total_steps)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config):
         summary = _replay_in(directory, request, recording)
@@ -126,9 +126,9 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
     plan = CorePlan((), core_plan(config).learner)
     with Console(recording.steps) as console, connected(config, (learner_requirement(config),)):
         console.print(plan.describe())
-        if recording.steps < config.run.steps:
+        if recording.steps < config.run.total_steps:
             console.print(
-                f"the ledger ends early: {recording.steps} of {config.run.steps} steps are whole and trained on"
+                f"the ledger ends early: {recording.steps} of {config.run.total_steps} steps are whole and trained on"
             )
         model = model_folder(config, directory.path, console)
         with closing(LearnerGroup(config, plan, model, directory.path)) as learners:
@@ -141,7 +141,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             status="completed",
             run=str(request.run.path),
             steps=recording.steps,
-            steps_asked=config.run.steps,
+            steps_asked=config.run.total_steps,
             rollouts=recording.rollouts,
             changed=request.changed,
             compared=None if request.changed else compare_losses(request.run.losses(), losses),

@@ -2,7 +2,7 @@
 
 | file | written by |
 |---|---|
-| config.toml | here, at the start: the resolved configuration |
+| config.toml | here, at the start: the resolved configuration; again when `run.epochs` are counted as `run.steps` |
 | metrics.jsonl | here, one line per step |
 | events.jsonl | here, one line for each failure and each recovery |
 | evaluations/step-N.jsonl | here, every answer to every problem |
@@ -139,6 +139,10 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
 
+    def write_config(self, config: Config) -> None:
+        """Write config.toml."""
+        write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
+
     def log_step(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         assert self._metrics is not None, "create() or reopen() comes first"
@@ -208,7 +212,7 @@ class RunDirectory:
 
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
-        write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
+        self.write_config(config)
         self._metrics = JsonLinesFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:

@@ -22,6 +22,7 @@ Tree = Mapping[str, Any]
 _BASE_MODEL = "base_model"
 _WHY_FIXED = {
     "run.steps": "the learning rate's schedule follows from it",
+    "run.epochs": "its length is recorded as run.steps",
     "run.name": "the folder has its name",
     "run.dir": "the folder has its place",
     "model.path": "it is the model the run began with",

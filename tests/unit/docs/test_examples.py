@@ -34,7 +34,8 @@ def test_the_records_of_your_own_data_are_right_disjoint_and_fill_the_steps():
     task = load_task(config.task)
     assert all(task.grade(example.demonstration, example) for example in (*task.train, *task.evaluation))
     assert not {example.question for example in task.train} & {example.question for example in task.evaluation}
-    assert config.run.steps * config.learner.batch_size == 2 * len(task.train)
+    run = config.counted(len(task.train)).run
+    assert run.total_steps * config.learner.batch_size == config.run.epochs * len(task.train)
 
 
 def test_metrics_are_read_without_the_steps_that_do_not_count(tmp_path):
