@@ -5,7 +5,6 @@ same prompts, and any process can say what prompt 4711 was. Whatever is filtered
 numbering (`selection.py`), so that batch k is always the prompts kB .. kB+B-1, without holes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,7 @@ from unisd_rl.types import Example, NumberedPrompt, Prompt, Source
 
 @dataclass(frozen=True, slots=True)
 class PreparationReport:
-    """What became of the training problems: `examples = kept + dropped`.
+    """What became of the training problems: `examples = kept + dropped`. `held_out`: problems to evaluate on.
 
     `too_long`: a view, or a gold completion that is trained on, is over its limit. `without_views`: fewer contexts than
     views were asked for can be shown without giving the answer away. Of the kept ones `without_negative` have no wrong
@@ -36,6 +35,7 @@ class PreparationReport:
     without_negative: int = 0
     right: int = 0
     implausible: int = 0
+    held_out: int = 0
 
     @property
     def dropped(self) -> int:
@@ -44,7 +44,7 @@ class PreparationReport:
 
     def describe(self) -> str:
         """One line for the console."""
-        line = f"{self.kept} of {self.examples} problems"
+        line = f"{self.kept} of {self.examples} problems, {self.held_out} held out"
         if self.dropped:
             line += f", {self.too_long} dropped as too long, {self.without_views} without enough non-leaking contexts"
         if self.without_negative or self.right or self.implausible:
@@ -57,10 +57,13 @@ class PreparationReport:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The problems that are trained on, in the task's order, and the contexts of each by its id."""
+    """The problems that are trained on, in the task's order, and the contexts of each at the same place.
+
+    Never by id: where two problems had the same one, each would be shown with the other's answer.
+    """
 
     kept: tuple[Example, ...]
-    contexts: Mapping[str, Contexts]
+    contexts: tuple[Contexts, ...]
     report: PreparationReport
 
 
@@ -86,16 +89,16 @@ class PromptStream:
     def checksum(self) -> str:
         """xxh3-64 of every problem that is trained on and its contexts, in order: equal ones are the same prompts."""
         digest = xxhash.xxh3_64()
-        for example in self._prepared.kept:
-            digest.update(repr((example, self._prepared.contexts[example.id])).encode())
+        for pair in zip(self._prepared.kept, self._prepared.contexts, strict=True):
+            digest.update(repr(pair).encode())
         return digest.hexdigest()
 
     def prompt(self, number: int) -> NumberedPrompt:
         """Prompt `number` >= 0, with the seed of its sampling and the source of its completion."""
         epoch, position = divmod(number, len(self))
-        example, seed = self._prepared.kept[int(self._epoch_order(epoch)[position])], self._config.run.seed
+        index, seed = int(self._epoch_order(epoch)[position]), self._config.run.seed
         source = source_of(number, seed, self._config.rollout.sources)
-        prompt = prompt_of(self._task, self._config, example, self._prepared.contexts[example.id])
+        prompt = prompt_of(self._task, self._config, self._prepared.kept[index], self._prepared.contexts[index])
         return NumberedPrompt(number, derive_seed(seed, "sampling", number), prompt, source)
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:

@@ -90,7 +90,7 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
     """
     limits, read = config.rollout, config.contexts_read
     views = read.auxiliary.views if read.auxiliary else 0
-    kept, contexts, too_long, without_views = list[int](), dict[str, Contexts](), 0, 0
+    kept, too_long, without_views = list[int](), 0, 0
     for index, row in enumerate(rows):
         if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
             too_long += 1
@@ -98,7 +98,6 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
             without_views += 1
         else:
             kept.append(index)
-            contexts[row.id] = row.contexts
     report = PreparationReport(
         examples=len(rows),
         kept=len(kept),
@@ -107,9 +106,11 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
         without_negative=sum(rows[index].contexts.negative is None for index in kept) if read.negative else 0,
         right=sum(row.right for row in rows),
         implausible=sum(row.implausible for row in rows),
+        held_out=len(task.evaluation),
     )
     _check_losses(config, report)
-    return Prepared(tuple(task.train[index] for index in kept), contexts, report)
+    examples, contexts = (task.train[index] for index in kept), (rows[index].contexts for index in kept)
+    return Prepared(tuple(examples), tuple(contexts), report)
 
 
 def _check_losses(config: Config, report: PreparationReport) -> None:

@@ -56,7 +56,7 @@ def test_numbers_seeds_and_order_follow_the_runs_seed():
 def test_prompts_that_do_not_fit_are_counted_and_leave_no_hole():
     unfit = {TASK.train[3].id, TASK.train[7].id}
     prompts = stream(fits=lambda prompt: prompt.id not in unfit)
-    assert prompts.preparation == PreparationReport(examples=40, kept=38, too_long=2)
+    assert prompts.preparation == PreparationReport(examples=40, kept=38, too_long=2, held_out=5)
     assert prompts.preparation.dropped == 2
     assert len(prompts) == 38
     assert {prompts.prompt(number).prompt.id for number in range(38)}.isdisjoint(unfit)
