@@ -158,26 +158,29 @@ class JsonlTask(Section):
     """JSON Lines file with the training records."""
     evaluation: Path | None = None
     """JSON Lines file with held-out records. Absent: the last `eval_examples` training records are held out."""
-    eval_examples: Count = 500
-    """At most so many held-out records are evaluated."""
+    eval_examples: Count | None = None
+    """At most so many held-out records are evaluated. Absent: 500, and of the training records at most a fifth."""
     fields: Fields = Fields()
     """Which field is which."""
 
 
 class DatasetsTask(Section):
-    """Anything `datasets.load_dataset` loads."""
+    """Files of records (JSON Lines, JSON, CSV, Parquet), and any data set that `datasets.load_dataset` loads."""
 
     type: Literal["datasets"]
-    path: str
-    """What `datasets.load_dataset` takes: a hub name, a local folder, or a file format."""
+    path: Annotated[str, Field(min_length=1)]
+    """A file, several by a pattern such as `data/*.parquet`, a local folder, or a hub name."""
     name: str | None = None
     """Configuration of the data set."""
     train_split: str = "train"
     """Split to train on."""
     eval_split: str | None = None
-    """Held-out split. Absent: the last `eval_examples` training records are held out."""
-    eval_examples: Count = 500
-    """At most so many held-out records are evaluated."""
+    """Held-out split."""
+    evaluation: str | None = None
+    """Held-out file or files, where `path` names files: they have no splits. Absent, as `eval_split` is: the last
+    `eval_examples` training records are held out."""
+    eval_examples: Count | None = None
+    """At most so many held-out records are evaluated. Absent: 500, and of the training records at most a fifth."""
     fields: Fields = Fields()
     """Which field is which."""
 

@@ -45,7 +45,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         UserError: the data, a model or the cluster is not what the request says.
         RunFailed: a component failed.
     """
-    tasks = {name: load_task(config.task) for name, config in request.by_task.items()}
+    tasks = {name: load_task(config.task, for_training=False) for name, config in request.by_task.items()}
     config = request.config
     phases = generation_requirements(config), retention_requirement(config)
     with Console() as console, connected(config, *phases):

@@ -3,14 +3,13 @@
 The number of problems is compared with the full data's, which the paper's figures come from.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from unisd_rl.config.task import Benchmark
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.source_records import SourceRecord, load_split, read_records
+from unisd_rl.tasks.data_files import load_split
+from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
 from unisd_rl.types import Example
 
 NO_FILE = "give task.data the path of one, or leave it out to load from the hub"
@@ -25,13 +24,16 @@ def from_file(path: Path) -> list[SourceRecord]:
     return read_records(path, NO_FILE)
 
 
-def from_hub(hub: str, name: str | None, split: str, fields: Sequence[str]) -> list[SourceRecord]:
-    """The records of one split on the hub; of their fields those in `fields`.
+def from_hub(
+    hub: str, name: str | None, split: str, fields: Sequence[str], optional: Sequence[str] = ()
+) -> list[SourceRecord]:
+    """The records of one split on the hub; of their fields those in `fields`, and where they have them, `optional`.
 
     Raises:
-        UserError: `datasets` cannot load them.
+        UserError: `datasets` cannot load them, or they lack one of `fields`.
     """
-    return load_split("task.hub", hub, name, split, fields, "; set task.data to a local copy")
+    local = "; set task.data to a local copy"
+    return load_split("task.hub", hub, name, split, fields, optional, no_data=local, no_field=local)
 
 
 def by_split(records: Iterable[SourceRecord], names: Sequence[str]) -> dict[str, list[SourceRecord]]:
@@ -71,12 +73,6 @@ def take_first(
             raise UserError(f"{origin}: the id {example.id!r} occurs twice")
         seen.add(example.id)
     return train[: config.train_examples], evaluation[: config.eval_examples]
-
-
-@cache
-def print_once(sentence: str) -> None:
-    """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
-    print(f"note: {sentence}", file=sys.stderr)
 
 
 def size_warnings(origin: object, sizes: Mapping[str, int], full: Mapping[str, int]) -> list[str]:

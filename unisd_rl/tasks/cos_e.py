@@ -45,7 +45,10 @@ def _published(record: SourceRecord, seed: int) -> Example:
 
 
 def _joined(folder: Path, name: str, seed: int) -> list[Example]:
-    questions = {record.text("id"): record for record in from_file(folder / f"{name}_rand_split.jsonl")}
+    questions = dict[str, SourceRecord]()
+    for record in from_file(folder / f"{name}_rand_split.jsonl"):
+        if questions.setdefault(record.text("id"), record) is not record:
+            raise record.wrong(f"the id {record.text('id')!r} occurs twice")
     examples = []
     for record in from_file(folder / f"cose_{name}_v1.11_processed.jsonl"):
         if record.text("id") not in questions:

@@ -4,12 +4,10 @@ Read from the CSV file that a user has obtained from its authors, who ask that e
 nothing of it is shipped or downloaded here. Columns other than those named below are ignored.
 """
 
-import csv
-from pathlib import Path
-
 from unisd_rl.config.task import GPQATask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.benchmark_data import take_first
+from unisd_rl.tasks.data_files import read_csv
 from unisd_rl.tasks.multiple_choice import MultipleChoice, reshuffled, to_example
 from unisd_rl.tasks.source_records import SourceRecord
 from unisd_rl.types import Example
@@ -29,23 +27,12 @@ def load(config: GPQATask) -> MultipleChoice:
         raise UserError(
             "task.data is not set: GPQA is not shipped; download gpqa_main.csv from its authors and give its path"
         )
-    examples = [_example(record, config.seed) for record in _rows(config.data)]
+    if not config.data.is_file():
+        raise UserError(f"task.data = {str(config.data)!r} is not a file; give the path of gpqa_main.csv")
+    records = read_csv(config.data, _COLUMNS, "; is it a GPQA file?")
+    examples = [_example(record, config.seed) for record in records]
     full = {"test": SIZES.get(config.data.stem, len(examples))}
     return MultipleChoice(*take_first(config, config.data, {"test": examples}, full))
-
-
-def _rows(path: Path) -> list[SourceRecord]:
-    if not path.is_file():
-        raise UserError(f"task.data = {str(path)!r} is not a file; give the path of gpqa_main.csv")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path} has no column {', '.join(map(repr, missing))}; is it a GPQA file?")
-            return [SourceRecord(f"{path}, row {number}", row) for number, row in enumerate(reader, start=1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from error
 
 
 def _example(record: SourceRecord, seed: int) -> Example:

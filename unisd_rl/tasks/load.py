@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from unisd_rl.config.task import (
@@ -21,6 +22,7 @@ from unisd_rl.config.task import (
     MultiplesTask,
     PythonTask,
     ScienceQATask,
+    SelfContained,
     TaskConfig,
     ToolAlpacaTask,
     ToolUseTask,
@@ -37,20 +39,38 @@ from unisd_rl.tasks import (
     tool_use,
     toolalpaca,
 )
+from unisd_rl.tasks.checks import check_gold, check_problems, of_own_code
 from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
 from unisd_rl.tasks.task import Task
 
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 """Benchmarks that bring no training problems."""
+_GRADED, _GRADED_PROGRAMS = 4096, 64
+"""Worked solutions that are graded at most when a task is loaded: where that is text compared, where programs run."""
 _MEMBERS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstrations")
 
 
-def load_task(config: TaskConfig) -> Task:
-    """The task a configuration names.
+def load_task(config: TaskConfig, for_training: bool = True) -> Task:
+    """The task a configuration names, with its problems checked (`checks.py`).
 
     Raises:
-        UserError: for missing data, a bad record, or more examples asked for than there are.
+        UserError: for missing data, a bad record, more examples asked for than there are, no held-out problems, or no
+            training problems where they are needed.
+        SandboxError: the sandbox failed.
     """
+    task, origin = _loaded(config), _origin(config)
+    check_problems(task, origin)
+    if for_training and not task.train and not isinstance(config, EVALUATION_ONLY):
+        raise UserError(f"{origin}: it has no training problems; give some, or evaluate on it")
+    if not task.evaluation:
+        raise UserError(f"{origin}: it has no held-out problems; give some")
+    if not isinstance(config, SelfContained):  # these make their solutions, some wrong on purpose
+        runs_programs = isinstance(config, MBPPTask | HumanEvalTask | PythonTask)  # one's own may
+        check_gold(task, origin, _GRADED_PROGRAMS if runs_programs else _GRADED)
+    return task
+
+
+def _loaded(config: TaskConfig) -> Task:
     match config:
         case ArithmeticTask():
             return arithmetic.load(config)
@@ -78,38 +98,48 @@ def load_task(config: TaskConfig) -> Task:
             return _load_python(config)
 
 
+def _origin(config: TaskConfig) -> str:
+    """What a sentence about a task's problems opens with."""
+    match config:
+        case JsonlTask():
+            return str(config.train)
+        case DatasetsTask():
+            return f"task.path = {config.path!r}"
+        case PythonTask():
+            return f"task.factory = {config.factory!r}"
+        case Benchmark(data=Path()):
+            return f"task.data = {str(config.data)!r}"
+        case _:
+            return f'task.type = "{config.type}"'
+
+
 def check_task(config: TaskConfig) -> None:
     """Refuse what a look at local files can refuse; nothing heavy is imported.
 
     Raises:
         UserError: for a missing file or a bad record.
     """
-    if isinstance(config, JsonlTask):
+    if isinstance(config, JsonlTask | DatasetsTask):
         check_files(config)
     elif isinstance(config, PythonTask):
         _factory_of(config)
     elif isinstance(config, Benchmark) and (config.data is not None or isinstance(config, GPQATask)):
-        load_task(config)
+        _loaded(config)
 
 
 def _load_python(config: PythonTask) -> Task:
     """The task the function returns.
 
     Raises:
-        UserError: the function does not take these arguments, or what it returns lacks a member of a task.
+        UserError: the function raises, or what it returns lacks a member of a task.
     """
-    factory = _factory_of(config)
-    try:
-        inspect.signature(factory).bind(**config.arguments)
-    except TypeError as error:
-        raise UserError(
-            f"task.factory = {config.factory!r} with task.arguments = {config.arguments}: {error}"
-        ) from error
-    task = factory(**config.arguments)
+    factory, origin = _factory_of(config), f"task.factory = {config.factory!r}"
+    task = of_own_code(origin, f"task.arguments = {config.arguments}", partial(factory, **config.arguments))
     if missing := [member for member in _MEMBERS if not hasattr(task, member)]:
-        raise UserError(
-            f"task.factory = {config.factory!r} returns a {type(task).__name__} without {', '.join(missing)}"
-        )
+        raise UserError(f"{origin} returns a {type(task).__name__} without {', '.join(missing)}")
+    for split in ("train", "evaluation"):
+        if not all(hasattr(getattr(task, split), method) for method in ("__len__", "__getitem__")):
+            raise UserError(f"{origin}: its {split} must be a list, but it is a {type(getattr(task, split)).__name__}")
     return task
 
 
@@ -117,7 +147,7 @@ def _factory_of(config: PythonTask) -> Callable[..., Task]:
     """The function a `python` section names; the job's own folder is looked in too.
 
     Raises:
-        UserError: there is no such module or function.
+        UserError: there is no such module or function, or it does not take these arguments.
     """
     module, _, name = config.factory.partition(":")
     here = str(Path.cwd())
@@ -125,8 +155,16 @@ def _factory_of(config: PythonTask) -> Callable[..., Task]:
         sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"task.factory = {config.factory!r} cannot be imported from {here}: {error}") from error
+    except Exception as error:  # whatever a user's module raises when it is run
+        raise UserError(
+            f"task.factory = {config.factory!r} cannot be imported from {here}: {type(error).__name__}: {error}"
+        ) from error
     if not callable(factory):
         raise UserError(f"task.factory = {config.factory!r} is no function, but a {type(factory).__name__}")
+    try:
+        inspect.signature(factory).bind(**config.arguments)
+    except (TypeError, ValueError) as error:  # ValueError: a built-in without a signature
+        raise UserError(
+            f"task.factory = {config.factory!r} with task.arguments = {config.arguments}: {error}"
+        ) from error
     return factory

@@ -1,8 +1,9 @@
-"""A user's own data: JSON Lines files or anything `datasets` loads, with fields named in the configuration.
+"""A user's own data: files of records or anything `datasets` loads, with fields named in the configuration.
 
-Nothing heavy is imported here, so that a missing file or a bad record is refused before anything is.
+Nothing heavy is imported for files that are text, so that a missing one or a bad record is refused before anything is.
 """
 
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +12,14 @@ from pathlib import Path
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.source_records import SourceRecord, load_split, read_records
+from unisd_rl.tasks.data_files import load_split, names_files, read_files
+from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
 from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
 _ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
+_MOST_HELD_OUT = 500
+_NO_FIELD = " (see task.fields)"
 
 
 class Records:
@@ -62,40 +66,67 @@ def load_jsonl(config: JsonlTask) -> Records:
     Raises:
         UserError: for a missing file, a bad record, or too few records.
     """
-    train = _read_examples(config.train, config.fields)
-    evaluation = _read_examples(config.evaluation, config.fields) if config.evaluation else None
+    train = _read_jsonl(config.train, config.fields)
+    evaluation = _read_jsonl(config.evaluation, config.fields) if config.evaluation else None
     return records_of(train, evaluation, config.eval_examples, str(config.train))
 
 
-def check_files(config: JsonlTask) -> None:
-    """Read every record of a `jsonl` section.
+def load_datasets(config: DatasetsTask) -> Records:
+    """The task of a `datasets` section: of files, or of what `datasets` loads.
+
+    Raises:
+        UserError: there is no such data, a record is bad, or there are too few.
+    """
+    load = _from_files if names_files(config.path) else _from_splits
+    return records_of(*load(config), config.eval_examples, config.path)
+
+
+def _from_files(config: DatasetsTask) -> tuple[list[Example], list[Example] | None]:
+    given = {"name": config.name, "train_split": config.train_split, "eval_split": config.eval_split}
+    for field, value in given.items():
+        if value != DatasetsTask.model_fields[field].default:
+            raise UserError(
+                f"task.{field} = {value!r}: task.path = {config.path!r} names files, which have no splits; leave it "
+                "out, or name their folder"
+            )
+
+    def read(setting: str, path: str) -> list[Example]:
+        return _examples(read_files(setting, path, _names(config.fields), _NO_FIELD), config.fields)
+
+    return read("task.path", config.path), read("task.evaluation", config.evaluation) if config.evaluation else None
+
+
+def _from_splits(config: DatasetsTask) -> tuple[list[Example], list[Example] | None]:
+    if config.evaluation is not None:
+        raise UserError(
+            f"task.evaluation = {config.evaluation!r} goes with files, and task.path = {config.path!r} names none; "
+            "name the held-out split as task.eval_split"
+        )
+    path, fields = os.path.expanduser(config.path), config.fields
+
+    def read(split: str) -> list[Example]:
+        records = load_split("task.path", path, config.name, split, _names(fields), no_field=_NO_FIELD)
+        return _examples(records, fields)
+
+    return read(config.train_split), read(config.eval_split) if config.eval_split else None
+
+
+def check_files(config: JsonlTask | DatasetsTask) -> None:
+    """Read every record of the files that are named.
 
     Raises:
         UserError: for the first missing file or bad record.
     """
-    for path in filter(None, (config.train, config.evaluation)):
-        _read_examples(path, config.fields)
+    if isinstance(config, JsonlTask):
+        load_jsonl(config)
+    elif names_files(config.path):
+        load_datasets(config)
 
 
-def load_datasets(config: DatasetsTask) -> Records:
-    """The task of a `datasets` section.
+def records_of(train: list[Example], evaluation: list[Example] | None, count: int | None, origin: str) -> Records:
+    """Training records, and at most `count` held-out ones; where there are none, the last training records.
 
-    Raises:
-        UserError: where `datasets` finds no such data, a record is bad, or there are too few.
-    """
-
-    def examples(split: str) -> list[Example]:
-        fields = config.fields
-        columns = [name for name in (fields.prompt, fields.demonstration, fields.answer, fields.id) if name]
-        return _examples(load_split("task.path", config.path, config.name, split, columns), fields)
-
-    train = examples(config.train_split)
-    evaluation = examples(config.eval_split) if config.eval_split else None
-    return records_of(train, evaluation, config.eval_examples, config.path)
-
-
-def records_of(train: list[Example], evaluation: list[Example] | None, count: int, origin: str) -> Records:
-    """Training and held-out records; without held-out ones the last `count` are held out.
+    Without a `count` that is at most 500, and of training records at most a fifth, which is said on stderr.
 
     Raises:
         UserError: one of the two would be empty.
@@ -105,18 +136,30 @@ def records_of(train: list[Example], evaluation: list[Example] | None, count: in
             raise UserError(
                 f"{origin}: no {'training' if not train else 'held-out'} records; name a split that has some"
             )
-        return Records(train, evaluation[:count])
-    if len(train) <= count:
+        held_out = evaluation[: count or _MOST_HELD_OUT]
+        if count is None and len(held_out) < len(evaluation):
+            print_once(
+                f"{origin}: the first {_MOST_HELD_OUT} of {len(evaluation)} held-out records are evaluated "
+                "(task.eval_examples says how many)"
+            )
+        return Records(train, held_out)
+    size = count or max(1, min(_MOST_HELD_OUT, len(train) // 5))
+    if len(train) <= size:
         raise UserError(
-            f"{origin} has {len(train)} records and the last task.eval_examples = {count} would be held out, which "
-            "leaves none to train on: lower it or name held-out records"
+            f"{origin} has {len(train)} records and the last task.eval_examples = {size} would be held out, which "
+            "leaves none to train on: lower it, add records, or name held-out ones"
         )
-    return Records(train[:-count], train[-count:])
+    if count is None:
+        print_once(f"{origin}: the last {size} of {len(train)} records are held out (task.eval_examples says how many)")
+    return Records(train[:-size], train[-size:])
 
 
-def _read_examples(path: Path, fields: Fields) -> list[Example]:
-    records = read_records(path, "task.train and task.evaluation take JSON Lines files", " (see task.fields)")
-    return _examples(records, fields)
+def _read_jsonl(path: Path, fields: Fields) -> list[Example]:
+    return _examples(read_records(path, "task.train and task.evaluation take JSON Lines files", _NO_FIELD), fields)
+
+
+def _names(fields: Fields) -> list[str]:
+    return [name for name in (fields.prompt, fields.demonstration, fields.answer, fields.id) if name]
 
 
 def _examples(records: Iterable[SourceRecord], fields: Fields) -> list[Example]:

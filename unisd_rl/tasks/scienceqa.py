@@ -19,7 +19,7 @@ from unisd_rl.tasks.source_records import SourceRecord, read_object
 from unisd_rl.types import Example
 
 FULL = {"train": 6508, "test": 2224}
-_FIELDS = ("image", "question", "choices", "answer", "hint", "lecture", "solution")
+_FIELDS = ("question", "choices", "answer", "hint", "lecture", "solution")
 _SPLITS = ("train", "val", "test")
 
 
@@ -36,7 +36,7 @@ def load(config: ScienceQATask) -> MultipleChoice:
 
 def _records(config: ScienceQATask) -> dict[str, list[SourceRecord]]:
     if config.data is None:
-        return {split: from_hub(config.hub, None, split, _FIELDS) for split in FULL}
+        return {split: from_hub(config.hub, None, split, _FIELDS, ("image",)) for split in FULL}
     if config.data.is_dir():
         return _from_source(config.data)
     return by_split(from_file(config.data), _SPLITS)

@@ -1,12 +1,15 @@
 """Records as their source has them, and one careful way to take a field out of them.
 
-Nothing heavy is imported before a hub is asked: what is wrong with a local file is said at once, and every error names
-the file, the line and the field.
+Nothing heavy is imported: what is wrong with a file is said at once, and every error names the file, the line and the
+field. `data_files.py` reads what is no JSON.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +66,22 @@ class SourceRecord:
             raise self.wrong(f"no field {field!r}; it has {present:.300}{self.remedy}")
         if not is_right(self.values[field]):
             raise self.wrong(f"field {field!r} must be {kind}, but it is {self.values[field]!r:.80}")
+        if half := half_of_a_pair(self.values[field]):
+            raise self.wrong(f"field {field!r} holds {half!r}, half of a surrogate pair, which is no character")
         return self.values[field]
+
+
+def half_of_a_pair(value: object) -> str | None:
+    """The first lone surrogate in a text, or in a list of texts: JSON can write it, UTF-8 and tokenizers cannot."""
+    texts = value if isinstance(value, list) else [value]
+    found = (re.search(r"[\ud800-\udfff]", text) for text in texts if isinstance(text, str))
+    return next((match[0] for match in found if match), None)
+
+
+@cache
+def print_once(sentence: str) -> None:
+    """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 def _is_text(value: object, may_be_empty: bool = False) -> bool:
@@ -83,11 +101,13 @@ def read_records(path: Path, no_file: str, no_field: str = "") -> list[SourceRec
         UserError: the file is missing or empty, or something in it is no JSON object.
     """
     data = _content(path, no_file)
-    numbered = _array(path, data) if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[" else _lines(path, data)
+    numbered = _array(path, data) if data.lstrip(b" \t\r\n")[:1] == b"[" else _lines(path, data)
     records = [SourceRecord(location, value, no_field) for location, value in numbered]
     for record in records:
         if not isinstance(record.values, Mapping):
             raise record.wrong(f"not a JSON object but {type(record.values).__name__}; each record must be one object")
+        if isinstance(record.values, _WithRepeatedKeys):
+            raise record.wrong(f"the field {record.values.repeated!r} occurs twice: leave out one of them")
     if not records:
         raise UserError(f"{path} holds no records")
     return records
@@ -105,35 +125,11 @@ def read_object(path: Path, no_file: str) -> SourceRecord:
     return SourceRecord(str(path), value)
 
 
-def load_split(
-    setting: str, path: str, name: str | None, split: str, fields: Sequence[str], remedy: str = ""
-) -> list[SourceRecord]:
-    """The records of one split, as `datasets.load_dataset(path, name)` has them; of their fields those in `fields`.
-
-    Raises:
-        UserError: `datasets` cannot load them; the sentence names `setting` and ends with `remedy`.
-    """
-    import datasets  # a second of imports, only for those who need it
-
-    try:
-        rows = datasets.load_dataset(path, name, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{setting} = {path!r}, split {split!r}: datasets could not load it ({reason:.200}){remedy}"
-        ) from error
-    rows = rows.select_columns([field for field in dict.fromkeys(fields) if field in rows.column_names])
-    for column, kind in rows.features.items():
-        if isinstance(kind, datasets.Image):  # only whether there is one matters
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-    return [SourceRecord(f"{path}, split {split!r}, record {number}", row) for number, row in enumerate(rows)]
-
-
 def _content(path: Path, no_file: str) -> bytes:
     if not path.is_file():
         raise UserError(f"{path} is not a file; {no_file}")
     try:
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -152,6 +148,22 @@ def _lines(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
 
 def _parsed(data: bytes, location: str, kind: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8-sig"))
-    except ValueError as error:  # neither UTF-8 nor JSON
+        return json.loads(data.decode(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested too deep
         raise UserError(f"{location}: not a JSON {kind} ({error})") from error
+
+
+class _WithRepeatedKeys(dict[str, Any]):
+    """A JSON object that has a key twice, of which a plain one would silently keep the last."""
+
+    repeated: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    repeating = _WithRepeatedKeys(values)
+    names = [name for name, _ in pairs]
+    repeating.repeated = next(name for name in names if names.count(name) > 1)
+    return repeating

@@ -16,11 +16,10 @@ from unisd_rl.tasks.benchmark_data import (
     by_split,
     from_file,
     from_hub,
-    print_once,
     take_first,
 )
 from unisd_rl.tasks.calls import Call
-from unisd_rl.tasks.source_records import SourceRecord
+from unisd_rl.tasks.source_records import SourceRecord, print_once
 from unisd_rl.tasks.tool_calling import ToolCalling
 from unisd_rl.types import Example
 
@@ -29,7 +28,7 @@ _FILES = {"train": "train_data.json", "eval_simulated": "eval_simulated.json", "
 _HELD_OUT = {"simulated": "eval_simulated", "real": "eval_real"}
 _LEFT_OUT = ("Auth0", 0)
 _OPTIONAL = "[Optional]"
-_HUB_FIELDS = ("prompt", "instruction", "golden_answer", "golden_response")
+_HUB_GOLD = ("golden_answer", "golden_response")  # one of them
 _FORM = (
     "Say which functions to call to fulfil the request, in order, each as\n"
     "Thought: why this call\n"
@@ -57,7 +56,7 @@ def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:
     return [
         [_ready_made(record, f"{split}-{number}") for number, record in enumerate(records)]
         for split in ("train", "test")
-        for records in [from_hub(config.hub, None, split, _HUB_FIELDS)]
+        for records in [from_hub(config.hub, None, split, ("prompt",), _HUB_GOLD)]
     ]
 
 

@@ -174,7 +174,7 @@ def refusal(config) -> str:
 def test_gpqa_without_a_file_a_column_or_a_cell_is_refused(tmp_path):
     assert "task.data is not set" in refusal(GPQATask(type="gpqa"))
     assert "is not a file" in refusal(GPQATask(type="gpqa", data=tmp_path / "none.csv"))
-    assert "no column 'Explanation'" in refusal(gpqa(tmp_path / "a.csv", drop=["Explanation"]))
+    assert "no field 'Explanation'" in refusal(gpqa(tmp_path / "a.csv", drop=["Explanation"]))
     rows = [*GPQA_ROWS, {**GPQA_ROWS[0], "Record ID": "x", "Question": ""}]
     assert "row 8: field 'Question' must be text that is not empty" in refusal(gpqa(tmp_path / "b.csv", rows))
     assert "the id 'rec2' occurs twice" in refusal(gpqa(tmp_path / "c.csv", GPQA_ROWS + GPQA_ROWS[:1]))

@@ -54,16 +54,17 @@ def test_held_out_records_of_their_own_are_capped_and_leave_training_whole(tmp_p
 
 
 def test_fields_may_have_other_names_other_types_and_blank_lines_between(tmp_path):
-    rows = [{"q": f"Q{n}", "w": "W", "a": 40 + n, "key": f"k{n}", "x": [n, "any"][n % 2]} for n in range(4)]
+    rows = [{"q": f"Q{n}", "w": f"W\n{40 + n}", "a": 40 + n, "key": f"k{n}", "x": [n, "any"][n % 2]} for n in range(4)]
     path = tmp_path / "a.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)))
     fields = Fields(prompt="q", demonstration="w", answer="a", id="key")
     check_files(task(path, fields=fields))
-    assert load_task(task(path, fields=fields)).train[0] == Example("k0", "Q0", "W", "40")
+    assert load_task(task(path, fields=fields)).train[0] == Example("k0", "Q0", "W\n40", "40")
 
 
 def test_text_that_looks_like_a_date_stays_text(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{**record, "answer": "2019-05-04"} for record in RECORDS])
+    dated = {"demonstration": "On 2019-05-04.\nAnswer: 2019-05-04", "answer": "2019-05-04"}
+    path = write(tmp_path / "a.jsonl", [{**record, **dated} for record in RECORDS])
     assert load_task(task(path)).train[0].answer == "2019-05-04"
 
 
