@@ -140,8 +140,13 @@ class RunDirectory:
             raise UserError(f"run folder {self.path} cannot be written: {error.strerror}") from None
 
     def write_config(self, config: Config) -> None:
-        """Write config.toml."""
-        write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
+        """Write config.toml anew.
+
+        Raises:
+            WriteError: the disk does not take it.
+        """
+        with raise_write_error(self.config):
+            write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
 
     def log_step(self, row: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -212,7 +217,7 @@ class RunDirectory:
 
     def _open(self, config: Config) -> None:
         self.logs.mkdir(exist_ok=True)
-        self.write_config(config)
+        write_text_atomic(self.config, tomli_w.dumps(_recorded(config)))
         self._metrics = JsonLinesFile(self.path / "metrics.jsonl")
 
     def _evaluation(self, step: int, suffix: str) -> Path:

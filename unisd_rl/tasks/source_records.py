@@ -102,12 +102,7 @@ def read_records(path: Path, no_file: str, no_field: str = "") -> list[SourceRec
     """
     data = _content(path, no_file)
     numbered = _array(path, data) if data.lstrip(b" \t\r\n")[:1] == b"[" else _lines(path, data)
-    records = [SourceRecord(location, value, no_field) for location, value in numbered]
-    for record in records:
-        if not isinstance(record.values, Mapping):
-            raise record.wrong(f"not a JSON object but {type(record.values).__name__}; each record must be one object")
-        if isinstance(record.values, _WithRepeatedKeys):
-            raise record.wrong(f"the field {record.values.repeated!r} occurs twice: leave out one of them")
+    records = [_object_at(location, value, no_field) for location, value in numbered]
     if not records:
         raise UserError(f"{path} holds no records")
     return records
@@ -119,10 +114,16 @@ def read_object(path: Path, no_file: str) -> SourceRecord:
     Raises:
         UserError: the file is missing or something else.
     """
-    value = _parsed(_content(path, no_file), str(path), "object")
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object but {type(value).__name__}")
-    return SourceRecord(str(path), value)
+    return _object_at(str(path), _parsed(_content(path, no_file), str(path), "object"))
+
+
+def _object_at(location: str, value: Any, no_field: str = "") -> SourceRecord:
+    record = SourceRecord(location, value, no_field)
+    if not isinstance(value, Mapping):
+        raise record.wrong(f"not a JSON object but {type(value).__name__}; each record must be one object")
+    if isinstance(value, _WithRepeatedKeys):
+        raise record.wrong(f"the field {value.repeated!r} occurs twice: leave out one of them")
+    return record
 
 
 def _content(path: Path, no_file: str) -> bytes:
@@ -148,7 +149,7 @@ def _lines(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
 
 def _parsed(data: bytes, location: str, kind: str) -> Any:
     try:
-        return json.loads(data.decode(), object_pairs_hook=_object)
+        return json.loads(data.decode(), object_pairs_hook=_with_each_key_once)
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or nested too deep
         raise UserError(f"{location}: not a JSON {kind} ({error})") from error
 
@@ -159,7 +160,7 @@ class _WithRepeatedKeys(dict[str, Any]):
     repeated: str
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from tests.fakes.shared_data import shared
-from unisd_rl.config.task import CosETask, JsonlTask, MBPPTask, PythonTask
+from unisd_rl.config.task import CosETask, JsonlTask, MBPPTask, PythonTask, ScienceQATask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import check_task, load_task
 from unisd_rl.tasks.records import Records
@@ -80,6 +80,13 @@ def test_an_id_that_occurs_twice_in_a_benchmarks_source_files_is_refused(tmp_pat
     questions.write_text(questions.read_text().rstrip("\n") + "\n" + json.dumps(other) + "\n")
     with pytest.raises(UserError, match=f"the id '{first['id']}' occurs twice"):
         load_task(CosETask(type="cos_e", data=tmp_path))
+
+
+def test_an_id_that_occurs_twice_in_one_object_of_ids_is_refused(tmp_path):
+    (tmp_path / "pid_splits.json").write_text('{"train": [], "val": [], "test": ["1"]}')
+    (tmp_path / "problems.json").write_text('{"1": {"question": "A"}, "2": {}, "1": {"question": "B"}}')
+    with pytest.raises(UserError, match=r"problems\.json: the field '1' occurs twice"):
+        load_task(ScienceQATask(type="scienceqa", data=tmp_path))
 
 
 def test_a_task_without_training_or_held_out_problems_is_refused(section, refusal):
