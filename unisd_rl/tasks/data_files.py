@@ -23,7 +23,7 @@ _KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def names_files(path: str) -> bool:
-    """Whether a path is one of a file, or a pattern of files, rather than a folder or a name on the hub."""
+    """Whether a path is that of a file, or a pattern of files, rather than a folder or a name on the hub."""
     place = os.path.expanduser(path)
     return not os.path.isdir(place) and (os.path.isfile(place) or has_magic(place) or _kind(place) in _KINDS)
 
@@ -87,14 +87,11 @@ def read_csv(path: Path, fields: Sequence[str], remedy: str = "", delimiter: str
         raise UserError(f"{path} holds no records")
     header, *cells = rows
     _check_columns(str(path), header, fields, remedy)
-    records = [
-        SourceRecord(f"{path}, row {number}", dict(zip(header, row, strict=False)))
-        for number, row in enumerate(cells, start=1)
-    ]
-    for record, row in zip(records, cells, strict=True):
+    for number, row in enumerate(cells, start=1):
         if len(row) != len(header):
-            raise record.wrong(f"it has {len(row)} cells, but the header has {len(header)}")
-    return records
+            raise UserError(f"{path}, row {number}: it has {len(row)} cells, but the header has {len(header)}")
+    records = (dict(zip(header, row, strict=True)) for row in cells)
+    return [SourceRecord(f"{path}, row {number}", record) for number, record in enumerate(records, start=1)]
 
 
 def read_parquet(path: Path, fields: Sequence[str], remedy: str = "") -> list[SourceRecord]:
