@@ -109,7 +109,7 @@ def read_parquet(path: Path, fields: Sequence[str], remedy: str = "") -> list[So
         _check_columns(str(path), file.schema_arrow.names, fields, remedy)
         rows = datasets.Dataset(file.read(list(dict.fromkeys(fields))))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {reason(error)}") from error
+        raise UserError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
     return _records(rows, str(path))
 
 
@@ -144,7 +144,7 @@ def load_split(
     except StopIteration:  # what `datasets` raises for files without records
         raise UserError(f"{location} holds no records") from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{location}: datasets could not load it ({reason(error):.200}){no_data}") from error
+        raise UserError(f"{location}: datasets could not load it ({_reason(error):.200}){no_data}") from error
     _check_columns(location, rows.column_names, fields, no_field)
     rows = rows.select_columns([field for field in rows.column_names if field in (*fields, *optional)])
     for column, kind in rows.features.items():
@@ -153,10 +153,12 @@ def load_split(
     return _records(rows, f"{path}, split {split!r}")
 
 
-def reason(error: BaseException) -> str:
-    """The first line of the innermost cause: libraries wrap it in sentences that say only that something failed."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _reason(error: BaseException) -> str:
+    """The first line of an error, or its name; of an error while a data set is made, which says no more, of its cause."""
+    from datasets.exceptions import DatasetGenerationError
+
+    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        return _reason(error.__cause__)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

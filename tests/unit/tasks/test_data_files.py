@@ -281,7 +281,7 @@ def test_a_folder_with_a_loading_script_is_refused(tmp_path):
         (b'{"prompt": "a \\ud83d"}\n', "surrogate pair in string is invalid"),
     ],
 )
-def test_a_folder_that_datasets_cannot_read_is_refused_with_the_innermost_cause(tmp_path, content, said):
+def test_a_folder_that_datasets_cannot_read_is_refused_with_the_cause(tmp_path, content, said):
     (tmp_path / "train.jsonl").write_bytes(content)
     assert said in refusal(task(tmp_path))
 
