@@ -154,7 +154,7 @@ def load_split(
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, or its name; of an error while a data set is made, which says no more, of its cause."""
+    """The first line of an error, or its name; that of its cause where a data set could not be made."""
     from datasets.exceptions import DatasetGenerationError
 
     if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
