@@ -29,7 +29,7 @@ def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
 def test_recipes_before_the_first_option_lie_over_one_another():
     result = command("ema", "qwen2_5_0_5b", "--dry-run", "--rollout.actors", "3")
     assert result.code == 0, result.errors
-    assert "run runs/ema: 100 steps of 64 prompts" in result.output
+    assert "run runs/ema: 1 epoch of 64 prompts" in result.output
     assert "3 x rollout actor: 1 CPU, 1 GPU" in result.output
     assert result.errors == ""
 

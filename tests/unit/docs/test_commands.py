@@ -14,6 +14,8 @@ run in full, in tests/integration/test_documents.py.
 import re
 import shlex
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
@@ -71,12 +73,16 @@ def reader(tmp_path_factory):
         "backwards:load": "examples.backwards_task:load",
         "PATH_OR_HUB_NAME": "owner/name",
         "MODEL": str(run / "checkpoints/step-40"),
-        "FOLDER": str(home),
+        "data/train-*.parquet": str(home / "train-*.parquet"),
+        "data/test.parquet": str(home / "test.parquet"),
         "RUN_FOLDER": str(run),
     }
     for name in ("train.jsonl", "held_out.jsonl", "PATH_OR_HUB_NAME"):
         recipe = recipe.replace(f'"{name}"', f'"{names[name]}"')
     (home / "cats.toml").write_text(recipe)
+    table = pa.table({"question": ["1 + 1?"], "worked": ["Answer: 2"], "result": [2]})
+    for name in ("train-0", "train-1", "test"):
+        pq.write_table(table, home / f"{name}.parquet")
     return names
 
 
