@@ -207,7 +207,8 @@ def ineffective_settings(config: Config) -> tuple[str, ...]:
     """One sentence for every setting that is on but cannot change the gradient; empty when all of them act.
 
     It is the mistake that no loss curve shows: with a threshold above the divergence's bound, agreement whose weights
-    are all one, or a context that no term reads, the run looks as if a mechanism were part of it.
+    are all one, or a context that no term reads, the run looks as if a mechanism were part of it. What depends on the
+    number of steps is said once `run.epochs` are counted.
     """
     objective = config.objective
     mechanisms = (sentence for section in objective.mechanisms for sentence in section.ineffective(objective))
@@ -229,11 +230,11 @@ def _auxiliary_temperature(config: Config) -> Iterator[str]:
 
 
 def _ema(config: Config) -> Iterator[str]:
-    ema, steps = config.objective.ema, config.run.steps
-    if ema is not None and steps <= ema.every:
+    ema, run = config.objective.ema, config.run
+    if ema is not None and run.epochs is None and run.total_steps <= ema.every:
         yield (
             f"objective.ema has no effect: its first update comes after {ema.every} steps, and the run ends with "
-            f"step {steps}"
+            f"step {run.total_steps}"
         )
 
 

@@ -16,6 +16,7 @@ from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import core_plan, generation_cores
 from unisd_rl.config import Config
+from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
@@ -117,6 +118,10 @@ def counted(config: Config, problems: int, directory: RunDirectory, console: Con
         directory.write_config(steps)
         batch = config.learner.batch_size
         console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {batch} prompts")
+        said = ineffective_settings(config)
+        for sentence in ineffective_settings(steps):
+            if sentence not in said:
+                console.print(f"note: {sentence}")
     console.expect_steps(steps.run.total_steps)
     return steps
 

@@ -104,6 +104,17 @@ def test_the_counted_steps_are_what_a_resumed_run_and_a_replay_read(run, capsys)
     assert replay_request(run.path, False, {}).config.run.total_steps == 4
 
 
+def test_an_average_that_the_counted_steps_never_update_is_named(tmp_path, capsys):
+    """MBPP's 120 problems are 8 steps of 16, and the row updates its average after 10."""
+    folder = RunDirectory(tmp_path / "run")
+    for problems, named in ((120, True), (6508, False)):
+        config = load_recipe("ema", {"run": {"epochs": 1}, "learner": {"batch_size": 16}})
+        folder.create(config)
+        counted(config, problems, folder, Console())
+        folder.close()
+        assert ("note: objective.ema has no effect" in capsys.readouterr().out) == named
+
+
 def test_a_run_that_was_killed_before_it_counted_counts_when_resumed(run):
     run.close()
     assert resumed_config(run.path, {}).run.epochs == 2
