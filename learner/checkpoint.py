@@ -12,28 +12,27 @@ next.
 
 import itertools
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
+from peft import LoraConfig as PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from torch import Tensor, nn
 
 from learner.errors import CheckpointNotWritten
-from learner.lora import STUDENT, base_name, factors_of, merged
+from learner.lora import STUDENT, adapted_layers, base_name, merged, student_factors
 from learner.sharding import NamedTensors, gathered_parameters, iter_full_tensors, named_weights
 from learner.student import Student
 from learner.training_state import write_archive
-from unisd_rl.config.model import LoraConfig, ModelConfig
+from unisd_rl.config.model import LoraConfig
+from unisd_rl.models.load import WEIGHTS, write_companions
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
 from unisd_rl.storage.files import replace_directory
-from unisd_rl.transport.weights.adapter import factors, peft_config
+from unisd_rl.transport.weights.adapter import factors
 
 STATE = "training_state"
-_WEIGHTS, _ADAPTER, _ADAPTER_WEIGHTS = "model.safetensors", "adapter", "adapter_model.safetensors"
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter", "adapter_model.safetensors"
 
 
 def published_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
@@ -45,34 +44,33 @@ def published_weights(student: Student, lora: LoraConfig | None) -> Iterator[tup
 def full_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight under its Hugging Face name; under LoRA the adapter is merged into a float32 copy of each."""
     model = student.lm.model
-    return iter_full_tensors(named_weights(model)) if lora is None else _merged_model(student, lora)
+    return iter_full_tensors(named_weights(model)) if lora is None else _merged_weights(model)
 
 
-def _merged_model(student: Student, lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
-    adapter = factors(student.lm.model, STUDENT)
-    for name, weight in named_weights(student.lm.model):
-        plain = base_name(name)
+def _merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    layers = adapted_layers(model)
+    for name, weight in named_weights(model):
+        plain, layer = base_name(name), layers.get(name)
         if plain is None:
             continue
-        pair = factors_of(plain, adapter)
-        with gathered_parameters((weight, *pair)):
-            yield plain, merged(weight.detach(), pair[0], pair[1], lora) if pair else weight.detach()
+        with gathered_parameters((weight, *(student_factors(layer) if layer else ()))):
+            yield plain, merged(weight.detach(), layer) if layer else weight.detach()
 
 
 def save_checkpoint(
     weights: NamedTensors,
     adapter: NamedTensors,
     state: NamedTensors,
-    model_path: Path,
-    model: ModelConfig,
+    companions: Mapping[str, bytes],
+    adapter_config: PeftConfig | None,
     path: Path | None,
     run_state: RunState | None,
 ) -> None:
     """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
-    `model_path` is the model training started from: its configuration, generation configuration and tokenizer go
-    along. Tied weights are stored once. The full model is in this process's memory for a moment. Without `run_state`
-    training cannot resume from it.
+    `companions` are the files that go along: configuration, generation configuration, tokenizer. Tied weights are
+    stored once. The full model is in this process's memory for a moment. Without `run_state` training cannot resume
+    from it.
 
     Raises:
         CheckpointNotWritten: the disk did not take it; whatever was at `path` is still there.
@@ -85,11 +83,11 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_cpu_copies(weights), partial / _WEIGHTS, metadata={"format": "pt"})
-        _save_companions(model_path, model.dtype, partial)
+        save_file(_cpu_copies(weights), partial / WEIGHTS, metadata={"format": "pt"})
+        write_companions(companions, partial)
         adapter_weights = _cpu_copies(adapter)
-        if model.lora is not None:
-            peft_config(model.lora, str(model_path)).save_pretrained(str(partial / _ADAPTER))
+        if adapter_config is not None:
+            adapter_config.save_pretrained(str(partial / _ADAPTER))
             save_file(adapter_weights, partial / _ADAPTER / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
         if run_state is not None:
             write_archive(partial / STATE, state)
@@ -109,12 +107,3 @@ def _drain(*tensors: NamedTensors) -> None:
 
 def _cpu_copies(tensors: NamedTensors) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors}
-
-
-def _save_companions(model_path: Path, dtype: str, folder: Path) -> None:
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    config.dtype = getattr(torch, dtype)
-    config.save_pretrained(folder)
-    with suppress(OSError):  # models need not have one
-        GenerationConfig.from_pretrained(model_path).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model_path, trust_remote_code=False).save_pretrained(folder)

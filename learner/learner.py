@@ -47,6 +47,7 @@ from unisd_rl.metrics import (
     StepMetrics,
     WeightMetrics,
 )
+from unisd_rl.models.load import companions
 from unisd_rl.objective.divergence import NO_WEIGHTS
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import token_logprobs
@@ -55,6 +56,7 @@ from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.transport.weights.adapter import peft_config
 from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Tokens
 
 
@@ -84,8 +86,11 @@ class Learner:
     """Student, teacher and objective of one rank; needs an initialised process group."""
 
     def __init__(self, config: Config, model_path: Path, device: torch.device) -> None:
-        self._config, self._device, self._model_path = config, device, model_path
+        self._config, self._device = config, device
         self._settings, plan = config.objective_settings, scoring_plan(config)
+        self._companions = companions(model_path, config.model.dtype)  # now: a checkpoint must not find them unreadable
+        lora = config.model.lora
+        self._adapter_config = None if lora is None else peft_config(lora, str(model_path))
         lm = load_model(model_path, config.model.dtype).to(device)
         packed = choose_attention(lm.model, config.learner.packed, model_path)
         self._packing = PackingConfig(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
@@ -176,11 +181,10 @@ class Learner:
         Raises:
             CheckpointNotWritten: the disk did not take it.
         """
-        model = self._config.model
-        weights = full_weights(self.student, model.lora)
-        adapter = iter(()) if model.lora is None else self.weights()
+        lora, folder = self._config.model.lora, path if write else None
+        weights, adapter = full_weights(self.student, lora), iter(()) if lora is None else self.weights()
         state = training_state(self.student, self.teacher) if run_state else iter(())
-        save_checkpoint(weights, adapter, state, self._model_path, model, path if write else None, run_state)
+        save_checkpoint(weights, adapter, state, self._companions, self._adapter_config, folder, run_state)
 
     def load(self, path: Path, version: int) -> None:
         """Resume from what `save` left after step `version - 1`; the caller has verified its files.

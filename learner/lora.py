@@ -10,20 +10,18 @@ Both start equal, with B = 0: version 0 is the base itself. The base is never wr
 `merged` adds the product to a float32 copy.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unisd_rl.config.model import LoraConfig
-from unisd_rl.errors import UserError
-from unisd_rl.transport.weights.adapter import FILE_PREFIX, factors
+from unisd_rl.models.load import add_adapter
+from unisd_rl.transport.weights.adapter import factors
 
 STUDENT, TEACHER = "student", "teacher"
 _BASE_LAYER = ".base_layer"
@@ -33,12 +31,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     """Give `model` both adapters, in place; only the student's factors need a gradient from then on.
 
     Raises:
-        UserError: the model has no layer of the names in `model.lora.targets`, or one of them is the head.
+        UserError: the layers in `model.lora.targets` cannot have adapters (see `add_adapter`).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _inject(model, lora, STUDENT, lora.dropout)
-        _inject(model, lora, TEACHER, dropout=0.0)
+        add_adapter(model, lora, STUDENT, lora.dropout)
+        add_adapter(model, lora, TEACHER)
     student, teacher = factors(model, STUDENT), factors(model, TEACHER)
     with torch.no_grad():
         for name, parameter in teacher.items():
@@ -64,37 +62,26 @@ def base_name(name: str) -> str | None:
     return None if ".lora_" in name else name.replace(_BASE_LAYER, "")
 
 
-def factors_of(weight: str, adapter: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """A and B of the layer whose weight has this Hugging Face name; nothing if it has no adapter."""
-    layer = FILE_PREFIX + weight.removesuffix(".weight")
-    names = (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
-    return tuple(adapter[name] for name in names) if names[0] in adapter and weight.endswith(".weight") else ()
+def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    """The layers with adapters, by the name that the weight of their base has in the adapted model."""
+    return {
+        f"{name}{_BASE_LAYER}.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)
+    }
 
 
-def merged(weight: Tensor, factor_a: Tensor, factor_b: Tensor, lora: LoraConfig) -> Tensor:
-    """`W + alpha / r * B A`, formed in float32 and returned in the dtype of `weight`, which is not written."""
+def student_factors(layer: LoraLinear) -> tuple[nn.Parameter, nn.Parameter]:
+    """The student's A [rank, in] and B [out, rank] of a layer."""
+    return layer.lora_A[STUDENT].weight, layer.lora_B[STUDENT].weight
+
+
+def merged(weight: Tensor, layer: LoraLinear) -> Tensor:
+    """`W + alpha / r * B A` with the student's factors, formed in float32 and returned in the dtype of `weight`, which
+    is not written (peft's own merge writes it, and rounds the product to the type of the factors)."""
+    factor_a, factor_b = student_factors(layer)
     product = factor_b.detach().float() @ factor_a.detach().float()
-    return weight.float().add(product, alpha=lora.scaling).to(weight.dtype)
-
-
-def _inject(model: PreTrainedModel, lora: LoraConfig, adapter: str, dropout: float) -> None:
-    config = PeftConfig(
-        r=lora.rank, lora_alpha=lora.effective_alpha, lora_dropout=dropout, target_modules=list(lora.targets)
-    )
-    try:
-        with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
-            warnings.simplefilter("ignore", UserWarning)
-            inject_adapter_in_model(config, model, adapter_name=adapter)
-    except ValueError as error:
-        raise UserError(
-            f"model.lora.targets = {list(lora.targets)} cannot be adapted in {type(model).__name__}: {error}"
-        ) from None
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if isinstance(layer, BaseTunerLayer):
-            raise UserError(
-                f"model.lora.targets = {list(lora.targets)} names the embedding or the output head: both are shared by "
-                "student and teacher as they are; leave it out"
-            )
+    if layer.fan_in_fan_out:  # Conv1D, the linear layer of the GPT-2 family, stores its weight as [in, out]
+        product = product.T
+    return weight.float().add(product, alpha=layer.scaling[STUDENT]).to(weight.dtype)
 
 
 def _switch(model: nn.Module, adapter: str) -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from learner.batch import Inputs
 from unisd_rl.errors import UserError
+from unisd_rl.models.check import check_arrangement
 from unisd_rl.models.load import load_causal_lm
 from unisd_rl.objective.kernels.head import Head
 
@@ -57,23 +58,10 @@ def load_model(model_path: Path, dtype: str) -> CausalLM:
             than they lie in memory.
     """
     model = load_causal_lm(model_path, dtype)
-    check_names(model, model_path)
+    check_arrangement(model_path, model)
     lm = CausalLM(model)
     check_head(lm, model_path)
     return lm
-
-
-def check_names(model: PreTrainedModel, model_path: Path) -> None:
-    """Engines and checkpoints know the stored names only, and we publish and save what lies in memory.
-
-    Raises:
-        UserError: transformers rearranged the weights while loading, as it does for experts.
-    """
-    if vars(model).get("_weight_conversions"):
-        raise UserError(
-            f"model.path = {model_path}: {type(model).__name__} is stored in another arrangement than it computes with "
-            "(mixtures of experts are), and such models cannot be trained here; take a dense model"
-        )
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ from unisd_rl.driver.stop import StopRequest, stop_request
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
+from unisd_rl.models.check import check_model
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import Batch
@@ -62,6 +63,7 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
     """
     config = config.with_clock_stopped(datetime.now())
     task = load_task(config.task)
+    check_model(config)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config, resumed):
         return _connect_and_train(directory, task, config, resumed)

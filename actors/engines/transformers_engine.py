@@ -166,17 +166,17 @@ class TransformersRolloutEngine(RolloutEngine):
     def _load_model(self) -> "PreTrainedModel":
         import torch
 
-        from actors.engines.transformers_weights import add_adapter
-        from unisd_rl.models.load import load_causal_lm
+        from actors.engines.transformers_weights import ADAPTER
+        from unisd_rl.models.load import add_adapter, load_causal_lm
 
         if self._spec.cores:
             torch.set_num_threads(len(self._spec.cores))
         try:
             model = load_causal_lm(self._spec.model_path, self._spec.dtype)
+            if self._spec.adapter is not None:
+                add_adapter(model, self._spec.adapter, ADAPTER)
         except UserError as error:
             raise EngineDied(str(error)) from error
-        if self._spec.adapter is not None:
-            add_adapter(model, self._spec.adapter)
         return model.eval()
 
     def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:

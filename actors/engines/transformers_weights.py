@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from actors.engines.engine import EngineDied
-from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, UpdateRefused, label
 from unisd_rl.transport.weights.snapshot import unpack
 
@@ -14,22 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "student"
-
-
-def add_adapter(model: "PreTrainedModel", adapter: LoraConfig) -> None:
-    """Give the model a blank adapter (B = 0), in place; until the first snapshot it answers as its base.
-
-    Raises:
-        EngineDied: the model has no layer of the names in `model.lora.targets`.
-    """
-    from peft import inject_adapter_in_model
-
-    from unisd_rl.transport.weights.adapter import peft_config
-
-    try:
-        inject_adapter_in_model(peft_config(adapter, model.name_or_path), model, adapter_name=ADAPTER)
-    except ValueError as error:
-        raise EngineDied(f"model.lora.targets = {list(adapter.targets)} do not fit this model: {error}") from error
 
 
 @torch.no_grad()
@@ -56,12 +39,12 @@ def replace_model(model: "PreTrainedModel", manifest: SnapshotManifest, buckets:
     Raises:
         EngineDied: it holds other tensors than the model has; some may have been copied.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    left = {parameter.data_ptr(): name for name, parameter in parameters.items()}
+    weights = model.state_dict(keep_vars=True)  # with buffers that are stored, which parameters alone leave out
+    left = {id(weight): name for name, weight in weights.items()}
     for name, tensor in unpack(manifest.buckets, buckets):
-        if name not in parameters or parameters[name].shape != tensor.shape:
+        if name not in weights or weights[name].shape != tensor.shape:
             raise EngineDied(f"version {label(manifest.version)} holds {name}, which this model does not")
-        parameters[name].copy_(tensor)
-        left.pop(parameters[name].data_ptr(), None)
+        weights[name].copy_(tensor)
+        left.pop(id(weights[name]), None)
     if left:
-        raise EngineDied(f"version {label(manifest.version)} leaves out {len(left)} parameters: {min(left.values())}")
+        raise EngineDied(f"version {label(manifest.version)} leaves out {len(left)} weights: {min(left.values())}")

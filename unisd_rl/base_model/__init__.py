@@ -1,9 +1,11 @@
-"""The embedded base model: tiny, trained from scratch at first use, imperfect on purpose.
+"""The model a run starts from: the user's own, or the embedded one: tiny, trained from scratch at first use, imperfect
+on purpose.
 
-`model_folder` is all that others need. The model lies in the user's cache folder under the hash of
-its recipe, its corpus and its tokenizer; it appears there whole or not at all.
+`model_folder` is all that others need. The embedded model lies in the user's cache folder under the hash of its recipe,
+its corpus and its tokenizer; it appears there whole or not at all.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -22,10 +24,15 @@ __all__ = ["BaseModelRecipe", "ensure_base_model", "model_folder"]
 
 def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
     """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
-    every node that sees this folder sees the model."""
+    every node that sees this folder sees the model. Of a model that reads more than text the text decoder is written
+    there.
+
+    Raises:
+        UserError: transformers does not load the user's own.
+    """
     if config.model.path is not None:
         path = Path(config.model.path).expanduser()
-        return path.absolute() if path.is_dir() else Path(config.model.path)
+        return _text_model(path.absolute() if path.is_dir() else Path(config.model.path), directory, progress)
     with progress.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
     target = directory / "base_model"
@@ -34,6 +41,27 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(cached, partial)
         replace_directory(partial, target)
+    return target
+
+
+def _text_model(path: Path, directory: Path, progress: Progress) -> Path:
+    from transformers.utils.logging import disable_progress_bar
+
+    from unisd_rl.models.load import has_text_decoder, read_config, write_text_decoder
+
+    if not has_text_decoder(read_config(path)):
+        return path
+    disable_progress_bar()
+    target = directory / f"text_decoder-{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    if not target.exists():  # written once: a run that is resumed finds the model it began with
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            with progress.waiting(f"writing the text decoder of {path}"):
+                write_text_decoder(path, partial)
+            replace_directory(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -8,6 +8,7 @@ questions of the pool -> Similarity (BM25, or a sentence-embedding model) -> a s
 Equal scores, as of questions that share no word, come in a seeded order of their own for each problem.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from typing_extensions import override
 
 from unisd_rl.contexts.auxiliary import DonorOrder
 from unisd_rl.errors import UserError
+from unisd_rl.models.load import load_encoder
 from unisd_rl.seeds import derive_seed
 from unisd_rl.types import Example
 
@@ -68,23 +70,25 @@ class Bm25(Similarity):
 
 
 class Embeddings(Similarity):
-    """Similarity by meaning: the cosine of mean-pooled last hidden states of a transformers encoder."""
+    """Similarity by meaning: the cosine of pooled last hidden states of a transformers encoder, the mean over a text's
+    tokens or its first token, as its sentence-transformers folder says."""
 
     def __init__(self, questions: Sequence[str], model: str) -> None:
         """Embed the pool.
 
         Raises:
-            UserError: transformers does not load the model.
+            UserError: transformers does not load the model, or it does more to its states than pooling them.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         path = str(Path(model).expanduser()) if model.startswith("~") else model
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            self._model = AutoModel.from_pretrained(path, trust_remote_code=False).eval()
-        except (OSError, ValueError) as error:
+            self._model, self._reads_first = load_encoder(path), _pools_first_token(path)
+        except Exception as error:  # transformers raises almost anything about a damaged folder
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"contexts.auxiliary.model = {model!r} does not load ({str(error).splitlines()[0]}); give the folder "
+                f"contexts.auxiliary.model = {model!r} does not load ({reason}); give the folder "
                 "or the hub name of a sentence-embedding model, or leave it out for BM25"
             ) from None
         if self._tokenizer.pad_token is None:
@@ -111,6 +115,33 @@ class Embeddings(Similarity):
             with torch.inference_mode():
                 hidden_BTH = self._model(**batch).last_hidden_state.float()
             mask_BT1 = batch["attention_mask"][..., None]
-            mean_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
-            rows.append(normalize(mean_BH, dim=-1).numpy())
+            pooled_BH = (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+            if self._reads_first:
+                pooled_BH = hidden_BTH[torch.arange(len(hidden_BTH)), mask_BT1[..., 0].argmax(1)]  # not of the padding
+            rows.append(normalize(pooled_BH, dim=-1).numpy())
         return np.concatenate(rows)
+
+
+def _pools_first_token(path: str) -> bool:
+    """Whether a sentence-transformers folder takes a text's first token; False: the mean, which is for others too.
+
+    Raises:
+        ValueError: it pools otherwise, or computes more after that.
+    """
+    from transformers.utils import cached_file
+
+    contents = [
+        json.loads(Path(file).read_text(encoding="utf-8"))
+        for name in ("modules.json", "1_Pooling/config.json")
+        if (file := cached_file(path, name, _raise_exceptions_for_missing_entries=False)) is not None
+    ]
+    if len(contents) < 2:
+        return False
+    modules, pooling = contents
+    steps = {module["type"].rpartition(".")[2] for module in modules} - {"Transformer", "Pooling", "Normalize"}
+    modes = {name.removeprefix("pooling_mode_") for name, value in pooling.items() if value is True} - {
+        "include_prompt"
+    }
+    if steps or modes not in ({"mean_tokens"}, {"cls_token"}):
+        raise ValueError(f"it computes with {', '.join(sorted(steps or modes))}, and the mean or first token are known")
+    return modes == {"cls_token"}

@@ -18,6 +18,7 @@ from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
+from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, check_question_lengths, check_same_tokens
@@ -30,6 +31,8 @@ from unisd_rl.evaluation.results import (
     write_results,
 )
 from unisd_rl.evaluation.retention_process import retention_scorer
+from unisd_rl.models.check import check_lengths
+from unisd_rl.models.load import read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
@@ -57,6 +60,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
             notes = _check_tokenizers(request, folders, base, tasks)
         for note in notes:
             console.print(f"note: {note}")
+        _check_lengths(request, folders)
         store = spawn_store()
         results = [
             result
@@ -120,6 +124,14 @@ def _base_folder(request: EvaluationRequest, folders: Mapping[str, Path], consol
         return None if base is None else folders[base]
     model = request.config.model.model_copy(update={"path": None if base == BASE else base})
     return model_folder(request.config.model_copy(update={"model": model}), request.out, console)
+
+
+def _check_lengths(request: EvaluationRequest, folders: Mapping[str, Path]) -> None:
+    """Check that no answer depends on what shares its batch, where transformers reads batches."""
+    for target in request.targets:
+        config, folder = target.config, folders[target.model]
+        if isinstance(config.rollout.engine, TransformersEngine) or request.retention_base is not None:
+            check_lengths(folder, read_config(folder), config.rollout.longest_request)
 
 
 def _check_tokenizers(

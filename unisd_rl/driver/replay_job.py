@@ -24,6 +24,7 @@ from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepMetrics
+from unisd_rl.models.check import check_model
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest
 from unisd_rl.transport.rollouts.batch import split_for_ranks
@@ -112,6 +113,7 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
         RunFailed: the learner failed, or losses differ where `request.check`.
     """
     config = request.config
+    check_model(config)
     recording = Recording(request.run, config.learner.batch_size, config.run.total_steps)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config):

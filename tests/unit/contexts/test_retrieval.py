@@ -1,5 +1,8 @@
 """Neighbours: nearest first, without what gives the answer away."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.contexts.auxiliary import DonorContexts
 from unisd_rl.contexts.leakage import contains_answer
 from unisd_rl.contexts.retrieval import Bm25, Embeddings, nearest_first
+from unisd_rl.errors import UserError
 from unisd_rl.types import Example
 
 QUESTIONS = (
@@ -118,3 +122,40 @@ def test_embeddings_are_mean_pooled_over_real_tokens_and_compared_by_cosine(embe
     embeddings = Embeddings(QUESTIONS, embedding_model)
     np.testing.assert_allclose(embeddings.scores("How many?"), expected, atol=1e-4)
     np.testing.assert_allclose(embeddings.scores(QUESTIONS[2])[2], 1.0, atol=1e-5)
+
+
+def pooling_folder(embedding_model, path, pooling, *more):
+    """The model as a sentence-transformers folder that pools so and goes through more modules."""
+    shutil.copytree(embedding_model, path)
+    types = ["models.Transformer", "models.Pooling", *more, "models.Normalize"]
+    (path / "modules.json").write_text(json.dumps([{"type": f"sentence_transformers.{name}"} for name in types]))
+    (path / "1_Pooling").mkdir()
+    modes = {"word_embedding_dimension": 128, "include_prompt": True, "pooling_mode_mean_tokens": False}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(modes | {f"pooling_mode_{pooling}": True}))
+    return str(path)
+
+
+def test_a_model_that_pools_its_first_token_is_pooled_so(embedding_model, tmp_path):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(embedding_model), AutoModel.from_pretrained(embedding_model)
+
+    def alone(text):
+        with torch.inference_mode():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0].double()
+        return (hidden / hidden.norm()).numpy()
+
+    expected = [alone(question) @ alone("Fewer?") for question in QUESTIONS]
+    first = Embeddings(QUESTIONS, pooling_folder(embedding_model, tmp_path / "first", "cls_token"))
+    np.testing.assert_allclose(first.scores("Fewer?"), expected, atol=1e-4)
+    mean = Embeddings(QUESTIONS, pooling_folder(embedding_model, tmp_path / "mean", "mean_tokens"))
+    np.testing.assert_array_equal(mean.scores("Fewer?"), Embeddings(QUESTIONS, embedding_model).scores("Fewer?"))
+    assert np.abs(mean.scores("Fewer?") - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("pooling, more", [("max_tokens", ()), ("mean_tokens", ("models.Dense",))])
+def test_a_model_that_pools_otherwise_or_goes_on_after_pooling_is_refused(embedding_model, tmp_path, pooling, more):
+    folder = pooling_folder(embedding_model, tmp_path / "model", pooling, *more)
+    with pytest.raises(UserError, match=f"contexts.auxiliary.model = '{folder}' does not load .it computes with"):
+        Embeddings(QUESTIONS, folder)

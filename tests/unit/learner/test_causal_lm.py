@@ -19,8 +19,10 @@ from transformers import (
 
 from learner.attention import choose_attention
 from learner.batch import PackingConfig, RankBatch
-from learner.model import CausalLM, check_head, check_names, load_model
+from learner.model import CausalLM, check_head, load_model
+from tests.fakes.families import save_family
 from unisd_rl.errors import UserError
+from unisd_rl.models.check import check_arrangement
 from unisd_rl.objective.kernels.chunked import token_logprobs
 from unisd_rl.types import Rollout, Source
 
@@ -94,4 +96,11 @@ def test_a_model_stored_otherwise_than_it_computes_is_refused(tmp_path):
 
 
 def test_a_dense_model_is_stored_as_it_computes():
-    check_names(HEADS[0], Path("here"))
+    check_arrangement(Path("here"), HEADS[0])
+
+
+def test_a_model_stored_under_other_names_is_not_called_a_mixture_of_experts(tmp_path):
+    save_family("gemma3", tmp_path)
+    with pytest.raises(UserError, match="is stored under other names than it computes with") as refused:
+        load_model(tmp_path, "float32")
+    assert "experts" not in str(refused.value)

@@ -1,17 +1,28 @@
 """Learner, engine and retention compute the same function of one folder, because one function loads it."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma2Model,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from actors.engines.engine import EngineDied, EngineSpec
 from actors.engines.transformers_engine import TransformersRolloutEngine
 from learner.model import load_model
 from unisd_rl.errors import UserError
-from unisd_rl.models.load import load_causal_lm
+from unisd_rl.models.load import load_causal_lm, load_encoder
 from unisd_rl.types import Sampling
 
 SIZES = {
@@ -55,10 +66,11 @@ def capped(tmp_path):
     return tmp_path, torch.log_softmax(model(IDS[None]).logits[0], -1).detach()
 
 
-def test_one_function_of_the_product_loads_a_model():
+def test_one_file_of_the_product_loads_models():
     files = [file for top in ("unisd_rl", "actors", "learner") for file in (ROOT / top).rglob("*.py")]
-    loading = [file.relative_to(ROOT) for file in files if "AutoModelForCausalLM.from_pretrained(" in file.read_text()]
-    assert loading == [Path("unisd_rl/models/load.py")]
+    loads = re.compile(r"\b(AutoModel\w*|PreTrainedModel|\w+ForCausalLM)\.(from_pretrained|from_config)\(")
+    loading = {str(file.relative_to(ROOT)) for file in files if loads.search(file.read_text())}
+    assert loading == {"unisd_rl/models/load.py", "unisd_rl/models/check.py"}  # the latter without weights
 
 
 def test_a_soft_cap_in_attention_is_kept_by_learner_and_retention(capped):
@@ -80,6 +92,33 @@ def test_a_soft_cap_in_attention_is_kept_by_the_transformers_engine(capped):
 
     generation = asyncio.run(generate())
     assert generation.logprobs[0] == pytest.approx(float(expected_LV[-1, generation.tokens[0]]), abs=1e-5)
+
+
+def test_a_soft_cap_in_attention_is_kept_where_texts_are_embedded(capped):
+    path, _ = capped
+    expected = Gemma2Model.from_pretrained(path, attn_implementation="eager")(IDS[None]).last_hidden_state
+    assert torch.equal(load_encoder(str(path))(IDS[None]).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [
+        ("opt", {"hidden_size": 16, "ffn_dim": 16, "word_embed_proj_dim": 16, "layerdrop": 0.5, "dropout": 0.5}),
+        (
+            "gpt_neo",
+            {"hidden_size": 16, "resid_dropout": 0.5, "embed_dropout": 0.5, "attention_types": [[["local"], 1]]},
+        ),
+    ],
+)
+def test_a_model_has_no_dropout_whatever_its_configuration_calls_it(tmp_path, name, config):
+    sizes = {"vocab_size": 32, "num_hidden_layers": 1, "num_layers": 1, "num_attention_heads": 2, "num_heads": 2}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    torch.manual_seed(5)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **tokens, **config)).save_pretrained(tmp_path)
+    model = load_causal_lm(tmp_path, "float32")
+    with torch.no_grad():
+        expected, training = model.eval()(IDS[None]).logits, [model.train()(IDS[None]).logits for _ in range(4)]
+    assert all(torch.equal(logits, expected) for logits in training)
 
 
 def test_a_model_without_a_cap_has_fused_attention_and_no_dropout(tmp_path):
