@@ -24,8 +24,7 @@ from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import calls_in
 from unisd_rl.tasks.multiple_choice import options_of, right_letter
-from unisd_rl.tasks.program_mutations import mutated_programs
-from unisd_rl.tasks.programs import functions_of, last_program_span
+from unisd_rl.tasks.programs import functions_of, mutated_demonstrations
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
@@ -176,12 +175,6 @@ def mistake_request(example: Example, number: int, seed: int) -> str:
 
 
 def mutation_candidates(example: Example, seed: int) -> Iterator[str]:
-    """The demonstration with one mutation in the last of its programs; the four kinds in turn, in a seeded order.
-
-    Some mutations change nothing that a test sees: grade them. A demonstration without a Python program gives none.
-    """
-    demonstration = example.demonstration
-    start, end = last_program_span(demonstration)
+    """The demonstration with one mutation in the last of its programs; the four kinds in turn, in a seeded order."""
     # "bugs" is part of the seed: another word would draw other mutations.
-    for mutated in mutated_programs(demonstration[start:end], derive_seed(seed, "bugs", example.id)):
-        yield demonstration[:start] + mutated + demonstration[end:]
+    return mutated_demonstrations(example.demonstration, derive_seed(seed, "bugs", example.id))

@@ -1,8 +1,8 @@
 """Tasks whose answer is a program: how it is found in a completion, and how the sandbox judges it.
 
-The program of a completion is the last fenced block that defines a function the tests call; without one, the last
-block marked as Python; else the last block; else the whole text. A fence that is never closed, as in a completion
-that was cut, reaches to the end.
+The program of a completion is the last fenced block (`code_blocks.py`) that defines a function the tests call; without
+one, the whole text if it is Python that defines one (fences may stand in its docstrings); else the last block marked as
+Python; else the last block; else the whole text.
 """
 
 import ast
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.code_blocks import code_blocks, with_code
 from unisd_rl.tasks.program_mutations import mutated_programs, parsed, syntax_tree
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
@@ -21,10 +22,6 @@ from unisd_rl.types import Example, Message
 _FORM = (
     "Write the whole solution in Python, with the imports it needs (standard library only), as one block that starts "
     "with ```python and ends with ```. Give the functions the names that are asked for."
-)
-_FENCE = re.compile(
-    r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
-    re.M | re.S,
 )
 _PYTHON = ("python", "python3", "py")
 
@@ -94,29 +91,36 @@ def trial(completion: str, example: Example) -> Trial:
 
 def program_in(completion: str, names: Sequence[str]) -> str:
     """The program in a completion (the rule stands at the top of this module)."""
-    blocks = list(_FENCE.finditer(completion))
-    if not blocks:
+    blocks = code_blocks(completion)
+    wanted = [block for block in blocks if _defines_any(block.code, names)]
+    if not blocks or (not wanted and _defines_any(completion, names) and syntax_tree(completion) is not None):
         return completion
-    wanted = [block for block in blocks if any(_defines(block["code"], name) for name in names)]
-    marked = [block for block in blocks if block["language"].lower() in _PYTHON]
-    return str((wanted or marked or blocks)[-1]["code"])
+    marked = [block for block in blocks if block.language in _PYTHON]
+    return (wanted or marked or blocks)[-1].code
 
 
-def last_program_span(text: str) -> tuple[int, int]:
-    """Where the last fenced block of a text stands, from (included) to (excluded); without one, the whole text."""
-    blocks = list(_FENCE.finditer(text))
-    return blocks[-1].span("code") if blocks else (0, len(text))
+def mutated_demonstrations(demonstration: str, seed: int) -> Iterator[str]:
+    """A demonstration with one mutation in the last of its programs, in a seeded order; none without a Python program.
+
+    Some mutations change nothing that a test sees: grade them.
+    """
+    blocks = code_blocks(demonstration)
+    if not blocks or syntax_tree(demonstration) is not None:
+        yield from mutated_programs(demonstration, seed)
+        return
+    for mutated in mutated_programs(blocks[-1].code, seed):
+        yield with_code(demonstration, blocks[-1], mutated)
 
 
 @lru_cache(maxsize=1 << 14)
 def functions_of(text: str) -> Mapping[str, str]:
-    """The functions and classes that a text's fenced blocks, or else the whole text, define at their top level.
+    """The functions and classes that a text's fenced blocks, or the whole text, define at their top level.
 
     By name, each with its body as a syntax tree without layout. Blocks that are no Python define none.
     """
     return {
         statement.name: "\n".join(ast.dump(line) for line in statement.body)
-        for program in [block["code"] for block in _FENCE.finditer(text)] or [text]
+        for program in (*(block.code for block in code_blocks(text)), text)
         if (tree := syntax_tree(program)) is not None
         for statement in tree.body
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
@@ -152,6 +156,10 @@ def _defines(program: str, name: str) -> bool:
     """Whether a line of a program starts the definition of a name; the program need not be Python."""
     pattern = rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*="
     return re.search(pattern, program, re.M) is not None
+
+
+def _defines_any(program: str, names: Sequence[str]) -> bool:
+    return any(_defines(program, name) for name in names)
 
 
 def _completed(program: str, tests: Reference) -> str:

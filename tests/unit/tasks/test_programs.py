@@ -1,16 +1,26 @@
 """Programs in completions: where they are found, how they are completed, and how bugs are planted."""
 
 import ast
+from textwrap import indent
 
 import pytest
 
 from unisd_rl.tasks.program_mutations import mutated_programs
-from unisd_rl.tasks.programs import ProgrammingTask, Reference, fenced, program_in, trial
+from unisd_rl.tasks.programs import (
+    ProgrammingTask,
+    Reference,
+    fenced,
+    functions_of,
+    mutated_demonstrations,
+    program_in,
+    trial,
+)
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example
 
 CODE = "def f(x):\n    return x\n"
 USE = "print(f(1))\n"
+DOCUMENTED = 'def f(x):\n    """Give it back.\n\n    ```\n    f(1)\n    ```\n    """\n    return x\n'
 
 COMPLETIONS = [
     (f"```python\n{CODE}```", CODE),
@@ -31,8 +41,16 @@ COMPLETIONS = [
     ("    return x\n", "    return x\n"),
     ("f is `x`", "f is `x`"),
     ("", ""),
-    ("```", "```"),
+    ("```", ""),
     ("```python\n```", ""),
+    (f"1. Write it:\n   ```python\n{indent(CODE, '   ')}   ```\n2. Use it:\n   ```python\n   {USE}   ```", CODE),
+    (f"- ```python\n{indent(CODE, '  ')}  ```", CODE),
+    (f"> ```python\n{indent(CODE, '> ')}> ```", CODE),
+    (f"```python\n{DOCUMENTED}```\nDone.", DOCUMENTED),
+    (f"   ```python\n{indent(DOCUMENTED, '   ')}   ```", DOCUMENTED),
+    (DOCUMENTED, DOCUMENTED),
+    (DOCUMENTED.replace("    ", "  "), DOCUMENTED.replace("    ", "  ")),  # fences two columns in, in a docstring
+    (f"```python\n{CODE}```python\n{USE}```", f"{CODE}```python\n{USE}"),  # closed once: no Python, so graded wrong
     ('{"code": "def f(x): return x"}', '{"code": "def f(x): return x"}'),  # no JSON is asked for
 ]
 
@@ -66,6 +84,43 @@ EXAMPLE = Example("e", STUB, fenced(STUB + "    return x * x\n"), TESTS.to_json(
 )
 def test_a_stub_is_completed_by_a_function_or_by_its_body(completion, right):
     assert ProgrammingTask([], []).grade(completion, EXAMPLE) is right
+
+
+SQUARE = 'def f(x):\n    """Square.\n\n    ```\n    f(2)\n    ```\n    """\n    return x * x\n'
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"1. Write it:\n\n   ```python\n{indent(SQUARE, '   ')}   ```\n\n2. Call it.",
+        f"- a\n    - b\n\n      ```python\n{indent(SQUARE, '      ')}      ```",
+        f"```python\n{SQUARE}```",
+        "1. Only the body:\n   ```python\n       return x * x\n   ```",
+        f"```python\n{SQUARE}",
+        SQUARE,
+    ],
+)
+def test_a_right_program_is_right_wherever_markdown_lets_it_stand_and_a_wrong_one_wrong(completion):
+    task = ProgrammingTask([], [])
+    assert task.grade(completion, EXAMPLE)
+    assert not task.grade(completion.replace("x * x", "x + x"), EXAMPLE)
+
+
+def test_a_bug_is_planted_in_the_program_of_an_item_and_the_text_around_it_stays():
+    before, after = "1. Write it:\n   ```python\n", "   ```\n2. Done, ```x```."
+    bugs = list(mutated_demonstrations(f"{before}{indent(CODE, '   ')}{after}", 0))
+    assert bugs
+    for bug in bugs:
+        assert (bug[: len(before)], bug[-len(after) :]) == (before, after)
+        assert ast.parse(program_in(bug, ["f"])).body
+        assert program_in(bug, ["f"]) != CODE
+    planted = [program_in(bug, ["f"]) for bug in mutated_demonstrations(fenced(DOCUMENTED), 0)]
+    assert planted == list(mutated_programs(DOCUMENTED, 0)) == list(mutated_demonstrations(DOCUMENTED, 0))
+
+
+def test_the_functions_of_a_text_are_those_of_its_blocks_wherever_they_stand():
+    assert set(functions_of(f"1. a\n   ```python\n{indent(DOCUMENTED, '   ')}   ```")) == {"f"}
+    assert functions_of(DOCUMENTED) == functions_of(fenced(DOCUMENTED)) != {}
 
 
 def test_many_are_graded_in_their_order():
