@@ -2,7 +2,8 @@
 
 A completion makes calls in one of two forms, and its last statement counts. JSON: the last value in the text that is
 a call, {"name": ..., "arguments": {...}}, or a list of calls. ReAct, the form ToolAlpaca was written in: lines
-"Action: NAME" each followed by "Action Input: {...}", all of them in order. Whatever is malformed makes no call: a
+"Action: NAME" each followed by "Action Input: {...}", all of them in order; they may be items of a list, and names and
+inputs bold or code, in a fence too. Whatever is malformed makes no call: a
 key that stands twice in an object, NaN, a missing input, another key beside name and arguments.
 """
 
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = Any
-_ACTION = re.compile(r"^[ \t]*\**Action:\**[ \t]*(?P<name>[^\n]*?)[ \t]*$", re.MULTILINE)
-_INPUT = re.compile(r"\s*\**Action[ _]Input:\**\s*")
+_MARKER = r"(?:(?:[-+*>]|\d{1,9}[.)])[ \t]+)?"
+_ACTION = re.compile(rf"^[ \t]*{_MARKER}\**Action:(?P<name>[^\n]*)$", re.MULTILINE)
+_INPUT = re.compile(rf"\s*{_MARKER}\**Action[ _]Input:\**\s*(?:`+(?:json\b)?\s*)?")
 _OPENING = re.compile(r"[\[{]")
 _NAME_TO_ARGUMENTS = 40  # characters between them at most: `", "arguments": `, `\nAction Input: `
 
@@ -118,9 +120,10 @@ def _react_calls(completion: str) -> list[Call] | None:
         if given is None:
             return None
         arguments, _ = _DECODER.raw_decode(completion, given.end())
-        if not isinstance(arguments, dict) or not action["name"]:
+        name = action["name"].strip("*` \t\r")
+        if not isinstance(arguments, dict) or not name:
             return None
-        calls.append(Call(action["name"], arguments))
+        calls.append(Call(name, arguments))
     return calls
 
 

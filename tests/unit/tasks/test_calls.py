@@ -13,6 +13,7 @@ from unisd_rl.types import Example
 WANTED = [Call("find", {"name": "Ada", "limit": 3, "deep": {"tags": ["x", None], "on": True}})]
 GOLD = '{"name": "find", "arguments": {"name": "Ada", "limit": 3, "deep": {"tags": ["x", null], "on": true}}}'
 REACT = 'Action: find\nAction Input: {"name": "Ada", "limit": 3, "deep": {"tags": ["x", null], "on": true}}'
+INPUT = REACT.partition("Input: ")[2]
 EXAMPLE = Example("e", "?", GOLD, to_json(WANTED))
 TASK = ToolCalling([], [], to_json)
 
@@ -35,6 +36,20 @@ COMPLETIONS = [
     (f"**Action:** find\n**Action Input:** {REACT.partition('Input: ')[2]}", True),
     (REACT.replace("Action Input", "Action_Input"), True),
     (REACT.replace("find", "find  "), True),
+    # Markdown as models write it
+    (REACT.replace("find", "`find`"), True),
+    (f"**Action: find**\n**Action Input:** `{INPUT}`", True),
+    (f"**Action:** `find`\n**Action Input:**\n```json\n{INPUT}\n```", True),
+    (f"```\n{REACT}\n```", True),
+    (f"- Action: find\n- Action Input: {INPUT}", True),
+    (f"1. **Action:** find\n   **Action Input:** {INPUT}", True),
+    (f"> Action: find\n> Action Input: {INPUT}", True),
+    (REACT.replace("find", "`fin`d"), False),
+    (REACT.replace("find", "find()"), False),
+    (REACT.replace("find", "find or lose"), False),
+    (f"Action: find\nAction Input: ```python\n{INPUT}\n```", False),
+    (f"Action: find\nAction Input: the input is {INPUT}", False),
+    (f"Action: ``\nAction Input: {INPUT}", False),
     # extra, missing or other arguments, and other types
     (GOLD.replace('"limit": 3', '"limit": 3, "offset": 0'), False),
     (GOLD.replace('"limit": 3, ', ""), False),
