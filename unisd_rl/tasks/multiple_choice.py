@@ -1,9 +1,10 @@
 """Multiple choice: how a question is put, and which letter a completion states.
 
 What counts is the last statement: what follows the last "Answer:" or "answer is", or else a last line that is a
-letter and nothing more. A statement is a letter of the options that stands alone, whatever its case, brackets,
-markdown or full width; or an option's text word for word. None is stated by "Answer: Because", by "Answer: A dog"
-(an article, unless option A reads so), by a letter that no option has, or by two letters ("A or B").
+letter and nothing more. A statement is a letter of the options that stands alone, whatever its case, brackets, Markdown,
+LaTeX or full width; or an option's text word for word. None is stated by "Answer: Because", by "Answer: A dog" (an
+article, unless an option reads so), by a letter that no option has, by two letters ("A or B"), or by a letter in a
+formula ("B = 3", "B^2").
 """
 
 import random
@@ -26,18 +27,33 @@ _FORM = (
     "where X is the letter of the right option. Write nothing after that line."
 )
 
-_MARKUP = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b|[*_`$~#>]")
+_COMMAND = r"\\(?:boxed|[fhm]box|text\w*|math\w*|bf|rm|bm|boldsymbol|operatorname|displaystyle|left|right)\b"
+_MARKUP = re.compile(rf"{_COMMAND}|\\{{1,2}}(?:[()\[\]{{}}]|(?=[%&]))|\\?[*_`$~#]|^[ \t]*>[> \t]*", re.MULTILINE)
+_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad\b)")
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # typographic ones
-_LABEL = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
-_BEFORE, _AFTER = r"[\[({<\"']*", r"[\])}>\"'.:,;!]*"
+_LABEL = re.compile(r"\banswer\b[\]})]*(?:\s+is\b\s*:?|\s*[:=])", re.IGNORECASE)
+_OPENERS = "[({<\"'"
+_CLOSERS = "])}>\"'.:,;!"
 _OPTION_LINE = re.compile(r"^\(?([A-Z])[.):]\)?[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
 LABELLED = re.compile(r"\(?([A-Z])(?:[.):].*)?", re.DOTALL)
 """An answer that is an option's letter, with or without the option's text."""
-_LETTER = re.compile(rf"(?:(?:option|choice|letter)\s+)?(?P<open>{_BEFORE})(?P<letter>[A-Z])(?!\w|'\w)", re.IGNORECASE)
-_ALONE = re.compile(rf"{_BEFORE}([A-Z]){_AFTER}", re.IGNORECASE)
+MENTIONED = re.compile(
+    rf"(?P<before>\b(?:answer|option|choice|letter)\b(?:\s+is\b)?(?:[\s:=\[({{*\"'$`]|\\{{1,2}}[(\[]|{_COMMAND})*)"
+    r"(?P<letter>[A-Z])(?!\w)",
+    re.IGNORECASE,
+)
+"""A letter that a text calls the answer, an option or a choice, anywhere in it."""
+_LETTER = re.compile(
+    rf"(?:(?:option|choice|letter)[\s{re.escape(_OPENERS)}]+)?(?P<letter>[A-Z])(?!\w|'\w)", re.IGNORECASE
+)
+_ALONE = re.compile(rf"[\s{re.escape(_OPENERS)}]*([A-Z])[\s{re.escape(_CLOSERS)}]*", re.IGNORECASE)
 _REASON = re.compile(r"\s+(?:because|since|as|is)\b", re.IGNORECASE)
+_FORMULA = re.compile(r"\s*(?:[=^]|\+\s*\w|/\s*\d|\\[a-z])|\s+[<>]=?\s", re.IGNORECASE)
 _SECOND = re.compile(
-    rf"[\])}}>\"'.]*\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?{_BEFORE}(?P<letter>[A-Z])(?!\w|'\w)"
+    rf"[{re.escape(_CLOSERS)}]*\s*(?:"
+    rf"(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?[{re.escape(_OPENERS)}]*(?P<listed>[A-Z])(?!\w|'\w)"  # A, B; A or B
+    rf"|[{re.escape(_OPENERS)}]+(?P<bracketed>[A-Z])[\])}}>]"  # (A)(B)
+    r"|(?<=\s)(?P<bare>[A-Z])(?!\w|'\w|\s+[a-z]))"  # A B, but not "B A dog barks"
 )
 
 
@@ -135,40 +151,59 @@ class MultipleChoice:
 
 def stated_letter(completion: str, options: Mapping[str, str]) -> str | None:
     """The letter of `options` that a completion states last; None where it states none."""
-    text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion).translate(_QUOTES)).strip()
+    text = _plain(completion).strip()
     labels = list(_LABEL.finditer(text))
     if labels:
-        return _statement(text[labels[-1].end() :].strip(), options)
-    alone = _ALONE.fullmatch(text.splitlines()[-1].strip()) if text else None
+        return _statement(text[labels[-1].end() :], options)
+    alone = _ALONE.fullmatch(text.splitlines()[-1]) if text else None
     return _known(alone[1], options) if alone else None
 
 
+def _plain(text: str) -> str:
+    """A text without the markup of Markdown and LaTeX; the braces that commands leave behind stay."""
+    normal = unicodedata.normalize("NFKC", text).translate(_QUOTES)
+    return _MARKUP.sub("", _SPACE.sub(" ", normal))
+
+
 def _statement(text: str, options: Mapping[str, str]) -> str | None:
-    line = text.split("\n", 1)[0].strip()
+    """The option that is stated where `text` begins, what is behind the label."""
+    line = text.lstrip(f" \t\r\n{_OPENERS}{_CLOSERS}").split("\n", 1)[0]
+    if (named := _option_that_reads(line, options)) is not None:
+        return named
     match = _LETTER.match(line)
-    if match is None:
-        plain = _folded(line)
-        return next((letter for letter, option in options.items() if plain and _folded(option) == plain), None)
-    letter, tail = _known(match["letter"], options), line[match.end() :]
-    if letter is None or _is_word(match, tail, options[letter]) or _names_another(tail, letter, options):
+    letter, tail = (_known(match["letter"], options), line[match.end() :]) if match else (None, "")
+    if letter is None or _is_word(letter, tail, options[letter]) or _goes_on(letter, tail, options):
         return None
     return letter
 
 
-def _is_word(match: re.Match[str], tail: str, option: str) -> bool:
+def _option_that_reads(line: str, options: Mapping[str, str]) -> str | None:
+    """The option whose text is the whole line; None where two different ones read so, or where it is a lone letter."""
+    read = _folded(line)
+    if not read or read.upper() in options:
+        return None
+    letters = [letter for letter, option in options.items() if _folded(option) == read]
+    return letters[0] if len({options[letter] for letter in letters}) == 1 else None
+
+
+def _is_word(letter: str, tail: str, option: str) -> bool:
     """Whether "a" or "I" is the article or the pronoun: a word follows that is neither a reason nor the option."""
-    bare = match["letter"] in "AaIi" and not match["open"] and re.match(r"\s+\w", tail) is not None
+    bare = letter in "AI" and re.match(r"\s+\w", tail) is not None
     return bare and not _REASON.match(tail) and not _folded(tail).startswith(_folded(option))
 
 
-def _names_another(tail: str, letter: str, options: Mapping[str, str]) -> bool:
-    second = _SECOND.match(tail)
-    return second is not None and second["letter"] in options and second["letter"] != letter
+def _goes_on(letter: str, tail: str, options: Mapping[str, str]) -> bool:
+    """Whether the letter is the first of several, or part of a formula ("B = 3", unless option B reads "3")."""
+    if second := _SECOND.match(tail):
+        other = second["listed"] or second["bracketed"] or second["bare"]
+        return other in options and other != letter
+    return _FORMULA.match(tail) is not None and _folded(tail.lstrip(" =")) != _folded(options[letter])
 
 
 def _known(letter: str, options: Mapping[str, str]) -> str | None:
     return letter.upper() if letter.upper() in options else None
 
 
+@lru_cache(maxsize=1 << 14)
 def _folded(text: str) -> str:
-    return normalized(text).strip(" .,;:!\"'()[]")
+    return normalized(_plain(text).replace("{", "").replace("}", "")).strip(" .,;:!\"'()[]<>")

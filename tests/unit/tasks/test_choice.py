@@ -1,5 +1,7 @@
 """Multiple choice: what a completion states, and how a question is put."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +54,77 @@ STATEMENTS = [
     ("\uff22", "B"),  # full width
     ("Answer\uff1a \uff22", "B"),
     ("Answer: \u24b7", "B"),  # circled
+    # in LaTeX, and with the brackets it needs
+    (r"Answer: \(B\)", "B"),
+    (r"Answer: \[B\]", "B"),
+    ("Answer:\n\\[\n\\boxed{B}\n\\]", "B"),
+    (r"Answer: \\(B\\)", "B"),  # as it stands in JSON
+    (r"Answer: $B$", "B"),
+    ("Answer:\n$$\nB\n$$", "B"),
+    (r"Answer: \( \textbf{(B)} \).", "B"),
+    (r"Answer: $\boxed{\text{B}}$", "B"),
+    (r"Answer: \boxed{\mathrm{\textbf{(B)}}}", "B"),
+    (r"Answer: \boxed{\text{Option B}}", "B"),
+    (r"Answer: \boxed{\text{B. because of rain}}", "B"),
+    (r"Answer: \boxed{B}\ \text{because of rain}", "B"),
+    (r"Answer: \left( B \right)", "B"),
+    (r"\textbf{Answer:} \(B\)", "B"),
+    (r"\textbf{Answer}: B", "B"),
+    (r"The answer is \(\boxed{B}\).", "B"),
+    ("Thinking.\n\\(B\\)", "B"),
+    ("Thinking.\n\\[\n\\boxed{B}\n\\]", "B"),
+    ("Answer: (option B)", "B"),
+    ("Answer: B</answer>", "B"),
+    ("> Answer: B", "B"),
+    ("| Answer: B |", "B"),
+    # an option's text
+    ("Answer: $42$", "D"),
+    (r"Answer: \(42\)", "D"),
+    (r"Answer: \boxed{42}", "D"),
+    (r"Answer: \[ \boxed{\text{future tense}} \]", "C"),
+    (r"Answer: $\text{future}\ \text{tense}$", "C"),
+    (r"Answer: \boxed{\text{because of \textbf{rain}}}.", "B"),
+    (r"Answer: \boxed{a dog}", "A"),
+    ("Answer: a dog", "A"),
+    ("Answer: {A} dog", "A"),
+    ("Answer: D = 42", "D"),
     # stated wrong, or not at all
+    (r"Answer: \(A\) or \(B\)", None),
+    (r"Answer: \(A, B\)", None),
+    (r"Answer: \(A\)\(B\)", None),
+    (r"Answer: \(B\) \(C\)", None),
+    (r"Answer: \boxed{A}\boxed{B}", None),
+    (r"Answer: \boxed{B} and \boxed{C}", None),
+    (r"Answer: \boxed{\text{B or C}}", None),
+    ("Answer: (B)(C)", None),
+    ("Answer: B C", None),
+    (r"Answer: \boxed{}", None),
+    (r"Answer: \(\)", None),
+    (r"Answer: \boxed{E}", None),
+    (r"Answer: \boxed{BC}", None),
+    (r"Answer: \boxed{\text{Because}}", None),
+    (r"Answer: \boxed{A dog barks}", None),
+    (r"Answer: \boxed{a cat}", None),
+    (r"Answer: \boxed{\text{not B}}", None),
+    (r"Answer: \(\neg B\)", None),
+    (r"Answer: \(\overline{B}\)", None),
+    (r"Answer: \(B = 3\)", None),
+    (r"Answer: \(B^c\)", None),
+    (r"Answer: \(B_1\)", None),
+    (r"Answer: \(B + 1\)", None),
+    (r"Answer: \(B / 2\)", None),
+    (r"Answer: \(B \cup C\)", None),
+    (r"Answer: \(B < 42\)", None),
+    (r"Answer: \(x = B\)", None),
+    (r"Answer: \(4.2\)", None),
+    (r"Answer: \frac{42}{1}", None),
+    (r"Answer: -42", None),
+    (r"Answer: 42\%", None),
+    (r"Answer: future", None),
+    (r"Answer: \boxed{future tense or so}", None),
+    (r"So \boxed{B}", None),  # no label, and not alone on its line
+    (r"Answer: " + r"\boxed{" * 10_000, None),
+    (r"Answer: " + r"\(" * 10_000 + "B" + r"\)" * 10_000, "B"),
     ("Answer: Because", None),
     ("Answer: Because it rained", None),
     ("Answer: A dog barks", None),  # the article: option A reads "a dog", this does not
@@ -95,6 +167,42 @@ STATEMENTS = [
 @pytest.mark.parametrize(("completion", "letter"), STATEMENTS)
 def test_the_last_statement_counts_and_nothing_that_only_looks_like_one(completion, letter):
     assert stated_letter(completion, OPTIONS) == letter
+
+
+OTHERS = {"A": "5", "B": "$5", "C": "a cat", "D": "A and C", "E": "50%", "F": "A", "G": r"\frac{1}{2}", "H": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("completion", "letter"),
+    [
+        ("Answer: 5", None),  # A and B differ in a sign that also is markup: neither is guessed
+        ("Answer: $5$", None),
+        (r"Answer: \boxed{\text{a cat}}", "C"),
+        ("Answer: A cat.", "C"),
+        ("Answer: cat", "H"),
+        ("Answer: A and C", "D"),
+        ("Answer: A and B", None),
+        (r"Answer: \(50\%\)", "E"),
+        ("Answer: 50", None),
+        ("Answer: A", "A"),  # a letter is a letter, although option F reads so
+        ("Answer: F", "F"),
+        (r"Answer: \(\frac{1}{2}\)", "G"),
+        (r"Answer: $\boxed{\frac{1}{2}}$", "G"),
+        (r"Answer: \(\frac{2}{1}\)", None),
+    ],
+)
+def test_an_options_text_is_read_whatever_markup_it_has_itself_and_only_word_for_word(completion, letter):
+    assert stated_letter(completion, OTHERS) == letter
+
+
+HOSTILE = ["\\", "answer ", "Answer: B ", " ", ">", "Answer: {", "Answer:" + " " * 10**6 + "x", "Answer: B" + "}" * 10**6 + "x"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=lambda piece: repr(piece[:10]))
+def test_a_million_characters_are_read_in_time(piece):
+    started = time.process_time()
+    assert stated_letter(piece * (10**6 // len(piece) or 1), OPTIONS) in (None, "B")
+    assert time.process_time() - started < 10.0  # none takes one second; a square would be days
 
 
 @given(st.text())
