@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 
-from unisd_rl.tasks.multiple_choice import LABELLED, right_option
+from unisd_rl.tasks.multiple_choice import LABELLED, MENTIONED, right_option
 from unisd_rl.tasks.task import LeakAware, Task, normalized
 from unisd_rl.types import Example
 
@@ -81,5 +81,4 @@ def _phrase(answer: str) -> re.Pattern[str]:
 
 
 def _states_letter(text: str, letter: str) -> bool:
-    stated = rf"\b(?:answer|option|choice|letter)\b(?:\s+is\b)?[\s:=(\[*\"']*{letter}(?!\w)"
-    return re.search(stated, text, re.IGNORECASE) is not None
+    return any(match["letter"].upper() == letter.upper() for match in MENTIONED.finditer(text))

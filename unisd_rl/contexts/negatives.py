@@ -7,8 +7,8 @@ for attempt in 0, 1, ...:   problems without one --Candidates.propose--> texts -
 
 Attempt by attempt for many problems at a time, so that a model, or a grader that runs programs, gets many at once.
 
-Two of the five ways are here: the model's own mistakes, and mutations of a right program. The others are the task's
-own `wrong_demonstrations`, `corruption.py` and `perturbation.py`.
+Three of the five ways are here: the model's own mistakes, mutations of a right program, and lexical perturbations. The
+others are the task's own `wrong_demonstrations` and `unisd_rl/tasks/corruption.py`.
 """
 
 import random
@@ -23,11 +23,15 @@ from typing_extensions import override
 from unisd_rl.contexts.templates import Chat, with_reference
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import calls_in
-from unisd_rl.tasks.multiple_choice import options_of, right_letter
+from unisd_rl.tasks.multiple_choice import options_of, right_letter, stated_letter_changed
+from unisd_rl.tasks.perturbation import changeable_places, changed_at, rationale_of
 from unisd_rl.tasks.programs import functions_of, mutated_demonstrations
+from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer\b\s*(?:is\b|[:=])", re.IGNORECASE)
+_SHORTEST_RATIONALE = 12  # characters; what is shorter may stand in any text
+_PERTURBED = 64  # candidates at most
 
 GradeMany = Callable[[Sequence[tuple[str, Example]]], Sequence[bool]]
 """Whether each text states the right answer of its problem; in any order and in parallel, as the grader likes."""
@@ -94,11 +98,12 @@ def verified_negatives(
 
 
 def plausible(text: str, example: Example) -> bool:
-    """Whether a text could pass for a solution: it differs from the gold one and gives an answer of its kind.
+    """Whether a text could pass for a wrong solution: it differs from the gold one and gives an answer of its kind.
 
-    A text without any answer is graded wrong too, but says nothing that a student should be pushed from.
+    A text without any answer is graded wrong too, but says nothing that a student should be pushed from; the gold
+    rationale with another answer below it goes on arguing for the right one.
     """
-    if not text.strip() or text.strip() == example.demonstration.strip():
+    if not text.strip() or text.strip() == example.demonstration.strip() or _holds_rationale(text, example):
         return False
     if _LABEL.search(example.demonstration) and not _LABEL.search(text):
         return False
@@ -107,6 +112,14 @@ def plausible(text: str, example: Example) -> bool:
     if functions_of(example.demonstration):
         return bool(functions_of(text))
     return any(map(str.isdigit, text)) or not any(map(str.isdigit, example.answer))
+
+
+def _holds_rationale(text: str, example: Example) -> bool:
+    """Whether the gold rationale stands in a text, word for word; programs and tool calls have none."""
+    if calls_in(example.answer) or functions_of(example.demonstration):
+        return False
+    rationale = normalized(rationale_of(example.demonstration))
+    return len(rationale) >= _SHORTEST_RATIONALE and rationale in normalized(text)
 
 
 Generate = Callable[[Sequence[Chat], str], Sequence[str | None]]
@@ -178,3 +191,22 @@ def mutation_candidates(example: Example, seed: int) -> Iterator[str]:
     """The demonstration with one mutation in the last of its programs; the four kinds in turn, in a seeded order."""
     # "bugs" is part of the seed: another word would draw other mutations.
     return mutated_demonstrations(example.demonstration, derive_seed(seed, "bugs", example.id))
+
+
+def perturbed_candidates(example: Example, seed: int) -> Iterator[str]:
+    """Perturbed demonstrations in a seeded order, no two the same; none where no word is in the table.
+
+    The first change one place, later ones more. A synonym seldom makes an answer wrong: what the stated answer is made
+    of, a number or an option's letter, is a word too and may change like others.
+    """
+    text = example.demonstration
+    places = changeable_places(text)
+    letters = [letter for letter in options_of(example) if letter != right_letter(example)]
+    draw, seen = random.Random(derive_seed(seed, "perturbation", example.id)), {text}
+    for number in range(_PERTURBED if places else 0):
+        changed = changed_at(text, draw.sample(places, min(len(places), 1 + number)), draw)
+        if letters and draw.random() < 0.5:
+            changed = stated_letter_changed(changed, right_letter(example) or "", draw.choice(letters))
+        if changed not in seen:
+            seen.add(changed)
+            yield changed

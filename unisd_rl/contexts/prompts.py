@@ -25,7 +25,8 @@ class PreparationReport:
 
     `too_long`: a view, or a gold completion that is trained on, is over its limit. `without_views`: fewer contexts than
     views were asked for can be shown without giving the answer away. Of the kept ones `without_negative` have no wrong
-    demonstration; `right` and `implausible` candidates for one were discarded, over all problems.
+    demonstration, and `borrowed` have another problem's solution for one; `right` and `implausible` candidates for one
+    were discarded, over all problems.
     """
 
     examples: int
@@ -36,6 +37,7 @@ class PreparationReport:
     right: int = 0
     implausible: int = 0
     held_out: int = 0
+    borrowed: int = 0
 
     @property
     def dropped(self) -> int:
@@ -51,6 +53,11 @@ class PreparationReport:
             line += (
                 f"; {self.without_negative} have no wrong demonstration ({self.right} candidates discarded as right, "
                 f"{self.implausible} as implausible)"
+            )
+        if self.borrowed:
+            line += (
+                f"; {self.borrowed} wrong demonstrations are solutions of other problems, as the problem's own could "
+                'not be made wrong (contexts.negative.type = "generated" has the model write one)'
             )
         return line
 

@@ -9,6 +9,7 @@ from unisd_rl.contexts.prompts import PreparationReport, Prepared
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.perturbation import rationale_of
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Prompt
 
@@ -107,10 +108,17 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
         right=sum(row.right for row in rows),
         implausible=sum(row.implausible for row in rows),
         held_out=len(task.evaluation),
+        borrowed=_borrowed(task, [rows[index].contexts.negative for index in kept]) if read.negative else 0,
     )
     _check_losses(config, report)
     examples, contexts = (task.train[index] for index in kept), (rows[index].contexts for index in kept)
     return Prepared(tuple(examples), tuple(contexts), report)
+
+
+def _borrowed(task: Task, negatives: Sequence[str | None]) -> int:
+    """How many wrong demonstrations are another problem's solution; a bare "Answer: C" is nobody's."""
+    solutions = {example.demonstration for example in task.train if rationale_of(example.demonstration)}
+    return sum(negative in solutions for negative in negatives)
 
 
 def _check_losses(config: Config, report: PreparationReport) -> None:

@@ -22,7 +22,6 @@ from unisd_rl.config.contexts import (
     TaskNegative,
 )
 from unisd_rl.contexts.auxiliary import AuxiliaryContexts, DonorContexts, random_order
-from unisd_rl.contexts.corruption import Corruption
 from unisd_rl.contexts.induction import Instruction, InstructionContexts
 from unisd_rl.contexts.leakage import leak_detector
 from unisd_rl.contexts.negatives import (
@@ -31,10 +30,11 @@ from unisd_rl.contexts.negatives import (
     GeneratedCandidates,
     PerExampleCandidates,
     mutation_candidates,
+    perturbed_candidates,
 )
-from unisd_rl.contexts.perturbation import perturbed
 from unisd_rl.contexts.retrieval import Bm25, Embeddings, nearest_first
 from unisd_rl.contexts.templates import with_demonstration, with_reference
+from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example, Prompt, View, ViewKind
 
@@ -90,6 +90,6 @@ def negative_candidates(config: NegativeConfig, task: Task, seed: int, generate:
         case ProgramMutationsNegative():
             return PerExampleCandidates(lambda example: mutation_candidates(example, seed))
         case PerturbationNegative():
-            return PerExampleCandidates(lambda example: perturbed(example, seed))
+            return PerExampleCandidates(lambda example: perturbed_candidates(example, seed))
         case GeneratedNegative():
             return GeneratedCandidates(task.student_messages, generate, seed)

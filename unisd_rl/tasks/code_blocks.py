@@ -1,9 +1,9 @@
 """Fenced code blocks of a Markdown text, by CommonMark's rules (spec 0.31, section 4.5).
 
-The indentation of the opening fence is taken off every line of the code. A closing fence stands alone on its line, is at
-least as long as the opening one, of the same character, and at most three columns in, so that a fence in a docstring
-closes nothing. Blocks may stand in list items and quotes; one that is never closed, as in a completion that was cut,
-reaches to the end of what it stands in.
+The indentation of the opening fence is taken off every line of the code. A closing fence stands alone on its line, is
+at least as long as the opening one, of the same character, and at most three columns in, so that a fence in a
+docstring closes nothing. Blocks may stand in list items and quotes; one that is never closed, as in a completion that
+was cut, reaches to the end of what it stands in.
 
 Three things differ, for the sake of programs that models write. Code that begins further left than its fence keeps its
 shape: CommonMark would take the little indentation off that it has, or, in a list item, end the block before it. A

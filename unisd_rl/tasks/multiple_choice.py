@@ -1,10 +1,10 @@
 """Multiple choice: how a question is put, and which letter a completion states.
 
 What counts is the last statement: what follows the last "Answer:" or "answer is", or else a last line that is a
-letter and nothing more. A statement is a letter of the options that stands alone, whatever its case, brackets, Markdown,
-LaTeX or full width; or an option's text word for word. None is stated by "Answer: Because", by "Answer: A dog" (an
-article, unless an option reads so), by a letter that no option has, by two letters ("A or B"), or by a letter in a
-formula ("B = 3", "B^2").
+letter and nothing more. A statement is a letter of the options that stands alone, whatever its case, brackets,
+Markdown, LaTeX or full width; or an option's text word for word. None is stated by "Answer: Because", by "Answer: A
+dog" (an article, unless an option reads so), by a letter that no option has, by two letters ("A or B"), or by a
+letter in a formula ("B = 3", "B^2").
 """
 
 import random
@@ -16,6 +16,7 @@ from functools import lru_cache
 from string import ascii_uppercase
 
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.perturbation import denial_of, rationale_of, replaced, without_rationale
 from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
@@ -51,7 +52,7 @@ _REASON = re.compile(r"\s+(?:because|since|as|is)\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\s*(?:[=^]|\+\s*\w|/\s*\d|\\[a-z])|\s+[<>]=?\s", re.IGNORECASE)
 _SECOND = re.compile(
     rf"[{re.escape(_CLOSERS)}]*\s*(?:"
-    rf"(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?[{re.escape(_OPENERS)}]*(?P<listed>[A-Z])(?!\w|'\w)"  # A, B; A or B
+    rf"(?:,|/|&|\+|\bor\b|\band\b)\s*(?:or\s+|and\s+)?[{re.escape(_OPENERS)}]*(?P<listed>[A-Z])(?!\w|'\w)"  # A or B
     rf"|[{re.escape(_OPENERS)}]+(?P<bracketed>[A-Z])[\])}}>]"  # (A)(B)
     r"|(?<=\s)(?P<bare>[A-Z])(?!\w|'\w|\s+[a-z]))"  # A B, but not "B A dog barks"
 )
@@ -142,11 +143,33 @@ class MultipleChoice:
         return letter is not None and options[letter] == example.answer[3:]
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
-        """The gold rationale with the letter of another option, in a seeded order."""
-        letters = [letter for letter, text in options_of(example).items() if text != example.answer[3:]]
-        random.Random(derive_seed(seed, "wrong", example.id)).shuffle(letters)
-        rationale = example.demonstration.rpartition("Answer: ")[0]
-        yield from (solution(rationale, letter) for letter in letters)
+        """The demonstration corrupted in favour of another option, in a seeded order (`other_options`)."""
+        yield from other_options(example, random.Random(derive_seed(seed, "wrong", example.id)))
+
+
+def other_options(example: Example, draw: random.Random) -> Iterator[str]:
+    """The demonstration with each wrong option in the place of the right one and the other way round, in a drawn order.
+
+    A rationale that names neither would still argue for the right option: it is denied, or left out for a sentence that
+    asserts the wrong one. None where the question lists no options.
+    """
+    options, letter, gold = options_of(example), right_letter(example), example.demonstration
+    rationale = rationale_of(gold)
+    others = [other for other in options if letter is not None and options[other] != options[letter]]
+    draw.shuffle(others)
+    for other in others:
+        assert letter is not None, "there are no others without a right one"
+        right, wrong = options[letter], options[other]
+        text = stated_letter_changed(replaced(gold, {right: wrong, wrong: right}), letter, other)
+        yield without_rationale(text, rationale, denial_of(rationale), f"The option that fits is: {wrong}")
+
+
+def stated_letter_changed(text: str, letter: str, other: str) -> str:
+    """Every statement of `letter` ("Answer: B", "option (B)") made one of `other`, and a last line that is it alone."""
+    swapped = MENTIONED.sub(
+        lambda match: match["before"] + (other if match["letter"].upper() == letter else match["letter"]), text
+    )
+    return re.sub(rf"(?m)^(\W*){letter}(\W*)\Z", rf"\g<1>{other}\g<2>", swapped)
 
 
 def stated_letter(completion: str, options: Mapping[str, str]) -> str | None:

@@ -7,16 +7,20 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.data_files import load_split, names_files, read_files
+from unisd_rl.tasks.programs import mutated_demonstrations
 from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
 from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
+_OWN_MISTAKES = 4  # tried before another problem's solution: half of the attempts that are the default
 _ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
 _MOST_HELD_OUT = 500
 _NO_FIELD = " (see task.fields)"
@@ -40,7 +44,11 @@ class Records:
         return normalized(example.answer) in map(normalized, _stated(completion))
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
-        """Solutions of other training problems whose reference answer differs, drawn by the seed."""
+        """The demonstration corrupted, or with a mutation in its program; behind a few of these, so only where they do
+        not serve, the solutions of other training problems with another reference answer. In seeded orders."""
+        corrupted = Corruption(self.train, seed).candidates(example)
+        mutated = mutated_demonstrations(example.demonstration, derive_seed(seed, "mutations", example.id))
+        yield from islice(chain(corrupted, mutated), _OWN_MISTAKES)
         draw = random.Random(derive_seed(seed, "wrong", example.id))
         for _ in self.train:
             other = draw.choice(self.train)

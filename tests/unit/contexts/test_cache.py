@@ -128,7 +128,7 @@ def test_records_that_differ_in_any_field_or_in_what_the_student_reads_have_anot
     assert records_fingerprint(Wordy(5, 5, 0), [example]) != records_fingerprint(task, [example])
 
 
-@pytest.mark.parametrize("name", ["tasks/calls.py", "tasks/tool_use.toml", "contexts/perturbation.toml", "seeds.py"])
+@pytest.mark.parametrize("name", ["tasks/calls.py", "tasks/tool_use.toml", "tasks/perturbation.toml", "seeds.py"])
 def test_a_changed_module_or_table_beside_one_has_another_fingerprint(tmp_path, monkeypatch, name):
     copy = shutil.copytree(Path(unisd_rl.__file__).parent, tmp_path / "unisd_rl")
     monkeypatch.setattr(unisd_rl, "__file__", str(copy / "__init__.py"))

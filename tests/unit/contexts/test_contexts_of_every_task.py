@@ -126,5 +126,21 @@ def test_every_negative_is_wrong_by_the_tasks_grader_and_its_view_differs_in_it_
             assert (primary, negative) == (before + example.demonstration + after, before + one.text + after)
 
 
+@pytest.mark.parametrize("kind", [TaskNegative(), CorruptionNegative(), PerturbationNegative()], ids=lambda k: k.type)
+@pytest.mark.parametrize("name", ["arithmetic", "multiples", "scienceqa", "cos_e"])
+def test_no_negative_holds_the_gold_rationale_which_would_argue_for_the_right_answer_still(name, kind):
+    task = task_of(name)
+    found = verified_negatives(
+        task.train, negative_candidates(kind, task, 5, no_writer), partial(grade_all, task), kind.attempts
+    )
+    looked_at = 0
+    for example, one in zip(task.train, found, strict=True):
+        rationale = " ".join(example.demonstration.rpartition("Answer:")[0].split())
+        if one.text is not None and len(rationale) >= 12:
+            looked_at += 1
+            assert rationale not in " ".join(one.text.split())
+    assert looked_at >= 0.5 * len(task.train)
+
+
 def no_writer(chats, what):
     raise AssertionError("nothing is written by the model")

@@ -14,18 +14,19 @@ from unisd_rl.config.contexts import (
     ProgramMutationsNegative,
     TaskNegative,
 )
-from unisd_rl.contexts.corruption import Corruption, near_numbers
 from unisd_rl.contexts.negatives import (
     GeneratedCandidates,
     PerExampleCandidates,
     VerifiedNegative,
     mistake_request,
+    perturbed_candidates,
     plausible,
     verified_negatives,
 )
-from unisd_rl.contexts.perturbation import WORDS, perturbed
 from unisd_rl.contexts.views import negative_candidates
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
+from unisd_rl.tasks.corruption import Corruption
+from unisd_rl.tasks.perturbation import WORDS, near_numbers
 from unisd_rl.tasks.program_mutations import mutated_programs, mutations_by_kind
 from unisd_rl.tasks.task import grade_all
 from unisd_rl.types import Example, Message
@@ -164,8 +165,8 @@ def test_no_python_has_no_bugs():
 
 def test_perturbed_texts_differ_in_words_of_the_table_numbers_and_negations_alone():
     example = Example("0", "q", "Ice is solid, so it is colder: 12 degrees, not many.\nAnswer: 12", "12")
-    texts = list(perturbed(example, 0))
-    assert texts == list(perturbed(example, 0)) != list(perturbed(example, 1))
+    texts = list(perturbed_candidates(example, 0))
+    assert texts == list(perturbed_candidates(example, 0)) != list(perturbed_candidates(example, 1))
     assert len(set(texts)) == len(texts) > 10
     assert example.demonstration not in texts
     assert any("is not solid" in text for text in texts)
@@ -196,6 +197,13 @@ def test_what_the_model_writes_is_asked_for_with_the_whole_prompt_and_what_was_c
     requested, bare = (chat[-1].content for chat in asked)
     assert requested == f"{mistake_request(CITY, 0, 0)}\n\n---\n\n{CITY.question}"
     assert bare == CITY.question  # what the model gets wrong by itself counts as well
+
+
+def test_the_gold_rationale_with_another_answer_is_not_plausible():
+    gold = Example("c", CITY.question, "The Louvre is on the Seine.\nAnswer: B", CITY.answer)
+    assert not plausible("The  louvre is on the Seine.\nAnswer: C", gold)
+    assert plausible("The Louvre is not on the Seine.\nAnswer: C", gold)
+    assert plausible("Answer: C", Example("c", CITY.question, "So.\nAnswer: B", CITY.answer))  # too short to tell
 
 
 def test_a_text_without_an_answer_of_its_kind_is_not_plausible():

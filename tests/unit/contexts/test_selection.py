@@ -60,6 +60,15 @@ def test_a_kind_of_negative_that_gives_none_at_all_is_refused_with_the_counts():
     assert select_examples(CONFIG, TASK, rows(none)).report.without_negative == 99
 
 
+def test_wrong_demonstrations_that_are_other_problems_solutions_are_counted_and_said():
+    solutions = [example.demonstration for example in TASK.train]
+    lent = {place: (Contexts(FULL.auxiliary, solutions[place + 1]), 0, 0, FITS) for place in (3, 5)}
+    report = select_examples(CONFIG, TASK, rows(lent)).report
+    assert report.borrowed == 2
+    assert "2 wrong demonstrations are solutions of other problems" in report.describe()
+    assert "solutions of other problems" not in select_examples(CONFIG, TASK, rows()).report.describe()
+
+
 def test_contexts_that_no_term_reads_are_neither_needed_nor_counted():
     plain = load_recipe("clip", {"task": {"train_examples": 100, "eval_examples": 5}})
     report = select_examples(plain, TASK, rows({0: (Contexts(), 0, 0, FITS)})).report

@@ -195,7 +195,16 @@ def test_an_options_text_is_read_whatever_markup_it_has_itself_and_only_word_for
     assert stated_letter(completion, OTHERS) == letter
 
 
-HOSTILE = ["\\", "answer ", "Answer: B ", " ", ">", "Answer: {", "Answer:" + " " * 10**6 + "x", "Answer: B" + "}" * 10**6 + "x"]
+HOSTILE = [
+    "\\",
+    "answer ",
+    "Answer: B ",
+    " ",
+    ">",
+    "Answer: {",
+    "Answer:" + " " * 10**6 + "x",
+    "Answer: B" + "}" * 10**6 + "x",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE, ids=lambda piece: repr(piece[:10]))
@@ -254,10 +263,36 @@ def test_the_student_reads_no_part_of_the_solution():
     assert all(f"{letter}. {text}" in message.content for letter, text in OPTIONS.items())
 
 
-def test_wrong_demonstrations_differ_from_the_gold_one_in_the_letter_only():
-    task = MultipleChoice([EXAMPLE], [])
-    wrong = list(task.wrong_demonstrations(EXAMPLE, 3))
-    assert sorted(wrong) == [f"It rained.\nAnswer: {letter}" for letter in "ACD"]
-    assert EXAMPLE.demonstration == "It rained.\nAnswer: B"
-    assert wrong == list(task.wrong_demonstrations(EXAMPLE, 3))
-    assert not any(task.grade(text, EXAMPLE) for text in wrong)
+def wrong(question, rationale, seed=3):
+    """The wrong demonstrations of a question by their last lines; each is graded wrong; the seed decides the order."""
+    example = to_example("q", question, rationale)
+    task = MultipleChoice([example], [])
+    texts = list(task.wrong_demonstrations(example, seed))
+    assert texts == list(task.wrong_demonstrations(example, seed))
+    assert not any(task.grade(text, example) for text in texts)
+    return {text.rpartition("\n")[2]: text.rpartition("\n")[0] for text in texts}
+
+
+CITIES = Question("Where is the Louvre?", ("Rome", "Paris", "a big port", "Paris"), 1)
+
+
+def test_a_wrong_demonstration_argues_for_the_option_that_it_states():
+    assert wrong(CITIES, "Paris has it, not Rome. So option B, whatever Paris's port.") == {
+        "Answer: A": "Rome has it, not Paris. So option A, whatever Rome's port.",
+        "Answer: C": "A big port has it, not Rome. So option C, whatever A big port's port.",
+    }
+
+
+def test_a_rationale_that_names_no_option_is_denied_and_never_left_as_it_was():
+    assert set(wrong(CITIES, "It is on the Seine. Most of it was a palace, and it has a pyramid.").values()) == {
+        "It is not on the Seine. Most of it was not a palace, and it has a pyramid."
+    }
+    assert set(wrong(CITIES, "The river flows north through it").values()) == {"The river flows south through it"}
+
+
+def test_a_rationale_in_which_nothing_can_be_denied_gives_way_to_the_wrong_option():
+    assert wrong(CITIES, "the Seine") == {
+        "Answer: A": "The option that fits is: Rome",
+        "Answer: C": "The option that fits is: a big port",
+    }
+    assert wrong(CITIES, "") == {"Answer: A": "", "Answer: C": ""}

@@ -1,6 +1,7 @@
 """A user's own records: read as they are, or refused with the file, the line and the field."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,46 @@ def test_an_answer_of_several_lines_can_be_stated():
     assert not Records([], []).grade("Answer:\na = 1\n", example)
 
 
-def test_wrong_demonstrations_are_those_of_problems_with_another_answer():
+OTHER = Example("other", "Capital of Italy?", "It is Rome.\nAnswer: Rome", "Rome")
+OWN_MISTAKES = {
+    "a number, and all that follows from it": (
+        Example("n", "3 cats?", "3 * 4 = 12.\nAnswer: 12", "12"),
+        r"3 \* 4 = (?!12)\d+\.\nAnswer: (?!12)\d+",
+    ),
+    "a number that the work does not name": (
+        Example("n", "3 cats?", "A cat has 4 legs.\n#### 12", "12"),
+        r"A cat has (?!4)\d legs\.\n#### (?!12)\d+",
+    ),
+    "an option": (
+        Example("o", "Louvre?\nA. Rome\nB. Paris", "Paris has it.\nAnswer: B", "B"),
+        r"Rome has it\.\nAnswer: A",
+    ),
+    "an option that the work does not name": (
+        Example("o", "Louvre?\nA. Rome\nB. Paris", "It is on the Seine.\nThe answer is \\\\(B\\\\).", "B"),
+        r"It is not on the Seine\.\nThe answer is \\\\\(A\\\\\)\.",
+    ),
+    "another answer": (
+        Example("t", "Capital of France?", "It is Paris.\nAnswer: Paris", "Paris"),
+        r"It is Rome\.\nAnswer: Rome",
+    ),
+    "a program": (
+        Example("p", "Add.", "1. So:\n   ```python\n   def f(x):\n       return x + 1\n   ```", "x"),
+        r"1\. So:\n   ```python\n   def f\(x\):\n       return x(?! \+ 1\n).*\n   ```",
+    ),
+}
+
+
+@pytest.mark.parametrize(("example", "mistaken"), OWN_MISTAKES.values(), ids=OWN_MISTAKES)
+def test_a_wrong_demonstration_is_the_problems_own_with_a_mistake_before_any_other_problems_solution(example, mistaken):
+    task = Records([example, OTHER], [])
+    first, *rest = task.wrong_demonstrations(example, seed=1)
+    assert re.fullmatch(mistaken, first), first
+    assert not task.grade(first, example)
+    others = [text for text in rest if text == OTHER.demonstration]
+    assert rest[len(rest) - len(others) :] == others  # the last resort
+
+
+def test_wrong_demonstrations_are_those_of_problems_with_another_answer_where_the_own_one_does_not_name_its_answer():
     examples = [Example(str(n), f"Q{n}", f"work {n}", "aAb"[n % 3]) for n in range(30)]
     candidates = list(Records(examples, []).wrong_demonstrations(examples[0], seed=1))
     assert candidates
