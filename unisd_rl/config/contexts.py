@@ -49,7 +49,7 @@ AuxiliaryConfig = Annotated[RandomAuxiliary | RetrievalAuxiliary | InductionAuxi
 
 
 class TaskNegative(Section):
-    """Wrong demonstrations as the task makes them."""
+    """Wrong demonstrations as the task makes them; of own records, their own solutions with a mistake."""
 
     type: Literal["task"] = "task"
     attempts: Count = 8
@@ -71,7 +71,7 @@ class GeneratedNegative(Section):
 
 
 class CorruptionNegative(Section):
-    """The gold demonstration with another option, number or answer wherever the right one stands."""
+    """The gold demonstration with another option, number or answer wherever the right one stands, argued for."""
 
     type: Literal["corruption"] = "corruption"
     attempts: Count = 8

@@ -58,8 +58,9 @@ def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES) -> di
     """The sections and fields of one recipe, or of several laid over one another in order, all over `under`; not
     validated."""
     names = [recipes] if isinstance(recipes, str) else recipes
-    layers = [layer for name in names for layer in _layers(recipe_path(name))]
-    return reduce(overlay, [layer.tree for layer in _setups_under_rows(layers)], {**under})
+    layers = _setups_under_rows([layer for name in names for layer in _layers(recipe_path(name))])
+    rows = [layer.tree for layer in layers if layer.path.parent != SETUPS]
+    return _with_views_of_rows(reduce(overlay, [layer.tree for layer in layers], {**under}), rows)
 
 
 def validate_config(tree: Tree) -> Config:
@@ -129,6 +130,17 @@ def _setups_under_rows(layers: Sequence[Layer]) -> list[Layer]:
             place -= 1
         ordered.insert(place, layer)
     return ordered
+
+
+def _with_views_of_rows(tree: Tree, rows: Sequence[Tree]) -> dict[str, Any]:
+    """The tree without those sections of `contexts` that only a set-up gives: it says how a view is had, and a row
+    whether there is one."""
+    contexts = tree.get("contexts")
+    if not isinstance(contexts, Mapping):
+        return {**tree}
+    given = {name for row in rows for name in row.get("contexts", ())}
+    kept = {name: value for name, value in contexts.items() if name in given or not isinstance(value, Mapping)}
+    return {**tree, "contexts": kept}
 
 
 def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Layer]:

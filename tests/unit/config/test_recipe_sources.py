@@ -36,6 +36,8 @@ CODE = PAPER - {
     ("objective.contrastive", "weight", "0.01"), ("objective.contrastive", "margin", "0.1"),
     ("objective.matching", "weight", "0.1"), ("objective.matching", "weight", "0.01"),
     ("objective.ema", "beta", "0.9"), ("objective.ema", "beta", "0.98"), ("objective.ema", "every", "10"),
+    ("contexts.negative", "type", '"generated"'), ("contexts.negative", "temperature", "0.7"),
+    ("contexts.negative", "max_tokens", "1024"),
     ("objective.reference_reductions", "micro_batch_size", "2"), ("objective.clipping", "threshold", "10.0"),
     ("learner", "batch_size", "8"), ("learner", "batch_size", "16"), ("learner", "batch_size", "64"),
     ("learner", "weight_decay", "0.0"), ("learner", "max_grad_norm", "1.0"), ("learner", "warmup_from_zero", "true"),

@@ -36,7 +36,8 @@ def test_every_recipe_loads_and_survives_being_written(name):
 def test_every_recipe_loads_under_every_setup_which_leaves_its_objective_alone(name, setup):
     alone, both = load_recipe(name), load_recipe([name, setup])
     assert both.objective == alone.objective
-    assert both.contexts == alone.contexts
+    assert both.contexts.auxiliary == alone.contexts.auxiliary
+    assert (both.contexts.negative is None) is (alone.contexts.negative is None)
     assert both.rollout.sources == alone.rollout.sources
     assert both.run.name == alone.run.name
 
@@ -76,6 +77,21 @@ def test_the_authors_combined_run_has_their_numbers_under_the_papers_setup():
 @pytest.mark.parametrize("name", [name for name in ROWS if load_recipe(name).contexts.auxiliary is not None])
 def test_rows_with_auxiliary_views_read_retrieved_examples_as_the_papers_do(name):
     assert load_recipe(name).contexts.auxiliary.type == "retrieval"
+
+
+@pytest.mark.parametrize("setup", SETUP_NAMES)
+def test_wrong_demonstrations_are_written_by_the_model_in_every_setup_that_has_one_able_to(setup):
+    rows = [name for name in ROWS if load_recipe(name).contexts.negative is not None]
+    assert len(rows) == 3
+    for name in rows:
+        config = load_recipe([name, setup])
+        assert config.contexts.negative.type == ("task" if config.model.path is None else "generated")
+
+
+def test_a_setup_gives_no_negative_view_to_a_row_that_has_none(capsys):
+    assert load_recipe(["ema", "qwen2_5_7b"]).contexts.negative is None
+    own = {"contexts": {"negative": {"type": "corruption"}}}
+    assert load_recipe(["contrastive", "qwen2_5_7b"], own).contexts.negative.type == "corruption"
 
 
 @pytest.mark.parametrize("setup", SETUP_NAMES)
