@@ -24,6 +24,7 @@ from tests.fakes.learner_rig import ALL_FIVE, Case, learner_config, make_model
 ALL_AT_ONCE = 10_000
 FOUR_PASSES = 40
 ONE_BY_ONE = 1
+DECAY = 5.0
 SOME_CUT = tuple(
     replace(rollout, finish_reason="length" if rollout.number in (1, 4, 10) else "stop") for rollout in ROLLOUTS
 )
@@ -45,6 +46,11 @@ def grid(path, shards, **sections):
 def padded(path, shards, stages):
     rows = {"steps": 1, "learner": {"packed": False}}
     return [case(f"padded {stage}", path, shards, stage, **rows) for stage in stages]
+
+
+def decayed(path, shards):
+    """A weight decay that shows in two steps, on every arrangement of the optimiser's groups."""
+    return [case(f"decayed {stage}", path, shards, stage, learner={"weight_decay": DECAY}) for stage in (0, 2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,8 @@ def one_rank(folder, tied, untied):
     skipped = case("all cut", tied, (ALL_CUT,), steps=1, save=folder / "all-cut", **masks)
     after = replace(skipped, name="after", shards=WHOLE, save=None, resume=folder / "all-cut", first=1)
     cut += [skipped, after, replace(after, name="without the skipped one", resume=None)]
-    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone, *cut]
+    decays = decayed(tied, WHOLE)
+    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone, *cut, *decays]
     return Found(folder / "one", cases, ranks=1)
 
 
@@ -93,7 +100,8 @@ def two_ranks(folder, tied, untied):
     low = [case(f"bfloat16 {stage}", tied, UNEVEN, stage, model={"dtype": "bfloat16"}) for stage in (1, 3)]
     masks = {"mask_truncated_completions": True}
     cut = [case("cut 3", tied, (SOME_CUT[:9], SOME_CUT[9:]), 3, steps=1, learner=masks)]
-    return Found(folder / "two", [*uneven, *rows, *sided, *heads, *low, *cut], ranks=2)
+    cases = [*uneven, *rows, *sided, *heads, *low, *cut, *decayed(tied, UNEVEN)]
+    return Found(folder / "two", cases, ranks=2)
 
 
 GRID = [f"{kind} {stage}" for kind in ("stage", "whole") for stage in range(4)]
@@ -168,11 +176,18 @@ def test_reports_are_the_same_on_every_layout(one_rank, two_ranks, name):
                 assert found[field] == pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True), field
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_two_steps_are_adamw_on_clipped_gradients_at_the_scheduled_rate(one_rank, two_ranks, stage):
-    for found in (one_rank[f"stage {stage}"], two_ranks[f"stage {stage}"]):
+@pytest.mark.parametrize(
+    "name, decay",
+    [*((f"stage {stage}", 0.0) for stage in range(4)), *((f"decayed {stage}", DECAY) for stage in (0, 2, 3))],
+)
+def test_two_steps_are_adamw_on_clipped_gradients_at_the_scheduled_rate(one_rank, two_ranks, name, decay):
+    """Matrices decay, norms and biases do not."""
+    for found in (one_rank[name], two_ranks[name]):
         weights = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in found["masters 0"].items()}
-        optimiser = torch.optim.AdamW(weights.values(), betas=(0.9, 0.999), weight_decay=0.0)
+        kept = {name for name in weights if "norm" in name or name.endswith("bias")}
+        assert kept
+        decays = [{"params": [weights[name]], "weight_decay": 0.0 if name in kept else decay} for name in weights]
+        optimiser = torch.optim.AdamW(decays, betas=(0.9, 0.999))
         for step, rate in enumerate((1e-2 * 1 / 4, 1e-2 * 2 / 4)):  # a warm-up over 4 of 40 steps
             gradient = found[f"gradient {step}"]
             norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in gradient.values()))
@@ -181,7 +196,8 @@ def test_two_steps_are_adamw_on_clipped_gradients_at_the_scheduled_rate(one_rank
             assert found["reports"][step]["learning_rate"] == pytest.approx(rate)
             for name, weight in weights.items():
                 weight.grad = gradient[name] * (0.3 / norm)
-            optimiser.param_groups[0]["lr"] = rate
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             optimiser.step()
         moved = {name: found["masters"][name] - before for name, before in found["masters 0"].items()}
         expected = {name: weight.detach() - found["masters 0"][name] for name, weight in weights.items()}
