@@ -9,12 +9,11 @@ never waits itself. What fails is reported, replaced after a back-off under a ne
 serves; the others go on meanwhile. Broadcasts go out in the background, one call an actor, so a stuck actor does not
 hold the others up.
 
-Only the first start is strict: what the cluster lacks then is the user's error, and an engine that starts on no actor
-is a failure of the run. Afterwards the run goes on with those that serve, and fails when none has for
-`run.cluster_timeout_s` + `run.start_timeout_s`.
+Only the first start is strict: what the cluster lacks then is the user's error, and an engine that does not start at
+the second attempt either is a failure of the run. Afterwards the run goes on with those that serve, and fails when none
+has for `run.cluster_timeout_s` + `run.start_timeout_s`.
 """
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +65,7 @@ class OutageTimer:
 
 
 def print_event(event: Event) -> None:
-    """One line on standard error: the report of a group that belongs to no run."""
+    """One line on standard error: the report of a group that belongs to no run, which fails and recovers only."""
     print(f"{event.component}: {event.reason if isinstance(event, Failure) else 'works again'}", file=sys.stderr)
 
 
@@ -82,7 +81,6 @@ class RolloutGroup:
         self._supervisors: list[ActorSupervisor] = []
         self._retired = RetiredActors(spec.queue)
         self._count = spec.config.rollout.actors_at_start
-        self._started = False
         # Nobody may serve for as long as a new actor may take to find a place and to start.
         self._outage = OutageTimer(spec.config.run.cluster_timeout_s + spec.config.run.start_timeout_s)
 
@@ -106,21 +104,18 @@ class RolloutGroup:
 
         Raises:
             UserError: the cluster does not offer what an actor asks for within `run.cluster_timeout_s`.
-            RunFailed: no engine starts, or not all do within `timeout_s` seconds.
+            RunFailed: an engine fails twice of the same, or of what is certain to come again, or not all start within
+                `timeout_s` seconds.
         """
         self._adjust_count()
         self._wait_for_placement()
         deadline_s = time.monotonic() + timeout_s
         while late := [actor for actor in self._supervisors if actor.state is not State.SERVING]:
-            # An engine that starts nowhere, for one reason, will not start at the second attempt either.
-            failures = {re.sub(r"rollout-[\d.]*\d", "rollout", actor.failure or "") for actor in self._supervisors}
-            if len(failures) == 1 and (failure := self._supervisors[0].failure) is not None:
-                raise RunFailed(failure)
             if time.monotonic() > deadline_s:
                 raise self._too_late(late[0], "start its engine (run.start_timeout_s)", timeout_s)
             self._wait(_POLL_S)
             self.check()
-        self._started = True
+        self._desired.first_start = False
 
     def run(self) -> None:
         """Let the actors serve the queue, in the background, until `close`."""
@@ -227,7 +222,7 @@ class RolloutGroup:
             return
         for actor in self._supervisors:
             actor.check()
-        if self._started and self._target is not None:
+        if not self._desired.first_start and self._target is not None:
             self._count = self._target.count()
         if not self._desired.leases_paused:
             self._adjust_count()
@@ -252,10 +247,9 @@ class RolloutGroup:
             self._target.observe(Observation(wait_share, batches_ready, busy_share, self.serving))
 
     def close(self) -> None:
-        """End all actors and give their places back. Whatever is left of one is killed."""
-        processes = [actor.process for actor in self._supervisors if actor.process is not None]
-        closing = [process.call(RolloutActor.close) for process in processes if process.started]
-        _wait_for_all(closing, _CLOSE_TIMEOUT_S)
+        """End all actors and give their places back. Whatever is left of one is killed, and so is one that starts: it
+        would hear nothing before its engine is there."""
+        _wait_for_all([process.call(RolloutActor.close) for process in self._processes()], _CLOSE_TIMEOUT_S)
         for actor in self._supervisors:
             actor.close()
         self._supervisors = []

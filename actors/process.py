@@ -15,7 +15,7 @@ from unisd_rl.cluster.cores import Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
 from unisd_rl.config import Config
-from unisd_rl.errors import RunFailed
+from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.types import PolicyVersion
 
 _CALLS_IN_FLIGHT = 1000  # each call that waits (run, update, answer) counts as one
@@ -32,7 +32,14 @@ Result = TypeVar("Result")
 
 
 class ActorFailed(Exception):
-    """A rollout actor failed; one sentence, with its name and its log, without a full stop."""
+    """A rollout actor failed; one sentence, with its name and its log, without a full stop.
+
+    `permanent`: the next process in its place would fail of the same.
+    """
+
+    def __init__(self, what: str, permanent: bool = False) -> None:
+        super().__init__(what)
+        self.permanent = permanent
 
 
 class PendingCall(Generic[Result]):
@@ -57,7 +64,7 @@ class PendingCall(Generic[Result]):
             raise ActorFailed(f"waited {_FETCH_S:g} s for an answer that {self._name} has given") from error
         except RayTaskError as error:
             if isinstance(error.cause, RunFailed):
-                raise ActorFailed(str(error.cause)) from error
+                raise ActorFailed(str(error.cause), isinstance(error.cause, PermanentFailure)) from error
             raise ActorFailed(f"{self._name} failed: {error.cause or error}; its log is {self._log}") from error
         except RayActorError as error:
             raise ActorFailed(f"{self._name} died; its log is {self._log}: {_reason(error)}") from error
@@ -83,11 +90,6 @@ class ActorProcess:
         """The Ray actor, once it was started."""
         assert self._handle is not None, f"{self.name} was not started"
         return self._handle
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a Ray actor to call."""
-        return self._handle is not None
 
     def start(self) -> PendingCall[PolicyVersion]:
         """Begin the process in its place; the call returns the engine's version when that is ready."""

@@ -13,14 +13,15 @@ from typing import cast
 from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
-from actors.engines.engine import EngineDied, PauseReport
+from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, PauseReport
 from actors.engines.stall_guard import StallGuard
 from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
-from unisd_rl.cluster.logs import log_path, redirect_output
+from unisd_rl.cluster.logs import innermost_cause, log_path, redirect_output
+from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
-from unisd_rl.errors import RunFailed
+from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
 from unisd_rl.transport.weights.build import weight_transport
@@ -62,6 +63,7 @@ class RolloutActor(VllmPushEndpoint):
         self._name, self._config = name, config
         self._log = log_path(spec.run_dir, name)
         redirect_output(self._log)
+        keep_compiler_caches()
         bind_to(cores)
         self._tokenizer = ChatTokenizer(spec.model_path, config.model.chat_template)
         engine = build_engine(config, cores, spec.model_path, self._tokenizer)
@@ -81,8 +83,11 @@ class RolloutActor(VllmPushEndpoint):
         """Start the engine and apply the newest weights, if any were published; returns the version it is at.
 
         Raises:
-            RunFailed: the engine does not start; the sentence names the log.
+            RunFailed: the engine does not start; the sentence names the cause and the log. `PermanentFailure` where it
+                never would.
         """
+        if self._config.rollout.on_gpu and (lacking := missing_to_compile()):
+            raise self._failed(EngineRefused(lacking))
         try:
             await self._engine.start()
             if (snapshot := await self._receiver.newest()) is not None:
@@ -212,7 +217,11 @@ class RolloutActor(VllmPushEndpoint):
         return ChatAnswer(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
 
     def _failed(self, error: BaseException) -> RunFailed:
-        return RunFailed(f"{self._name} stopped: {error or type(error).__name__}; its log is {self._log}")
+        reason = str(error) or type(error).__name__
+        if isinstance(error, EngineProcessDied):
+            reason += f": {innermost_cause(self._log) or 'it says nothing of why; was it killed, for want of memory?'}"
+        kind = PermanentFailure if isinstance(error, EngineRefused) else RunFailed
+        return kind(f"{self._name} stopped: {reason}; its log is {self._log}")
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

@@ -10,9 +10,11 @@
 
 `check` looks and moves on; it never waits. Each process has a name of its own (`rollout-2`, then `rollout-2.1`, ...):
 what an earlier one still sends is told from what the present one does. What one fails of (killed, engine dead or stuck,
-hung, node lost, update overdue, start failed) makes no difference to what is done.
+hung, node lost, update overdue, start failed) makes no difference to what is done, unless it is certain to come again:
+that ends the run. During the first start of a run the same failure twice in a row counts as certain.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from actors.report import ActorReport, Pulse
 from actors.rollout_actor import RolloutActor
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.config import Config
+from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import Failure, PolicyVersion, Recovery, Report
 
@@ -42,9 +45,10 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class DesiredState:
-    """What holds for every actor, also for one that joins: the newest version, whether the queue is served, and whether
-    leases are paused for an evaluation."""
+    """What holds for every actor, also for one that joins: whether all start for the first time, the newest version,
+    whether the queue is served, and whether leases are paused for an evaluation."""
 
+    first_start: bool = True
     version: PolicyVersion | None = None
     running: bool = False
     leases_paused: bool = False
@@ -172,25 +176,29 @@ class ActorSupervisor:
         """Move on.
 
         Raises:
-            RunFailed: its processes failed more often than `faults.max_restarts`.
+            RunFailed: its processes failed more often than `faults.max_restarts`, or of what is certain to come again.
         """
         try:
             self._move_on()
         except ActorFailed as failure:
-            self.fail(str(failure))
+            self.fail(str(failure), failure.permanent)
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str, permanent: bool = False) -> None:
         """Give up this process and wait for the back-off. One that was leaving anyway is just gone.
 
         Raises:
             RunFailed: see `check`.
         """
         assert self._current is not None, f"{self.component} has no process that could fail"
-        leaving, now = self.state is State.DRAINING, self._clock()
+        state, now = self.state, self._clock()
         self._leave()
-        if leaving:
+        if state is State.DRAINING:
             self._report(Failure(self.component, f"{what}; it was leaving, and what it held is issued again", 0, 0.0))
             return
+        again = self.failure is not None and _cause(what) == _cause(self.failure)
+        # One that joins in mid-run may find a machine on which no engine starts: the others go on without it.
+        if (self._desired.first_start and (permanent or again)) or (permanent and state is State.SERVING):
+            raise RunFailed(what)
         if self._broken_s is None:
             self._broken_s = now
         self.failure = what
@@ -282,6 +290,11 @@ class ActorSupervisor:
             self._retire(self._current.process.name)
             self._current.process.end()
         self._current, self.state = None, State.VACANT
+
+
+def _cause(what: str) -> str:
+    """A failure without what differs from process to process: names, numbers and addresses."""
+    return re.sub(r"rollout-[\d.]*\d|0x[0-9a-f]+|\d+", "#", what)
 
 
 def _failed(current: _Incarnation, what: str) -> ActorFailed:

@@ -15,6 +15,7 @@ import ray
 from learner.errors import translate_collective_errors
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
+from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
@@ -51,6 +52,7 @@ class RankProcess:
         self._run_dir, self._sees_run = run_dir, run_dir.is_dir()
         if self._sees_run:
             redirect_output(log_path(run_dir, f"learner-{rank}"))
+        keep_compiler_caches()
         bind_to(cores)
         if shares_cores:
             os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
@@ -69,7 +71,7 @@ class RankProcess:
         """Meet the other ranks, load the model, build the engines.
 
         Raises:
-            UserError: this node does not see the run's folder.
+            UserError: this node does not see the run's folder, or cannot compile the kernels of its GPU.
         """
         own = ray.util.get_node_ip_address()
         if not self._sees_run:
@@ -80,6 +82,8 @@ class RankProcess:
         if interface := network_interface_for(own):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         gpus = bool(self._config.learner.gpus_per_rank)
+        if gpus and (lacking := missing_to_compile()):
+            raise UserError(f"learner rank {self._rank} on node {own}: {lacking}")
         os.environ |= {
             "MASTER_ADDR": host,
             "MASTER_PORT": str(port),

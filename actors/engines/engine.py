@@ -24,6 +24,14 @@ class EngineDied(Exception):
     """The engine cannot generate any more; nothing in this process mends it."""
 
 
+class EngineProcessDied(EngineDied):
+    """A process of the engine's own ended; what it died of stands in the log, if it could still say it."""
+
+
+class EngineRefused(EngineDied):
+    """The engine cannot work with this model, this input or this machine: another start would end the same way."""
+
+
 class PromptFailed(Exception):
     """The engine could not answer this one prompt; others go on."""
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, RolloutEngine
+from actors.engines.engine import (
+    NO_WEIGHTS,
+    EngineDied,
+    EngineRefused,
+    EngineSpec,
+    PauseReport,
+    PromptFailed,
+    RolloutEngine,
+)
 from unisd_rl.errors import UserError
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
@@ -51,6 +59,7 @@ class TransformersRolloutEngine(RolloutEngine):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._model: PreTrainedModel | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._why_not_served = EngineDied("the model is not served: the engine was not started, or was closed")
 
     @override
     async def start(self) -> None:
@@ -71,7 +80,7 @@ class TransformersRolloutEngine(RolloutEngine):
                 f"{self._spec.max_model_len}"
             )
         if self._serving is None or self._serving.done():
-            raise EngineDied("the model is not being served")
+            raise self._why_not_served
         answered: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self._waiting.append((Row.start(tokens, sampling), answered))
         self._arrived.set()
@@ -102,7 +111,6 @@ class TransformersRolloutEngine(RolloutEngine):
 
     async def _serve(self) -> None:
         taken: dict[int, _Request] = {}
-        reason = "the engine was closed"
         try:
             while True:
                 await self._arrived.wait()
@@ -111,13 +119,16 @@ class TransformersRolloutEngine(RolloutEngine):
                 while self._waiting:
                     taken = self._next_group()
                     await self._run_group(taken)
-        except (RuntimeError, EngineDied) as error:  # torch raises RuntimeError for whatever goes wrong inside
-            reason = str(error)
+        except (RuntimeError, EngineDied) as error:  # torch raises RuntimeError for most of what goes wrong inside
+            self._why_not_served = EngineDied(f"the model is no longer served: {error}")
+            raise
+        except Exception as error:  # a token or a position that the model has not got: an IndexError, for example
+            self._why_not_served = EngineRefused(f"the model cannot compute this: {type(error).__name__}: {error}")
             raise
         finally:
             for _, answered in (*taken.values(), *self._waiting):
                 if not answered.done():
-                    answered.set_exception(EngineDied(f"the model is no longer served: {reason}"))
+                    answered.set_exception(self._why_not_served)
 
     def _next_group(self) -> "dict[int, _Request]":
         """Those that are computed next, by their row in the group; the others go on waiting, in their order."""
@@ -176,7 +187,7 @@ class TransformersRolloutEngine(RolloutEngine):
             if self._spec.adapter is not None:
                 add_adapter(model, self._spec.adapter, ADAPTER)
         except UserError as error:
-            raise EngineDied(str(error)) from error
+            raise EngineRefused(str(error)) from error
         return model.eval()
 
     def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:

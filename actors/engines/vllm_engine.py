@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
-from actors.engines.engine import NO_WEIGHTS, EngineDied, EngineSpec, PauseReport, PromptFailed, RolloutEngine
+from actors.engines.engine import (
+    NO_WEIGHTS,
+    EngineDied,
+    EngineProcessDied,
+    EngineRefused,
+    EngineSpec,
+    PauseReport,
+    PromptFailed,
+    RolloutEngine,
+)
 from actors.engines.reaper import Reaper
 from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
@@ -29,7 +38,8 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _PREFILL_TOKENS = 4096  # prompts and answers of one scheduler step, where prompts are prefilled whole
-_PROCESS_DIED = "vLLM's process died; its last words are the first ERROR in the log"
+_PROCESS_DIED = "vLLM's process died"
+_CORE_FAILED = "Engine core initialization failed"  # vLLM's own words; what it died of stands in the log only
 
 
 class VllmRolloutEngine(RolloutEngine, VllmHost):
@@ -62,15 +72,20 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
         """Start vLLM: 13 s, imports included, on an idle CPU machine, and up to 40 s on a busy one.
 
         Raises:
-            EngineDied: vLLM refuses the model or the machine, with its reason.
+            EngineRefused: vLLM takes neither the model nor these settings, with its reason.
+            EngineDied: it does not start for another reason.
         """
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self._reaper = Reaper()  # first: this process may be killed while vLLM's starts
         try:
             self._llm = AsyncLLM.from_engine_args(self._arguments())
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:  # pydantic's are ValueErrors too
+            raise EngineRefused(f"vLLM does not start: {error}") from error
+        except RuntimeError as error:
+            if _CORE_FAILED in str(error):
+                raise EngineProcessDied("vLLM does not start") from error
             raise EngineDied(f"vLLM does not start: {error}") from error
-        self._reaper = Reaper()
         await self._weights.start(self)
         await self._llm.update_weight_version(label(self.version))
         # What the CPU kernels do not support (some head sizes) shows only when a token is computed.
@@ -88,7 +103,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
         try:
             answers = [output.outputs[0] async for output in request]
         except EngineDeadError as error:
-            raise EngineDied(_PROCESS_DIED) from error
+            raise EngineProcessDied(_PROCESS_DIED) from error
         except (VLLMClientError, EngineGenerateError, ValueError) as error:
             raise PromptFailed(f"vLLM refuses a prompt of {len(tokens)} tokens: {error}") from error
         if not answers or answers[-1].finish_reason not in ("stop", "length"):
@@ -131,7 +146,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
         try:
             return await self.llm.collective_rpc(method, args=arguments)
         except EngineDeadError as error:
-            raise EngineDied(_PROCESS_DIED) from error
+            raise EngineProcessDied(_PROCESS_DIED) from error
         except Exception as error:  # vLLM tells what failed in its process as a bare Exception
             raise EngineDied(f"{method} failed in vLLM's process: {error}") from error
 

@@ -29,8 +29,8 @@ class HandCall:
     def end(self, value=None):
         self._ended, self._value = True, value
 
-    def break_(self, what):
-        self._ended, self._failure = True, ActorFailed(what)
+    def break_(self, what, permanent=False):
+        self._ended, self._failure = True, ActorFailed(what, permanent)
 
     def done(self):
         return self._ended
@@ -84,7 +84,7 @@ class Rig:
                 "objective": {"divergence": {}},
             }
         )
-        self.clock, self.desired = Clock(), DesiredState()
+        self.clock, self.desired = Clock(), DesiredState(first_start=False)
         self.processes, self.retired, self.events = [], [], []
         self.actor = ActorSupervisor(
             index, self.config, self.desired, self._begin, self.retired.append, self.events.append, self.clock

@@ -1,8 +1,10 @@
-"""Log files: each process of a run has one of its own, and none writes to the screen."""
+"""Log files: each process of a run has one of its own, and none writes to the screen. What a failure began with."""
 
 import io
 import os
+import re
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,3 +42,44 @@ class _LossyStream(io.FileIO):
         with suppress(OSError):
             super().write(data)
         return len(data)
+
+
+_TAIL_BYTES = 1 << 20
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s?)?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:.]+ \[[^\]]*\]\s?)?")
+_TRACEBACK = "Traceback (most recent call last):"
+_LINKS = ("The above exception was the direct cause of", "During handling of the above exception")
+_CONSEQUENCES = ("EngineDeadError", "Engine core initialization failed")  # vLLM's, in the process that asked
+_COMPILERS = ("CompileError", "gcc", "g++", "clang")
+_COMPLAINT = re.compile(r"\berror: (.+)$")
+_LONGEST_CAUSE = 300  # characters
+
+
+def innermost_cause(path: Path) -> str | None:
+    """What the last failure in a log began with: the first exception of its chain of tracebacks, or, where a compiler
+    failed, the compiler's own first complaint. None where there is no traceback.
+
+    A process that vLLM starts says this in its log, and to the one that started it only that it died.
+    """
+    try:
+        text = path.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+    except OSError:
+        return None
+    lines = [_PREFIX.sub("", line) for line in text.splitlines()]
+    raised = [cause for cause in _first_of_each_chain(lines) if not any(word in cause for word in _CONSEQUENCES)]
+    if not raised:
+        return None
+    complaints = [found[1] for line in lines if (found := _COMPLAINT.search(line))]
+    if complaints and any(word in raised[-1] for word in _COMPILERS):
+        return f"a compiler that is called at run time: {complaints[0]}"[:_LONGEST_CAUSE]
+    return raised[-1][:_LONGEST_CAUSE]
+
+
+def _first_of_each_chain(lines: Sequence[str]) -> Iterator[str]:
+    """The exception of each traceback that is not the consequence of the one before it."""
+    start = 0
+    for number, line in enumerate(lines):
+        if line.startswith(_TRACEBACK):
+            if not any(before.startswith(_LINKS) for before in lines[start:number]):
+                frames_follow = (after for after in lines[number + 1 :] if after.strip() and not after[0].isspace())
+                yield next(frames_follow, "").strip()
+            start = number

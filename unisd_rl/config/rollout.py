@@ -40,8 +40,13 @@ class VllmEngine(Engine):
     largest_lora_rank = 512  # of vLLM 0.32's list of adapter ranks
     # One process for scheduler and model: a second one would only spin on a queue between the two. And vLLM turns its
     # single-process executor into a multi-process one on the CPU, to bind the threads itself, unless it is told that it
-    # must not: the rollout actor has bound them already.
-    cpu_environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    # must not: the rollout actor has bound them already. And on the CPU it would compile two small functions of its
+    # sampler when the first token is computed, for which a machine needs a compiler and Python's headers.
+    cpu_environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCH_COMPILE_DISABLE": "1",
+    }
 
     type: Literal["vllm"] = "vllm"
     kv_cache_gib: Annotated[Positive, Decides.NOTHING] = 0.5

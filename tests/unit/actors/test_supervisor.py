@@ -252,3 +252,67 @@ def act_on(rig, act):
         process.last("drain").end(counted())
     elif act == "open" and actor.state is State.VACANT:
         actor.open()
+
+
+def start_fails(rig, what, permanent=False):
+    rig.process.placed.end()
+    rig.check()
+    rig.process.last("start").break_(what, permanent)
+    rig.check()
+
+
+def first_start():
+    rig = Rig()
+    rig.desired.first_start = True
+    rig.actor.open()
+    return rig
+
+
+def test_at_the_first_start_the_same_cause_twice_ends_the_run_with_the_cause_and_no_word_of_another_try():
+    rig = first_start()
+    start_fails(rig, "rollout-2 stopped: vLLM does not start: KeyError: 'a' at 0x7f01; its log is logs/rollout-2.log")
+    assert [(event.restart, event.wait_s) for event in rig.events] == [(1, 1.0)]
+    rig.check(1.0)
+    with pytest.raises(RunFailed, match=r"rollout-2\.1 stopped: vLLM does not start: KeyError: 'a'"):
+        start_fails(
+            rig, "rollout-2.1 stopped: vLLM does not start: KeyError: 'a' at 0x7f02; its log is logs/rollout-2.1.log"
+        )
+    assert len(rig.events) == 1
+    assert all(process.killed for process in rig.processes)
+
+
+def test_at_the_first_start_another_cause_is_another_try():
+    rig = first_start()
+    start_fails(rig, "rollout-2 stopped: the port is taken")
+    rig.check(1.0)
+    start_fails(rig, "rollout-2.1 died")
+    rig.check(3.0)
+    rig.serve()
+    assert [type(event) for event in rig.events] == [Failure, Failure, Recovery]
+
+
+def test_at_the_first_start_what_is_certain_to_come_again_gets_no_other_try():
+    rig = first_start()
+    with pytest.raises(RunFailed, match=r"^rollout-2 stopped: no such model$"):
+        start_fails(rig, "rollout-2 stopped: no such model", permanent=True)
+    assert rig.events == []
+    assert rig.process.killed
+
+
+def test_in_mid_run_a_machine_on_which_no_engine_starts_ends_nothing():
+    rig = Rig()
+    rig.actor.open()
+    start_fails(rig, "rollout-2 stopped: no compiler", permanent=True)
+    rig.check(1.0)
+    start_fails(rig, "rollout-2.1 stopped: no compiler", permanent=True)
+    assert [event.restart for event in rig.events] == [1, 2]
+
+
+def test_in_mid_run_what_the_model_cannot_compute_is_not_tried_again():
+    rig = Rig()
+    rig.desired.running = True
+    rig.started()
+    rig.process.last("run").break_("rollout-2 stopped: IndexError: index out of range", permanent=True)
+    with pytest.raises(RunFailed, match="index out of range"):
+        rig.check()
+    assert rig.events == []

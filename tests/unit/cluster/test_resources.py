@@ -1,5 +1,11 @@
 """Whether there is room for each process: the whole bundle on one node, never a sum over nodes."""
 
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
 from unisd_rl.cluster.resources import (
     ClusterState,
     Node,
@@ -7,8 +13,10 @@ from unisd_rl.cluster.resources import (
     describe_cluster,
     describe_local,
     gpus_here,
+    keep_compiler_caches,
     learner_bundle,
     missing,
+    missing_to_compile,
     place,
     ray_options,
 )
@@ -75,3 +83,46 @@ def test_what_a_cluster_lacks_is_named_with_both_numbers():
 def test_a_rank_may_ask_for_more_cpus_and_for_custom_resources():
     config = load_recipe("unisd_star", {"learner": {"resources": {"CPU": 2, "rack": 1}, "gpus_per_rank": 1}})
     assert ray_options(learner_bundle(config)) == {"num_cpus": 2.0, "num_gpus": 1.0, "resources": {"rack": 1.0}}
+
+
+def test_what_a_machine_lacks_to_compile_kernels_is_one_sentence_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "Python.h").touch()
+    (tmp_path / "g++").touch(mode=0o755)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert missing_to_compile(str(tmp_path)) is None
+    assert "/elsewhere/Python.h" in missing_to_compile("/elsewhere")
+    assert "python3-dev" in missing_to_compile("/elsewhere")
+    monkeypatch.setenv("PATH", "/elsewhere")
+    assert missing_to_compile(str(tmp_path)).startswith("a C++ compiler (g++): not there")
+
+
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT")
+
+
+@pytest.fixture
+def no_caches(monkeypatch):
+    for name in CACHES:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+
+
+def test_what_compilers_make_is_kept_by_versions_where_the_user_may_write(tmp_path, monkeypatch, no_caches):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    keep_compiler_caches()
+    assert os.environ["TRITON_CACHE_DIR"] == "/mine"
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"):
+        folder = Path(os.environ[name]).parent
+        assert folder.parent == tmp_path / "unisd-rl" / "compiled"
+        assert f"torch-{version('torch')}" in folder.name
+        assert folder.is_dir()
+
+
+def test_a_cache_folder_that_cannot_be_made_ends_nothing(tmp_path, monkeypatch, no_caches):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    keep_compiler_caches()
+    folder = Path(os.environ["VLLM_CACHE_ROOT"]).parent
+    assert folder.is_dir()
+    folder.rmdir()
