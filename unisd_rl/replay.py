@@ -16,6 +16,7 @@ from typing import Any
 from unisd_rl.cli import (
     CliParser,
     check_absolute_under_a_job,
+    check_machine,
     check_model_folder,
     exit_code,
     limit_openmp_spinning,
@@ -25,7 +26,7 @@ from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.config.load import overlay
 from unisd_rl.errors import UserError
-from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings
+from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings, check_run_folder
 
 PROGRAM = "python -m unisd_rl.replay"
 _ANY_MISMATCH = 1e9  # nats
@@ -48,6 +49,7 @@ def _replay(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
+    check_machine((learner_requirement(request.config),))
     limit_openmp_spinning()
     from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
 
@@ -91,6 +93,7 @@ def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], c
             f"run.epochs = {config.run.epochs}: a replay reads rollouts, not problems, and cannot count epochs; give "
             "--run.steps"
         )
+    check_run_folder(config.run_dir)
     if check and changed:
         raise UserError(
             f"--check compares losses, which depend on what was changed ({', '.join(changed)}): leave one out"

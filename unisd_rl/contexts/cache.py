@@ -30,7 +30,7 @@ from unisd_rl.types import Example
 
 _CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py", "models/chat_template.py", "models/limits.py")
 _CODE_FILES = (".py", ".toml")  # a table of data beside a module is part of it
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MODEL_FILES = (".json", ".jinja", ".txt", ".model")
 SEGMENT_ROWS = 256
 Row = Mapping[str, Any]
@@ -75,7 +75,7 @@ def model_fingerprint(path: Path | str, weights: bool) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return _digest([str(path).encode(), _hub_commit(str(path)).encode()])
-    suffixes = (*_MODEL_FILES, *_WEIGHTS) if weights else _MODEL_FILES
+    suffixes = (*_MODEL_FILES, *WEIGHT_FILES) if weights else _MODEL_FILES
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix in suffixes]
     return _digest(part for file in files for part in (file.name.encode(), hash_file(xxhash.xxh3_128, file).digest()))
 

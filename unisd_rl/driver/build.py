@@ -23,6 +23,7 @@ from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
+from unisd_rl.driver.origin import check_origin, model_origin, task_origin
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
@@ -66,8 +67,9 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         RunFailed: a component does not start.
     """
     model = model_folder(config, directory.path, console)
+    check_origin(directory.path, model_origin(model), model)
     prompts = prompt_stream(config, task, model, directory, console)
-    directory.check_prompts(prompts.checksum)
+    check_origin(directory.path, task_origin(config.task, task, prompts), model)
     config = counted(config, len(prompts), directory, console)
     plan = core_plan(config)
     console.print(plan.describe())

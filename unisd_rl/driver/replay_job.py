@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
@@ -21,6 +22,7 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.driver.console import Console
+from unisd_rl.driver.origin import read_origin, weights_fingerprint
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepMetrics
@@ -133,6 +135,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
                 f"the ledger ends early: {recording.steps} of {config.run.total_steps} steps are whole and trained on"
             )
         model = model_folder(config, directory.path, console)
+        changed = (*request.changed, *_other_weights(request, model))
         with closing(LearnerGroup(config, plan, model, directory.path)) as learners:
             with console.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
@@ -145,14 +148,31 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             steps=recording.steps,
             steps_asked=config.run.total_steps,
             rollouts=recording.rollouts,
-            changed=request.changed,
-            compared=None if request.changed else compare_losses(request.run.losses(), losses),
+            changed=changed,
+            compared=None if changed else compare_losses(request.run.losses(), losses),
             cores=plan.describe(),
             wall_s=time.monotonic() - started,
         )
         directory.write_summary(asdict(summary))
         console.print(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
     return summary
+
+
+def _other_weights(request: ReplayRequest, model: Path) -> tuple[str, ...]:
+    """Names the weights among the changed settings where they are not those that the run began with.
+
+    Raises:
+        UserError: losses were to be compared.
+    """
+    began, now = read_origin(request.run.path).get("weights"), weights_fingerprint(model)
+    if began is None or began == now:
+        return ()
+    if request.check:
+        raise UserError(
+            f"--check compares losses, and the weights of {model} are not those that {request.run.path} began with: "
+            "bring them back, or leave --check out"
+        )
+    return ("the weights of the model",)
 
 
 def steps(

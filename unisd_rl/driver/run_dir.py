@@ -4,11 +4,11 @@
 |---|---|
 | config.toml | here, at the start: the resolved configuration; again when `run.epochs` are counted as `run.steps` |
 | metrics.jsonl | here, one line per step |
-| events.jsonl | here, one line for each failure and each recovery |
+| events.jsonl | here, one line for each event (`unisd_rl/types.py`) |
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
-| prompts.json | here, at the start: a checksum of everything that is trained on |
+| prompts.json | `driver/origin.py`, at the start: fingerprints of what the run began with |
 | summary.json | here, at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
@@ -20,6 +20,7 @@ unisd_rl/storage/lineage.py).
 """
 
 import json
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
+from unisd_rl.cluster.stop import STOP
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.results import json_lines
@@ -40,16 +42,22 @@ from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.storage.files import FolderLock, WriteError, atomic_write, raise_write_error, write_text_atomic
 from unisd_rl.storage.jsonl import JsonLinesFile, json_text
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, version_survives
-from unisd_rl.types import Answer, Event
+from unisd_rl.storage.recorded_run import check_run_folder, took_no_step
+from unisd_rl.types import Answer, Event, Stop
 
 
 class RunDirectory:
-    """The folder `run.dir/run.name` and its files. An earlier run of that name is moved aside to NAME.1, NAME.2, ..."""
+    """The folder `run.dir/run.name` and its files. An earlier run of that name is moved aside to NAME.1, NAME.2, ...,
+    and removed if it holds nothing but its own start; a folder that is no run's is never touched."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.steps_logged = 0
         """1 + the highest step that this process wrote to metrics.jsonl."""
+        self.notice = ""
+        """What `create` did with an earlier run of that name: a sentence for the person, empty where there was none."""
+        self.stopped_before = False
+        """Whether the run that `reopen` goes on with ended because it was asked to."""
         self._metrics: JsonLinesFile | None = None
         self._events: JsonLinesFile | None = None
         self._lock: FolderLock | None = None
@@ -92,11 +100,13 @@ class RunDirectory:
         (self.reopen if resumed else self.create)(config)
         try:
             yield
-        except (RunFailed, UserError) as error:
+        except Exception as error:
+            expected = isinstance(error, RunFailed | UserError)
             with suppress(WriteError):
-                self.write_summary({"status": "failed", "error": str(error)})
+                self.write_summary({"status": "failed", "error": f"{error}" if expected else repr(error)})
             raise
         except KeyboardInterrupt:
+            self.record(Stop("driver", STOP.reason))
             with suppress(WriteError):
                 self.write_summary({"status": "interrupted"})
             raise
@@ -107,15 +117,12 @@ class RunDirectory:
         """Make the folder and write the resolved configuration.
 
         Raises:
-            UserError: another run is writing there, or the folder cannot be made.
+            UserError: another run is writing there, it is another folder than a run's, or it cannot be made.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if (self.path / "lock").exists():
-                self._claim()
-                names = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
-                self.path.rename(next(name for name in names if not name.exists()))
-                self.close()
+            if self.path.exists() and any(self.path.iterdir()):
+                self._make_way()
             self.path.mkdir(exist_ok=True)
             self._claim()
             self._open(config)
@@ -130,6 +137,7 @@ class RunDirectory:
         """
         try:
             self._claim()
+            self.stopped_before = _status(self.summary) == "interrupted"
             self.summary.unlink(missing_ok=True)
             recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
             if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):
@@ -159,21 +167,6 @@ class RunDirectory:
         if self._events is None:
             self._events = JsonLinesFile(self.path / "events.jsonl")
         self._events.append_or_keep({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
-
-    def check_prompts(self, checksum: str) -> None:
-        """Compare the checksum of everything that is trained on with the one noted when the run began.
-
-        Raises:
-            UserError: it is another one.
-        """
-        path = self.path / "prompts.json"
-        if not path.exists():
-            write_text_atomic(path, json.dumps({"checksum": checksum}) + "\n")
-        elif json.loads(path.read_text(encoding="utf-8"))["checksum"] != checksum:
-            raise UserError(
-                f"the problems and contexts are not those that {self.path} began with: its data, the model's tokenizer "
-                "or the code that makes contexts changed since; bring them back, or start a new run"
-            )
 
     def write_evaluation(self, step: int, answers: Sequence[Answer], numbers: Mapping[str, Any]) -> Path:
         """Write the evaluation after `step` steps: every answer, one line each, and the numbers in a file of their own.
@@ -225,10 +218,36 @@ class RunDirectory:
         path.parent.mkdir(exist_ok=True)
         return path
 
+    def _make_way(self) -> None:
+        """Move the run that is here aside, or remove what is left of one that ended before it began.
+
+        Raises:
+            UserError: it is alive, or no run of ours.
+        """
+        check_run_folder(self.path)
+        self._claim()
+        if took_no_step(self.path):
+            shutil.rmtree(self.path)
+            self.notice = f"{self.path} held only the start of a run that took no step: it is replaced"
+        else:
+            names = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+            aside = next(name for name in names if not name.exists())
+            self.path.rename(aside)
+            self.notice = f"the earlier run {self.path} is moved aside to {aside.name}"
+        self.close()
+
     def _claim(self) -> None:
         self._lock = FolderLock(self.path)
         if not self._lock.acquire():
             raise UserError(f"another run is writing to {self.path}; give this one another run.name")
+
+
+def _status(summary: Path) -> str:
+    """The status in a summary.json; empty where there is none, or nobody can read it."""
+    try:
+        return str(json.loads(summary.read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _recorded(config: Config) -> dict[str, Any]:

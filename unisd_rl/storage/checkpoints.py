@@ -10,6 +10,7 @@ before it is. Nothing here needs torch.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from unisd_rl.types import Failure, Report
 
 MANIFEST, RUN_STATE = "manifest.json", "run_state.json"
 _PREFIX = "step-"
+_OURS = re.compile(rf"{_PREFIX}\d+(\.partial|\.old)?")  # a checkpoint, or one half written or half replaced
 
 
 class DamagedCheckpoint(Exception):
@@ -110,10 +112,13 @@ def latest_valid(folder: Path, rollbacks: Sequence[Rollback], report: Report) ->
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count`, and what was left half written. The newest must be valid."""
+    """Remove all but the newest `count`, and what was left half written. The newest must be valid.
+
+    What a person put there under another name, e.g. a copy `step-40-best`, stays.
+    """
     kept = {path.name for path in newest_first(folder)[:count]}
-    for path in folder.glob(f"{_PREFIX}*"):
-        if path.name not in kept:
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 

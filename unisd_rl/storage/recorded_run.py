@@ -5,6 +5,7 @@ Only files that `RunDirectory` and the rollout queue wrote are read, and nothing
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,41 @@ _WHY_FIXED = {
     "run.dir": "the folder has its place",
     "model.path": "it is the model the run began with",
 }
+
+
+_STARTED = {
+    "lock", "config.toml", "summary.json", "prompts.json", "events.jsonl", "logs", "control", "base_model",
+    "base_model.partial",
+}  # fmt: skip
+"""What a run leaves that ended before its first answer; nothing of it is worth keeping."""
+
+
+def check_run_folder(path: Path) -> None:
+    """Check that a new run may take this folder: it is not there, or empty, or an earlier run's.
+
+    Raises:
+        UserError: another program or a person put something there.
+    """
+    try:
+        others = {entry.name for entry in path.iterdir()} - {"lock"}
+    except OSError:  # not there; or whoever makes it says what is wrong with it
+        return
+    try:
+        ours = {"run", "objective"} <= tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError):
+        ours = False
+    if others and not (ours and (path / "lock").is_file()):
+        raise UserError(
+            f"{path} is there and is not the folder of a run (lock and config.toml): give this run another run.name, "
+            "or empty the folder"
+        )
+
+
+def took_no_step(path: Path) -> bool:
+    """Whether an earlier run's folder holds nothing but its start: no step, rollout, evaluation or checkpoint."""
+    others = [entry for entry in path.iterdir() if entry.name not in _STARTED]
+    inside = [file for entry in others for file in (entry.rglob("*") if entry.is_dir() else (entry,))]
+    return not any(file.is_file() and file.stat().st_size for file in inside)
 
 
 def resumed_config(folder: Path, overrides: Tree) -> Config:

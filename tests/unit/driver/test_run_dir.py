@@ -17,7 +17,7 @@ from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.evaluation.statistics import EvaluationSummary, Interval
 from unisd_rl.storage.files import WriteError
-from unisd_rl.types import Answer, Generation
+from unisd_rl.types import Answer, Failure, Generation
 
 CONFIG = load_recipe("unisd_star")
 
@@ -46,6 +46,94 @@ def test_an_earlier_run_of_the_same_name_is_moved_aside(tmp_path):
         directory.close()
     losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["loss"] for name in ("run.1", "run.2", "run")]
     assert losses == [1.0, 2.0, 3.0]
+
+
+def test_moving_an_earlier_run_aside_is_said(tmp_path):
+    assert created(tmp_path / "run").notice == ""
+    directory = created(tmp_path / "run")
+    directory.log_step({"step": 0})
+    directory.close()
+    assert created(tmp_path / "run").notice == f"the earlier run {tmp_path}/run is moved aside to run.1"
+
+
+def test_a_run_that_failed_at_its_start_is_replaced_and_not_kept_under_another_name(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+
+    def fail():
+        directory.record(Failure("rollout-0", "no engine", 0, 0.0))
+        (directory.logs / "rollout-0.log").write_text("why")
+        (directory.path / "base_model").mkdir()
+        (directory.path / "base_model" / "model.safetensors").write_text("a copy of what is in the cache")
+        (directory.path / "rollouts" / "index").mkdir(parents=True)
+        (directory.path / "consumed.jsonl").touch()
+        raise RunFailed("no engine")
+
+    with pytest.raises(RunFailed), directory.claimed(CONFIG):
+        fail()
+    assert (directory.path / "logs" / "rollout-0.log").exists()  # until there is another run
+    again = created(tmp_path / "run")
+    assert "took no step: it is replaced" in again.notice
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert not (again.path / "logs" / "rollout-0.log").exists()
+
+
+WORTH_KEEPING = (
+    "metrics.jsonl",
+    "evaluations/step-0.json",
+    "rollouts/index/0.json",
+    "checkpoints/step-1/x",
+    "notes.txt",
+)
+
+
+@pytest.mark.parametrize("name", WORTH_KEEPING)
+def test_what_a_run_or_a_person_left_is_never_removed(tmp_path, name):
+    directory = created(tmp_path / "run")
+    kept = directory.path / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("{}\n")
+    directory.close()
+    created(tmp_path / "run")
+    assert (tmp_path / "run.1" / name).read_text() == "{}\n"
+
+
+FOREIGN = {
+    "other_files": {"thesis.tex": "", "metrics.jsonl": "{}"},
+    "another_programs_lock": {"lock": "", "config.toml": "[tool]\n", "checkpoints/step-7/model.safetensors": ""},
+    "a_configuration_alone": {"config.toml": "[run]\n[objective]\n"},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_a_folder_that_is_no_runs_is_refused_and_left_as_it_is(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(UserError, match=r"is not the folder of a run .*another run\.name"):
+        created(tmp_path / "run")
+    found = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert found == files.keys()
+    assert all((tmp_path / "run" / name).read_text() == text for name, text in files.items())
+
+
+def test_an_empty_folder_may_become_a_runs(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert created(tmp_path / "run").config.is_file()
+
+
+def test_a_stop_is_an_event_of_its_own_and_known_when_the_run_is_resumed(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), directory.claimed(CONFIG):
+        raise KeyboardInterrupt
+    (event,) = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["component"]) == ("stop", "driver")
+    seen = []
+    for end in (RunFailed("a rank died"), KeyboardInterrupt(), RunFailed("another died")):
+        again = RunDirectory(tmp_path / "run")
+        with pytest.raises(type(end)), again.claimed(CONFIG, resumed=True):
+            raise end
+        seen.append(again.stopped_before)
+    assert seen == [True, False, True]
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
@@ -115,14 +203,6 @@ def test_a_reopened_run_appends_and_has_not_ended(tmp_path):
     assert not again.summary.exists()
     with pytest.raises(UserError, match="another run is writing"):
         RunDirectory(tmp_path / "run").reopen(CONFIG)
-
-
-def test_other_prompts_than_those_a_run_began_with_are_refused(tmp_path):
-    directory = created(tmp_path / "run")
-    directory.check_prompts("abc")
-    directory.check_prompts("abc")
-    with pytest.raises(UserError, match="not those that"):
-        directory.check_prompts("abd")
 
 
 def test_an_evaluation_counts_while_its_version_survives(tmp_path):

@@ -92,6 +92,7 @@ def test_only_the_newest_are_kept(tmp_path):
     for step in (2, 4, 6):
         written(tmp_path, step)
     (tmp_path / "step-8.partial").mkdir()
+    (tmp_path / "step-8-best").mkdir()  # a person's
     (tmp_path / "mine").mkdir()
     keep_newest(tmp_path, 2)
-    assert names(tmp_path) == ["mine", "step-4", "step-6"]
+    assert names(tmp_path) == ["mine", "step-4", "step-6", "step-8-best"]
