@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from actors.report import Pulse
 from actors.scale_requests import ActorCounts, InvalidRequest, ScaleRequests
 from unisd_rl.config.rollout import AutoActors, RolloutConfig
-from unisd_rl.types import Failure, Report
+from unisd_rl.types import Failure, Report, Scaling
 
 _SPARE = 0.9  # share of its time an actor may be busy after another has gone
 
@@ -153,19 +153,26 @@ class TargetActorCount:
         self._objection = ""
 
     def count(self) -> int:
-        """The number wanted now. A request that nobody can read is reported once, and changes nothing."""
-        requested = self._requested
+        """The number wanted now; a change is reported. A request that nobody can read is reported once, and changes
+        nothing."""
+        requested, reason = self._requested, "so that neither the learner nor the actors wait (rollout.actors.max)"
         try:
             requested = self._requests.requested_actors()
         except InvalidRequest as error:
             if str(error) != self._objection:
                 self._objection = str(error)
                 self._report(Failure("control", self._objection, 0, 0.0))
+        count = self._count if self._rule is None else self._rule.count
         if requested is not None and requested != self._requested:
-            self._requested = self._count = requested
+            self._requested = count = requested
+            reason = "requested by unisd_rl.scale"
             if self._rule is not None:
                 self._rule.set(requested)
-        return self._count if self._rule is None else self._rule.count
+                count = self._rule.count
+        if count != self._count:
+            self._report(Scaling("rollout", reason, self._count, count))
+            self._count = count
+        return count
 
     def observe(self, step: Observation) -> None:
         """Take a step into account; nothing, where the number is fixed."""

@@ -12,34 +12,34 @@ from typing import Any, NoReturn
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
-from unisd_rl.cluster.resources import Requirement, describe_cluster, describe_local
+from unisd_rl.cluster.resources import GPU, Requirement, describe_cluster, describe_local, gpus_here, missing_to_compile
+from unisd_rl.cluster.stop import STOP, STOPPED
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
 from unisd_rl.config.load import check_renamed
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
-STOPPED = 130
-"""Exit code after Ctrl-C, as of a shell."""
 DEFAULT_RECIPE = "unisd_star"
 
 
 def exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
     """The exit code of a command, called with these arguments (None: those of this process).
 
-    What it returns (0: done), or 1 where a component failed, 2 where the input is wrong, 130 after Ctrl-C.
+    What it returns (0: done), or 1 where a component failed, 2 where the input is wrong, 130 after Ctrl-C or SIGTERM.
     """
-    try:
-        return command(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return STOPPED
+    with STOP.handling():
+        try:
+            return command(sys.argv[1:] if arguments is None else arguments)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except RunFailed as error:
+            print(f"failed: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "stopped", file=sys.stderr)
+            return STOPPED
 
 
 def limit_openmp_spinning() -> None:
@@ -49,6 +49,32 @@ def limit_openmp_spinning() -> None:
     starve whatever runs beside them.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+_SOCKET_BYTES = 107  # the longest name of a Unix socket
+_RAY_SOCKET_BYTES = len("/ray/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+
+
+def check_machine(needed: Sequence[Requirement]) -> None:
+    """Check what processes need of this machine where Ray is started on it; those of a cluster are its nodes' affair.
+
+    Raises:
+        UserError: Ray has no folder for its sockets, or a process with a GPU could not compile its kernels.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    on_gpus = gpus_here() and any(requirement.each.get(GPU) for requirement in needed)
+    if on_gpus and (lacking := missing_to_compile()):
+        raise UserError(lacking)
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
+    folder, longest = os.environ.get(name, ""), _SOCKET_BYTES - _RAY_SOCKET_BYTES
+    if len(os.fsencode(folder)) > longest:
+        raise UserError(
+            f"{name} = {folder!r} is longer than the {longest} characters that leave room for the names of Ray's "
+            f"sockets: set it to a shorter folder, e.g. {name}=/tmp"
+        )
+    if folder and os.path.exists(folder) and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        raise UserError(f"{name} = {folder!r} is not a folder that can be written: set it to one, e.g. {name}=/tmp")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
@@ -128,6 +154,7 @@ def describe_resources(needed: Sequence[Requirement]) -> str:
     lines = [requirement.describe() for requirement in needed]
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        check_machine(needed)
         return "\n".join([*lines, describe_local(needed)])
     from unisd_rl.cluster.ray_cluster import cluster_state  # Ray
 

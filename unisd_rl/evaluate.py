@@ -12,12 +12,13 @@ from pathlib import Path
 from unisd_rl.cli import (
     CliParser,
     check_absolute_under_a_job,
+    check_machine,
     check_model_folder,
     describe_resources,
     exit_code,
     limit_openmp_spinning,
 )
-from unisd_rl.cluster.resources import generation_requirements, retention_requirement
+from unisd_rl.cluster.resources import Requirement, generation_requirements, retention_requirement
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 
@@ -44,6 +45,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(request))
         return 0
+    check_machine(_requirements(request))
     limit_openmp_spinning()
     from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
 
@@ -73,8 +75,11 @@ def check_without_imports(request: EvaluationRequest) -> None:
 def describe(request: EvaluationRequest) -> str:
     """What would be evaluated, which process needs which resources, and whether every process can run."""
     what = f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
-    needed = (*generation_requirements(request.config), *retention_requirement(request.config))
-    return f"{what}\n{describe_resources(needed)}"
+    return f"{what}\n{describe_resources(_requirements(request))}"
+
+
+def _requirements(request: EvaluationRequest) -> tuple[Requirement, ...]:
+    return (*generation_requirements(request.config), *retention_requirement(request.config))
 
 
 def _check_model(setting: str, model: str) -> None:

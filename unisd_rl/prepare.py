@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from unisd_rl.cli import (
     check_contexts,
+    check_machine,
     check_model_folder,
     check_training_task,
     exit_code,
@@ -35,6 +36,8 @@ def _prepare(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
+    if config.contexts_read.generated:
+        check_machine(generation_requirements(config))
     limit_openmp_spinning()
     from unisd_rl.driver.context_generation import run_preparation  # heavy: torch, Ray
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from unisd_rl.cli import (
-    STOPPED,
     check_absolute_under_a_job,
     check_contexts,
+    check_machine,
     check_model_folder,
     check_training_task,
     describe_resources,
@@ -23,11 +23,12 @@ from unisd_rl.cli import (
     split_resume,
 )
 from unisd_rl.cluster.resources import requirements
+from unisd_rl.cluster.stop import STOPPED
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.errors import UserError
-from unisd_rl.storage.recorded_run import resumed_config
+from unisd_rl.storage.recorded_run import check_run_folder, resumed_config
 from unisd_rl.storage.stores import check_reachable
 
 PROGRAM = "python -m unisd_rl.run"
@@ -52,6 +53,7 @@ def _run(arguments: Sequence[str]) -> int:
     if dry_run:
         print(describe(config))
         return 0
+    check_machine(requirements(config))
     limit_openmp_spinning()
     from unisd_rl.train import run_job  # heavy: torch, Ray
 
@@ -74,6 +76,7 @@ def check_without_imports(config: Config) -> None:
         UserError: one sentence with the value and the remedy.
     """
     check_absolute_under_a_job("run.dir", config.run.dir)
+    check_run_folder(config.run_dir)
     if config.model.path is not None:
         _check_model_stays(config.model.path, config)
     check_data(config)

@@ -34,24 +34,25 @@ from functools import partial
 
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
+from unisd_rl.cluster.stop import STOP, StopSignals
 from unisd_rl.config import Config
 from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run, started_run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
-from unisd_rl.driver.console import Console
+from unisd_rl.driver.console import Console, describe_stop
 from unisd_rl.driver.evaluations import baseline_evaluation, evaluate_if_due, final_evaluation
 from unisd_rl.driver.publish import check_health, publish, verify_published
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.driver.stop import StopRequest, stop_request
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
+from unisd_rl.errors import RunFailed
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import Batch
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import PolicyVersion, Stop
 
 
 def run_job(config: Config, resumed: bool = False) -> Summary:
@@ -60,18 +61,24 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
     Raises:
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: a component failed during the run; what was committed is on storage.
+        KeyboardInterrupt: it was stopped outside a step; the sentence says how it goes on.
     """
     config = config.with_clock_stopped(datetime.now())
     task = load_task(config.task)
     check_model(config)
     directory = RunDirectory(config.run_dir)
-    with directory.claimed(config, resumed):
-        return _connect_and_train(directory, task, config, resumed)
+    try:
+        with directory.claimed(config, resumed):
+            return _connect_and_train(directory, task, config, resumed)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(describe_stop(directory.path)) from None
 
 
 def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:
     started = time.monotonic()
     with Console() as console, connected(config, requirements(config)):
+        if directory.notice:
+            console.print(directory.notice)
         with started_run(config, task, directory, console) as run:
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
@@ -83,35 +90,56 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
 def train(run: Run, resumed: bool) -> Outcome:
     """Run the algorithm to the last step, or to the step at which a stop was requested.
 
+    A failure after that is not repaired: a scheduler may have told all processes of a job to stop, not this one alone.
+
     Raises:
         RunFailed: a component failed more often than it may, or a check on the run itself did; the sentence says which.
+        KeyboardInterrupt: a stop was requested outside a step, or again, or something failed after it.
     """
     recovery, timer = LearnerRecovery(run), LoopTimer()
     recovery.start_or_resume(resumed)
     before = recovery.run_with_recovery(partial(baseline_evaluation, run))
     tokens_before = run.queue.report().tokens
     run.rollouts.run()
-    with stop_request(run.console.print_stop_notice) as stop:
-        version, after = recovery.run_with_recovery(lambda version: train_and_finish(run, version, stop, timer))
+
+    def work(version: PolicyVersion) -> tuple[PolicyVersion, EvaluationSummary | None]:
+        with STOP.deferred(run.console.print_stop_notice):
+            try:
+                return train_and_finish(run, version, STOP, timer)
+            except RunFailed as error:
+                if STOP.requested:
+                    run.console.print(f"no checkpoint of the last step: {error}")
+                    STOP.check()
+                raise
+
+    version, after = recovery.run_with_recovery(work)
+    if after is None:
+        run.directory.record(Stop("driver", STOP.reason))
     return Outcome(version, before, after, timer.seconds, run.queue.report().tokens - tokens_before)
 
 
 def train_and_finish(
-    run: Run, version: PolicyVersion, stop: StopRequest, timer: LoopTimer
+    run: Run, version: PolicyVersion, stop: StopSignals, timer: LoopTimer
 ) -> tuple[PolicyVersion, EvaluationSummary | None]:
     """The steps from `version` on, the last checkpoint, and the final evaluation: None where a stop was requested."""
-    start = version
+    start, evaluated = version, None
     with timer:
         version = train_steps(run, version, stop)
     if version != start:
         save_last_checkpoint(run, version)
-    return version, None if stop.requested else final_evaluation(run, version)
+    if not stop.requested:
+        with stop.ended_at_once():
+            evaluated = final_evaluation(run, version)
+    return version, evaluated
 
 
-def train_steps(run: Run, version: PolicyVersion, stop: StopRequest) -> PolicyVersion:
-    """Step after step from `version` on; returns the version reached."""
-    evaluate_if_due(run, version)
+def train_steps(run: Run, version: PolicyVersion, stop: StopSignals) -> PolicyVersion:
+    """Step after step from `version` on; returns the version reached. A stop ends an evaluation, and never a step."""
+    with stop.ended_at_once():
+        evaluate_if_due(run, version)
     for step in range(version.number, run.config.run.total_steps):
+        if stop.requested:
+            break
         times = StepTimes()
         admit(run, step)
         with times.measure("wait_s"):
@@ -123,9 +151,8 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopRequest) -> PolicyVe
             publish_if_due(run, version)
         check_health(run, version)
         after_step(run, version, metrics, batch, times)
-        if stop.requested:
-            break
-        run_periodic_work(run, version)
+        if not stop.requested:
+            run_periodic_work(run, version, stop)
     return version
 
 
@@ -168,14 +195,16 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
         verify_published(run, version)
 
 
-def run_periodic_work(run: Run, version: PolicyVersion) -> None:
+def run_periodic_work(run: Run, version: PolicyVersion, stop: StopSignals) -> None:
     """Checkpoints and evaluations that are due between two steps."""
     every = run.config.run.checkpoint_every
     if version.number == run.config.run.total_steps:  # `train_and_finish` does both
         return
     if every and version.number % every == 0:
         save_checkpoint(run, version)
-    evaluate_if_due(run, version)
+    if not stop.requested:
+        with stop.ended_at_once():
+            evaluate_if_due(run, version)
 
 
 def _print_final_lines(console: Console, directory: RunDirectory, outcome: Outcome, summary: Summary) -> None:

@@ -8,7 +8,7 @@ number at admission. A `Rollout` is a numbered prompt with the completion the st
 | driver -> queue -> actor | `NumberedPrompt` |
 | actor -> queue -> learner | `Rollout` as a row of an Arrow batch; `PolicyVersion`s in it |
 | driver -> actor, evaluations | `Message`s, `Sampling`, `PolicyVersion`; back a `Generation` |
-| driver -> console and events.jsonl | `Failure`, `Recovery`, `Notice` |
+| driver -> console and events.jsonl | `Failure`, `Recovery`, `Notice`, `Scaling`, `Stop`, `Resumption` |
 
 No torch and no Ray here: every package may import this module at no cost.
 
@@ -225,7 +225,33 @@ class Notice:
     reason: str
 
 
-Event = Failure | Recovery | Notice
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """There shall be another number of rollout actors, `actors` instead of `before`: an event of the run."""
+
+    component: str
+    reason: str
+    before: int
+    actors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run ends because it was asked to, by the signal `reason`: an event of the run, and no failure."""
+
+    component: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that was stopped goes on, `seconds` after it was resumed: an event of the run."""
+
+    component: str
+    seconds: float
+
+
+Event = Failure | Recovery | Notice | Scaling | Stop | Resumption
 
 Report = Callable[[Event], None]
 """Receives every event: the run's folder and the console."""

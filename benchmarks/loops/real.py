@@ -25,6 +25,7 @@ from learner.group import LearnerGroup
 from unisd_rl.cluster.cores import CorePlan, core_plan
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
+from unisd_rl.cluster.stop import StopSignals
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.build import Run, prompt_stream, started_run
@@ -32,7 +33,6 @@ from unisd_rl.driver.console import Console
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.replay_job import Recording
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.driver.stop import StopRequest
 from unisd_rl.storage.recorded_run import RecordedRun
 from unisd_rl.tasks.load import load_task
 from unisd_rl.train import train_steps
@@ -107,7 +107,7 @@ def looped(part: str, config: Config, steps: int) -> Row:
         recovery = LearnerRecovery(run)
         recovery.start_or_resume(resumed=False)
         run.rollouts.run()
-        train_steps(run, recovery.version, StopRequest(lambda: None))
+        train_steps(run, recovery.version, StopSignals())
     lines = directory.lines[FIRST : FIRST + steps]
     seconds = directory.ended_s[FIRST + steps - 1] - directory.ended_s[FIRST - 1]
     learn_s, waited_s, published_s = (sum(line[name] for line in lines) for name in ("learn_s", "wait_s", "publish_s"))

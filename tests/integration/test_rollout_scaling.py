@@ -10,7 +10,7 @@ from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from tests.fakes.finished import FinishedRun, read_until, start_job
 from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, config, numbered
-from unisd_rl.cli import STOPPED
+from unisd_rl.cluster.stop import STOPPED
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.scale import main as scale
 
@@ -92,7 +92,7 @@ def test_what_a_person_asks_for_comes_and_the_answer_is_written(parts, tied_mode
         assert control.status().states == ("rollout-0: serving", "rollout-1: serving")
     finally:
         group.close()
-    assert parts.events == []
+    assert [(event.before, event.actors) for event in parts.events] == [(1, 2)]
 
 
 def test_a_run_is_scaled_by_the_command_while_it_trains(tmp_path):
@@ -111,5 +111,7 @@ def test_a_run_is_scaled_by_the_command_while_it_trains(tmp_path):
     run = FinishedRun(tmp_path / "run", output)
     steps = run.summary["steps"]
     assert [row["prompt"] for row in run.consumed] == list(range(steps * 16))
-    assert (run.path / "events.jsonl").exists() is False
+    happened = [(event["event"], event["component"], event.get("actors")) for event in run.events]
+    assert happened == [("scaling", "rollout", 2), ("scaling", "rollout", 1), ("stop", "driver", None)]
+    assert "rollout actors 1 -> 2: requested" in output
     assert scale([str(tmp_path / "run"), "--actors", "2"]) == 2  # it has ended

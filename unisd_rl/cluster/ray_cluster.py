@@ -11,12 +11,16 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unisd_rl.cluster.resources import CPU, GPU, ClusterState, Node, Requirement, missing
+from unisd_rl.cluster.stop import STOP
 from unisd_rl.config import Config
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its handler of SIGTERM would print native stacks and abort; a stop is for `cluster/stop.py`. Python's own handler
+    # (faulthandler) still shows where a process crashed.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     # A call with several answers whose first one was read and is an error: Ray would print the others' tracebacks.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Memory of rollouts and weights that were read is used again at once, not after Ray's second: new pages cost four
@@ -39,8 +43,9 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
         UserError: the cluster lacks something after `run.cluster_timeout_s`, naming what and how much.
     """
     os.environ.update(RAY_ENVIRONMENT)
-    _connect(phases, config.rollout.actors_at_most - config.rollout.actors_at_start)
     try:
+        with _stop_waits_for_ray():
+            _connect(phases, config.rollout.actors_at_most - config.rollout.actors_at_start)
         for needed in phases:
             _wait_for_resources(config, needed)
         yield
@@ -56,13 +61,22 @@ def cluster_state(address: str) -> ClusterState:
     """
     os.environ.update(RAY_ENVIRONMENT)
     try:
-        _connect_to(address)
+        with _stop_waits_for_ray():
+            _connect_to(address)
         alive = [node for node in ray.nodes() if node["Alive"]]
         # Several nodes may share a machine: then only the identifier tells them apart.
         nodes = (Node(f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}", node["Resources"]) for node in alive)
         return ClusterState(tuple(nodes), ray.available_resources())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stop_waits_for_ray() -> Iterator[None]:
+    """A stop that is requested while Ray starts comes after that: half started it leaves processes behind."""
+    with STOP.kept(), STOP.deferred():
+        yield
+    STOP.check()
 
 
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
@@ -73,13 +87,17 @@ def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:
     computing = [sum(process.count for process in needed if process.each.get(CPU)) for needed in phases]
     processes = joining + max(computing)
     custom = {name for needed in phases for process in needed for name in process.each} - {CPU, GPU}
-    ray.init(
-        address="local",
-        num_cpus=max(processes, os.cpu_count() or 1),
-        resources=dict.fromkeys(custom, float(processes)),  # so that a recipe for many machines also runs on one
-        include_dashboard=False,
-        **_SILENT,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(processes, os.cpu_count() or 1),
+            resources=dict.fromkeys(custom, float(processes)),  # so that a recipe for many machines also runs on one
+            include_dashboard=False,
+            **_SILENT,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[-1]
+        raise RunFailed(f"Ray does not start on this machine: {reason}") from error
 
 
 def _connect_to(address: str) -> None:

@@ -15,9 +15,14 @@ from typing_extensions import override
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
-from unisd_rl.types import Event, Failure, Notice, Progress, Recovery
+from unisd_rl.types import Event, Failure, Notice, Progress, Recovery, Resumption, Scaling, Stop
 
 _WIDE = 1000  # columns: no line of a table is folded in a log
+
+
+def describe_stop(directory: Path) -> str:
+    """The last line of a run that was stopped: how it goes on."""
+    return f"stopped; resume with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}"
 
 
 class Console(Progress):
@@ -112,18 +117,22 @@ class Console(Progress):
             )
 
     def print_event(self, event: Event) -> None:
-        """Print that a component failed, works again, or should be looked at."""
+        """Print what a person should see of an event."""
         match event:
+            case Failure():
+                restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
+                self.print(f"{event.component} failed: {event.reason}{restart}")
             case Recovery():
                 self.print(f"{event.component} recovered after {event.seconds:.1f} s")
             case Notice():
                 self.print(f"note: {event.reason}")
-            case Failure():
-                restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
-                self.print(f"{event.component} failed: {event.reason}{restart}")
+            case Scaling():
+                self.print(f"rollout actors {event.before} -> {event.actors}: {event.reason}")
+            case Stop() | Resumption():
+                pass  # the command's first or last line says it
 
     def print_stop_notice(self) -> None:
-        """Print what the first Ctrl-C does."""
+        """Print what the first Ctrl-C or SIGTERM does."""
         self.print("finishing this step and saving a checkpoint; press Ctrl-C again to stop now")
 
     def print_finished(
@@ -135,6 +144,5 @@ class Console(Progress):
         self.print(f"model  {checkpoint}\nfiles  {directory}")
 
     def print_interrupted(self, directory: Path) -> None:
-        """Print the last lines of a run that was stopped."""
-        self.print(f"stopped; files  {directory}")
-        self.print(f"resume with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}")
+        """Print the last line of a run that was stopped."""
+        self.print(describe_stop(directory))

@@ -21,7 +21,7 @@ from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.publish import publish_and_verify
 from unisd_rl.storage.checkpoints import latest_valid
-from unisd_rl.types import INITIAL_VERSION, Failure, PolicyVersion, Recovery
+from unisd_rl.types import INITIAL_VERSION, Failure, PolicyVersion, Recovery, Resumption
 
 Result = TypeVar("Result")
 
@@ -64,11 +64,15 @@ class LearnerRecovery:
                 self.version = self._roll_back(lost)
 
     def _resume(self) -> PolicyVersion:
-        """Reported as a failure too: what an earlier driver was waiting for when it ended has its recovery here."""
+        """Unless the earlier driver was asked to stop, its end is reported as a failure: what it was waiting for then
+        has its recovery here."""
         run, started = self._run, time.monotonic()
-        run.report(Failure("driver", "the run ended before its last step and is resumed", 0, 0.0))
+        stopped = run.directory.stopped_before
+        if not stopped:
+            run.report(Failure("driver", "the run ended before its last step and is resumed", 0, 0.0))
         version = resume_from_checkpoint(run)
-        run.report(Recovery("driver", time.monotonic() - started))
+        end = Resumption if stopped else Recovery
+        run.report(end("driver", time.monotonic() - started))
         return version
 
     def _roll_back(self, lost: LearnerLost) -> PolicyVersion:

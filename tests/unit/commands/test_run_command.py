@@ -99,6 +99,28 @@ def test_contexts_that_no_term_reads_are_said():
     ]
 
 
+def test_a_folder_for_temporary_files_whose_name_leaves_no_room_for_sockets_is_refused(tmp_path):
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        for arguments in ([], ["--dry-run"]):
+            result = command(*arguments, "--run.dir", str(tmp_path / "runs"), **{name: "/tmp/" + "long" * 24})
+            assert result.code == 2
+            assert result.errors.startswith(f"error: {name} = '/tmp/long")
+            assert f"e.g. {name}=/tmp" in result.errors
+            assert len(result.errors.splitlines()) == 1
+            assert not result.heavy
+    assert "is not a folder that can be written" in command("--dry-run", TMPDIR="/dev/null").errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_never_begins_in_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    result = command("--run.dir", str(tmp_path), "--run.name", "thesis")
+    assert (result.code, result.heavy) == (2, frozenset())
+    assert f"{tmp_path}/thesis is there and is not the folder of a run" in result.errors
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+
+
 def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))

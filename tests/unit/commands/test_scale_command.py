@@ -13,7 +13,7 @@ from unisd_rl.config.rollout import AutoActors, RolloutConfig
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.scale import describe, main
-from unisd_rl.types import Failure
+from unisd_rl.types import Failure, Scaling
 
 THREE_SERVE = ActorCounts(3, 3, ("rollout-0: serving", "rollout-1: serving", "rollout-2: serving"))
 
@@ -125,11 +125,13 @@ def test_a_number_of_actors_is_one_or_a_section_with_bounds(actors, said):
         load_recipe("unisd_star", {"rollout": {"actors": actors}})
 
 
-def test_the_configured_number_holds_until_somebody_says_another(run):
-    wanted = target(run, [], actors=2)
+def test_the_configured_number_holds_until_somebody_says_another_and_the_change_is_an_event_of_its_own(run):
+    told = []
+    wanted = target(run, told, actors=2)
     assert wanted.count() == 2
     ScaleRequests(run.path).request_actors(5)
-    assert wanted.count() == 5
+    assert [wanted.count(), wanted.count()] == [5, 5]
+    assert told == [Scaling("rollout", "requested by unisd_rl.scale", 2, 5)]
 
 
 def test_what_a_full_disk_does_not_take_of_the_status_is_said_later(run):
@@ -147,6 +149,7 @@ def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
     wanted = target(run, told, actors=2)
     ScaleRequests(run.path).request_actors(3)
     assert wanted.count() == 3
+    told.clear()
     (run.path / "control" / "actors.json").write_text(text)
     assert [wanted.count(), wanted.count()] == [3, 3]
     (fault,) = told
@@ -155,12 +158,15 @@ def test_a_request_nobody_can_read_changes_nothing_and_is_told_once(run, text):
 
 
 def test_the_rule_goes_on_from_what_was_said_last(run):
-    wanted = target(run, [], actors=AutoActors(min=1, max=6, patience=1))
+    told = []
+    wanted = target(run, told, actors=AutoActors(min=1, max=6, patience=1))
     assert wanted.count() == 1
     ScaleRequests(run.path).request_actors(4)
     assert wanted.count() == 4
     wanted.observe(Observation(wait_share=0.0, batches_ready=2.0, busy_share=0.1, serving=4))
     assert wanted.count() == 3
+    assert [(event.before, event.actors) for event in told] == [(1, 4), (4, 3)]
+    assert "rollout.actors.max" in told[1].reason
 
 
 def test_a_run_that_goes_on_keeps_what_was_asked_and_forgets_what_was_answered(run):

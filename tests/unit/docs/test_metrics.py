@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,7 @@ from unisd_rl.driver.bottleneck import Balance, StepTimes
 from unisd_rl.driver.summary import Summary
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import Failure, Notice, Recovery
+from unisd_rl.types import Event
 
 
 def names(*kinds):
@@ -20,7 +21,7 @@ def names(*kinds):
 
 WRITTEN = {
     "metrics.jsonl": {"lineage", "tokens_per_s"} | set(step_metrics().flat()) | names(StepTimes, Balance),
-    "events.jsonl": {"time_s", "event"} | names(Failure, Recovery, Notice),
+    "events.jsonl": {"time_s", "event"} | names(*get_args(Event)),
     "summary.json": names(Summary, EvaluationSummary, QueueReport),
 }
 

@@ -17,7 +17,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Failure, PolicyVersion, Recovery
+from unisd_rl.types import Failure, PolicyVersion, Recovery, Resumption
 
 BATCH = 8
 PATIENCE = {"backoff_s": 0.001, "backoff_max_s": 0.001, "max_restarts": 3}
@@ -227,6 +227,14 @@ def test_a_learner_that_always_hangs_at_the_same_step_ends_the_run_however_slowl
     with pytest.raises(RunFailed, match=r"learner failed 4 times and never got beyond step 9 .*within 600 s"):
         LearnerRecovery(run, PolicyVersion(0, 0)).run_with_recovery(work)
     assert next(hangs_at, None) is None
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_run_that_was_asked_to_stop_is_resumed_without_a_failure(rig, stopped):
+    rig.run.directory.stopped_before = stopped
+    LearnerRecovery(rig.run).start_or_resume(resumed=True)
+    kinds = [Resumption] if stopped else [Failure, Recovery]
+    assert [(type(event), event.component) for event in rig.events] == [(kind, "driver") for kind in kinds]
 
 
 def test_a_check_that_fires_is_not_recovered_from(rig):

@@ -1,18 +1,19 @@
 """The loop of `train.py`: what happens in which order, and what stops it; with hand-made parts around it."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
 
 from tests.fakes.step_metrics import step_metrics
+from unisd_rl.cluster.stop import StopSignals
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.step_notices import StepNotices
-from unisd_rl.driver.stop import StopRequest
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.weights.store import StoreClient
@@ -27,7 +28,7 @@ class Parts:
     handles, pulses = (), {}
 
     def __init__(self):
-        self.calls, self.admitted, self.stop_at, self.stop = [], 0, None, StopRequest(lambda: None)
+        self.calls, self.admitted, self.stop_at, self.stop = [], 0, None, StopSignals()
 
     def admit(self, prompts):
         self.admitted += len(prompts)
@@ -41,7 +42,8 @@ class Parts:
     def step(self, shards, step, timeout_s, lineage):
         self.calls.append(f"step {step}")
         if step == self.stop_at:
-            self.stop.requested = True
+            with self.stop.deferred():
+                self.stop(signal.SIGTERM, None)
         return replace(step_metrics(), step=step)
 
     def publish(self, version, target):
@@ -115,6 +117,31 @@ def test_a_requested_stop_ends_the_loop_after_the_step(started):
     parts.stop_at = 1
     assert train_steps(run, INITIAL_VERSION, parts.stop) == PolicyVersion(0, 2)
     assert parts.calls[-1] == "publish 2"
+
+
+def test_a_stop_in_an_evaluation_between_steps_ends_the_evaluation_and_no_step_follows(started, monkeypatch):
+    run, parts = started(4)
+
+    def evaluate(run, version):
+        if version.number == 2:
+            parts.stop(signal.SIGTERM, None)
+        parts.calls.append(f"evaluate {version.number}")
+
+    monkeypatch.setattr("unisd_rl.train.evaluate_if_due", evaluate)
+    with parts.stop.deferred():
+        assert train_steps(run, INITIAL_VERSION, parts.stop) == PolicyVersion(0, 2)
+    assert [call for call in parts.calls if call.startswith("eval")] == ["evaluate 0", "evaluate 1"]
+    assert parts.calls[-1] == "publish 2"
+
+
+def test_ctrl_c_that_is_no_request_is_not_swallowed_by_an_evaluation(started, monkeypatch):
+    def evaluate(run, version):
+        raise KeyboardInterrupt
+
+    run, parts = started(4)
+    monkeypatch.setattr("unisd_rl.train.evaluate_if_due", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        train_steps(run, INITIAL_VERSION, parts.stop)
 
 
 def test_after_a_rollback_the_steps_are_of_the_new_lineage(started):

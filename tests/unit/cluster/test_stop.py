@@ -1,0 +1,146 @@
+"""What SIGINT and SIGTERM do: at once, after a step, and the second and third time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.fakes.hand_moved import Clock
+from unisd_rl.cli import exit_code
+from unisd_rl.cluster.stop import STOP, STOPPED, StopSignals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signalled:
+    """A handler that is called by hand, a second after the last time."""
+
+    def __init__(self):
+        self.clock, self.ends, self.notices = Clock(), [], []
+        self.stop = StopSignals(self.clock, lambda: self.ends.append("hard"))
+
+    def send(self, number=signal.SIGTERM, after_s=1.0):
+        self.clock.now += after_s
+        self.stop(number, None)
+
+    def notice(self):
+        self.notices.append("finishing")
+
+
+@pytest.fixture
+def signalled():
+    return Signalled()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_outside_a_step_the_first_signal_stops_at_once(signalled, number):
+    with pytest.raises(KeyboardInterrupt):
+        signalled.send(number)
+    assert (signalled.stop.requested, signalled.stop.reason) == (True, number.name)
+
+
+def test_in_a_step_the_first_signal_is_noted_and_said_and_the_second_stops_at_once(signalled):
+    with signalled.stop.deferred(signalled.notice):
+        signalled.send()
+        assert signalled.stop.requested
+        assert signalled.notices == ["finishing"]
+        with pytest.raises(KeyboardInterrupt):
+            signalled.send(signal.SIGINT)
+    assert signalled.notices == ["finishing"]
+    assert signalled.ends == []
+
+
+def test_a_signal_while_everything_is_closed_ends_the_process_hard(signalled):
+    with pytest.raises(KeyboardInterrupt):
+        signalled.send()
+    with pytest.raises(KeyboardInterrupt):
+        signalled.send()
+    assert signalled.ends == ["hard"]
+
+
+def test_the_same_request_sent_to_the_process_and_to_its_group_is_one(signalled):
+    with signalled.stop.deferred():
+        signalled.send()
+        signalled.send(after_s=0.1)
+        with pytest.raises(KeyboardInterrupt):
+            signalled.send(after_s=0.6)
+
+
+def test_an_evaluation_between_steps_ends_at_once_and_the_step_after_it_does_not(signalled):
+    done = []
+    with signalled.stop.deferred(signalled.notice):
+        with signalled.stop.ended_at_once():
+            signalled.send()
+            done.append("the rest of the evaluation")
+        done.append("checkpoint")
+        with pytest.raises(KeyboardInterrupt):
+            signalled.send()
+    assert done == ["checkpoint"]
+    assert signalled.ends == []
+
+
+def test_a_stop_that_was_put_off_is_made_up_for(signalled):
+    with signalled.stop.deferred():
+        signalled.send()
+    with pytest.raises(KeyboardInterrupt):
+        signalled.stop.check()
+
+
+def test_a_library_does_not_replace_the_handler_while_it_is_kept():
+    with STOP.handling():
+        with STOP.kept():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is STOP
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_command_that_is_stopped_says_one_line_and_leaves_the_handlers_as_they_were(number, capsys):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    done = []
+
+    def command(arguments):
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        for _ in range(1000):
+            time.sleep(0.01)
+        done.append("the command")
+        return 0
+
+    assert exit_code(command, []) == STOPPED
+    assert (capsys.readouterr().err, done) == ("stopped\n", [])
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert exit_code(lambda arguments: 0 if not STOP.requested else 1, []) == 0  # of an earlier one
+
+
+CLOSES_SLOWLY = """
+import sys, time
+from unisd_rl.cli import exit_code
+
+def command(arguments):
+    try:
+        print("began", flush=True)
+        time.sleep(60)
+    finally:
+        print("closing", flush=True)
+        time.sleep(60)
+
+sys.exit(exit_code(command, []))
+"""
+
+
+def test_a_process_that_closes_slowly_is_ended_by_another_signal():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSES_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in ("began\n", "closing\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.6)  # longer than what is taken for one request
+    assert process.wait(10) == STOPPED
+    assert process.stderr.read() == "stopped at once\n"
