@@ -96,7 +96,7 @@ def test_the_key_changes_with_whatever_the_rows_follow_from_and_with_nothing_els
         "records": key(task={"train_examples": 30, "seed": 1}),
         "fewer records": key(task={"train_examples": 30}),
         "views": key(contexts={"auxiliary": {"views": 4}}),
-        "kind of views": key(contexts={"auxiliary": {"type": "retrieval"}}),
+        "kind of views": key(contexts={"auxiliary": {"type": "random"}}),
         "attempts": key(
             contexts={"negative": {**WRITES["negative"], "attempts": 2}} if writes else {"negative": {"attempts": 2}}
         ),

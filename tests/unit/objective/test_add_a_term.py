@@ -1,5 +1,6 @@
-"""The guide's term, applied to a copy of the tree as the guide says, is a term: three files, nothing else."""
+"""The example's term, applied to a copy of the tree as the guide says, is a term: three files, nothing else."""
 
+import ast
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "add_a_term.md"
+EXAMPLE = ROOT / "examples" / "own_term.py"
 
 
 def after(path, line, addition):
@@ -20,10 +22,29 @@ def after(path, line, addition):
     path.write_text(text.replace(line, line + addition, 1))
 
 
+def pieces():
+    """The example's imports, its section and its term, each as it stands there."""
+    text = EXAMPLE.read_text()
+    lines, classes = text.splitlines(keepends=True), {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            classes[node.name] = "".join(lines[first - 1 : node.end_lineno])
+    start = text.index("from collections.abc")
+    return text[start : text.index("class MarginConfig")], classes["MarginConfig"], classes["MarginTerm"]
+
+
+def guide():
+    """The guide's blocks of code: the section, its field, the term, its entry."""
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+
+
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the package with the guide's four pieces of code where they belong."""
-    section, field, module, entry = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+    """A copy of the package with the example's two classes, and the guide's two lines, where they belong."""
+    imports, section, term = pieces()
+    _, field, _, entry = guide()
+    module = f"{imports}from unisd_rl.config.objective import MarginConfig\n\n\n{term}"
     shutil.copytree(ROOT / "unisd_rl", tmp_path / "unisd_rl", ignore=shutil.ignore_patterns("__pycache__"))
     config, objective = tmp_path / "unisd_rl/config/objective.py", tmp_path / "unisd_rl/objective"
     config.write_text(config.read_text().replace("class ObjectiveConfig", f"{section}\n\nclass ObjectiveConfig", 1))
@@ -41,6 +62,19 @@ def run_in(tree, *command):
     return subprocess.run(
         [sys.executable, "-P", *command], env=environment, cwd=tree, capture_output=True, text=True, timeout=120
     )
+
+
+def test_the_guide_and_the_example_are_one_text():
+    _, section, term = pieces()
+    assert [guide()[0], guide()[2]] == [section, term]
+
+
+def test_the_example_states_the_derivative_that_autograd_finds():
+    result = run_in(ROOT, str(EXAMPLE))
+    assert result.returncode == 0, result.stderr
+    loss, difference = result.stdout.splitlines()
+    assert re.fullmatch(r"margin loss 0\.0\d+; \d{2,3} of 1000 tokens below the margin", loss)
+    assert float(difference.rpartition(" ")[2]) < 1e-9
 
 
 def test_the_guides_term_has_the_loss_the_gradient_the_views_and_the_metrics_of_its_formula(tree):
