@@ -27,12 +27,14 @@ said in [recipes.md](recipes.md).
 
 "absent" as a default means that the field need not be given; its line says what then holds. "required" means that a
 section which is there must have it. The defaults are those of a section that says nothing; the shipped recipes
-(`unisd_rl/recipes/`) set some of them.
+(`unisd_rl/recipes/`) set some of them. Where no upper bound of an integer is said, it is 2,147,483,647; a leading `~` of
+a path is the home folder.
 
 A field with "yes" in the column "on resume" may have another value when a run is resumed
 ([resume.md](resume.md#when-the-driver-is-lost)): it says where, how fast and how patiently the run happens, or how a
 step is laid out, and nothing of what it trains.
 """
+LARGEST = 2**31 - 1  # where every count ends; said once
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _PLAIN = {
     float: "number",
@@ -133,7 +135,8 @@ def _range(metadata: Any) -> str:
     bounds = []
     for item in metadata:
         for part in (item, *getattr(item, "metadata", ())):
-            bounds += [f"{sign} {getattr(part, key):g}" for key, sign in _BOUNDS.items() if hasattr(part, key)]
+            limits = {sign: getattr(part, key) for key, sign in _BOUNDS.items() if hasattr(part, key)}
+            bounds += [f"{sign} {limit:g}" for sign, limit in limits.items() if limit < LARGEST]
     return "".join(f", {bound}" for bound in dict.fromkeys(bounds))
 
 

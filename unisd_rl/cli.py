@@ -2,19 +2,21 @@
 
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from itertools import takewhile
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import override
 
 from unisd_rl.cluster.resources import GPU, Requirement, describe_cluster, describe_local, gpus_here, missing_to_compile
 from unisd_rl.cluster.stop import STOP, STOPPED
 from unisd_rl.config import Config
+from unisd_rl.config.base import expand_path
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
 from unisd_rl.config.load import check_renamed
 from unisd_rl.config.task import TaskConfig
@@ -100,8 +102,27 @@ def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
         if not folder or folder.startswith("-"):
             raise UserError("--resume needs the folder of the run to resume, e.g. --resume runs/arithmetic")
         del others[index]
-        return Path(folder).expanduser(), others
+        return user_path(folder), others
     return None, others
+
+
+def user_path(text: str) -> Path:
+    """A path of the command line, with the home folder for `~`, which a shell leaves in `--out=~/x`.
+
+    Raises:
+        UserError: there is no such home folder, or no file system takes the path.
+    """
+    try:
+        if not text or "\0" in text:
+            raise ValueError("a path has at least one character, and no NUL")
+        return expand_path(Path(text))
+    except ValueError as error:
+        raise UserError(f"{text!r:.80} is no path: {error}") from None
+
+
+def user_model(text: str) -> str:
+    """A model folder of the command line, as `user_path` has it, or a name on a hub."""
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def check_absolute_under_a_job(setting: str, folder: Path) -> None:
@@ -115,7 +136,7 @@ def check_absolute_under_a_job(setting: str, folder: Path) -> None:
 
 def check_model_folder(setting: str, path: str | None) -> None:
     """Raise `UserError` for a model that should be a folder and is not there; None is the embedded one, or none."""
-    if path is not None and looks_local(path) and not Path(path).expanduser().is_dir():
+    if path is not None and looks_local(path) and not os.path.isdir(path):
         raise UserError(f"{setting} = {path!r} is not a folder; give a model folder or a hub name")
 
 
@@ -137,7 +158,7 @@ def check_contexts(contexts: ContextsConfig) -> None:
     """Raise `UserError` for a cache that would be lost, or an embedding model that is not there."""
     if contexts.cache is not None:
         check_absolute_under_a_job("contexts.cache", contexts.cache)
-        if contexts.cache.expanduser().exists() and not contexts.cache.expanduser().is_dir():
+        if os.path.lexists(contexts.cache) and not os.path.isdir(contexts.cache):
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
     if isinstance(contexts.auxiliary, RetrievalAuxiliary):
         check_model_folder("contexts.auxiliary.model", contexts.auxiliary.model)
@@ -172,6 +193,19 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
             option = word.removeprefix("--").partition("=")[0]
             check_renamed(reduce(lambda tree, name: {name: tree}, reversed(option.split(".")), {}))
 
+    try:
+        fields = _fields_of(program)(args=list(arguments))()
+    except SettingsError as error:
+        given = f"{error.__cause__.doc:.80}" if isinstance(error.__cause__, JSONDecodeError) else "null"
+        raise UserError(
+            f"{given!r} is given for a section: {error}; set its fields one by one, as --run.steps 3, or give it as a "
+            "JSON object"
+        ) from None
+    return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+@cache  # the parser has an option for each of two hundred fields
+def _fields_of(program: str) -> CliSettingsSource[Any]:
     class Fields(Config, BaseSettings):
         """On-policy self-distillation. RECIPE: a shipped recipe's name or a TOML file (default: unisd_star)."""
 
@@ -182,11 +216,32 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
         usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
     parser = CliParser(program, usage)
     parser.add_dry_run()
-    source: CliSettingsSource[Fields] = CliSettingsSource(
-        Fields, cli_parse_args=list(arguments), cli_hide_none_type=True, root_parser=parser
+    return CliSettingsSource(
+        Fields, cli_parse_args=[], cli_hide_none_type=True, root_parser=parser, add_argument_method=_add_argument
     )
-    fields = source()
-    return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+def _add_argument(parser: ArgumentParser, *names: str, **settings: Any) -> Action:
+    if settings.get("action") is BooleanOptionalAction:
+        settings["action"] = _Switch
+    return parser.add_argument(*names, **settings)
+
+
+class _Switch(BooleanOptionalAction):
+    """`--x`, `--no-x`, and a value as every other option has one: `--x false`, `--x=null`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.nargs = "?"
+
+    @override
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        if values is None:
+            super().__call__(parser, namespace, values, option)
+        elif option is not None and option.startswith("--no-"):
+            parser.error(f"{option} takes no value, but {values!r:.80} is given: leave it out")
+        else:
+            setattr(namespace, self.dest, values)
 
 
 class CliParser(ArgumentParser):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from unisd_rl.cli import CliParser, exit_code
+from unisd_rl.cli import CliParser, exit_code, user_path
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.files import FolderLock
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compact(arguments: Sequence[str]) -> int:
     parser = CliParser(PROGRAM, "RUN", _DESCRIPTION)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="the run's folder")
     run: Path = parser.parse_args(arguments).run
     if not (run / "rollouts").is_dir():
         raise UserError(f"RUN = {str(run)!r} holds no rollouts; give the folder of a run, DIR/NAME")

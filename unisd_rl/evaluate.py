@@ -17,6 +17,8 @@ from unisd_rl.cli import (
     describe_resources,
     exit_code,
     limit_openmp_spinning,
+    user_model,
+    user_path,
 )
 from unisd_rl.cluster.resources import Requirement, generation_requirements, retention_requirement
 from unisd_rl.errors import UserError
@@ -36,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    models = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
-    options, fields = _parser().parse_known_args(arguments[len(models) :])
+    words = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options, fields = _parser().parse_known_args(arguments[len(words) :])
+    models = [user_model(word) for word in words]
     if not models:
         raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
     request = evaluation_request(models, options, fields, PROGRAM)
@@ -86,7 +89,7 @@ def _check_model(setting: str, model: str) -> None:
     if model == BASE:
         return
     check_model_folder(setting, model)
-    folder = Path(model).expanduser()
+    folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = sorted(folder.glob("checkpoints/*/config.json"))
         instead = f"its checkpoints are: {', '.join(str(file.parent) for file in inside)}" if inside else "name another"
@@ -107,8 +110,10 @@ def _parser() -> CliParser:
     parser.add_argument("--samples", type=int, help="answers per problem (default 1)")
     parser.add_argument("--k", type=int, nargs="+", help="report pass@k for each k (default 1)")
     parser.add_argument("--temperature", type=float, help="default: 0 for one answer, rollout.temperature for several")
-    parser.add_argument("--retention", metavar="BASE", help="measure PPLfit, PPLret and JSD against this model")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
+    parser.add_argument(
+        "--retention", type=user_model, metavar="BASE", help="measure PPLfit, PPLret and JSD against this model"
+    )
+    parser.add_argument("--out", type=user_path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
     parser.add_dry_run()
     return parser
 

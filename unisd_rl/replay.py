@@ -21,6 +21,7 @@ from unisd_rl.cli import (
     exit_code,
     limit_openmp_spinning,
     parse_fields,
+    user_path,
 )
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -104,7 +105,7 @@ def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], c
 
 def _parser() -> CliParser:
     parser = CliParser(PROGRAM, "RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS)
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a loss is not the run's, bit for bit")
     parser.add_dry_run()
     return parser

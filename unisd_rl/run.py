@@ -6,6 +6,7 @@ The input is checked here, before anything heavy is imported; the rest is `train
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(_run, arguments)
 
 
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asks for: a run or, `resumed`, one to go on with; with `dry_run` it is only described."""
+
+    config: Config
+    resumed: bool
+    dry_run: bool
+
+
 def _run(arguments: Sequence[str]) -> int:
+    request = checked_request(arguments)
+    config = request.config
+    for sentence in (*ineffective_settings(config), *slower_settings(config)):
+        print(f"note: {sentence}", file=sys.stderr)
+    if request.dry_run:
+        print(describe(config))
+        return 0
+    check_machine(requirements(config))
+    limit_openmp_spinning()
+    from unisd_rl.train import run_job  # heavy: torch, Ray
+
+    return STOPPED if run_job(config, resumed=request.resumed).status == "interrupted" else 0
+
+
+def checked_request(arguments: Sequence[str]) -> RunRequest:
+    """The command line, parsed and checked as far as files and the environment tell; nothing heavy is imported.
+
+    Raises:
+        UserError: one sentence with the value and the remedy.
+    """
     folder, others = split_resume(arguments)
     recipes, dry_run, fields = split_arguments(others)
     overrides = parse_fields(fields, PROGRAM)
@@ -48,16 +78,7 @@ def _run(arguments: Sequence[str]) -> int:
         check_without_imports(config)
     else:
         config = _resumed(folder, others, overrides)
-    for sentence in (*ineffective_settings(config), *slower_settings(config)):
-        print(f"note: {sentence}", file=sys.stderr)
-    if dry_run:
-        print(describe(config))
-        return 0
-    check_machine(requirements(config))
-    limit_openmp_spinning()
-    from unisd_rl.train import run_job  # heavy: torch, Ray
-
-    return STOPPED if run_job(config, resumed=folder is not None).status == "interrupted" else 0
+    return RunRequest(config, folder is not None, dry_run)
 
 
 def _resumed(folder: Path, others: Sequence[str], overrides: Mapping[str, Any]) -> Config:
@@ -96,8 +117,7 @@ def check_data(config: Config) -> None:
 
 
 def _check_model_stays(path: str, config: Config) -> None:
-    folder = Path(path).expanduser()
-    if folder.absolute().is_relative_to(config.run_dir.absolute()):
+    if Path(path).absolute().is_relative_to(config.run_dir.absolute()):
         raise UserError(
             f"model.path = {path!r} lies in {config.run_dir}, which a run of the same name moves aside; "
             "give this run another run.name"

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.scale_requests import ActorCounts, ScaleRequests
-from unisd_rl.cli import CliParser, exit_code
+from unisd_rl.cli import CliParser, exit_code, user_path
 from unisd_rl.config.load import recipe_tree
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.errors import RunFailed, UserError
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _scale(arguments: Sequence[str]) -> int:
     parser = CliParser(PROGRAM, "RUN --actors N [--timeout S] [--no-wait]", _DESCRIPTION)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="the run's folder")
     parser.add_argument("--actors", type=int, required=True, metavar="N", help="target number of rollout actors")
     parser.add_argument("--timeout", type=float, default=900.0, metavar="S", help="longest wait (default: 900 s)")
     parser.add_argument("--no-wait", action="store_true", help="return without waiting for the actors")

@@ -31,8 +31,8 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         UserError: transformers does not load the user's own.
     """
     if config.model.path is not None:
-        path = Path(config.model.path).expanduser()
-        return _text_model(path.absolute() if path.is_dir() else Path(config.model.path), directory, progress)
+        path = Path(config.model.path)
+        return _text_model(path.absolute() if path.is_dir() else path, directory, progress)
     with progress.progress("base model") as report:
         cached = ensure_base_model(config.model.base_seed, report)
     target = directory / "base_model"

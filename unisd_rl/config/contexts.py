@@ -1,19 +1,18 @@
 """The contexts that teachers read beside the prompt: where auxiliary and negative ones come from."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, Decides, Positive, Section
+from unisd_rl.config.base import Count, Decides, ModelName, Section, Temperature, UserPath
 
 
 class RandomAuxiliary(Section):
     """Views that read solved examples of other problems, drawn at random."""
 
     type: Literal["random"] = "random"
-    views: Count = 3
+    views: Annotated[int, Field(ge=1, le=1024)] = 3
     """K, the number of auxiliary views; each reads one solved example of another problem."""
 
 
@@ -21,9 +20,9 @@ class RetrievalAuxiliary(Section):
     """Views that read solved examples of similar problems: view k reads the k-th nearest neighbour."""
 
     type: Literal["retrieval"] = "retrieval"
-    views: Count = 3
+    views: Annotated[int, Field(ge=1, le=1024)] = 3
     """K, the number of auxiliary views; each reads one solved example of another problem."""
-    model: str | None = None
+    model: ModelName | None = None
     """Folder or hub name of a sentence-embedding model; nearest by cosine. Absent: nearest by BM25, without a model."""
 
 
@@ -31,13 +30,13 @@ class InductionAuxiliary(Section):
     """Views that read general instructions, which the model writes itself after reading solved examples."""
 
     type: Literal["induction"] = "induction"
-    views: Count = 3
+    views: Annotated[int, Field(ge=1, le=1024)] = 3
     """K, the number of auxiliary views; each reads an instruction of its own."""
     demonstrations: Count = 3
     """n, the solved examples the model reads before it writes an instruction."""
     instructions: Count = 32
     """Size of the pool: instructions written, each after other examples."""
-    temperature: Positive = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature of the instructions."""
     max_prompt_tokens: Count | None = None
     """Longer requests are not made. Absent: rollout.max_prompt_tokens and 256 more."""
@@ -62,7 +61,7 @@ class GeneratedNegative(Section):
     type: Literal["generated"] = "generated"
     attempts: Count = 4
     """Candidates tried for a demonstration that the grader finds wrong; without one a problem has no negative view."""
-    temperature: Positive = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature."""
     max_prompt_tokens: Count | None = None
     """Longer requests are not made. Absent: rollout.max_prompt_tokens and 256 more."""
@@ -110,7 +109,7 @@ class ContextsConfig(Section):
     """Views that never hold this problem's answer (for agreement). Absent: none."""
     negative: NegativeConfig | None = None
     """The view that reads a wrong demonstration (for the contrastive term). Absent: none."""
-    cache: Annotated[Path | None, Decides.NOTHING] = None
+    cache: Annotated[UserPath | None, Decides.NOTHING] = None
     """Folder in which prepared contexts are kept. Absent: the user's cache folder."""
 
     @model_validator(mode="before")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, Decides, NonNegative, Section
+from unisd_rl.config.base import Count, Decides, Gpus, Section, TemperatureOrGreedy
 
 
 class RetentionConfig(Section):
@@ -20,7 +20,7 @@ class RetentionConfig(Section):
     """Completions per forward pass."""
     chunk_tokens: Count = 256
     """Tokens whose vocabulary-wide logits exist at one time."""
-    gpus: NonNegative = 0.0
+    gpus: Gpus = 0.0
     """GPUs the process asks Ray for; 0 runs on the CPU."""
 
 
@@ -35,7 +35,7 @@ class EvaluationConfig(Section):
     """Answers per problem."""
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     """pass@k is reported for each of these; at most `samples`."""
-    temperature: NonNegative | None = None
+    temperature: TemperatureOrGreedy | None = None
     """Sampling temperature, over the whole vocabulary. Absent: greedy for one answer a problem, `rollout.temperature`
     for several."""
     retention: RetentionConfig | None = None

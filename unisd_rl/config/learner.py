@@ -4,17 +4,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unisd_rl.config.base import Cores, Count, Decides, Fraction, NonNegative, Positive, Section
+from unisd_rl.config.base import (
+    Cores,
+    Count,
+    Decides,
+    Fraction,
+    Gpus,
+    NonNegative,
+    Positive,
+    Processes,
+    Resources,
+    Section,
+)
 
 
 class LearnerConfig(Section):
     """Who trains, and how."""
 
-    ranks: Annotated[Count, Decides.ROUNDING] = 1
+    ranks: Annotated[Processes, Decides.ROUNDING] = 1
     """Learner processes."""
-    gpus_per_rank: Annotated[NonNegative, Decides.ROUNDING] = 0.0
+    gpus_per_rank: Annotated[Gpus, Decides.ROUNDING] = 0.0
     """GPUs each rank asks Ray for; 0 runs on the CPU."""
-    resources: Annotated[dict[str, float], Decides.NOTHING] = {}
+    resources: Annotated[Resources, Decides.NOTHING] = {}
     """Custom Ray resources each rank asks for."""
     cores: Annotated[Cores | None, Decides.NOTHING] = None
     """CPU cores of the learner on a shared machine. Absent: derived, and printed at start."""

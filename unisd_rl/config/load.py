@@ -9,6 +9,7 @@ what makes a row what it is stands under every set-up:
     DEFAULT_TYPES < embedded < qwen2_5_7b < ema < my.toml < --run.steps ...
 """
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from unisd_rl.config.schema import Config
 from unisd_rl.errors import UserError
@@ -73,7 +75,7 @@ def validate_config(tree: Tree) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(_explain(error, tree)) from None
 
 
 def check_renamed(tree: Tree, source: str = "") -> None:
@@ -90,11 +92,11 @@ def check_renamed(tree: Tree, source: str = "") -> None:
 
 def recipe_path(recipe: str, folder: Path = Path()) -> Path:
     """A shipped recipe by its name, or the file at this path, seen from `folder`."""
-    for path in (RECIPES / f"{recipe}.toml", SETUPS / f"{recipe}.toml", folder / recipe):
-        if path.is_file():
+    for path in (RECIPES / f"{recipe}.toml", SETUPS / f"{recipe}.toml", folder / os.path.expanduser(recipe)):
+        if os.path.isfile(path):  # False too where no file can have such a name
             return path
     raise UserError(
-        f"recipe {recipe!r} is neither a file nor a shipped recipe; shipped are: {recipe_names(RECIPES)}; "
+        f"recipe {_short(recipe)} is neither a file nor a shipped recipe; shipped are: {recipe_names(RECIPES)}; "
         f"set-ups to lay over them: {recipe_names(SETUPS)}"
     )
 
@@ -160,28 +162,58 @@ def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Layer]:
 def _read(path: Path) -> Tree:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: no TOML, no UTF-8, or a number of thousands of digits
+        raise UserError(f"{path} is not a TOML file that can be read: {error}") from None
     check_renamed(tree, f"{path}: ")
     return tree
 
 
-def _explain(error: ValidationError) -> str:
-    """One line per error: where, what was given, and what is wrong with it."""
-    lines = []
+def _explain(error: ValidationError, tree: Tree) -> str:
+    """One line per field that is wrong: where, what was given, and what is wrong with it."""
+    lines: dict[str, str] = {}
     for item in error.errors():
-        where = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where}; `python -m unisd_rl.run --help` lists all keys")
-        elif where == "objective" and item["type"] == "missing":
-            lines.append(
-                f"nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "
+        where, kind = _name_of(item["loc"], tree)
+        # Of a field with many faults the first is enough: a list has one for each of its elements.
+        lines.setdefault(where, _sentence(where, kind, item))
+    return "\n".join(lines.values())
+
+
+def _name_of(location: tuple[int | str, ...], tree: Tree) -> tuple[str, str]:
+    """(the dotted name of a field, as a recipe has it; the type of its section, where there are several)."""
+    names, kind, below = list[str](), "", tree
+    for part in location:
+        if isinstance(part, int) or not isinstance(below, Mapping):
+            break  # a place in a list, or a member of a union that is no section
+        if part in below or part is location[-1]:
+            names.append(part)
+            below = below.get(part, {})
+        else:
+            kind = part
+    return ".".join(names), kind
+
+
+def _sentence(where: str, kind: str, item: ErrorDetails) -> str:
+    context, given = item.get("ctx", {}), _short(item["input"])
+    match item["type"]:
+        case "extra_forbidden":
+            of = f" of {kind!r}" if kind else ""
+            return f"unknown key {where:.200}{of}; `python -m unisd_rl.run --help` lists all keys"
+        case "missing" if where == "objective":
+            return (
+                "nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "
                 f"{recipe_names(RECIPES)}"
             )
-        elif item["type"] == "missing":
-            lines.append(f"{where} is missing")
-        elif item["type"] == "value_error":
-            lines.append(f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
-        else:
-            lines.append(f"{where} = {item['input']!r}: {item['msg']}")
-    return "\n".join(lines)
+        case "missing":
+            return f"{where} is missing"
+        case "value_error":
+            return f"{where}: {context['error']}" if where else str(context["error"])
+        case "union_tag_invalid":
+            field, tag = context["discriminator"].strip("'"), _short(context["tag"])
+            return f"{where}.{field} = {tag}: it must be one of {context['expected_tags']}"
+        case _:
+            return f"{where} = {given}: {item['msg']}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

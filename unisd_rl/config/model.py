@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from unisd_rl.config.base import Count, Decides, Section
+from unisd_rl.config.base import Count, Decides, ModelName, Section, Seed
 
 
 def _true_or_false(given: object) -> object:
@@ -61,11 +61,11 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The model that is student, teacher and rollout policy at once."""
 
-    path: str | None = None
+    path: ModelName | None = None
     """Model folder or hub name. Absent: the embedded tiny base model, trained at first use."""
     dtype: Annotated[Literal["float32", "bfloat16"], Decides.LOSS] = "float32"
     """Type of the weights the engines and the learner compute with; masters and EMA are float32."""
-    base_seed: int = 0
+    base_seed: Seed = 0
     """Seed of the embedded base model's training (unused with `path`)."""
     chat_template: ChatTemplateConfig = ChatTemplateConfig()
     """Arguments and clock of the chat template."""

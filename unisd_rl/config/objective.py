@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
-from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.base import Count, Fraction, NonNegative, OpenFraction, Positive, Section, Temperature
 from unisd_rl.types import ViewKind
 
 # Weights that all lie between this and 1 change a gradient by less than its noise.
@@ -312,9 +312,9 @@ class ReferenceReductions(Mechanism):
 class ObjectiveConfig(Section):
     """UniSD*: the mechanisms that are on are the sections that are there."""
 
-    temperature: Positive | None = None
+    temperature: Temperature | None = None
     """Softmax temperature of every distribution. Absent: the sampling temperature."""
-    auxiliary_temperature: Positive | None = None
+    auxiliary_temperature: Temperature | None = None
     """Softmax temperature of the auxiliary views alone. Absent: the same as of every other distribution."""
     divergence: DivergenceConfig | None = None
     """The main term. Absent: none."""
@@ -380,9 +380,9 @@ class ObjectiveConfig(Section):
 class ObjectiveSettings(ObjectiveConfig):
     """The objective with the numbers that other sections give it: what `unisd_rl.objective` and the learner read."""
 
-    temperature: Positive
+    temperature: Temperature
     """Softmax temperature of every distribution."""
-    auxiliary_temperature: Positive
+    auxiliary_temperature: Temperature
     """Softmax temperature of the auxiliary views."""
     chunk_tokens: Count
     """Tokens whose vocabulary-wide logits exist at one time; does not change the result."""

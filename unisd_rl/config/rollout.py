@@ -6,7 +6,21 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import override
 
-from unisd_rl.config.base import Cores, Count, Decides, Fraction, NonNegative, OpenFraction, Positive, Section
+from unisd_rl.config.base import (
+    Cores,
+    Count,
+    CountOrNone,
+    Decides,
+    Fraction,
+    Gpus,
+    OpenFraction,
+    Processes,
+    Resources,
+    Seconds,
+    Section,
+    Temperature,
+    expand_home,
+)
 
 
 class Engine(Section):
@@ -49,11 +63,11 @@ class VllmEngine(Engine):
     }
 
     type: Literal["vllm"] = "vllm"
-    kv_cache_gib: Annotated[Positive, Decides.NOTHING] = 0.5
+    kv_cache_gib: Annotated[float, Field(gt=0.0, le=65536.0), Decides.NOTHING] = 0.5
     """Memory for keys and values, CPU only (GiB)."""
     gpu_memory_utilization: Annotated[OpenFraction, Decides.NOTHING] = 0.85
     """Share of a GPU's memory the engine may take."""
-    tensor_parallel: Annotated[Count, Decides.NOTHING] = 1
+    tensor_parallel: Annotated[Processes, Decides.NOTHING] = 1
     """GPUs per rollout actor."""
     max_model_len: Count | None = None
     """Longest prompt plus completion. Absent: the sum of the two limits."""
@@ -112,9 +126,9 @@ class SourcesConfig(Section):
 class AutoActors(Section):
     """As many rollout actors as keep the learner busy, between two bounds: `actors.scaling` has the rule."""
 
-    min: Count = 1
+    min: Processes = 1
     """Fewest actors; the run starts with so many."""
-    max: Count
+    max: Processes
     """Most actors. Cores of this machine are dealt for so many."""
     wait_share: OpenFraction = 0.1
     """An actor is added while the learner waits for rollouts for more than this share of a step."""
@@ -139,7 +153,7 @@ def _kind_of_actors(given: object) -> str:
 
 
 ActorsConfig = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[AutoActors, Tag("bounds")],
+    Annotated[Processes, Tag("number")] | Annotated[AutoActors, Tag("bounds")],
     Discriminator(_kind_of_actors),
     BeforeValidator(_require_bounds),
 ]
@@ -153,15 +167,15 @@ class RolloutConfig(Section):
     actors: Annotated[ActorsConfig, Decides.NOTHING] = 1
     """Rollout actors: a number, or a section with bounds (`actors.max`) between which the run chooses. The command
     `python -m unisd_rl.scale` changes it in mid-run."""
-    gpus_per_actor: Annotated[NonNegative, Decides.NOTHING] = 0.0
+    gpus_per_actor: Annotated[Gpus, Decides.NOTHING] = 0.0
     """GPUs each rollout actor asks Ray for; 0 runs on the CPU."""
-    resources: Annotated[dict[str, float], Decides.NOTHING] = {}
+    resources: Annotated[Resources, Decides.NOTHING] = {}
     """Custom Ray resources each rollout actor asks for."""
     cores: Annotated[Cores | None, Decides.NOTHING] = None
     """CPU cores of the rollout actors on a shared machine. Absent: derived, and printed at start."""
     concurrency: Annotated[Count, Decides.NOTHING] = 64
     """Prompts an actor has in flight."""
-    temperature: Annotated[Positive, Decides.LOSS] = 0.7
+    temperature: Annotated[Temperature, Decides.LOSS] = 0.7
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0), Decides.LOSS] = 1.0
     """Nucleus sampling; 1 is off."""
@@ -173,9 +187,9 @@ class RolloutConfig(Section):
     """A problem any of whose views is longer is dropped in preparation and counted."""
     max_completion_tokens: Count = 64
     """Longest completion."""
-    max_staleness: Annotated[int, Field(ge=0)] = 1
+    max_staleness: CountOrNone = 1
     """Largest number of optimiser steps between the version of a token and the step that trains on it."""
-    lease_s: Annotated[Positive, Decides.NOTHING] = 300.0
+    lease_s: Annotated[Seconds, Decides.NOTHING] = 300.0
     """A prompt whose actor has not renewed its lease for so long is issued again."""
     lease_unit: Count = 1
     """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
@@ -192,6 +206,7 @@ class RolloutConfig(Section):
     @field_validator("ledger")
     @classmethod
     def _is_absolute(cls, location: str | None) -> str | None:
+        location = location and expand_home(location)
         if location is not None and not location.startswith("/") and "://" not in location:
             raise ValueError(
                 f"rollout.ledger = {location!r} means another folder to each process; give an absolute folder or an "
@@ -236,7 +251,7 @@ class WeightsConfig(Section):
     """Tensors are packed into buckets of about this size (MiB)."""
     checksum: Annotated[bool, Decides.NOTHING] = True
     """Verify an xxh3 checksum after each update."""
-    timeout_s: Annotated[Positive, Decides.NOTHING] = 300.0
+    timeout_s: Annotated[Seconds, Decides.NOTHING] = 300.0
     """How long one update may take, the way to the actor included; one that takes longer is replaced."""
 
     @property

@@ -4,34 +4,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from unisd_rl.config.base import Count, Decides, Positive, Section
+from unisd_rl.config.base import Count, CountOrNone, Decides, FileName, Seconds, Section, Seed, UserPath
 
 
 class RunConfig(Section):
     """Name, folder, length and time limits of a run."""
 
-    name: Annotated[str, Field(pattern=r"^[^/.][^/]*$")] = "arithmetic"
+    name: FileName = "arithmetic"
     """Name of the run; its files go to DIR/NAME."""
-    dir: Path = Path("runs")
+    dir: UserPath = Path("runs")
     """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
     steps: Annotated[Count | None, Decides.LOSS] = 40
     """Optimiser steps. Absent where `epochs` is given."""
     epochs: Annotated[Count | None, Decides.LOSS] = None
     """Passes over the training problems that are kept, instead of `steps`: epochs * problems / `learner.batch_size`
     steps, rounded up, counted at the run's start and recorded as `steps`."""
-    seed: Annotated[int, Decides.LOSS] = 0
+    seed: Annotated[Seed, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
-    checkpoint_every: Annotated[int, Field(ge=0), Decides.NOTHING] = 20
+    checkpoint_every: Annotated[CountOrNone, Decides.NOTHING] = 20
     """Steps between checkpoints: at most so many are lost with a learner. 0: none; the last step always leaves one."""
     keep_checkpoints: Annotated[Count, Decides.NOTHING] = 2
     """Checkpoints that are kept, the newest ones; the last step's is kept besides. With one, damage costs all."""
-    step_timeout_s: Annotated[Positive, Decides.NOTHING] = 900.0
+    step_timeout_s: Annotated[Seconds, Decides.NOTHING] = 900.0
     """How long the loop waits for one batch or one optimiser step before it gives up."""
-    start_timeout_s: Annotated[Positive, Decides.NOTHING] = 600.0
+    start_timeout_s: Annotated[Seconds, Decides.NOTHING] = 600.0
     """How long an engine or a learner may take to start."""
-    cluster_timeout_s: Annotated[Positive, Decides.NOTHING] = 60.0
+    cluster_timeout_s: Annotated[Seconds, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
 
     @model_validator(mode="before")
@@ -69,23 +69,23 @@ class RunConfig(Section):
 class FaultsConfig(Section):
     """What happens when a component of a run dies or hangs. Each restart waits `backoff_s`, doubled each time."""
 
-    backoff_s: Positive = 1.0
+    backoff_s: Seconds = 1.0
     """Wait before the first restart of a component (seconds); each further one in a row waits twice as long."""
-    backoff_max_s: Positive = 60.0
+    backoff_max_s: Seconds = 60.0
     """Longest wait before a restart."""
-    max_restarts: Annotated[int, Field(ge=0)] = 20
+    max_restarts: CountOrNone = 20
     """Restarts of one component within `window_s`, and of the learner without a step further however long that takes;
     one more failure ends the run. 0: the first failure does."""
-    window_s: Positive = 3600.0
+    window_s: Seconds = 3600.0
     """Failures older than this are forgotten."""
-    ping_s: Positive = 5.0
+    ping_s: Seconds = 5.0
     """How often each rollout actor is asked whether it lives."""
-    silent_s: Positive = 60.0
+    silent_s: Seconds = 60.0
     """An actor that does not answer for so long is taken for dead."""
-    stall_s: Positive = 180.0
+    stall_s: Seconds = 180.0
     """An engine that for so long makes no token with prompts in flight, or stays paused for new weights, is taken for
     stuck."""
-    patience_s: Positive = 300.0
+    patience_s: Seconds = 300.0
     """How long a call waits for the rollout queue or the weight store to come back before the run gives up."""
 
     @model_validator(mode="after")

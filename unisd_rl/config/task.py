@@ -1,11 +1,10 @@
 """Tasks, where problems come from: one section per task, told apart by `type`."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unisd_rl.config.base import Count, Fraction, Section
+from unisd_rl.config.base import Count, Fraction, ModelName, Section, Seed, UserPath
 
 
 class SelfContained(Section):
@@ -19,7 +18,7 @@ class SelfContained(Section):
     """Held-out problems of the training problems' kind, or of a kind that training never shows."""
     wrong_demonstrations: Fraction = 0.0
     """Share of the training problems whose demonstration is wrong, to study what a noisy teacher does."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split and of the problems' order."""
 
 
@@ -51,7 +50,7 @@ class Benchmark(Section):
     """What the published benchmarks have in common."""
 
     type: str
-    data: Path | None = None
+    data: UserPath | None = None
     """Local copy in the form of its source. Absent: loaded from the hub."""
     train_examples: Count | None = None
     """At most so many training problems, the first ones. Absent: all."""
@@ -62,7 +61,7 @@ class Benchmark(Section):
 class ChoiceBenchmark(Benchmark):
     """What the published multiple-choice benchmarks have in common."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of each question's options."""
 
 
@@ -73,7 +72,7 @@ class ScienceQATask(ChoiceBenchmark):
     """
 
     type: Literal["scienceqa"]
-    hub: str = "derek-thomas/ScienceQA"
+    hub: ModelName = "derek-thomas/ScienceQA"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     lecture: bool = True
     """Whether the student reads the lecture that belongs to the question."""
@@ -86,7 +85,7 @@ class CosETask(ChoiceBenchmark):
     """
 
     type: Literal["cos_e"]
-    hub: str = "Salesforce/cos_e"
+    hub: ModelName = "Salesforce/cos_e"
     """What `datasets.load_dataset` takes, where `data` is absent."""
 
 
@@ -106,7 +105,7 @@ class MBPPTask(Benchmark):
     """
 
     type: Literal["mbpp"]
-    hub: str = "google-research-datasets/mbpp"
+    hub: ModelName = "google-research-datasets/mbpp"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     variant: Literal["sanitized", "full"] = "sanitized"
     """The problems that were checked by hand, as in the paper, or all."""
@@ -119,7 +118,7 @@ class HumanEvalTask(Benchmark):
     """
 
     type: Literal["humaneval"]
-    hub: str = "openai/openai_humaneval"
+    hub: ModelName = "openai/openai_humaneval"
     """What `datasets.load_dataset` takes, where `data` is absent."""
 
 
@@ -131,7 +130,7 @@ class ToolAlpacaTask(Benchmark):
     """
 
     type: Literal["toolalpaca"]
-    hub: str = "Ahren09/ToolAlpaca"
+    hub: ModelName = "Ahren09/ToolAlpaca"
     """What `datasets.load_dataset` takes, where `data` is absent."""
     evaluation: Literal["simulated", "real"] = "simulated"
     """The 68 instructions of simulated tools, as in the paper, or those of real tools (in a local copy only)."""
@@ -154,9 +153,9 @@ class JsonlTask(Section):
     """A user's own JSON Lines files."""
 
     type: Literal["jsonl"]
-    train: Path
+    train: UserPath
     """JSON Lines file with the training records."""
-    evaluation: Path | None = None
+    evaluation: UserPath | None = None
     """JSON Lines file with held-out records. Absent: the last `eval_examples` training records are held out."""
     eval_examples: Count | None = None
     """At most so many held-out records are evaluated. Absent: 500, and of the training records at most a fifth."""
@@ -168,7 +167,7 @@ class DatasetsTask(Section):
     """Files of records (JSON Lines, JSON, CSV, Parquet), and any data set that `datasets.load_dataset` loads."""
 
     type: Literal["datasets"]
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[ModelName, Field(min_length=1)]
     """A file, several by a pattern such as `data/*.parquet`, a local folder, or a hub name."""
     name: str | None = None
     """Configuration of the data set."""

@@ -266,4 +266,4 @@ def folder_of(config: Config, kind: str, inputs: Inputs) -> Path:
 
 def cache_folder(config: Config) -> Path:
     """The folder of all prepared contexts."""
-    return (config.contexts.cache or user_cache_path("unisd-rl") / "contexts").expanduser().absolute()
+    return (config.contexts.cache or user_cache_path("unisd-rl") / "contexts").absolute()

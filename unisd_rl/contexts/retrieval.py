@@ -81,10 +81,9 @@ class Embeddings(Similarity):
         """
         from transformers import AutoTokenizer
 
-        path = str(Path(model).expanduser()) if model.startswith("~") else model
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            self._model, self._reads_first = load_encoder(path), _pools_first_token(path)
+            self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+            self._model, self._reads_first = load_encoder(model), _pools_first_token(model)
         except Exception as error:  # transformers raises almost anything about a damaged folder
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(

@@ -119,7 +119,7 @@ def _overrides(fields: Tree, options: Namespace) -> dict[str, Any]:
         raise UserError(
             f"--{unused[0]}.* does not apply to evaluation, which uses {', '.join(_SECTIONS)}: leave it out"
         )
-    if "path" in fields.get("model", {}):
+    if isinstance(model := fields.get("model"), Mapping) and "path" in model:
         raise UserError("--model.path does not apply to evaluation: name the models as MODEL, before the first option")
     short = {key: vars(options)[key] for key in ("samples", "k", "temperature") if vars(options)[key] is not None}
     return overlay(fields, {"evaluation": short})
@@ -127,20 +127,29 @@ def _overrides(fields: Tree, options: Namespace) -> dict[str, Any]:
 
 def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, Any]:
     """The sections that concern answering: full weights, no adapter, and a placeholder for the required objective."""
-    evaluation = {key: value for key, value in tree.get("evaluation", {}).items() if key not in ("every", "retention")}
-    if retention_base is not None:
-        evaluation["retention"] = tree.get("evaluation", {}).get("retention") or {}
+    evaluation = _without(tree.get("evaluation", {}), "every", "retention")
+    if retention_base is not None and isinstance(evaluation, Mapping):
+        evaluation = {**evaluation, "retention": tree.get("evaluation", {}).get("retention") or {}}
     return {
         "run": tree.get("run", {}),
-        "model": {
-            **{key: value for key, value in tree.get("model", {}).items() if key not in ("path", "lora")},
-            "path": None if model == BASE else model,
-        },
+        "model": _of_model(tree.get("model", {}), model),
         "task": tree["task"],
-        "rollout": {key: value for key, value in tree.get("rollout", {}).items() if key != "sources"},
+        "rollout": _without(tree.get("rollout", {}), "sources"),
         "evaluation": evaluation,
         "objective": {"divergence": {}},
     }
+
+
+def _of_model(section: Any, model: str) -> Any:
+    section = _without(section, "lora")
+    return {**section, "path": None if model == BASE else model} if isinstance(section, Mapping) else section
+
+
+def _without(section: Any, *names: str) -> Any:
+    """A section without some fields; what is no section is refused where it is validated."""
+    if not isinstance(section, Mapping):
+        return section
+    return {key: value for key, value in section.items() if key not in names}
 
 
 def check_question_lengths(tokenizer: ChatTokenizer, task: Task, name: str, rollout: RolloutConfig) -> None:

@@ -21,7 +21,10 @@ BAD = {
         "contexts.auxiliary.model = '/nowhere'",
     ),
     "unknown kind": (["--contexts.negative.type", "bad"], "contexts.negative"),
-    "field of another kind": (["--contexts.auxiliary.instructions", "3"], "contexts.auxiliary.retrieval.instructions"),
+    "field of another kind": (
+        ["--contexts.auxiliary.instructions", "3"],
+        "auxiliary.instructions of 'retrieval'",
+    ),
     "cache that is a file": (["--contexts.cache", __file__], "contexts.cache"),
     "nothing to train on": (["--model.path", "a/b", "--task.type", "humaneval"], "for evaluation only"),
     "missing model": (["--model.path", "/nowhere/model"], "/nowhere/model"),

@@ -114,10 +114,10 @@ def target(run, told, **rollout):
     ("actors", "said"),
     [
         ({"min": 3, "max": 2}, r"min = 3 is above max = 2: raise the second or lower the first"),
-        ({"min": 3}, r"rollout\.actors\.bounds\.max is missing"),
-        (0, r"rollout\.actors\.number = 0: Input should be greater than or equal to 1"),
+        ({"min": 3}, r"rollout\.actors\.max is missing"),
+        (0, r"rollout\.actors = 0: Input should be greater than or equal to 1"),
         ("auto", r"rollout\.actors: 'auto' needs its bounds: rollout\.actors\.max, and"),
-        ("many", r"rollout\.actors\.number = 'many': Input should be a valid integer"),
+        ("many", r"rollout\.actors = 'many': Input should be a valid integer"),
     ],
 )
 def test_a_number_of_actors_is_one_or_a_section_with_bounds(actors, said):

@@ -120,7 +120,10 @@ def test_the_bound_of_the_divergence_is_the_binary_entropy_of_alpha():
         (PLAIN | {"auxiliary_temperature": -1.0}, "objective.auxiliary_temperature = -1.0"),
         ({"divergence": {"alpha": 1.5}}, "alpha = 1.5"),
         ({"divergence": {"alpha": math.nan}}, "alpha = nan"),
-        ({"divergence": {"type": "total_variation", "alpha": 0.5}}, "unknown key objective.divergence.total_variation"),
+        (
+            {"divergence": {"type": "total_variation", "alpha": 0.5}},
+            "unknown key objective.divergence.alpha of 'total_v",
+        ),
         ({"divergence": {"type": "hellinger"}}, "hellinger"),
         (PLAIN | {"clipping": {"threshold": 0.0}}, "clipping.threshold = 0.0"),
         (PLAIN | {"clipping": {"quantile": 2.0}}, "clipping.quantile = 2.0"),
