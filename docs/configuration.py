@@ -136,8 +136,12 @@ def _range(metadata: Any) -> str:
     for item in metadata:
         for part in (item, *getattr(item, "metadata", ())):
             limits = {sign: getattr(part, key) for key, sign in _BOUNDS.items() if hasattr(part, key)}
-            bounds += [f"{sign} {limit:g}" for sign, limit in limits.items() if limit < LARGEST]
+            bounds += [f"{sign} {_number(limit)}" for sign, limit in limits.items() if limit != LARGEST]
     return "".join(f", {bound}" for bound in dict.fromkeys(bounds))
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _default(field: FieldInfo) -> str:
