@@ -55,6 +55,10 @@ def cases(section: str, samples: Mapping[str, Any]) -> Iterator[Case]:
     yield from _of_field(section, Config.model_fields[section], {}, samples)
 
 
+def any_task(**arguments: object) -> None:
+    """A task's factory that takes any arguments; it is named, and not called."""
+
+
 def fields() -> Iterator[tuple[str, list[tuple[Any, list[Any]]]]]:
     """(dotted name, its alternatives, each a type and what limits it) of every field, of every kind of a section."""
     yield from _fields_of(Config, "")

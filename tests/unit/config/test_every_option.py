@@ -24,14 +24,15 @@ LONGEST_SENTENCE = 500
 def samples(tmp_path_factory):
     """What some sections cannot do without; see `schema_cases.cases`."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "records.jsonl").write_text('{"prompt": "p", "demonstration": "d", "answer": "a"}\n')
+    records = [f'{{"prompt": "p{n}", "demonstration": "Answer: {n}", "answer": "{n}"}}\n' for n in range(8)]
+    (folder / "records.jsonl").write_text("".join(records))
     (folder / "config.json").write_text("{}")
     own = {"model": {"path": str(folder)}}
     others = ("multiples", "tool_use", "scienceqa", "cos_e", "gpqa", "mbpp", "humaneval", "toolalpaca")
     return {
         "task.jsonl": own | {"task": {"train": str(folder / "records.jsonl")}},
         "task.datasets": own | {"task": {"path": str(folder)}},
-        "task.python": own | {"task": {"factory": "tests.fakes.schema_cases:cases"}},
+        "task.python": own | {"task": {"factory": "tests.fakes.schema_cases:any_task"}},
         **{f"task.{name}": own for name in others},
         "rollout.actors": {"rollout": {"actors": {"max": 2}}},
         "rollout.sources": {"rollout": {"sources": {"policy": 0.5, "gold": 0.5}}},
