@@ -27,8 +27,8 @@ said in [recipes.md](recipes.md).
 
 "absent" as a default means that the field need not be given; its line says what then holds. "required" means that a
 section which is there must have it. The defaults are those of a section that says nothing; the shipped recipes
-(`unisd_rl/recipes/`) set some of them. Where no upper bound of an integer is said, it is 2,147,483,647; a leading `~` of
-a path is the home folder.
+(`unisd_rl/recipes/`) set some of them. Where no upper bound of an integer is said, it is 2,147,483,647. A leading `~`
+of a path is the home folder.
 
 A field with "yes" in the column "on resume" may have another value when a run is resumed
 ([resume.md](resume.md#when-the-driver-is-lost)): it says where, how fast and how patiently the run happens, or how a
