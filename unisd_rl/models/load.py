@@ -54,13 +54,17 @@ def load_causal_lm(model_path: Path, dtype: str) -> "PreTrainedModel":
             if "drop" in name and isinstance(value, float):
                 setattr(part, name, 0.0)
     with refusing(model_path):
-        return AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             model_path,
             config=config,
             dtype=dtype,
             attn_implementation=_attention(config),
             trust_remote_code=False,
+            output_loading_info=True,
         )
+        if missing := sorted(found["missing_keys"]):  # transformers draws them at random, with a warning
+            raise ValueError(f"{len(missing)} of its weights are not there, {missing[0]} first")
+    return model
 
 
 def load_encoder(model_path: str) -> "PreTrainedModel":

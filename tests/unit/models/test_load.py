@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -129,6 +130,16 @@ def test_a_model_without_a_cap_has_fused_attention_and_no_dropout(tmp_path):
         assert config._attn_implementation == "sdpa"
         assert {getattr(config, dropout) for dropout in dropouts} == {0.0}
         assert config.dtype == torch.bfloat16
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path):
+    Qwen2ForCausalLM(Qwen2Config(**SIZES)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.0.mlp.up_proj.weight"], weights["lm_head.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"2 of its weights are not there, lm_head.weight first"):
+        load_causal_lm(tmp_path, "float32")
 
 
 def test_a_folder_without_a_model_is_refused_by_its_name(tmp_path):
