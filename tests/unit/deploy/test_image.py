@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.deployment import DEPLOY, ROOT, checker
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -21,6 +23,31 @@ def stages() -> dict[str, list[str]]:
 def test_hadolint_finds_nothing():
     done = subprocess.run([checker("hadolint"), DEPLOY / "Dockerfile"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("base", "headers"), [("Debian's own Python", False), ("python's image", True)])
+def test_the_headers_that_programs_are_compiled_with_are_there_whatever_the_base(tmp_path, base, headers):
+    """The first RUN with stand-ins for what it calls: apt-get puts Python.h where the base's Python looks for it."""
+    include = tmp_path / "include"
+    include.mkdir()
+    if headers:
+        (include / "Python.h").touch()
+    for name, body in {
+        "python3.11": f"echo {include}",
+        "apt-get": f'echo "$@"; case "$*" in *libpython3.11-dev*) touch {include}/Python.h ;; esac',
+        "rm": "exit 0",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    lines = "\n".join(stages()["system"])
+    (command,) = re.findall(r"^RUN (apt-get (?:.*\\\n)*.*)", lines, flags=re.MULTILINE)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["/bin/sh", "-c", command], env={"PATH": path}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (include / "Python.h").exists()
+    assert ("libpython3.11-dev" in done.stdout) is not headers
+    for compiler in ("gcc", "g++"):
+        assert compiler in done.stdout.split()
 
 
 def test_both_targets_install_their_lock_file_by_the_script_of_make():
