@@ -29,7 +29,7 @@ rollouts=("${nodes[@]:1}")
 
 export RAY_AUTH_MODE=token UNISD_HEAD=$head
 export UNISD_TEMP=${UNISD_TEMP:-/tmp/ray-$SLURM_JOB_ID}
-address=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # of the head, which is where this script runs
+export RAY_API_SERVER_ADDRESS=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # the head's: this script runs on its node
 submission=slurm-$SLURM_JOB_ID
 
 # The steps of a node share all it has, and none is bound to the one core that Slurm counts for a task.
@@ -40,19 +40,18 @@ start() { # start NODE ROLE: again if it fails, as Ray does where a node takes m
     done
 }
 set -m # each node's processes are a group, so that they can be ended together
+# shellcheck disable=SC2154 # the loop assigns it
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
 start "$head" head &
-for _ in {1..60}; do
-    "${on[@]}" --nodelist="$head" deploy/node.sh healthy 2>/dev/null && break
-    sleep 2
-done
+deploy/node.sh wait
 export UNISD_AGENT_PORT=0 # where nodes share a machine, each agent takes a free port
 start "$head" learner &
 for node in "${rollouts[@]}"; do
     start "$node" rollout &
 done
 
-trap 'ray job stop --address "$address" "$submission" &' TERM
-ray job submit --address "$address" --submission-id "$submission" -- python -m unisd_rl.run "$@" &
+trap 'ray job stop "$submission" &' TERM
+ray job submit --submission-id "$submission" -- python -m unisd_rl.run "$@" &
 follower=$!
 status=0
 wait "$follower" || status=$?
@@ -60,8 +59,5 @@ wait "$follower" || status=$?
 while kill -0 "$follower" 2>/dev/null; do
     status=0
     wait "$follower" || status=$?
-done
-for job in $(jobs -p); do
-    kill -- "-$job" 2>/dev/null || true
 done
 exit "$status"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,14 +15,12 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^${}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """`${NAME}` and `${NAME:-default}` replaced as Compose does: the innermost first."""
-    while (replaced := _VARIABLE.sub(lambda found: variables.get(found[1]) or found[2] or "", text)) != text:
-        text = replaced
-    return text
+    """`${NAME}` and `${NAME:-default}` replaced as Compose does; a default holds no variable."""
+    return _VARIABLE.sub(lambda found: variables.get(found[1]) or found[2] or "", text)
 
 
 def compose(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -42,7 +39,7 @@ class Command:
 def service_command(name: str, variables: Mapping[str, str]) -> Command:
     """The command of a service of docker-compose.yml."""
     service = compose(variables)["services"][name]
-    return Command(_words(service["command"]), {key: str(value) for key, value in service["environment"].items()})
+    return Command(tuple(service["command"]), {key: str(value) for key, value in service["environment"].items()})
 
 
 def health_command(name: str, variables: Mapping[str, str]) -> Command:
@@ -88,7 +85,3 @@ def checker(name: str) -> str:
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert found, f"{name} comes with the dev packages: make setup"
     return found
-
-
-def _words(command: str | list[str]) -> tuple[str, ...]:
-    return tuple(shlex.split(command) if isinstance(command, str) else command)

@@ -116,7 +116,7 @@ class LocalNodes:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(self, job: str, service: str = "job") -> subprocess.Popen[str]:
-        """The command of the service that submits, with `job` after `python -m unisd_rl.run`."""
+        """The command of the service that submits; `job` follows `python -m unisd_rl.run`."""
         command = service_command(service, {"UNISD_JOB": job})
         return self.popen(command.argv, command.environment)
 

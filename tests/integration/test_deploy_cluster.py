@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.deployment import service_command
+from tests.fakes.deployment import Command, service_command
 from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
@@ -79,8 +79,8 @@ WRONG_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TO
 
 @pytest.mark.parametrize("stranger", [NO_TOKEN, WRONG_TOKEN], ids=["none", "another"])
 def test_a_submission_without_the_token_is_refused(cluster, stranger, tmp_path):
-    argv = service_command("job", {"UNISD_JOB": f"unisd_star cluster --run.dir {tmp_path} --dry-run"}).argv
-    done = cluster.run(*argv, **stranger)
+    command = service_command("job", {"UNISD_JOB": f"unisd_star cluster --run.dir {tmp_path} --dry-run"})
+    done = cluster.call(Command(command.argv, cluster.merged(command.environment) | stranger))
     assert done.returncode != 0
     assert "AuthenticationError" in done.stdout
     assert "submitted successfully" not in done.stdout

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from tests.fakes.deployment import COMPOSE, ROOT, compose, interpolated, service_command
 from unisd_rl.config.load import load_recipe
 
-SERVICES = compose({"HOME": "/home/me"})["services"]
+SERVICES = compose({})["services"]
 NODES = [name for name in SERVICES if not name.startswith("job")]
 PROFILES = {"cpu": "", "gpu": "-gpu"}
 
@@ -22,7 +22,7 @@ def test_compose_accepts_the_file():
     schema = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
     validator = Draft202012Validator(json.loads(schema.read_text()))
     assert [error.message for error in validator.iter_errors(yaml.safe_load(COMPOSE.read_text()))] == []
-    assert [error.message for error in validator.iter_errors(compose({"HOME": "/home/me"}))] == []
+    assert [error.message for error in validator.iter_errors(compose({}))] == []
 
 
 def test_docker_accepts_the_file():
@@ -38,8 +38,8 @@ def test_docker_accepts_the_file():
 
 
 def test_variables_are_filled_in_as_compose_does():
-    assert interpolated("${A:-${B}/x} ${C:-d}", {"B": "/home"}) == "/home/x d"
-    assert interpolated("${A:-${B}/x} ${C:-d}", {"A": "a", "B": "b", "C": ""}) == "a d"
+    assert interpolated("${A:-~/x} ${C:-d} ${D}", {}) == "~/x d "
+    assert interpolated("${A:-~/x} ${C:-d} ${D}", {"A": "a", "C": "", "D": "e"}) == "a d e"
 
 
 def test_a_plain_up_starts_the_cpu_half_and_each_half_is_whole():
@@ -57,7 +57,8 @@ def test_nodes_are_told_apart_by_the_role_they_start_with_and_show_their_health(
     service = SERVICES[name]
     role = name.removesuffix("-gpu")
     assert service["command"] == ["deploy/node.sh", role, "--block"]
-    assert service["healthcheck"]["test"] == ["CMD", "deploy/node.sh", "healthy"]
+    asked = ["healthy", "head"] if role == "head" else ["healthy"]  # a head is healthy when it takes jobs
+    assert service["healthcheck"]["test"] == ["CMD", "deploy/node.sh", *asked]
     assert service["restart"] == "on-failure"
 
 
@@ -74,8 +75,8 @@ def test_every_container_is_limited_sees_the_shared_volume_and_has_the_token_fro
 
 
 def test_the_token_is_a_file_outside_of_the_repository():
-    (secret,) = compose({"HOME": "/home/me"})["secrets"].values()
-    assert secret == {"file": "/home/me/.ray/auth_token"}
+    (secret,) = compose({})["secrets"].values()
+    assert secret == {"file": "~/.ray/auth_token"}
     assert compose({"RAY_AUTH_TOKEN_PATH": "/x"})["secrets"]["ray_token"] == {"file": "/x"}
 
 
@@ -98,9 +99,9 @@ def test_every_container_finds_the_head_by_one_name(suffix):
 
 @pytest.mark.parametrize("suffix", PROFILES.values())
 def test_the_job_writes_to_the_shared_volume_and_asks_for_nodes_of_both_kinds(suffix):
-    argv = service_command(f"job{suffix}", {}).argv
-    assert argv[:7] == ("ray", "job", "submit", "--", "python", "-m", "unisd_rl.run")
-    config = load_recipe(argv[7:])
+    command = service_command(f"job{suffix}", {})
+    assert command.argv == ("deploy/node.sh", "job")
+    config = load_recipe(command.environment["UNISD_JOB"].split())
     assert str(config.run_dir).startswith("/shared/")
     assert config.rollout.resources == {"rollout": 1.0}
     assert config.learner.resources == {"learner": 1.0}
@@ -126,7 +127,7 @@ def test_the_object_store_fits_into_the_shared_memory(name):
 
 def test_every_variable_of_the_file_is_named_beside_it():
     said = (ROOT / ".env").read_text()
-    for name in set(re.findall(r"\$\{(\w+)", COMPOSE.read_text())) - {"HOME"}:
+    for name in set(re.findall(r"\$\{(\w+)", COMPOSE.read_text())):
         role, _, rest = name.partition("_")
         pattern = f"#ROLLOUT_{rest}=" if role in ("HEAD", "LEARNER", "ROLLOUT") and rest != "DEVICES" else f"#{name}="
         assert pattern in said, name
