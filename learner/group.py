@@ -10,6 +10,7 @@ Every wait has a timeout, says what it waited for, and looks after the others me
 is `LearnerLost`: close, start, load a checkpoint.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.ray_cluster import free_of
 from unisd_rl.cluster.resources import describe_amounts, learner_bundle, ray_options
-from unisd_rl.cluster.waiting import wait
+from unisd_rl.cluster.waiting import CHECK_S, wait
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.metrics import StepMetrics
@@ -64,8 +65,8 @@ class LearnerGroup:
             LearnerLost: a rank died.
             RunFailed: a rank failed to start, or took longer than `timeout_s`.
         """
-        self._placement = self._place()
-        self.ranks = [self._spawn(rank, self._placement) for rank in range(self._config.learner.ranks)]
+        placement = self._place()
+        self.ranks = [self._spawn(rank, placement) for rank in range(self._config.learner.ranks)]
         deadline = time.monotonic() + timeout_s
         (address,) = self._wait([self.ranks[0].address.remote()], timeout_s, "name an address")
         self._call("start", *address, timeout_s=deadline - time.monotonic(), what="load the model and meet")
@@ -148,17 +149,23 @@ class LearnerGroup:
             self._placement = None
 
     def _place(self) -> PlacementGroup:
-        config = self._config
-        bundle = learner_bundle(config)
-        placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
-        if not placement.wait(config.run.cluster_timeout_s):
-            remove_placement_group(placement)
-            free = describe_amounts(free_of(bundle))
-            raise InsufficientResources(
-                f"after {config.run.cluster_timeout_s:g} s the cluster has no room for {config.learner.ranks} learner "
-                f"ranks of {describe_amounts(bundle)} each; free now: {free}; add nodes or lower learner.ranks"
-            )
-        return placement
+        config, bundle = self._config, learner_bundle(self._config)
+        limit_s, what = config.run.cluster_timeout_s, f"{config.learner.ranks} learner ranks"
+        deadline_s = time.monotonic() + limit_s
+        self._placement = placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
+        if placement.wait(CHECK_S):
+            return placement
+        print(f"waiting up to {limit_s:g} s for {what} of {describe_amounts(bundle)} each", file=sys.stderr)
+        while time.monotonic() < deadline_s:
+            self._on_wait()
+            if placement.wait(CHECK_S):
+                return placement
+        self.close()
+        free = describe_amounts(free_of(bundle))
+        raise InsufficientResources(
+            f"after {limit_s:g} s the cluster has no room for {what} of {describe_amounts(bundle)} each; "
+            f"free now: {free}; add nodes or lower learner.ranks"
+        )
 
     def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
         config, bundle = self._config, learner_bundle(self._config)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,19 +120,26 @@ def _check_port(address: str) -> None:
 
 
 def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
-    """Wait for what is lacking, and ask the autoscaler for it where the cluster has one."""
-    if not missing(needed, ray.cluster_resources()):
+    """Wait for what is lacking, saying so, and ask the autoscaler for it where the cluster has one."""
+    if not (lacking := missing(needed, ray.cluster_resources())):
         return
     request_resources(bundles=[dict(process.each) for process in needed for _ in range(process.count) if process.each])
-    deadline_s = time.monotonic() + config.run.cluster_timeout_s
+    limit_s = config.run.cluster_timeout_s
+    deadline_s = time.monotonic() + limit_s
+    if os.environ.get("RAY_ADDRESS"):
+        print(f"waiting up to {limit_s:g} s for nodes: the cluster lacks {_describe_lack(lacking)}", file=sys.stderr)
     try:
         while lacking := missing(needed, ray.cluster_resources()):
             if time.monotonic() > deadline_s or not os.environ.get("RAY_ADDRESS"):
-                what = "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
+                what = _describe_lack(lacking)
                 raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
             time.sleep(POLL_S)
     finally:
         request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
+
+
+def _describe_lack(lacking: Mapping[str, tuple[float, float]]) -> str:
+    return "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
 
 
 def free_of(bundle: Mapping[str, float]) -> dict[str, float]:
