@@ -20,7 +20,7 @@ TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USA
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test-fast test test-all lint bench docs docs-config lock clean
+.PHONY: help setup run test-fast test test-all test-containers lint bench docs docs-config lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -40,6 +40,9 @@ test: $(READY)  ## integration and unit tests (at most 18 minutes on two cores)
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
 	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" --hypothesis-profile=searching $(ARGS)
 	$(TEST) tests -m "slow and not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
+
+test-containers: $(READY)  ## docker-compose.yml in real containers (needs Podman: deploy/install_podman.sh)
+	$(TEST) tests/containers $(ARGS)
 
 lint: $(READY)  ## ruff, types, import directions, links and names of the documents
 	$(BIN)/ruff check .

@@ -1,19 +1,24 @@
-"""deploy/kubernetes: objects of Kubernetes checked by its published schemas, those of KubeRay field by field.
+"""deploy/kubernetes: objects of Kubernetes and of KubeRay checked by their published schemas.
 
-No package has KubeRay's schema, so the fields that we use are listed here, with their types, and no other is allowed;
-pod templates, which are most of them, are checked as the pods that KubeRay makes of them. Ray's own reader of a
-RayCluster is asked what its autoscaler understands.
+No package has KubeRay's schemas: KUBERAY_CRDS names the folder `helm-chart/kuberay-operator/crds` of a release of
+KubeRay. Without it the fields that we use are held to the list below, and no other is allowed; pod templates, which are
+most of them, are always checked as the pods that KubeRay makes of them. Ray's own reader of a RayCluster is asked what
+its autoscaler understands.
 """
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from tests.fakes.deployment import DEPLOY, KUBERNETES, manifest
@@ -80,6 +85,45 @@ def test_job_and_cluster_are_of_the_fields_that_kuberay_knows():
         for group in groups(spec).values():
             assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         assert set(spec["autoscalerOptions"]) == {"version", "idleTimeoutSeconds", "resources"}
+
+
+def kuberay_faults(custom_object: dict) -> list[str]:
+    """What the published definition of its kind finds; a field it does not know too, which a cluster would drop."""
+    folder = os.environ.get("KUBERAY_CRDS")
+    if not folder:
+        pytest.skip("KUBERAY_CRDS names no folder with KubeRay's ray.io_*.yaml (this file's first lines)")
+    schema = kuberay_schema(Path(folder) / f"ray.io_{custom_object['kind'].lower()}s.yaml", custom_object["apiVersion"])
+    return [error.message for error in Draft202012Validator(schema).iter_errors(custom_object)]
+
+
+@cache
+def kuberay_schema(file: Path, api_version: str) -> dict:
+    definition = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)  # a megabyte
+    versions = {f"ray.io/{version['name']}": version for version in definition["spec"]["versions"]}
+    return closed(versions[api_version]["schema"]["openAPIV3Schema"])
+
+
+def closed(schema: dict) -> dict:
+    """A structural schema that allows no field but those it names, where it names any."""
+    parts = {key: closed(schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)}
+    if fields := schema.get("properties"):
+        parts["properties"] = {name: closed(field) for name, field in fields.items()}
+        parts["additionalProperties"] = schema.get("x-kubernetes-preserve-unknown-fields", False)
+    return {**schema, **parts}
+
+
+@pytest.mark.parametrize("custom_object", [CLUSTER, JOB], ids=["cluster", "job"])
+def test_kuberays_published_definitions_accept_the_objects(custom_object):
+    assert kuberay_faults(custom_object) == []
+
+
+def test_kuberays_published_definitions_see_a_wrong_field_and_a_wrong_type():
+    job = copy.deepcopy(JOB)
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replica"] = 1
+    job["spec"]["backoffLimit"] = "0"
+    faults = kuberay_faults(job)
+    assert len(faults) == 2
+    assert any("'replica'" in fault for fault in faults)
 
 
 def test_a_job_of_its_own_runs_on_the_cluster_that_stays():
@@ -157,6 +201,8 @@ def test_the_gpu_job_gives_learner_and_rollouts_a_gpu_each():
         spec = groups(job["spec"]["rayClusterSpec"])[group]["template"]["spec"]
         assert_valid({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec})
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    if os.environ.get("KUBERAY_CRDS"):
+        assert kuberay_faults(job) == []
     config = load_recipe(job["spec"]["entrypoint"].split()[3:])
     assert config.rollout.gpus_per_actor == config.learner.gpus_per_rank == 1
 

@@ -10,7 +10,7 @@ SCRIPTS = sorted(DEPLOY.glob("*.sh"))
 
 
 def test_there_are_scripts_and_they_can_be_started():
-    assert {script.name for script in SCRIPTS} == {"node.sh", "slurm.sh"}
+    assert {script.name for script in SCRIPTS} == {"install_podman.sh", "node.sh", "slurm.sh"}
     assert all(script.stat().st_mode & 0o111 for script in SCRIPTS)
 
 
