@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 
 import ray
 from ray.actor import ActorHandle
@@ -42,6 +43,7 @@ from unisd_rl.types import Event, Failure, OnWait, PolicyVersion, Report, Sampli
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
+_PATIENT_LOOKS = 3  # how often places are looked for before the console says so: Ray needs a moment to give them
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 
@@ -283,15 +285,14 @@ class RolloutGroup:
         wait([call.reference for call in calls], timeout_s)
 
     def _wait_for_placement(self) -> None:
-        limit_s = self._spec.config.run.cluster_timeout_s
+        limit_s, bundle = self._spec.config.run.cluster_timeout_s, rollout_bundle(self._spec.config)
         deadline_s = time.monotonic() + limit_s
-        while True:
+        for look in count():
             self.check()
             waiting = sum(actor.state is State.PLACING for actor in self._supervisors)
             if not waiting:
                 return
             if time.monotonic() > deadline_s:
-                bundle = rollout_bundle(self._spec.config)
                 free = describe_amounts(free_of(bundle))
                 self.close()
                 raise UserError(
@@ -299,6 +300,9 @@ class RolloutGroup:
                     f"each asks one node for {describe_amounts(bundle)}, and the cluster has {free} left; "
                     "add nodes, or lower rollout.actors"
                 )
+            if look == _PATIENT_LOOKS:
+                each = f"{describe_amounts(bundle)} each"
+                print(f"waiting up to {limit_s:g} s for places of {waiting} rollout actors, {each}", file=sys.stderr)
             self._wait(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
     def _too_late(self, actor: ActorSupervisor, task: str, timeout_s: float) -> RunFailed:

@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
+from actors import group
 from actors.group import OutageTimer, RolloutGroup, print_event
 from actors.rollout_actor import ActorSpec
+from actors.supervisor import State
 from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
+from unisd_rl.config.load import load_recipe
+from unisd_rl.errors import UserError
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Failure, Recovery
 
@@ -18,6 +24,29 @@ def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
     )
     group.check()  # the learner, which starts first, calls it while it waits
     assert (group.serving, group.handles, group.counts().states) == (0, (), ())
+
+
+class Unplaced:
+    """An actor that no node has room for."""
+
+    state, awaited, process = State.PLACING, (), None
+
+    def check(self):
+        pass
+
+    close = drain = check
+
+
+def test_actors_without_a_place_are_waited_for_in_words_and_not_for_ever(monkeypatch, capsys):
+    config = load_recipe(["unisd_star", "cluster"], {"run": {"cluster_timeout_s": 0.2}, "rollout": {"actors": 2}})
+    monkeypatch.setattr(group, "free_of", lambda bundle: {"CPU": 3.0, "rollout": 1.0})
+    monkeypatch.setattr(group, "_POLL_S", 0.001)
+    actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
+    actors._supervisors = [Unplaced(), Unplaced()]
+    with pytest.raises(UserError, match=r"only 0 of 2 rollout actors found a place within 0\.2 s"):
+        actors._wait_for_placement()
+    told = "waiting up to 0.2 s for places of 2 rollout actors, 1 CPU, 1 rollout each\n"
+    assert capsys.readouterr().err == told, "said once"
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):

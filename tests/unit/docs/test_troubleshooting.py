@@ -35,11 +35,12 @@ def product():
 
 @cache
 def texts():
-    """All strings of the code but its documentation."""
+    """All strings of the code but its documentation, and the lines of the script that starts nodes."""
     trees = [tree for _, tree in product()]
     documentation = {id(node.value) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     nodes = [node for tree in trees for node in ast.walk(tree) if id(node) not in documentation]
-    return {text for node in nodes if (text := template(node)) and len(text) > 5}
+    said = {text for node in nodes if (text := template(node)) and len(text) > 5}
+    return said | set((ROOT / "deploy/node.sh").read_text().splitlines())
 
 
 def quotes():
