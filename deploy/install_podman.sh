@@ -31,14 +31,18 @@ ln -sf "$tools/bin/podman-compose" /usr/local/bin/podman-compose
 if [[ -e $settings ]]; then
     echo "$settings is left as it is"
 else
+    # Podman's own defaults are more than a process may have that lies in a container or a small virtual machine itself,
+    # and Podman has no more processes than the kernel has numbers for.
+    least() { printf '%s\n' "$@" | grep -v unlimited | sort -n | head -1; }
+    files=$(least "$(ulimit -Hn)" 1048576)
+    processes=$(least "$(ulimit -Hu)" "$(</proc/sys/kernel/pid_max)")
     {
         echo "[containers]"
-        # Podman asks for more than a machine may give that lies in a container or a small virtual machine itself.
-        echo "default_ulimits = [\"nofile=$(ulimit -Hn):$(ulimit -Hn)\", \"nproc=$(ulimit -Hu):$(ulimit -Hu)\"]"
+        echo "default_ulimits = [\"nofile=$files:$files\", \"nproc=$processes:$processes\"]"
         echo "[engine]"
         [[ -e /sys/fs/cgroup/cgroup.controllers ]] || echo 'runtime = "runc"' # crun refuses hybrid cgroups
         [[ -d /run/systemd/system ]] || printf '%s\n' 'cgroup_manager = "cgroupfs"' 'events_logger = "file"'
-    } | sed 's/unlimited/-1/g' >"$settings"
+    } >"$settings"
 fi
 
 if [[ ${1:-} == base ]]; then
