@@ -1,6 +1,7 @@
 """A user's own records and model, from JSON Lines and through `datasets`, on the transformers engine."""
 
 import json
+import tomllib
 
 import pytest
 
@@ -11,11 +12,9 @@ from tests.fakes.finished import (
 )
 from unisd_rl.base_model import ensure_base_model
 
-STEPS, BATCH, HELD_OUT = 2, 8, 6
-OPTIONS = (
-    "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers",
-    "--task.eval_examples", str(HELD_OUT),
-)  # fmt: skip
+BATCH, HELD_OUT = 8, 6
+STEPS = 3  # one epoch: 24 of 30 records are trained on, and a fifth is held out where nothing else is said
+OPTIONS = ("--run.epochs", "1", "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +46,10 @@ def test_a_users_own_records_are_trained_on_and_evaluated(tmp_path, records, mod
     source = ("--task.train", str(records)) if kind == "jsonl" else ("--task.path", str(records.parent))
     run = run_job(tmp_path, "--model.path", model, "--task.type", kind, *source, *FIELDS, *OPTIONS)
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
+    assert len({row["id"] for row in run.consumed}) == 24
+    assert tomllib.loads((run.path / "config.toml").read_text())["run"]["steps"] == STEPS
+    assert "training on 24 of 24 problems, 6 held out" in run.output
+    assert "1 epoch of 24 problems: 3 steps of 8 prompts" in run.output
     assert_accuracy_is_what_its_items_say(run)
     assert run.summary["before"]["problems"] == HELD_OUT
     held_out = {answer["id"] for answer in run.answers(0)}

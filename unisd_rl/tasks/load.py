@@ -39,9 +39,8 @@ from unisd_rl.tasks import (
     tool_use,
     toolalpaca,
 )
-from unisd_rl.tasks.checks import check_gold, check_problems, of_own_code
 from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
-from unisd_rl.tasks.task import Task
+from unisd_rl.tasks.task import Task, check_gold, check_problems, of_own_code
 
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 """Benchmarks that bring no training problems."""
@@ -51,7 +50,7 @@ _MEMBERS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstra
 
 
 def load_task(config: TaskConfig, for_training: bool = True) -> Task:
-    """The task a configuration names, with its problems checked (`checks.py`).
+    """The task a configuration names, with its problems checked (`task.py`).
 
     Raises:
         UserError: for missing data, a bad record, more examples asked for than there are, no held-out problems, or no

@@ -1,21 +1,30 @@
-"""The interface of a task: examples, what the student reads, and a grade.
+"""The interface of a task: examples, what the student reads, and a grade; and the checks of a task that was loaded.
 
 A task knows nothing of teachers, tokens or models. `unisd_rl/contexts` turns its examples into views, an evaluation
 grades completions with it; both rely on the same `grade`.
+
+The checks are the same whoever made the task. Grades and likelihoods are kept by a problem's id, views change the last
+turn of its chat, and teachers read its worked solution as right: where that does not hold, a run trains on something
+else, and no loss curve shows it.
 """
 
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from traceback import extract_tb
+from typing import Protocol, TypeVar, runtime_checkable
 
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.source_records import half_of_a_pair, print_once
 from unisd_rl.types import Example, Message
+
+Result = TypeVar("Result")
 
 
 class Task(Protocol):
@@ -100,3 +109,88 @@ def with_wrong_demonstrations(task: Task, share: float, seed: int) -> tuple[Exam
         raise AssertionError(f"no wrong demonstration for {example.id}")
 
     return tuple(wrong(example) if index in replaced else example for index, example in enumerate(task.train))
+
+
+_PARTS = ("id", "question", "demonstration", "answer")
+_LEAST_RIGHT = 0.05  # of the worked solutions; with fewer the grader and they are not of one task
+
+
+def check_problems(task: Task, origin: str) -> None:
+    """Check the form of every problem, its chat, and that no two problems of a split have one id.
+
+    Raises:
+        UserError: one of them is not as it must be; the sentence opens with `origin`.
+    """
+    for split, examples in (("training", task.train), ("held-out", task.evaluation)):
+        seen = set[str]()
+        for number, example in enumerate(examples):
+            _check_form(example, f"{origin}: {split} problem {number}")
+            if example.id in seen:
+                raise UserError(
+                    f"{origin}: the id {example.id!r} occurs twice among the {split} problems; give each its own"
+                )
+            seen.add(example.id)
+            chat = of_own_code(origin, f"student_messages of {example.id!r}", task.student_messages, example)
+            _check_chat(chat, f"{origin}: student_messages of problem {example.id!r}")
+
+
+def check_gold(task: Task, origin: str, most: int) -> None:
+    """Let the task's grader read its own worked solutions: at most `most`, evenly spread over training and held-out
+    problems. Those that it finds wrong are named on stderr, with an example.
+
+    Raises:
+        UserError: it finds nearly all of them wrong, so that neither they nor the accuracy would mean anything.
+        SandboxError: the sandbox failed.
+    """
+    gold = [example for example in (*task.train, *task.evaluation) if example.demonstration.strip()]
+    read = gold[:: max(1, -(-len(gold) // most))]
+    answers = [(example.demonstration, example) for example in read]
+    right = of_own_code(origin, "grade of a worked solution", grade_all, task, answers)
+    wrong = [example for example, is_right in zip(read, right, strict=True) if not is_right]
+    if not wrong:
+        return
+    found = (
+        f"{origin}: its grader finds {len(wrong)} of {len(read)} worked solutions wrong, first that of problem "
+        f"{wrong[0].id!r}, which ends {wrong[0].demonstration.rstrip()[-40:]!r} where the answer is "
+        f"{wrong[0].answer!r:.40}"
+    )
+    if len(read) - len(wrong) < _LEAST_RIGHT * len(read):
+        raise UserError(f"{found}; each must end as a right completion ends (docs/own_data.md)")
+    print_once(found)
+
+
+def of_own_code(origin: str, what: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a user's own task returns.
+
+    Raises:
+        UserError: it raised; the sentence says what and where.
+    """
+    try:
+        return function(*arguments)
+    except (UserError, RunFailed):
+        raise
+    except Exception as error:
+        place = extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{origin}: {what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        ) from error
+
+
+def _check_form(example: Example, name: str) -> None:
+    for part in _PARTS:
+        text = getattr(example, part, None)
+        if not isinstance(text, str):
+            raise UserError(f"{name}: its {part} must be text, but it is {text!r:.80}")
+        if half := half_of_a_pair(text):
+            raise UserError(f"{name}: its {part} holds {half!r}, half of a surrogate pair, which is no character")
+
+
+def _check_chat(chat: Sequence[Message], name: str) -> None:
+    whole = isinstance(chat, tuple | list) and all(isinstance(turn, Message) for turn in chat)
+    if not whole or not all(isinstance(turn.content, str) for turn in chat):
+        raise UserError(f"{name} must be a tuple of Message with text, but it is {chat!r:.80}")
+    if not chat or chat[-1].role != "user":
+        last = repr(chat[-1].role) if chat else "none"
+        raise UserError(f"{name} must end with a turn of 'user', but its last turn is {last}")
+    if half := half_of_a_pair([turn.content for turn in chat]):
+        raise UserError(f"{name} holds {half!r}, half of a surrogate pair, which is no character")
