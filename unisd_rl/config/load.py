@@ -26,8 +26,8 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SETUPS = RECIPES / "setups"
 """Recipes that say where a run happens and how large it is, and nothing of what it minimises: they go with others."""
 DISCRIMINATORS = ("type", "level", "signal")
-ALTERNATIVES: Mapping[str, str] = {"steps": "epochs", "epochs": "steps"}
-"""Fields of one section of which one is given: a recipe that gives one replaces the other below it."""
+ALTERNATIVES: Mapping[str, tuple[str, ...]] = {"run": ("steps", "epochs")}
+"""Fields of a section of which one is given: a recipe that gives one replaces the other below it."""
 DEFAULT_TASK = "arithmetic"
 DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
 """The types of sections for which neither a recipe nor the command line names one."""
@@ -108,15 +108,20 @@ def recipe_names(folder: Path) -> str:
 
 def overlay(base: Tree, over: Tree) -> dict[str, Any]:
     """`over` laid on `base`, section by section; a section of another `type` or `level` replaces the whole section."""
-    replaced = {ALTERNATIVES[key] for key, value in over.items() if key in ALTERNATIVES and value is not None}
-    merged = {key: value for key, value in base.items() if key not in replaced}
+    merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not _differs_in_type(below, value):
-            merged[key] = overlay(below, value)
+            merged[key] = overlay(_without_alternatives(key, below, value), value)
         else:
             merged[key] = value
     return merged
+
+
+def _without_alternatives(section: str, below: Tree, over: Tree) -> Tree:
+    names = ALTERNATIVES.get(section, ())
+    replaced = any(over.get(name) is not None for name in names)
+    return {key: value for key, value in below.items() if not (replaced and key in names)}
 
 
 def _differs_in_type(below: Tree, over: Tree) -> bool:

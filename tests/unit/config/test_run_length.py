@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unisd_rl.cli import parse_fields
-from unisd_rl.config.load import RECIPES, load_recipe
+from unisd_rl.config.load import RECIPES, load_recipe, overlay
 from unisd_rl.config.run import RunConfig
 from unisd_rl.driver.build import counted
 from unisd_rl.driver.console import Console
@@ -74,6 +74,8 @@ def test_the_later_of_two_lengths_counts(tmp_path):
     assert load_recipe(layers, parse_fields(["--run.steps", "5"], "run")).run.total_steps == 5
     assert load_recipe("unisd_star", parse_fields(["--run.epochs", "2"], "run")).run.length == "2 epochs"
     assert load_recipe("unisd_star", parse_fields(["--run.epochs", "null"], "run")).run.total_steps == 40
+    arguments = overlay({"task": {"arguments": {"steps": 3}}}, {"task": {"arguments": {"epochs": 1}}})
+    assert arguments == {"task": {"arguments": {"steps": 3, "epochs": 1}}}  # a user's own words
 
 
 def test_a_dry_run_says_epochs_where_nothing_is_counted_yet():
