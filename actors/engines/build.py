@@ -8,7 +8,7 @@ from actors.engines.transformers_engine import TransformersRolloutEngine
 from actors.engines.vllm_engine import VllmRolloutEngine
 from unisd_rl.cluster.cores import Cores
 from unisd_rl.config import Config
-from unisd_rl.config.rollout import TransformersEngine
+from unisd_rl.config.rollout import TransformersEngine, VllmEngine
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.weights.build import weight_transport
 
@@ -29,6 +29,9 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         adapter=config.model.lora,
         group=GroupShape(rollout.lease_unit, rollout.max_prompt_tokens) if rollout.lease_unit > 1 else None,
     )
-    if isinstance(engine, TransformersEngine):
-        return TransformersRolloutEngine(spec)
-    return VllmRolloutEngine(spec, engine, weight_transport(config).vllm_loader(model_path), on_gpu=rollout.on_gpu)
+    match engine:
+        case TransformersEngine():
+            return TransformersRolloutEngine(spec)
+        case VllmEngine():
+            loader = weight_transport(config).vllm_loader(model_path)
+            return VllmRolloutEngine(spec, engine, loader, on_gpu=rollout.on_gpu)

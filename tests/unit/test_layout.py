@@ -132,3 +132,15 @@ def test_no_file_is_named_like_a_library_on_a_folder_that_is_put_on_the_path():
     on_path = [ROOT]
     libraries = {"z3", "queue", "types", "torch", "ray", "vllm", "numpy", "logging"}
     assert [path for folder in on_path for path in folder.glob("*.py") if path.stem in libraries] == []
+
+
+def test_only_the_builder_asks_which_engine_a_configuration_names():
+    asks = {"actors/engines/build.py", "actors/engines/vllm_engine.py", "unisd_rl/config/rollout.py"}
+    found = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if {"TransformersEngine", "VllmEngine"}
+        & {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    }
+    assert found == asks

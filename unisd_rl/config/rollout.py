@@ -30,6 +30,8 @@ class Engine(Section):
     """Whether the learner can push weights into it (`weights.transport` nccl and ipc)."""
     largest_lora_rank: ClassVar[int | None] = None
     """Largest adapter it serves; None is any."""
+    pads_batches: ClassVar[bool] = False
+    """Whether the model reads prompts of different lengths padded to one."""
     cpu_environment: ClassVar[Mapping[str, str]] = {}
     """Environment variables that it needs where it computes on the CPU."""
 
@@ -88,6 +90,8 @@ class VllmEngine(Engine):
 
 class TransformersEngine(Engine):
     """Generation by transformers: for machines without vLLM, exact runs and fast tests."""
+
+    pads_batches = True
 
     type: Literal["transformers"]
 
@@ -257,4 +261,4 @@ class WeightsConfig(Section):
     @property
     def pushed(self) -> bool:
         """Whether the learner pushes whole models into the engines between GPUs: no actor fetches a snapshot."""
-        return self.transport != "object_store"
+        return self.transport in ("nccl", "ipc")

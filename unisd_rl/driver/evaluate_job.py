@@ -18,7 +18,6 @@ from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
-from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, check_question_lengths, check_same_tokens
@@ -130,7 +129,7 @@ def _check_lengths(request: EvaluationRequest, folders: Mapping[str, Path]) -> N
     """Check that no answer depends on what shares its batch, where transformers reads batches."""
     for target in request.targets:
         config, folder = target.config, folders[target.model]
-        if isinstance(config.rollout.engine, TransformersEngine) or request.retention_base is not None:
+        if config.rollout.engine.pads_batches or request.retention_base is not None:
             check_lengths(folder, read_config(folder), config.rollout.longest_request)
 
 

@@ -126,6 +126,16 @@ def test_where_something_is_takes_at_most_two_files_to_see():
         assert len(re.findall(r"`[\w/]+\.py`|\]\(", row)) <= 2, row
 
 
+def test_what_is_said_to_be_in_a_file_is_defined_there():
+    text = (check.ROOT / "CONTRIBUTING.md").read_text()
+    said = re.findall(r"((?:`\w+` and )?`\w+`) in `([\w/]+\.py)`", text)
+    assert len(said) >= 7
+    for names, path in said:
+        code = (check.ROOT / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"(?m)^\s*(?:async )?(?:def|class) {name}\b", code), (name, path)
+
+
 def test_the_drawing_of_the_loop_is_that_of_the_code():
     page, code = ((check.ROOT / path).read_text() for path in ("docs/concepts.md", "unisd_rl/train.py"))
     (drawing,) = re.findall(r"```\n(driver .*?)```", page, flags=re.DOTALL)
