@@ -69,8 +69,9 @@ class ChatTokenizer:
         Neither what the template writes between prompt and answer nor the half of a character that a limit left over
         is part of it.
         """
-        text = self._text_of_answer(tokens.tolist())
-        if text.endswith(_HALF_CHARACTER) and not self._ends_with_one_that_was_meant(tokens):
+        ids = tokens.tolist()
+        text = self._text_of_answer(ids)
+        if ids and ids[-1] not in self.stop_tokens:  # it was cut
             text = text.rstrip(_HALF_CHARACTER)
         return text.removeprefix(self._space_before_answers)
 
@@ -174,12 +175,6 @@ class ChatTokenizer:
     def _text_of_answer(self, ids: list[int]) -> str:
         before, whole = self._text(self._prompt_ids), self._text([*self._prompt_ids, *ids])
         return whole.removeprefix(before) if whole.startswith(before) else self._text(ids)
-
-    def _ends_with_one_that_was_meant(self, tokens: Tokens) -> bool:
-        """Whether the model wrote the replacement character itself: decoding writes it for the half of another, too."""
-        written = [token for token in tokens.tolist() if token not in self._special]
-        ids = self._ids_of_answer(_HALF_CHARACTER)
-        return written[-len(ids) :] == ids
 
     def _ids(self, text: str) -> list[int]:
         if backend := getattr(self._tokenizer, "backend_tokenizer", None):  # with offsets it takes half as long again
