@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unisd_rl.errors import UserError
+from unisd_rl.models.load import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -44,13 +45,10 @@ class ModelLimits:
 
 def model_limits(model_path: Path) -> ModelLimits:
     """As the configuration of a folder or hub name says; without limits where transformers cannot read it."""
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError):  # whoever loads the model says what is wrong with it
+        text = read_config(model_path).get_text_config()
+    except UserError:  # whoever loads the model says what is wrong with it
         return ModelLimits(model_path, None, None)
-    text = config.get_text_config()
     return ModelLimits(model_path, getattr(text, "vocab_size", None), _positions(text))
 
 

@@ -219,8 +219,9 @@ class ChatTokenizer:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(self._path), trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.path = {self._path} has no tokenizer that loads: {error}") from None
+        except Exception as error:  # transformers raises almost anything about files that are damaged
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UserError(f"model.path = {self._path} has no tokenizer that loads: {reason}") from None
         if tokenizer.chat_template is None:
             raise UserError(f"the tokenizer of {self._path} has no chat template; use a chat model or add one")
         if backend := getattr(tokenizer, "backend_tokenizer", None):  # a file may say both
@@ -241,5 +242,11 @@ class ChatTokenizer:
                 named = read().eos_token_id
             except OSError:  # the file is optional
                 continue
-            stops |= {named} if isinstance(named, int) else set(named or ())
+            several = named if isinstance(named, list) else [] if named is None else [named]
+            if not all(isinstance(token, int) for token in several):
+                raise UserError(
+                    f"model.path = {self._path} names eos_token_id = {named!r}, which is no number of a token: mend its "
+                    "generation_config.json or config.json"
+                )
+            stops |= {token for token in several if token >= 0}  # -1 is none
         return stops

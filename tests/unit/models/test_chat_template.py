@@ -125,6 +125,23 @@ def test_a_model_without_an_end_that_it_can_write_is_refused(tmp_path, config):
         ChatTokenizer(folder).check()
 
 
+def test_an_end_that_is_no_token_is_refused(tmp_path):
+    folder = ChatFolder(generation={"eos_token_id": ["<|im_end|>"]}).save(tmp_path)
+    with pytest.raises(UserError, match=r"names eos_token_id = \['<\|im_end\|>'\], which is no number of a token"):
+        ChatTokenizer(folder).check()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", ["", "[]", '{"eos_token_id": ["x"]}', '{"vocab_size": "x"}', "\x00"])
+def test_a_damaged_file_is_one_sentence(tmp_path, file, damage):
+    folder = ChatFolder().save(tmp_path)
+    (folder / file).write_text(damage)
+    try:
+        ChatTokenizer(folder).check()
+    except UserError as refused:
+        assert str(folder) in str(refused)
+
+
 def test_a_turn_that_ends_in_plain_text_gets_the_tokenizers_end(tmp_path):
     chat = tokenizer(tmp_path, ENDS_IN_PLAIN_TEXT)
     assert chat.encode_completion("46")[-1] == chat.stop_tokens[0]
