@@ -28,7 +28,7 @@ from unisd_rl.storage.files import hash_file
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example
 
-_CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py", "models/chat_template.py", "models/limits.py")
+_CODE = ("contexts", "tasks", "seeds.py", "models/tokenizer.py", "models/chat_template.py")
 _CODE_FILES = (".py", ".toml")  # a table of data beside a module is part of it
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MODEL_FILES = (".json", ".jinja", ".txt", ".model")

@@ -40,7 +40,7 @@ from unisd_rl.contexts.selection import (
 )
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candidates
-from unisd_rl.models.limits import ModelLimits
+from unisd_rl.models.check import ModelLimits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all

@@ -22,7 +22,7 @@ import numpy as np
 from unisd_rl.config.model import ChatTemplateConfig
 from unisd_rl.errors import UserError
 from unisd_rl.models.chat_template import ChatTemplate
-from unisd_rl.models.limits import ModelLimits, model_limits
+from unisd_rl.models.check import ModelLimits, model_limits
 from unisd_rl.types import Message, Tokens
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ class ChatTokenizer:
             several = named if isinstance(named, list) else [] if named is None else [named]
             if not all(isinstance(token, int) for token in several):
                 raise UserError(
-                    f"model.path = {self._path} names eos_token_id = {named!r}, which is no number of a token: mend its "
-                    "generation_config.json or config.json"
+                    f"model.path = {self._path} names eos_token_id = {named!r}, which is no number of a token: mend "
+                    "its generation_config.json or config.json"
                 )
             stops |= {token for token in several if token >= 0}  # -1 is none
         return stops

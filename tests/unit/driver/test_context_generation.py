@@ -10,7 +10,7 @@ from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.context_generation import EngineGenerator, engine_config, longest_request
 from unisd_rl.errors import UserError
-from unisd_rl.models.limits import ModelLimits
+from unisd_rl.models.check import ModelLimits
 from unisd_rl.types import Generation, Message
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.chat_tokenizers import TURNS, ChatFolder
 from unisd_rl.errors import UserError
-from unisd_rl.models.limits import ModelLimits, model_limits
+from unisd_rl.models.check import ModelLimits, model_limits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.types import Message
 
