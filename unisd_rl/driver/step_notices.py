@@ -19,7 +19,7 @@ class StepNotices:
 
     def __init__(self, config: Config, report: Report) -> None:
         objective = config.objective
-        self._agreement = objective.agreement is not None and objective.divergence is not None
+        self._agreement = objective.agreement if objective.divergence is not None else None
         self._report = report
         self._mismatched = False
 
@@ -36,10 +36,17 @@ class StepNotices:
             self._report(Notice("learner", reason))
         self._mismatched = mismatched
         # One sequence has one weight, which is equal to itself.
-        if self._agreement and metrics.counts.sequences > 1 and weights.effective_sample_size > EQUAL_WEIGHTS:
-            self._agreement = False
+        if (
+            self._agreement is not None
+            and metrics.counts.sequences > 1
+            and weights.effective_sample_size > EQUAL_WEIGHTS
+        ):
             reason = (
                 f"step {step}: agreement weighs all alike (mean weight {weights.weight_mean:.4f}, effective sample "
-                f"size {weights.effective_sample_size:.5f}); raise objective.agreement.gamma, or set its scale_quantile"
+                f"size {weights.effective_sample_size:.5f}): the views differ too little for "
+                f"objective.agreement.gamma = {self._agreement.gamma:g}"
             )
+            if self._agreement.scale_quantile is None:
+                reason += "; objective.agreement.scale_quantile measures them against each other"
             self._report(Notice("learner", reason))
+            self._agreement = None

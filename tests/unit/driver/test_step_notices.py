@@ -54,6 +54,13 @@ def test_agreement_that_weighs_all_alike_is_reported_once(recipe):
     assert [sentence.partition(" (")[0] for sentence in said] == ["step 2: agreement weighs all alike"]
 
 
+def test_what_can_be_done_about_equal_weights_is_said_with_the_gamma():
+    (said,) = notices_of([metrics_of(size=1.0)])
+    assert said.endswith("the views differ too little for objective.agreement.gamma = 1")
+    (said,) = notices_of([metrics_of(size=1.0)], objective={"agreement": {"scale_quantile": None, "gamma": 0.5}})
+    assert "gamma = 0.5; objective.agreement.scale_quantile measures them" in said
+
+
 def test_weights_that_differ_or_cannot_are_not_reported():
     assert notices_of([metrics_of(size=0.998)]) == []
     assert notices_of([metrics_of(size=1.0, sequences=1)]) == []
