@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 
 RUN_TIMEOUT_S = 1200
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     found_on = machine()
     for seed in [] if options.read_only else options.seeds:

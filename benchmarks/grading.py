@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.tasks import mbpp
 from unisd_rl.tasks.benchmark_data import from_file
 from unisd_rl.tasks.programs import trial
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="100 programs, 3 repetitions")
     parser.add_argument("--data", type=Path, help="mbpp.jsonl of the data set: run its reference programs instead")
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     count, repeats = (100, 3) if options.quick else (options.programs, options.repeats)
     trials = generated(count)

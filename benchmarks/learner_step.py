@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from learner.schedule import learning_rate
 from unisd_rl.config import Config
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
@@ -303,7 +303,7 @@ def show_step(rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     parser.add_argument("--quick", action="store_true", help="a small size, once")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)

@@ -28,13 +28,12 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 
 from benchmarks.loops.real import real
 from benchmarks.loops.rollout import EMBEDDED, LARGER, actor
 from benchmarks.loops.rows import Row, SpeedRow
 from benchmarks.loops.stand_in import stand_in
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 
 STALENESS = (0, 1, 2, 4)
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("--actor-batches", type=int, default=16, help="of 64 prompts, of each row of the actor's part")
     parser.add_argument("--larger-batches", type=int, default=2, help="the same, with the larger model")
     parser.add_argument("--quick", action="store_true", help="a few steps, stand-ins ten times as fast")
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.staleness, options.weights_mib = 5, (0, 1), 1

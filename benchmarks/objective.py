@@ -18,7 +18,6 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from rich.progress import Progress
 from benchmarks.divergences.contenders import ALPHAS, Size
 from benchmarks.divergences.measure import Request
 from benchmarks.learner_step import show_step, step_rows
-from benchmarks.output import finish, machine, screen, show_table
+from benchmarks.output import finish, machine, result_file, screen, show_table
 
 PROCESS_TIMEOUT_S = 3600
 PARTS = ("time", "memory", "error", "growth", "step")
@@ -142,7 +141,7 @@ def machine_of(size: Size) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does it run at all")
     for name in ("tokens", "hidden", "vocabulary", "chunk_tokens", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int)

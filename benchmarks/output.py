@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,27 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
+
+
+def result_file(name: str) -> Path:
+    """The file of `--json`: one that is not there yet, or an earlier benchmark's, which is replaced.
+
+    Raises:
+        ArgumentTypeError: it holds something else, or there is no such folder.
+    """
+    file = Path(name).expanduser()
+    if not file.parent.is_dir():
+        raise ArgumentTypeError(f"{str(file.parent)!r} is not a folder")
+    if file.exists() and not _is_result(file):
+        raise ArgumentTypeError(f"{name!r} is there and holds no results of a benchmark: name another file")
+    return file
+
+
+def _is_result(file: Path) -> bool:
+    try:
+        return {"machine", "rows", "ratios"} <= json.loads(file.read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def finish(

@@ -35,7 +35,7 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument(
         "--dir", type=Path, help="where the ledgers are written (default: the system's temporary folder)"
     )
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     rows, lists, repeats = (16, 4, 1) if options.quick else (options.rows, options.lists, options.repeats)
     sizes = {"rows": rows, "lists": lists, "row_bytes": ROW_BYTES, "producers": PRODUCERS}

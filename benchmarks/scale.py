@@ -33,7 +33,7 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of a window")
     parser.add_argument("--folder", type=Path, help="where the ledgers go; absent: the folder for temporary files")
     parser.add_argument("--quick", action="store_true", help="1 and 8 actors, 0.2 s a rollout, 2 windows of 1 s")
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     if options.quick:
         options.actors, options.mean_s, options.windows, options.seconds = [1, 8], 0.2, 2, 1.0

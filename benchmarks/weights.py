@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from actors.engines.engine import EngineSpec, PauseReport
 from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.process import actor_environment
-from benchmarks.output import finish, machine, show_table
+from benchmarks.output import finish, machine, result_file, show_table
 from learner.rank_process import rank_environment
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import redirect_output
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="10m alone, 3 repetitions")
-    parser.add_argument("--json", type=Path, help="write machine, rows and ratios to this file")
+    parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     found_on = machine()
     names, repeats = (["10m"], 3) if options.quick else (options.sizes, options.repeats)

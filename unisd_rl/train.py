@@ -45,7 +45,6 @@ from unisd_rl.driver.publish import check_health, publish, verify_published
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
-from unisd_rl.errors import RunFailed
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
@@ -106,7 +105,7 @@ def train(run: Run, resumed: bool) -> Outcome:
         with STOP.deferred(run.console.print_stop_notice):
             try:
                 return train_and_finish(run, version, STOP, timer)
-            except RunFailed as error:
+            except Exception as error:
                 if STOP.requested:
                     run.console.print(f"no checkpoint of the last step: {error}")
                     STOP.check()
