@@ -1,13 +1,21 @@
 """vLLM's own process is killed, or stuck, or stuck in mid-update, under a rollout actor: it is replaced, and serves."""
 
+import json
+import shutil
 import signal
+from contextlib import closing
 
 import psutil
 import pytest
 import ray
 
-from tests.fakes.rollout_rig import BATCH, WAIT_S, Parts, config, numbered
-from unisd_rl.types import PolicyVersion
+from actors.group import RolloutGroup
+from actors.rollout_actor import ActorSpec
+from tests.fakes.rollout_rig import BATCH, PLAN, WAIT_S, Parts, config, numbered
+from unisd_rl.errors import RunFailed
+from unisd_rl.transport.rollouts.driver_client import spawn_queue
+from unisd_rl.transport.weights.store import spawn_store
+from unisd_rl.types import Failure, PolicyVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 START_S = 400.0
@@ -60,3 +68,22 @@ def test_actors_whose_engine_is_killed_or_stuck_or_stuck_in_mid_update_are_repla
     rest = [*second, *parts.take(2)]
     assert [rollout.number for rollout in (*first, *rest)] == list(range(3 * BATCH))
     assert rest[-1].actor == "rollout-0.2"
+
+
+def test_an_engine_that_dies_at_its_start_gets_one_other_try_and_its_own_cause_is_told(tied_model_path, tmp_path):
+    model, events = tmp_path / "model", []
+    shutil.copytree(tied_model_path, model)
+    shape = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(shape | {"num_hidden_layers": shape["num_hidden_layers"] + 1}))
+    settings = config(engine={"type": "vllm", "kv_cache_gib": 0.1})
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)
+    try:
+        spec = ActorSpec(settings, model, tmp_path, spawn_queue(tmp_path, settings), spawn_store())
+        with closing(RolloutGroup(spec, PLAN, events.append)) as group:
+            told = r"rollout-0\.1 stopped: vLLM does not start: ValueError: .*weights.*; its log is .*rollout-0\.1\.log"
+            with pytest.raises(RunFailed, match=told):
+                group.start(2 * START_S)
+    finally:
+        ray.shutdown()
+    assert [(type(event), event.restart) for event in events] == [(Failure, 1)]
+    assert "ValueError" in events[0].reason
