@@ -27,7 +27,7 @@ from unisd_rl.cluster.stop import STOPPED
 
 STEPS, BATCH = 4, 16
 SHORT = (
-    "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64",
+    "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "32",
     "--run.checkpoint_every", "2", "--evaluation.every", "2", "--rollout.engine.type", "transformers",
 )  # fmt: skip
 VLLM = ("--rollout.engine.type", "vllm")

@@ -48,6 +48,7 @@ _TAIL_BYTES = 1 << 20
 _PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s?)?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:.]+ \[[^\]]*\]\s?)?")
 _TRACEBACK = "Traceback (most recent call last):"
 _LINKS = ("The above exception was the direct cause of", "During handling of the above exception")
+_IGNORED = "Exception ignored in"  # Python's word for what a destructor raises at the end of a process
 _CONSEQUENCES = ("EngineDeadError", "Engine core initialization failed")  # vLLM's, in the process that asked
 _COMPILERS = ("CompileError", "gcc", "g++", "clang")
 _COMPLAINT = re.compile(r"\berror: (.+)$")
@@ -79,7 +80,9 @@ def _first_of_each_chain(lines: Sequence[str]) -> Iterator[str]:
     start = 0
     for number, line in enumerate(lines):
         if line.startswith(_TRACEBACK):
-            if not any(before.startswith(_LINKS) for before in lines[start:number]):
+            between = lines[start:number]
+            ignored = any(before.startswith(_IGNORED) for before in between[-1:])
+            if not ignored and not any(before.startswith(_LINKS) for before in between):
                 frames_follow = (after for after in lines[number + 1 :] if after.strip() and not after[0].isspace())
                 yield next(frames_follow, "").strip()
             start = number

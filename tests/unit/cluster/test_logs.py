@@ -80,6 +80,12 @@ Traceback (most recent call last):
 subprocess.CalledProcessError: Command '['/usr/bin/gcc', '/tmp/tmp1/main.c']' returned non-zero exit status 1.
 """
 HARMLESS = 'Traceback (most recent call last):\n  File "a.py", line 1\nImportError: no optional part\nINFO going on\n'
+AT_THE_END = """\
+Exception ignored in: <function AsyncLLM.__del__ at 0x7f5a4d8af600>
+Traceback (most recent call last):
+  File "async_llm.py", line 294, in __del__
+TypeError: 'NoneType' object is not callable
+"""
 CAUSES = {
     "the_first_of_a_chain": (CHAINED, "KeyError: 'lm_head.weight'"),
     "not_its_consequence_in_another_process": (CHAINED + CONSEQUENCE, "KeyError: 'lm_head.weight'"),
@@ -89,6 +95,7 @@ CAUSES = {
         TRITON,
         "a compiler that is called at run time: Python.h: No such file or directory",
     ),
+    "not_what_is_raised_at_the_end_of_a_process": (CHAINED + CONSEQUENCE + AT_THE_END, "KeyError: 'lm_head.weight'"),
     "nothing": ("INFO all is well\n", None),
     "only_a_consequence": (CONSEQUENCE, None),
 }
