@@ -83,6 +83,6 @@ def _first_of_each_chain(lines: Sequence[str]) -> Iterator[str]:
             between = lines[start:number]
             ignored = any(before.startswith(_IGNORED) for before in between[-1:])
             if not ignored and not any(before.startswith(_LINKS) for before in between):
-                frames_follow = (after for after in lines[number + 1 :] if after.strip() and not after[0].isspace())
-                yield next(frames_follow, "").strip()
+                after_frames = (after for after in lines[number + 1 :] if after.strip() and not after[0].isspace())
+                yield next(after_frames, "").strip()
             start = number
