@@ -33,15 +33,23 @@ CONTAINED = {
     "a letter that belongs to other options": (CITY, "Options:\nA. red\nB. blue\nAnswer: B", False),
     "a function of that name": (PROGRAM, "def add (x, y):\n  pass", True),
     "the body under another name": (PROGRAM, "```python\ndef plus(a, b):\n    return (a +  b)\n```", True),
+    "the body in a list item": (PROGRAM, "1. a\n   ```python\n   def plus(a, b):\n       return a + b\n   ```", True),
     "another function": (PROGRAM, "```python\ndef adder(a, b):\n    return a - b\n```", False),
     "a call in JSON": (CALLS, '[{"name": "find", "arguments": {"page": 1, "kind": "cat"}}]', True),
     "a call in ReAct": (CALLS, 'Action: find\nAction Input: {"kind": "cat", "page": 1}', True),
+    "a call in Markdown": (
+        CALLS,
+        '**Action:** `find`\n**Action Input:**\n```json\n{"kind": "cat", "page": 1}\n```',
+        True,
+    ),
     "the call with other arguments": (CALLS, 'Action: find\nAction Input: {"kind": "dog", "page": 1}', False),
     "another call with these arguments": (CALLS, 'Action: finder\nAction Input: {"kind": "cat", "page": 1}', False),
     "the documentation of the call": (CALLS, "find(kind, page): looks for pictures", False),
     "a number": (NUMBER, "so it is 7.", True),
     "a number inside another": (NUMBER, "77 and x7 and 7th", False),
     "a letter without options, stated": (LETTER, "The answer is (b)", True),
+    "a letter without options, in LaTeX": (LETTER, r"The answer is \(\boxed{\text{B}}\)", True),
+    "another letter in LaTeX": (LETTER, r"The answer is \(\boxed{\text{C}}\)", False),
     "a letter without options, as a word": (LETTER, "plan b", False),
 }
 
@@ -71,6 +79,7 @@ def test_every_problem_contains_its_own_answer():
 
 def test_an_instruction_may_not_state_the_letter_either():
     assert instruction_leaks("In doubt choose option B.", CITY, leaks)
+    assert instruction_leaks(r"In doubt the answer is $\boxed{B}$.", CITY, leaks)
     assert not instruction_leaks("In doubt choose option C.", CITY, leaks)
     assert instruction_leaks("Think of Paris.", CITY, leaks)
 
