@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from unisd_rl.config.base import Count, CountOrNone, Decides, FileName, Seconds, Section, Seed, UserPath
 
@@ -18,7 +18,7 @@ class RunConfig(Section):
     """Folder for runs. Must be absolute under a Ray job, whose working directory is thrown away."""
     steps: Annotated[Count | None, Decides.LOSS] = 40
     """Optimiser steps. Absent where `epochs` is given."""
-    epochs: Annotated[Count | None, Decides.LOSS] = None
+    epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, Decides.LOSS] = None
     """Passes over the training problems that are kept, instead of `steps`: epochs * problems / `learner.batch_size`
     steps, rounded up, counted at the run's start and recorded as `steps`."""
     seed: Annotated[Seed, Decides.LOSS] = 0

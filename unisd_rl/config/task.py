@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from unisd_rl.config.base import Count, Fraction, ModelName, Section, Seed, UserPath
+from unisd_rl.config.base import Count, Fraction, ModelName, Section, Seed, UserPath, expand_home
 
 
 class SelfContained(Section):
@@ -167,7 +167,7 @@ class DatasetsTask(Section):
     """Files of records (JSON Lines, JSON, CSV, Parquet), and any data set that `datasets.load_dataset` loads."""
 
     type: Literal["datasets"]
-    path: Annotated[ModelName, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(expand_home)]
     """A file, several by a pattern such as `data/*.parquet`, a local folder, or a hub name."""
     name: str | None = None
     """Configuration of the data set."""
@@ -175,7 +175,7 @@ class DatasetsTask(Section):
     """Split to train on."""
     eval_split: str | None = None
     """Held-out split."""
-    evaluation: str | None = None
+    evaluation: ModelName | None = None
     """Held-out file or files, where `path` names files: they have no splits. Absent, as `eval_split` is: the last
     `eval_examples` training records are held out."""
     eval_examples: Count | None = None

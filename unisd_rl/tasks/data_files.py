@@ -24,8 +24,7 @@ _KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def names_files(path: str) -> bool:
     """Whether a path is that of a file, or a pattern of files, rather than a folder or a name on the hub."""
-    place = os.path.expanduser(path)
-    return not os.path.isdir(place) and (os.path.isfile(place) or has_magic(place) or _kind(place) in _KINDS)
+    return not os.path.isdir(path) and (os.path.isfile(path) or has_magic(path) or _kind(path) in _KINDS)
 
 
 def named_files(setting: str, path: str) -> list[Path]:
@@ -34,8 +33,7 @@ def named_files(setting: str, path: str) -> list[Path]:
     Raises:
         UserError: there is none, or one is of a kind that cannot be read; the sentence names `setting`.
     """
-    place = os.path.expanduser(path)
-    files = [place] if os.path.isfile(place) else sorted(filter(os.path.isfile, glob(place, recursive=True)))
+    files = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob(path, recursive=True)))
     if not files:
         raise UserError(f"{setting} = {path!r}: there is no such file; name one, or several as data/*.jsonl")
     if foreign := next((file for file in files if _kind(file) not in _KINDS), None):

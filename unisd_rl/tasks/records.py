@@ -3,7 +3,6 @@
 Nothing heavy is imported for files that are text, so that a missing one or a bad record is refused before anything is.
 """
 
-import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,10 +109,10 @@ def _from_splits(config: DatasetsTask) -> tuple[list[Example], list[Example] | N
             f"task.evaluation = {config.evaluation!r} goes with files, and task.path = {config.path!r} names none; "
             "name the held-out split as task.eval_split"
         )
-    path, fields = os.path.expanduser(config.path), config.fields
+    fields = config.fields
 
     def read(split: str) -> list[Example]:
-        records = load_split("task.path", path, config.name, split, _names(fields), no_field=_NO_FIELD)
+        records = load_split("task.path", config.path, config.name, split, _names(fields), no_field=_NO_FIELD)
         return _examples(records, fields)
 
     return read(config.train_split), read(config.eval_split) if config.eval_split else None
