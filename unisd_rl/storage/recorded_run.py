@@ -20,7 +20,7 @@ from unisd_rl.storage.jsonl import read_json_lines
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 
 Tree = Mapping[str, Any]
-_BASE_MODEL = "base_model"
+_BASE_MODEL, _DECODER = "base_model", "text_decoder-"
 _WHY_FIXED = {
     "run.steps": "the learning rate's schedule follows from it",
     "run.epochs": "its length is recorded as run.steps",
@@ -60,7 +60,7 @@ def check_run_folder(path: Path) -> None:
 
 def took_no_step(path: Path) -> bool:
     """Whether an earlier run's folder holds nothing but its start: no step, rollout, evaluation or checkpoint."""
-    others = [entry for entry in path.iterdir() if entry.name not in _STARTED]
+    others = [entry for entry in path.iterdir() if entry.name not in _STARTED and not entry.name.startswith(_DECODER)]
     inside = [file for entry in others for file in (entry.rglob("*") if entry.is_dir() else (entry,))]
     return not any(file.is_file() and file.stat().st_size for file in inside)
 

@@ -62,8 +62,9 @@ def test_a_run_that_failed_at_its_start_is_replaced_and_not_kept_under_another_n
     def fail():
         directory.record(Failure("rollout-0", "no engine", 0, 0.0))
         (directory.logs / "rollout-0.log").write_text("why")
-        (directory.path / "base_model").mkdir()
-        (directory.path / "base_model" / "model.safetensors").write_text("a copy of what is in the cache")
+        for copied in ("base_model", "text_decoder-1a2b3c4d", "text_decoder-5e6f7a8b.partial"):
+            (directory.path / copied).mkdir()
+            (directory.path / copied / "model.safetensors").write_text("a copy of what is elsewhere")
         (directory.path / "rollouts" / "index").mkdir(parents=True)
         (directory.path / "consumed.jsonl").touch()
         raise RunFailed("no engine")
