@@ -3,8 +3,9 @@
 import os
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
+from io import TextIOWrapper
 from itertools import takewhile
 from json import JSONDecodeError
 from pathlib import Path
@@ -77,6 +78,14 @@ def check_machine(needed: Sequence[Requirement]) -> None:
         )
     if folder and os.path.exists(folder) and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
         raise UserError(f"{name} = {folder!r} is not a folder that can be written: set it to one, e.g. {name}=/tmp")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they become known; a character that the terminal's encoding lacks is written as an escape."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for line in lines:
+        print(line, flush=True)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
@@ -260,7 +269,9 @@ class CliParser(ArgumentParser):
 
     def add_dry_run(self) -> None:
         """Add the option `--dry-run`."""
-        self.add_argument("--dry-run", action="store_true", help="print what would run, and on which resources")
+        self.add_argument(
+            "--dry-run", action="store_true", help="look at data, prompts, settings and room; start nothing"
+        )
 
     @override
     def error(self, message: str) -> NoReturn:

@@ -14,13 +14,13 @@ from unisd_rl.cli import (
     check_absolute_under_a_job,
     check_machine,
     check_model_folder,
-    describe_resources,
     exit_code,
     limit_openmp_spinning,
+    print_lines,
     user_model,
     user_path,
 )
-from unisd_rl.cluster.resources import Requirement, generation_requirements, retention_requirement
+from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 
@@ -45,11 +45,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
         raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
     request = evaluation_request(models, options, fields, PROGRAM)
     check_without_imports(request)
-    if options.dry_run:
-        print(describe(request))
-        return 0
-    check_machine(_requirements(request))
+    check_machine((*generation_requirements(request.config), *retention_requirement(request.config)))
     limit_openmp_spinning()
+    if options.dry_run:
+        from unisd_rl.driver.dry_run import describe_evaluation  # heavy: tokenizers
+
+        print_lines(describe_evaluation(request))
+        return 0
     from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
 
     run_evaluation(request)
@@ -73,16 +75,6 @@ def check_without_imports(request: EvaluationRequest) -> None:
 
     for config in request.by_task.values():
         check_task(config.task)
-
-
-def describe(request: EvaluationRequest) -> str:
-    """What would be evaluated, which process needs which resources, and whether every process can run."""
-    what = f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
-    return f"{what}\n{describe_resources(_requirements(request))}"
-
-
-def _requirements(request: EvaluationRequest) -> tuple[Requirement, ...]:
-    return (*generation_requirements(request.config), *retention_requirement(request.config))
 
 
 def _check_model(setting: str, model: str) -> None:

@@ -15,6 +15,7 @@ from unisd_rl.cli import (
     exit_code,
     limit_openmp_spinning,
     parse_fields,
+    print_lines,
     split_arguments,
 )
 from unisd_rl.cluster.resources import generation_requirements
@@ -33,12 +34,14 @@ def _prepare(arguments: Sequence[str]) -> int:
     recipes, dry_run, fields = split_arguments(arguments)
     config = load_recipe(recipes, parse_fields(fields, PROGRAM))
     check_without_imports(config)
-    if dry_run:
-        print(describe(config))
-        return 0
     if config.contexts_read.generated:
         check_machine(generation_requirements(config))
     limit_openmp_spinning()
+    if dry_run:
+        from unisd_rl.driver.dry_run import describe_preparation  # heavy: a tokenizer
+
+        print_lines(describe_preparation(config))
+        return 0
     from unisd_rl.driver.context_generation import run_preparation  # heavy: torch, Ray
 
     run_preparation(config)
@@ -54,17 +57,6 @@ def check_without_imports(config: Config) -> None:
     check_model_folder("model.path", config.model.path)
     check_training_task(config.task)
     check_contexts(config.contexts)
-
-
-def describe(config: Config) -> str:
-    """What would be prepared, and which processes that needs."""
-    read = config.contexts_read
-    auxiliary = (
-        f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else "no auxiliary view"
-    )
-    negative = f"a negative view ({read.negative.type})" if read.negative else "no negative view"
-    processes = generation_requirements(config) if read.generated else ()
-    return "\n".join([f"{auxiliary}, {negative}", *(process.describe() for process in processes)])
 
 
 if __name__ == "__main__":

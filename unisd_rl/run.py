@@ -16,10 +16,10 @@ from unisd_rl.cli import (
     check_machine,
     check_model_folder,
     check_training_task,
-    describe_resources,
     exit_code,
     limit_openmp_spinning,
     parse_fields,
+    print_lines,
     split_arguments,
     split_resume,
 )
@@ -52,16 +52,23 @@ class RunRequest:
 def _run(arguments: Sequence[str]) -> int:
     request = checked_request(arguments)
     config = request.config
-    for sentence in (*ineffective_settings(config), *slower_settings(config)):
+    for sentence in notes(config):
         print(f"note: {sentence}", file=sys.stderr)
-    if request.dry_run:
-        print(describe(config))
-        return 0
     check_machine(requirements(config))
     limit_openmp_spinning()
+    if request.dry_run:
+        from unisd_rl.driver.dry_run import describe_run  # heavy: a tokenizer
+
+        print_lines(describe_run(config, request.resumed))
+        return 0
     from unisd_rl.train import run_job  # heavy: torch, Ray
 
     return STOPPED if run_job(config, resumed=request.resumed).status == "interrupted" else 0
+
+
+def notes(config: Config) -> tuple[str, ...]:
+    """What a person should know of settings that are right but do less than they say."""
+    return (*ineffective_settings(config), *slower_settings(config))
 
 
 def checked_request(arguments: Sequence[str]) -> RunRequest:
@@ -122,12 +129,6 @@ def _check_model_stays(path: str, config: Config) -> None:
             f"model.path = {path!r} lies in {config.run_dir}, which a run of the same name moves aside; "
             "give this run another run.name"
         )
-
-
-def describe(config: Config) -> str:
-    """What would run, which process needs which resources, and whether every process can run."""
-    what = f"run {config.run_dir}: {config.run.length} of {config.learner.batch_size} prompts"
-    return f"{what}\n{describe_resources(requirements(config))}"
 
 
 if __name__ == "__main__":

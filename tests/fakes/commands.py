@@ -1,7 +1,8 @@
 """Commands of the project as a user meets them, each in a process of its own.
 
 To start Python and to import the settings takes a third of a second. The processes are therefore forks of one that has
-done this and nothing else. `started` is for what only a start shows: `python -m`, from nothing.
+done this and nothing else. `started` is for what only a start shows: `python -m`, from nothing. `dry_run` is for what
+reads the data: forks of a process that has imported transformers too, which takes seconds.
 """
 
 import functools
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 HEAVY = frozenset({"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "scipy"})
 PROGRAMS = ("unisd_rl.run", "unisd_rl.prepare", "unisd_rl.replay", "unisd_rl.evaluate")
 LIMIT_S = 60
+ENGINES = frozenset({"ray", "vllm", "deepspeed"})
+SMALL = ("--task.train_examples", "64", "--task.eval_examples", "8")
+"""Fields of the embedded task that make its preparation short."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,24 @@ def started(program, *arguments):
 
 def command(program, *arguments, **environment):
     """The same in a fork, with `environment` beside what is set here."""
-    server = _server()
+    return _asked(_server(), program, arguments, environment)
+
+
+def dry_run(program, *arguments, **environment):
+    """The same with `--dry-run`, by a process that may import what reads data and tokenizers, and no engine."""
+    places = {"XDG_CACHE_HOME": _cache().name}
+    ended = _asked(_server("tests.fakes.dry_run_imports"), program, [*arguments, "--dry-run"], places | environment)
+    assert not ended.heavy & ENGINES
+    return ended
+
+
+@functools.cache
+def _cache():
+    """A cache folder of this process: no base model is in it, and what is prepared is prepared once."""
+    return tempfile.TemporaryDirectory(prefix="cache-")
+
+
+def _asked(server, program, arguments, environment):
     server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment]) + "\n")
     server.stdin.flush()
     code, output, errors, heavy = json.loads(server.stdout.readline())
@@ -49,16 +70,17 @@ def command(program, *arguments, **environment):
 
 
 @functools.cache
-def _server():
+def _server(imported="tests.fakes"):
     """It ends when this process does, whose end closes its standard input."""
+    words = [sys.executable, "-m", "tests.fakes.commands", imported]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.commands"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
 
 
-def _serve():
-    for program in PROGRAMS:
-        importlib.import_module(program)
+def _serve(imported):
+    for module in (*PROGRAMS, imported):
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(_forked(*json.loads(line))), flush=True)
 
@@ -96,4 +118,4 @@ def _become(program, arguments, environment):
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

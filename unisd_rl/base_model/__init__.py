@@ -1,7 +1,7 @@
 """The model a run starts from: the user's own, or the embedded one: tiny, trained from scratch at first use, imperfect
 on purpose.
 
-`model_folder` is all that others need. The embedded model lies in the user's cache folder under the hash of its recipe,
+`model_folder` is all that a run needs. The embedded model lies in the user's cache folder under the hash of its recipe,
 its corpus and its tokenizer; it appears there whole or not at all.
 """
 
@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
@@ -19,7 +20,10 @@ from unisd_rl.config import Config
 from unisd_rl.storage.files import replace_directory
 from unisd_rl.types import Progress
 
-__all__ = ["BaseModelRecipe", "ensure_base_model", "model_folder"]
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+__all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder"]
 
 
 def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
@@ -65,29 +69,34 @@ def _text_model(path: Path, directory: Path, progress: Progress) -> Path:
     return target
 
 
+def base_model_or_tokenizer(seed: int, into: Path) -> Path:
+    """The folder of the base model of this seed where it is trained, or else `into`, where the tokenizer that it would
+    have is saved. Trains nothing."""
+    tokenizer, folder = _tokenizer_and_folder(BaseModelRecipe(seed=seed))
+    if folder.is_dir():
+        return folder
+    tokenizer.save_pretrained(into)
+    return into
+
+
 def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
     """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
 
     `report` gets the share done (0 to 1) and a short note. Several processes may ask at once: each
     trains, the first to finish counts.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
-    from transformers.utils.logging import disable_progress_bar
-
-    from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
-    from unisd_rl.base_model.train import train_model
-
     recipe = BaseModelRecipe(seed=seed)
-    text = corpus_text(recipe)
-    tokenizer = train_tokenizer(recipe, text)
-    digest = recipe.digest("\n".join(text), tokenizer.backend_tokenizer.to_str())
-    folder = user_cache_path("unisd-rl") / "base-models" / digest
+    tokenizer, folder = _tokenizer_and_folder(recipe)
     if folder.is_dir():
         return folder
+    from transformers.utils.logging import disable_progress_bar
+
+    from unisd_rl.base_model.train import train_model
+
     model = train_model(recipe, tokenizer, report)
     disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     try:
@@ -97,3 +106,14 @@ def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
         if not folder.is_dir():
             raise
     return folder
+
+
+def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:
+    """The tokenizer of a recipe, made in a moment, and the folder in which its model lies once it is trained."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
+    from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
+
+    text = corpus_text(recipe)
+    tokenizer = train_tokenizer(recipe, text)
+    digest = recipe.digest("\n".join(text), tokenizer.backend_tokenizer.to_str())
+    return tokenizer, user_cache_path("unisd-rl") / "base-models" / digest

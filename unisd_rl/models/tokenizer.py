@@ -43,17 +43,25 @@ class ChatTokenizer:
         self._path, self._settings = model_path, chat_template or ChatTemplateConfig()
         self._time = self._settings.time or datetime.now()
 
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of the chat as the student reads it, up to where the answer begins; errors as `encode`."""
+        return self._student.prompt(messages)
+
+    def render_view(self, messages: Sequence[Message]) -> str:
+        """The same of a teacher's view."""
+        return self._teacher.prompt(messages)
+
     def encode(self, messages: Sequence[Message]) -> Tokens:
         """Token ids of the chat as the student reads it, up to where the answer begins. Shape [length], int32.
 
         Raises:
             UserError: see `ChatTemplate.prompt`; or the model has no embedding for a token.
         """
-        return self._embedded(self._ids(self._student.prompt(messages)))
+        return self._embedded(self._ids(self.render(messages)))
 
     def encode_view(self, messages: Sequence[Message]) -> Tokens:
         """The same of a teacher's view, which may have template arguments of its own."""
-        return self._embedded(self._ids(self._teacher.prompt(messages)))
+        return self._embedded(self._ids(self.render_view(messages)))
 
     def encode_completion(self, text: str) -> Tokens:
         """Token ids of `text` as the model would have to write it: its tokens, and the one that ends its turn.

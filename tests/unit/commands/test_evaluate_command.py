@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from tests.fakes.commands import command, started
+from tests.fakes.commands import SMALL, command, dry_run
 from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.config.task import ArithmeticTask, JsonlTask
 from unisd_rl.evaluate import main
@@ -81,11 +81,13 @@ def test_a_relative_folder_is_refused_under_a_ray_job(folder, capsys, monkeypatc
     assert "absolute" in capsys.readouterr().err
 
 
-def test_a_refusal_and_a_dry_run_import_nothing_heavy():
+def test_a_refusal_imports_nothing_heavy_and_a_dry_run_no_engine():
     refused = command("unisd_rl.evaluate", "./nowhere")
     assert (refused.code, refused.heavy) == (2, frozenset())
-    planned = started("unisd_rl.evaluate", "base", "--dry-run", "--retention", "base")
-    assert (planned.code, planned.heavy) == (0, frozenset()), planned.errors
+    planned = dry_run("unisd_rl.evaluate", "base", "--retention", "base", *SMALL)
+    assert planned.code == 0, planned.errors
+    assert "4,000" not in planned.output
+    assert "8 held-out problems" in planned.output
     assert "1 x rollout actor: 1 CPU" in planned.output
     assert "1 x retention scorer: 0 CPU" in planned.output
 

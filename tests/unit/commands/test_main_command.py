@@ -42,7 +42,7 @@ def test_it_is_installed_under_its_name():
 
 
 def test_it_starts_as_a_module_too():
-    command = [sys.executable, "-m", "unisd_rl", "run", "--dry-run"]
+    command = [sys.executable, "-m", "unisd_rl", "run", "--help"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert "steps of" in ended.stdout
+    assert "--run.steps" in ended.stdout

@@ -5,9 +5,11 @@ from functools import partial
 
 import pytest
 
-from tests.fakes.commands import command, started
+from tests.fakes.commands import SMALL, command, dry_run, started
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
+from unisd_rl.run import checked_request
 
-command = partial(command, "unisd_rl.run")
+command, dry_run = partial(command, "unisd_rl.run"), partial(dry_run, "unisd_rl.run")
 
 
 def test_help_imports_nothing_heavy_and_lists_the_fields():
@@ -18,16 +20,15 @@ def test_help_imports_nothing_heavy_and_lists_the_fields():
     assert not result.heavy
 
 
-def test_a_dry_run_imports_nothing_heavy_and_names_the_processes():
-    result = command("--dry-run", "--rollout.actors", "2", "--learner.ranks", "3")
+def test_a_dry_run_imports_no_engine_and_names_the_processes():
+    result = dry_run(*SMALL, "--rollout.actors", "2", "--learner.ranks", "3")
     assert result.code == 0, result.errors
     assert "2 x rollout actor: 1 CPU" in result.output
     assert "3 x learner rank: 1 CPU" in result.output
-    assert not result.heavy
 
 
 def test_recipes_before_the_first_option_lie_over_one_another():
-    result = command("ema", "qwen2_5_0_5b", "--dry-run", "--rollout.actors", "3")
+    result = dry_run("ema", "qwen2_5_0_5b", *SMALL, "--rollout.actors", "3")
     assert result.code == 0, result.errors
     assert "run runs/ema: 1 epoch of 64 prompts" in result.output
     assert "3 x rollout actor: 1 CPU, 1 GPU" in result.output
@@ -71,8 +72,8 @@ def test_a_record_without_its_field_is_refused_with_its_line_number(tmp_path):
 def test_a_model_inside_the_folder_that_would_be_moved_aside_is_refused(tmp_path):
     checkpoint = tmp_path / "first" / "checkpoints" / "step-3"
     checkpoint.mkdir(parents=True)
-    arguments = ("--dry-run", "--run.dir", str(tmp_path), "--model.path", str(checkpoint), "--run.name")
-    assert command(*arguments, "second").code == 0
+    arguments = ("--run.dir", str(tmp_path), "--model.path", str(checkpoint), "--run.name")
+    assert checked_request([*arguments, "second"]).config.run.name == "second"
     refused = command(*arguments, "first")
     assert refused.code == 2
     assert "run.name" in refused.errors
@@ -80,18 +81,20 @@ def test_a_model_inside_the_folder_that_would_be_moved_aside_is_refused(tmp_path
 
 def test_a_model_in_the_home_folder_is_found(tmp_path):
     (tmp_path / "model").mkdir()
-    assert command("--dry-run", "--model.path", "~/model", HOME=str(tmp_path)).code == 0
+    save_tokenizer(tmp_path / "model")
+    save_model(tmp_path / "model", tied=True)
+    result = dry_run("--model.path", "~/model", *SMALL, HOME=str(tmp_path))
+    assert result.code == 0, result.errors
 
 
 def test_a_setting_that_cannot_act_is_said():
-    result = command("--dry-run", "--objective.clipping.threshold", "10", "--objective.clipping.quantile", "null")
+    result = dry_run(*SMALL, "--objective.clipping.threshold", "10", "--objective.clipping.quantile", "null")
     assert result.code == 0
     assert "clip threshold 10 can never bind" in result.errors
-    assert not result.heavy
 
 
 def test_contexts_that_no_term_reads_are_said():
-    result = command("clip", "--dry-run", "--contexts.auxiliary.views", "2", "--contexts.negative.attempts", "3")
+    result = dry_run("clip", *SMALL, "--contexts.auxiliary.views", "2", "--contexts.negative.attempts", "3")
     assert result.code == 0
     assert [line.partition(" gives")[0] for line in result.errors.splitlines()] == [
         "note: contexts.auxiliary",
@@ -144,12 +147,12 @@ def test_going_on_with_a_folder_is_refused_before_anything_heavy(tmp_path):
 
 
 def test_a_run_is_gone_on_with_in_its_own_folder_on_other_resources(tmp_path):
-    (tmp_path / "config.toml").write_text("[run]\nsteps = 7\n[objective.divergence]\n")
-    result = command("--resume", str(tmp_path), "--learner.ranks", "3", "--dry-run")
+    task = '[task]\ntype = "arithmetic"\ntrain_examples = 64\neval_examples = 8\n'
+    (tmp_path / "config.toml").write_text(f"[run]\nsteps = 7\n{task}[objective.divergence]\n")
+    result = dry_run("--resume", str(tmp_path), "--learner.ranks", "3")
     assert result.code == 0, result.errors
     assert f"run {tmp_path}: 7 steps" in result.output
     assert "3 x learner rank" in result.output
-    assert not result.heavy
 
 
 def test_a_relative_run_folder_is_refused_under_a_ray_job():

@@ -8,7 +8,7 @@ from unisd_rl.config.load import load_recipe, validate_config
 from unisd_rl.config.objective import JensenShannon, TotalVariation
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.errors import UserError
-from unisd_rl.run import main
+from unisd_rl.run import checked_request, notes
 
 CONTEXTS = {"auxiliary": {"views": 3}, "negative": {}}
 PLAIN = {"divergence": {"alpha": 0.5}}
@@ -168,11 +168,12 @@ def test_all_faults_are_named_at_once():
         config_of(PLAIN | {"temperature": 0.0, "matching": {"weight": -1.0}})
 
 
-def test_an_absolute_scale_takes_the_place_of_the_quantile(capsys):
+def test_an_absolute_scale_takes_the_place_of_the_quantile():
     settings = config_of(PLAIN | {"agreement": TOKEN | {"scale": 0.4}}).objective_settings
     assert settings.agreement.scale == 0.4
-    assert main(["agreement_token", "--objective.agreement.scale", "0.4", "--dry-run"]) == 0
-    assert capsys.readouterr().err == ""
+    config = checked_request(["agreement_token", "--objective.agreement.scale", "0.4"]).config
+    assert config.objective_settings.agreement.scale == 0.4
+    assert notes(config) == ()
 
 
 def test_the_objectives_temperatures_are_its_own_or_those_of_the_rollouts():
@@ -190,7 +191,7 @@ def test_a_divergence_without_a_type_is_jensen_shannon_and_another_type_takes_it
     assert load_recipe("unisd_star", {"objective": {"divergence": {"alpha": 0.0}}}).objective.divergence.alpha == 0.0
 
 
-def test_a_divergence_that_a_gpu_computes_in_plain_torch_is_named_where_there_is_a_gpu(capsys):
+def test_a_divergence_that_a_gpu_computes_in_plain_torch_is_named_where_there_is_a_gpu():
     other = {"divergence": {"type": "total_variation"}}
     assert slower_settings(config_of(other)) == slower_settings(config_of(PLAIN)) == ()
     with_gpu = {"objective": other, "learner": {"gpus_per_rank": 1}}
@@ -198,5 +199,4 @@ def test_a_divergence_that_a_gpu_computes_in_plain_torch_is_named_where_there_is
     assert said.startswith("objective.divergence: total variation has no Triton kernel")
     assert slower_settings(validate_config(with_gpu | {"objective": PLAIN})) == ()
     options = ["--objective.divergence.type", "total_variation", "--learner.gpus_per_rank", "1"]
-    assert main(["ema", *options, "--dry-run"]) == 0
-    assert f"note: {said}" in capsys.readouterr().err
+    assert said in notes(checked_request(["ema", *options]).config)

@@ -10,10 +10,10 @@ from unisd_rl.config.load import RECIPES, load_recipe, overlay
 from unisd_rl.config.run import RunConfig
 from unisd_rl.driver.build import counted
 from unisd_rl.driver.console import Console
+from unisd_rl.driver.dry_run import describe_run
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
 from unisd_rl.replay import replay_request
-from unisd_rl.run import describe
 from unisd_rl.storage.recorded_run import resumed_config
 
 ROOT = Path(__file__).parents[3]
@@ -79,7 +79,7 @@ def test_the_later_of_two_lengths_counts(tmp_path):
 
 
 def test_a_dry_run_says_epochs_where_nothing_is_counted_yet():
-    assert "1 epoch of 64 prompts" in describe(load_recipe("unisd_star", {"run": {"epochs": 1}}))
+    assert "1 epoch of 64 prompts" in next(describe_run(load_recipe("unisd_star", {"run": {"epochs": 1}}), False))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from docs.check import ROOT
-from tests.fakes.commands import command
+from tests.fakes.commands import dry_run
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.task import PythonTask
 from unisd_rl.tasks.load import load_task
@@ -25,7 +25,7 @@ def test_the_task_of_your_own_loads_from_the_repositorys_root():
 
 
 def test_the_recipe_of_your_own_data_is_accepted():
-    ended = command("unisd_rl.run", "examples/own_data/own_data.toml", "--dry-run")
+    ended = dry_run("unisd_rl.run", "examples/own_data/own_data.toml", "--task.eval_examples", "8")
     assert ended.code == 0, ended.errors
 
 

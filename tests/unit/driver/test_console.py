@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.console import Console
-from unisd_rl.run import PROGRAM, main
+from unisd_rl.run import PROGRAM, checked_request
 
 
 def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
@@ -15,7 +15,7 @@ def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
     (run / "config.toml").write_text(f'[run]\nname = "first"\ndir = "{run.parent}"\n[objective.divergence]\n')
     Console(steps=9).print_interrupted(run)
     typed = capsys.readouterr().out.partition(PROGRAM)[2]
-    assert main([*shlex.split(typed), "--dry-run"]) == 0
+    assert checked_request(shlex.split(typed)).resumed
 
 
 def step_line(capsys, **weights):

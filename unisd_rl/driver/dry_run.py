@@ -1,0 +1,230 @@
+"""What `--dry-run` says of a run: its data, the views of its first prompt, what acts, and last whether there is room.
+
+Nothing is trained, and neither an engine nor Ray is started. The data is loaded and, as far as no model has to write
+or embed anything, prepared as the run does it: what the run would refuse is refused here, in the same words, and what
+is prepared the run finds in the cache.
+"""
+
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from unisd_rl.base_model import base_model_or_tokenizer
+from unisd_rl.cli import describe_resources
+from unisd_rl.cluster.resources import generation_requirements, requirements, retention_requirement
+from unisd_rl.config import Config
+from unisd_rl.config.contexts import ContextsConfig, GeneratedConfig, RetrievalAuxiliary
+from unisd_rl.config.objective import Mechanism
+from unisd_rl.contexts.prepare import Preparation
+from unisd_rl.contexts.prompts import PromptStream
+from unisd_rl.driver.origin import check_origin, model_origin, read_origin, task_origin
+from unisd_rl.errors import UserError
+from unisd_rl.evaluation.request import EvaluationRequest, check_question_lengths
+from unisd_rl.models.check import check_model
+from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.task import Task
+from unisd_rl.types import Progress, Prompt, Tokens, ViewKind
+
+_TITLES = {
+    ViewKind.PRIMARY: "teacher, with the worked solution",
+    ViewKind.AUXILIARY: "auxiliary view",
+    ViewKind.NEGATIVE: "negative view",
+}
+
+
+def describe_run(config: Config, resumed: bool) -> Iterator[str]:
+    """The lines of a run's dry run, as they become known; the last one says whether every process has a place.
+
+    Raises:
+        UserError: what the run would refuse before it starts a process.
+    """
+    yield f"run {config.run_dir}: {config.run.length} of {config.learner.batch_size} prompts"
+    yield from describe_data(config, config.run_dir if resumed else None)
+    yield from _mechanisms(config)
+    yield describe_resources(requirements(config))
+
+
+def describe_preparation(config: Config) -> Iterator[str]:
+    """The same of the contexts of a run alone."""
+    read = config.contexts_read
+    auxiliary = f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else None
+    negative = f"a negative view ({read.negative.type})" if read.negative else None
+    yield f"{auxiliary or 'no auxiliary view'}, {negative or 'no negative view'}"
+    yield from describe_data(config)
+    if read.generated:
+        yield describe_resources(generation_requirements(config))
+    else:
+        yield "no process is started: no model has to write anything"
+
+
+def describe_evaluation(request: EvaluationRequest) -> Iterator[str]:
+    """The lines of an evaluation's dry run: problems, a prompt of each model, and last whether there is room.
+
+    Raises:
+        UserError: what the evaluation would refuse before it starts a process.
+    """
+    yield f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
+        for target in request.targets:
+            task = yield from _task(target.config)
+            folder = yield from _folder_with_tokenizer(target.config, Path(scratch))
+            if task is None or folder is None:
+                continue
+            tokenizer = ChatTokenizer(folder, target.config.model.chat_template)
+            tokenizer.check()
+            check_question_lengths(tokenizer, task, target.task, target.config.rollout)
+            chat = task.student_messages(task.evaluation[0])
+            yield _shown(f"{target.model} on {target.task}", tokenizer.render(chat), tokenizer.encode(chat))
+    yield describe_resources((*generation_requirements(request.config), *retention_requirement(request.config)))
+
+
+def describe_data(config: Config, began: Path | None = None) -> Iterator[str]:
+    """How many problems there are, what becomes of them in preparation, and the views of the first prompt.
+
+    Raises:
+        UserError: what the preparation would refuse; or they are not those that the run in the folder `began` has.
+    """
+    task = yield from _task(config)
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
+        folder = yield from _folder_with_tokenizer(config, Path(scratch))
+        if task is None or folder is None:
+            return
+        check_model(config)
+        if folder == Path(scratch):  # by its fingerprint another model, whose contexts nobody will look for
+            config = _with_contexts(config, cache=Path(scratch) / "contexts")
+        yield from _prepared(config, task, folder, began)
+
+
+def _task(config: Config) -> Generator[str, None, Task | None]:
+    """The task, after a line with its size; None where its data is out of reach."""
+    try:
+        task = load_task(config.task)
+    except UserError as error:
+        if not _is_unreachable(error):
+            raise
+        yield f"the data is not looked at, since it is neither on this machine nor reachable from it: {error}"
+        return None
+    yield f"{config.task.type}: {len(task.train):,} training and {len(task.evaluation):,} held-out problems"
+    return task
+
+
+def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None, Path | None]:
+    """The model's folder or hub name, None where that is out of reach. Without the embedded model `scratch`, with the
+    tokenizer that it would have."""
+    path = None if config.model.path is None else Path(config.model.path)
+    if path is None:
+        of_this_run = config.run_dir / "base_model"
+        if of_this_run.is_dir():  # one that is resumed
+            return of_this_run.absolute()
+        folder = base_model_or_tokenizer(config.model.base_seed, scratch)
+        if folder == scratch:
+            yield "the embedded base model is not there yet: the run trains it first, and keeps it"
+        return folder
+    if path.is_dir():
+        return path.absolute()
+    try:
+        ChatTokenizer(path, config.model.chat_template).check()
+    except UserError as error:
+        if not _is_unreachable(error):
+            raise
+        yield f"no prompt is looked at: {path} is neither on this machine nor reachable from it"
+        return None
+    return path
+
+
+def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> Iterator[str]:
+    read, without = config.contexts_read, _without_models(config)
+    preparation = Preparation.create(without, task, model, _no_engine, _Silent())
+    yield from (f"note: {note}" for note in preparation.notes)
+    prepared = preparation.prepared()
+    prompts = PromptStream(task, without, prepared)
+    if began is not None and without is config:
+        now, noted = {**model_origin(model), **task_origin(config.task, task, prompts)}, read_origin(began)
+        check_origin(began, {kind: now[kind] for kind in now.keys() & noted.keys()}, model)
+    count = config.counted(len(prompts)).run.total_steps * config.learner.batch_size
+    yield f"trains on {prepared.report.describe()}; {count:,} prompts are {count / len(prompts):.3g} epochs"
+    first = prompts.prompt(0).prompt
+    yield f"prompt 0 is problem {first.id}, as each view reads it:"
+    yield from _views(first, ChatTokenizer(model, config.model.chat_template))
+    for kind, section in (("auxiliary", read.auxiliary), ("negative", read.negative)):
+        if section is not None and getattr(without.contexts, kind) is None:
+            yield f'--- {kind} view: a model makes it (contexts.{kind}.type = "{section.type}"), so a dry run does not'
+
+
+def _views(prompt: Prompt, tokenizer: ChatTokenizer) -> Iterator[str]:
+    """Each kind of view once, rendered by the model's chat template."""
+    yield _shown("student", tokenizer.render(prompt.messages), tokenizer.encode(prompt.messages))
+    for kind in ViewKind:
+        same = [view.messages for view in prompt.views if view.kind is kind]
+        if same:
+            more = f" (1 of {len(same)})" if len(same) > 1 else ""
+            yield _shown(f"{_TITLES[kind]}{more}", tokenizer.render_view(same[0]), tokenizer.encode_view(same[0]))
+    if prompt.gold is not None:
+        yield _shown("gold completion", prompt.gold, tokenizer.encode_completion(prompt.gold))
+
+
+def _shown(title: str, text: str, tokens: Tokens) -> str:
+    return f"--- {title}, {len(tokens)} tokens:\n{text}"
+
+
+def _mechanisms(config: Config) -> Iterator[str]:
+    """Every section of the objective, and whether it acts."""
+    yield "objective:"
+    for name, section in config.objective:
+        if isinstance(section, Mechanism):
+            settings = ", ".join(f"{key} {value}" for key, value in section.model_dump(exclude_none=True).items())
+            idle = "; ".join(section.ineffective(config.objective))
+            yield f"  {name} ({settings}) {f'does not act: {idle}' if idle else 'acts'}"
+
+
+def _without_models(config: Config) -> Config:
+    """The same without the contexts that a model writes or embeds."""
+    contexts = config.contexts
+    needing = [
+        name
+        for name, section in (("auxiliary", contexts.auxiliary), ("negative", contexts.negative))
+        if isinstance(section, GeneratedConfig)
+        or (isinstance(section, RetrievalAuxiliary) and section.model is not None)
+    ]
+    return _with_contexts(config, **dict.fromkeys(needing)) if needing else config
+
+
+def _with_contexts(config: Config, **changes: object) -> Config:
+    # Not validated: agreement without auxiliary views is no run, but its other views can be looked at.
+    contexts: ContextsConfig = config.contexts.model_copy(update=changes)
+    return config.model_copy(update={"contexts": contexts})
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether a hub that does not answer is behind an error."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _no_engine() -> NoReturn:
+    raise AssertionError("what a model writes was left out")
+
+
+class _Silent(Progress):
+    """No display: a dry run's lines are its output."""
+
+    @override
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        yield
+
+    @override
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
+        yield lambda share, note: None
