@@ -29,6 +29,7 @@ class CodeBlock:
     code: str
     lines: range
     """Which lines of the text hold the code, counted from 0."""
+    closed: bool
 
 
 def code_blocks(text: str) -> list[CodeBlock]:
@@ -36,7 +37,7 @@ def code_blocks(text: str) -> list[CodeBlock]:
     state = StateBlock(_unix(text), _PARSER, {}, [])
     _PARSER.block.tokenize(state, 0, state.lineMax)
     return [
-        CodeBlock(token.info, token.content, range(*token.map))
+        CodeBlock(token.info, token.content, range(*token.map), token.meta["closed"])
         for token in state.tokens
         if token.type == "fence" and token.map is not None
     ]
@@ -72,7 +73,8 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     indentation = min(state.sCount[start], state.sCount[first]) if first < line else state.sCount[start]
     token.content = state.getLines(start + 1, line, indentation, True)
     token.map = [start + 1, line]
-    state.line = line + (line < end and _closes(state, line, closing))
+    token.meta["closed"] = closed = line < end and _closes(state, line, closing)
+    state.line = line + closed
     return True
 
 

@@ -2,7 +2,8 @@
 
 The program of a completion is the last fenced block (`code_blocks.py`) that defines a function the tests call; without
 one, the whole text if it is Python that defines one (fences may stand in its docstrings); else the last block marked as
-Python; else the last block; else the whole text.
+Python; else the last block; else the whole text. A block that is never closed ends at a fence further in than a closing
+one may be, if that makes it Python.
 """
 
 import ast
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.code_blocks import code_blocks, with_code
@@ -23,6 +25,7 @@ _FORM = (
     "Write the whole solution in Python, with the imports it needs (standard library only), as one block that starts "
     "with ```python and ends with ```. Give the functions the names that are asked for."
 )
+_TRIED_FENCES = 8
 _PYTHON = ("python", "python3", "py")
 
 
@@ -96,7 +99,18 @@ def program_in(completion: str, names: Sequence[str]) -> str:
     if not blocks or (not wanted and _defines_any(completion, names) and syntax_tree(completion) is not None):
         return completion
     marked = [block for block in blocks if block.language in _PYTHON]
-    return (wanted or marked or blocks)[-1].code
+    chosen = (wanted or marked or blocks)[-1]
+    return chosen.code if chosen.closed else _before_indented_fence(chosen.code)
+
+
+def _before_indented_fence(code: str) -> str:
+    """Of a block that no fence closes: what is before a fence further in than a closing one may be, if that makes a
+    program of what is none."""
+    fences = list(islice(re.finditer(r"^[ \t]+(?:`{3,}|~{3,})[ \t]*$", code, re.MULTILINE), _TRIED_FENCES))
+    if not fences or syntax_tree(code) is not None:
+        return code
+    programs = (code[: match.start()] for match in fences)
+    return next((program for program in programs if syntax_tree(program) is not None), code)
 
 
 def mutated_demonstrations(demonstration: str, seed: int) -> Iterator[str]:

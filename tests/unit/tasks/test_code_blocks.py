@@ -88,6 +88,11 @@ def test_what_is_no_fence_opens_no_block(text):
     assert codes(text) == []
 
 
+def test_a_block_knows_whether_it_was_closed():
+    texts = ["```\na\n```", "```\na", "- ```\n  a\nb", "> ```\n> a\n\nb", "```\n```", "```"]
+    assert [code_blocks(text)[0].closed for text in texts] == [True, False, False, False, True, False]
+
+
 def test_an_item_ends_a_block_that_was_left_open_in_it():
     assert codes("1. Bad:\n   ```python\n   bad\n2. Good:\n   ```python\n   good\n   ```") == ["bad\n", "good\n"]
 

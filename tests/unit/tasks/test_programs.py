@@ -48,6 +48,10 @@ COMPLETIONS = [
     (f"> ```python\n{indent(CODE, '> ')}> ```", CODE),
     (f"```python\n{DOCUMENTED}```\nDone.", DOCUMENTED),
     (f"   ```python\n{indent(DOCUMENTED, '   ')}   ```", DOCUMENTED),
+    (f"```python\n{CODE}    ```\nDone.", CODE),  # closed four columns in, and nowhere else
+    (f"```python\n{DOCUMENTED}    ```\nDone.", DOCUMENTED),
+    (f"```python\n{DOCUMENTED}", DOCUMENTED),  # cut
+    (f"```python\n{CODE}    ```\nDone.\n```", f"{CODE}    ```\nDone.\n"),  # closed properly, further down
     (DOCUMENTED, DOCUMENTED),
     (DOCUMENTED.replace("    ", "  "), DOCUMENTED.replace("    ", "  ")),  # fences two columns in, in a docstring
     (f"```python\n{CODE}```python\n{USE}```", f"{CODE}```python\n{USE}"),  # closed once: no Python, so graded wrong
