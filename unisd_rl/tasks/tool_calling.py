@@ -35,7 +35,7 @@ class ToolCalling:
         missing or made twice."""
         draw = random.Random(derive_seed(seed, "wrong", example.id))
         wanted = calls_in(example.answer)
-        mistakes = list(_mistakes(wanted))
+        mistakes = list(mistaken_calls(wanted))
         draw.shuffle(mistakes)
         yield from map(self._format, mistakes)
 
@@ -44,7 +44,8 @@ def _without_empty(call: Call) -> Call:
     return Call(call.name, {key: value for key, value in call.arguments.items() if value != ""})
 
 
-def _mistakes(wanted: list[Call]) -> Iterator[list[Call]]:
+def mistaken_calls(wanted: list[Call]) -> Iterator[list[Call]]:
+    """Calls with one mistake each: an argument changed, missing or too many, a call missing or made twice."""
     for index, call in enumerate(wanted):
         before, after = wanted[:index], wanted[index + 1 :]
         for arguments in _changed(call.arguments):

@@ -180,6 +180,7 @@ def test_an_answer_of_several_lines_can_be_stated():
 
 
 OTHER = Example("other", "Capital of Italy?", "It is Rome.\nAnswer: Rome", "Rome")
+CALL = '[{"name": "find", "arguments": {"kind": "cat"}}]'
 OWN_MISTAKES = {
     "a number, and all that follows from it": (
         Example("n", "3 cats?", "3 * 4 = 12.\nAnswer: 12", "12"),
@@ -200,6 +201,10 @@ OWN_MISTAKES = {
     "another answer": (
         Example("t", "Capital of France?", "It is Paris.\nAnswer: Paris", "Paris"),
         r"It is Rome\.\nAnswer: Rome",
+    ),
+    "a tool call": (
+        Example("c", "Cats?", 'I look.\nAnswer: [{"name": "find", "arguments": {"kind": "cat"}}]', CALL),
+        r'I look\.\nAnswer: (?!\[\{"name": "find", "arguments": \{"kind": "cat"\}\}\]\Z)\[\{"name": "find", .*\]',
     ),
     "a program": (
         Example("p", "Add.", "1. So:\n   ```python\n   def f(x):\n       return x + 1\n   ```", "x"),
