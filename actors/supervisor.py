@@ -202,9 +202,16 @@ class ActorSupervisor:
         if self._broken_s is None:
             self._broken_s = now
         self.failure = what
-        fault = self._restarts.record_failure(what)
+        fault = self._restarts.record_failure(what, self._progress)
         self.state, self._retry_s = State.WAITING, now + fault.wait_s
         self._report(fault)
+
+    @property
+    def _progress(self) -> int | None:
+        """The learner's step, where actors follow it: one that takes long to start, and dies of every prompt, would be
+        started again without end if only failures within `faults.window_s` counted."""
+        version = self._desired.version
+        return version.number if version is not None and self._config.rollout.sources.on_policy else None
 
     def _move_on(self) -> None:
         current = self._current

@@ -74,8 +74,8 @@ class FaultsConfig(Section):
     backoff_max_s: Seconds = 60.0
     """Longest wait before a restart."""
     max_restarts: CountOrNone = 20
-    """Restarts of one component within `window_s`, and of the learner without a step further however long that takes;
-    one more failure ends the run. 0: the first failure does."""
+    """Restarts of one component within `window_s`, and of the learner or an actor without a step further however long
+    that takes; one more failure ends the run. 0: the first failure does."""
     window_s: Seconds = 3600.0
     """Failures older than this are forgotten."""
     ping_s: Seconds = 5.0

@@ -316,3 +316,25 @@ def test_in_mid_run_what_the_model_cannot_compute_is_not_tried_again():
     with pytest.raises(RunFailed, match="index out of range"):
         rig.check()
     assert rig.events == []
+
+
+def serves_and_dies(rig, times, apart_s):
+    for _ in range(times):
+        rig.process.placed.end()
+        rig.check()
+        rig.process.last("start").end(rig.desired.version)
+        rig.check(rig.clock.now + apart_s)
+        rig.process.last("run").break_("rollout-2 stopped: an update that is no number")
+        rig.check()
+        rig.check(rig.clock.now + 60.0)
+
+
+def test_one_that_dies_again_and_again_without_a_step_in_between_ends_the_run_however_long_each_life_takes():
+    rig = Rig(max_restarts=3)
+    rig.desired.running, rig.desired.version = True, VERSION_0
+    rig.actor.open()
+    serves_and_dies(rig, 3, apart_s=2 * rig.config.faults.window_s)
+    rig.desired.version = VERSION_1  # a step: it is forgiven
+    serves_and_dies(rig, 3, apart_s=2 * rig.config.faults.window_s)
+    with pytest.raises(RunFailed, match=r"rollout-2 failed 4 times and never got beyond step 1 .*no number"):
+        serves_and_dies(rig, 1, apart_s=2 * rig.config.faults.window_s)
