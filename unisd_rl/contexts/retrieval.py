@@ -25,6 +25,7 @@ from unisd_rl.types import Example
 
 Scores = NDArray[np.float32]
 _BATCH = 64
+_LONGEST = 512  # tokens of a question that are embedded
 
 
 class Similarity(Protocol):
@@ -90,8 +91,10 @@ class Embeddings(Similarity):
                 f"contexts.auxiliary.model = {model!r} does not load ({reason}); give the folder "
                 "or the hub name of a sentence-embedding model, or leave it out for BM25"
             ) from None
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if self._tokenizer.pad_token is None:  # any token will do: what is padded is not read
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
+        positions = getattr(self._model.config, "max_position_embeddings", None) or _LONGEST
+        self._longest = min(_LONGEST, positions, self._tokenizer.model_max_length)
         self._indices = {question: index for index, question in enumerate(questions)}  # these are not embedded again
         self._pool = self._embed(questions)
 
@@ -109,7 +112,11 @@ class Embeddings(Similarity):
         rows = []
         for start in range(0, len(texts), _BATCH):
             batch = self._tokenizer(
-                list(texts[start : start + _BATCH]), padding=True, truncation=True, max_length=512, return_tensors="pt"
+                list(texts[start : start + _BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=self._longest,
+                return_tensors="pt",
             )
             with torch.inference_mode():
                 hidden_BTH = self._model(**batch).last_hidden_state.float()

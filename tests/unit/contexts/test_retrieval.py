@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.fakes.chat_tokenizers import ChatFolder
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.contexts.auxiliary import DonorContexts
 from unisd_rl.contexts.leakage import contains_answer
@@ -122,6 +123,20 @@ def test_embeddings_are_mean_pooled_over_real_tokens_and_compared_by_cosine(embe
     embeddings = Embeddings(QUESTIONS, embedding_model)
     np.testing.assert_allclose(embeddings.scores("How many?"), expected, atol=1e-4)
     np.testing.assert_allclose(embeddings.scores(QUESTIONS[2])[2], 1.0, atol=1e-5)
+
+
+def test_a_question_is_embedded_as_far_as_the_model_has_positions_whatever_it_is_padded_with(tmp_path):
+    """A model of eight learned positions, and a tokenizer that names no token for padding and none for an end."""
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
+    ChatFolder(special={}).save(tmp_path)
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(vocab_size=261, n_embd=32, n_layer=1, n_head=2, n_positions=8)).save_pretrained(tmp_path)
+    embeddings = Embeddings(["12345678", "12345678 and more", "?"], str(tmp_path))
+    scores = embeddings.scores("12345678 and something else")
+    np.testing.assert_allclose(scores[:2], 1.0, atol=1e-5)
+    assert scores[2] < 0.99
 
 
 def pooling_folder(embedding_model, path, pooling, *more):
