@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.fakes.deployment import ROOT
 from tests.fakes.local_nodes import free_port, wait_until
 
-IMAGE = "localhost/unisd-rl-test"
+BUILT = "localhost/unisd-rl-test"
+IMAGE = os.environ.get("UNISD_TEST_IMAGE") or BUILT
+"""Its tag is `cpu`. UNISD_TEST_IMAGE names one that is there already."""
 RUN = "/shared/runs/arithmetic"
 BUILD_TIMEOUT_S, COMMAND_TIMEOUT_S = 3600.0, 180.0
 
@@ -29,8 +31,11 @@ def lacking() -> str | None:
 def build_image() -> None:
     """The image of the target `cpu`; layers of an earlier build are used again.
 
-    UNISD_BUILD_OPTIONS: options of `podman build` that a machine needs, such as mounts of its pip and apt settings.
+    Where UNISD_TEST_IMAGE is set nothing is built. UNISD_BUILD_OPTIONS: options of `podman build` that a machine needs,
+    such as mounts of its pip and apt settings.
     """
+    if IMAGE != BUILT:
+        return
     options = shlex.split(os.environ.get("UNISD_BUILD_OPTIONS", ""))
     target = ["--file", "deploy/Dockerfile", "--target", "cpu", "--tag", f"{IMAGE}:cpu"]
     _run(["podman", "build", *options, *target, "."], timeout_s=BUILD_TIMEOUT_S)
