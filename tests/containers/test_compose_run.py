@@ -38,7 +38,7 @@ def containers(tmp_path_factory) -> Iterator[Containers]:
     try:
         yield project
     finally:
-        project.close()
+        project.down("--volumes")
 
 
 def steps_of(containers: Containers) -> int:
@@ -61,7 +61,7 @@ def test_a_run_outlives_its_containers_and_loses_nothing(containers):
     before = steps_of(containers)
     containers.wait_until(lambda: steps_of(containers) > before + 3, "the run goes on with one actor", RECOVERY_S)
 
-    containers.podman("exec", "--user", "root", containers.name("learner"), "sh", "-c", "kill -9 -1")
+    containers.podman("exec", "--detach", "--user", "root", containers.name("learner"), "sh", "-c", "kill -9 -1")
     containers.wait_until(lambda: containers.rows("lineages.jsonl") != [], "the learner is rolled back", RECOVERY_S)
     before = steps_of(containers)
     containers.wait_until(lambda: steps_of(containers) > before + 3, "the run goes on from there", RECOVERY_S)
@@ -73,7 +73,7 @@ def test_a_run_outlives_its_containers_and_loses_nothing(containers):
     assert stopped.summary["status"] == "interrupted"
     assert stopped.summary["steps"] < STEPS
 
-    containers.compose("down")
+    containers.down()
     output = containers.compose(
         "up", "--no-build", "--scale", "rollout=2", "--exit-code-from", "job", UNISD_JOB=f"--resume {RUN}",
         timeout_s=START_S + RECOVERY_S,

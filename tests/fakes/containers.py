@@ -98,9 +98,13 @@ class Containers:
         self.podman("cp", f"{self.name('head')}:{RUN}", str(self.folder))
         return self.folder / Path(RUN).name
 
-    def close(self) -> None:
-        """Remove containers, network and volume."""
-        self.compose("down", "--volumes", "--timeout", "20")
+    def down(self, *options: str) -> None:
+        """Stop and remove containers and network; with the option `--volumes` the volume too.
+
+        `podman-compose down` knows one container of a service, however many there are: the pod has them all.
+        """
+        self.podman("pod", "rm", "--force", "--ignore", f"pod_{self.project}")
+        self.compose("down", *options)
 
 
 def _run(command: list[str], timeout_s: float, environment: dict[str, str] | None = None) -> str:
