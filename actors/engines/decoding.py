@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from actors.engines.engine import NO_WEIGHTS, EngineRefused
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from actors.engines.engine import GroupShape
 
 _GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=1)
+_TRIED_PROMPTS, _TRIED_TOKENS = (2, 6), 3
+_TOLERANCE = {torch.float32: 0.02}
 _NO_DRAW = torch.zeros((), dtype=torch.float64)
 
 
@@ -144,6 +147,37 @@ class DecodingGroup:
         self._ids_RL, self._mask_RL = self._ids_RL[kept], self._mask_RL[kept]
         if self._cache is not None and self._rows:
             self._cache.batch_select_indices(kept)
+
+
+@torch.inference_mode()
+def check_decoding(model: "PreTrainedModel") -> None:
+    """Refuse a model that gives tokens other log-probs here than when it reads their text alone and at once.
+
+    Some take positions from the padding before a prompt, or keep no keys and values that a group could share.
+
+    Raises:
+        EngineRefused: it does, or it cannot be called so.
+    """
+    kind, vocabulary = type(model).__name__, model.config.get_text_config().vocab_size
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=_TRIED_TOKENS, seed=0)
+    prompts = [(np.arange(length, dtype=np.int32) + 1) % vocabulary for length in _TRIED_PROMPTS]
+    rows = [Row.start(prompt, sampling) for prompt in prompts]
+    group = DecodingGroup(model, dict(enumerate(rows)), frozenset())
+    try:
+        while group.active:
+            group.step(NO_WEIGHTS)
+        for row in rows:
+            ids_L = torch.tensor([*row.prompt.tolist(), *row.tokens])
+            logprobs_LV = model(input_ids=ids_L[None], use_cache=False).logits[0].float().log_softmax(-1)
+            alone_T = logprobs_LV[len(row.prompt) - 1 : -1].gather(-1, ids_L[len(row.prompt) :, None])[:, 0]
+            gap = float((alone_T - torch.tensor(row.logprobs)).abs().max())
+            if not gap <= _TOLERANCE.get(model.dtype, 0.5):
+                raise EngineRefused(
+                    f"{kind} gives a token another log-prob in a padded group than alone, by {gap:.2g} nats, so the "
+                    'transformers engine cannot serve it: rollout.engine.type = "vllm", or another model'
+                )
+    except (TypeError, AttributeError) as error:  # its forward pass takes other arguments, or returns no cache
+        raise EngineRefused(f"the transformers engine cannot decode with {kind}: {error}") from error
 
 
 def sample(

@@ -177,6 +177,7 @@ class TransformersRolloutEngine(RolloutEngine):
     def _load_model(self) -> "PreTrainedModel":
         import torch
 
+        from actors.engines.decoding import check_decoding
         from actors.engines.transformers_weights import ADAPTER
         from unisd_rl.models.load import add_adapter, load_causal_lm
 
@@ -188,7 +189,8 @@ class TransformersRolloutEngine(RolloutEngine):
                 add_adapter(model, self._spec.adapter, ADAPTER)
         except UserError as error:
             raise EngineRefused(str(error)) from error
-        return model.eval()
+        check_decoding(model.eval())
+        return model
 
     def _load_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> None:
         from actors.engines.transformers_weights import replace_adapter, replace_model

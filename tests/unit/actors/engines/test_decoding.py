@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.engines.decoding import Row, sample
+from actors.engines.decoding import Row, check_decoding, sample
+from actors.engines.engine import EngineRefused
+from tests.fakes.families import FAMILIES, family_model
 from unisd_rl.types import PolicyVersion, Sampling
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.1, 0.4], [0.2, 0.7, 0.1]]))
@@ -89,3 +92,43 @@ def test_a_row_ends_with_its_stop_token_or_its_limit():
     assert generation.finish_reason == "length"
     assert generation.lineages.tolist() == [1, 1]
     assert generation.versions.tolist() == [2, 2]
+
+
+def family(name):
+    """A small random model of a family, by its configuration's name."""
+    sizes = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = {
+        "bart": {
+            "d_model": 16,
+            "decoder_layers": 2,
+            "decoder_attention_heads": 2,
+            "decoder_ffn_dim": 16,
+            "init_std": 0.5,
+        },
+        "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.5},
+        "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.5},
+        "opt": {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "init_std": 0.5},
+    }[name]
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **config)).eval()
+
+
+@pytest.mark.parametrize("name", ["bloom", "opt"])
+def test_a_model_whose_positions_come_from_the_mask_is_served(name):
+    check_decoding(family(name))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_that_is_trained_is_served(name):
+    if name != "gemma3":  # whose text decoder is (tests/integration/test_architectures.py)
+        check_decoding(family_model(name))
+
+
+def test_a_model_that_counts_positions_from_the_padding_on_is_refused():
+    with pytest.raises(EngineRefused, match="BartForCausalLM gives a token another log-prob in a padded group"):
+        check_decoding(family("bart"))
+
+
+def test_a_model_without_keys_and_values_is_refused():
+    with pytest.raises(EngineRefused, match="the transformers engine cannot decode with MambaForCausalLM"):
+        check_decoding(family("mamba"))
