@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import pytest
 from tests.fakes.shared_data import shared
 from unisd_rl.config.task import CosETask, JsonlTask, MBPPTask, PythonTask, ScienceQATask
 from unisd_rl.errors import UserError
+from unisd_rl.run import main
 from unisd_rl.tasks.load import check_task, load_task
 from unisd_rl.tasks.records import Records
 from unisd_rl.tasks.source_records import print_once
@@ -102,6 +104,15 @@ def test_a_benchmarks_copy_without_its_training_part_is_refused_for_training(tmp
     with pytest.raises(UserError, match="no training problems"):
         load_task(config)
     assert len(load_task(config, for_training=False).evaluation) == len(lines)
+
+
+def test_a_run_of_a_task_that_is_not_whole_ends_before_anything_starts(section, tmp_path, capsys):
+    for given in ({"train": []}, {"evaluation": []}, {"chat": lambda example: (Message("assistant", "A"),)}):
+        task = ("--task.type", "python", "--task.factory", section(partial(Own, **given)).factory)
+        assert main(["unisd_star", *task, "--model.path", str(tmp_path), "--run.dir", str(tmp_path / "runs")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: task.factory = ")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
