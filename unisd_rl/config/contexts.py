@@ -34,8 +34,9 @@ class InductionAuxiliary(Section):
     """K, the number of auxiliary views; each reads an instruction of its own."""
     demonstrations: Count = 3
     """n, the solved examples the model reads before it writes an instruction."""
-    instructions: Count = 32
-    """Size of the pool: instructions written, each after other examples."""
+    instructions: Count | None = None
+    """Size of the pool: instructions written, each after other examples. Absent: 32, or fewer where the training
+    problems are not enough for so many."""
     temperature: Temperature = 0.7
     """Sampling temperature of the instructions."""
     max_prompt_tokens: Count | None = None

@@ -17,6 +17,7 @@ from unisd_rl.contexts.leakage import LeakDetector, instruction_leaks
 from unisd_rl.contexts.templates import Chat, advice
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.source_records import print_once
 from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
@@ -27,6 +28,9 @@ _ASK = (
 )
 
 
+_INSTRUCTIONS = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Instruction:
     """What the model wrote, and the ids of the problems it had read."""
@@ -35,12 +39,19 @@ class Instruction:
     read: tuple[str, ...]
 
 
-def demonstration_groups(pool: Sequence[Example], count: int, size: int, seed: int) -> tuple[tuple[Example, ...], ...]:
-    """`count` groups of `size` problems, drawn by the seed; no problem is in two.
+def demonstration_groups(
+    pool: Sequence[Example], count: int | None, size: int, seed: int
+) -> tuple[tuple[Example, ...], ...]:
+    """`count` groups of `size` problems, drawn by the seed; no problem is in two. Without a count 32, or as many as the
+    pool gives, which is said on stderr.
 
     Raises:
         UserError: there are too few problems.
     """
+    if count is None:
+        count = max(1, min(_INSTRUCTIONS, len(pool) // size))
+        if count < _INSTRUCTIONS:
+            print_once(f"{len(pool)} training problems give {count} instructions of {size} demonstrations each")
     if count * size > len(pool):
         raise UserError(
             f"contexts.auxiliary.instructions = {count} of {size} demonstrations each need {count * size} training "

@@ -175,7 +175,7 @@ class Preparation:
         requests = [instruction_request(group) for group in groups]
         inputs = {
             "requests": cache_key({"requests": [[turn.content for turn in chat] for chat in requests]}),
-            "sampling": settings.model_dump(exclude={"views"}),
+            "sampling": settings.model_dump(exclude={"views"}) | {"instructions": len(groups)},
             "by": [self.config.rollout.engine.type, self.config.model.dtype, self.config.rollout.max_prompt_tokens],
             "seed": seed,
             "model": model_fingerprint(self.model, weights=True),

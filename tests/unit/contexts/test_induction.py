@@ -1,5 +1,7 @@
 """Instructions: from disjoint groups, each once, none that tells an answer."""
 
+from dataclasses import replace
+
 import pytest
 
 from unisd_rl.contexts.induction import (
@@ -11,6 +13,7 @@ from unisd_rl.contexts.induction import (
 )
 from unisd_rl.contexts.leakage import contains_answer
 from unisd_rl.errors import UserError
+from unisd_rl.tasks.source_records import print_once
 from unisd_rl.types import Example
 
 POOL = [Example(str(n), f"question {n}", f"work {n}", f"answer {n}") for n in range(12)]
@@ -27,6 +30,17 @@ def test_groups_are_disjoint_of_the_right_size_and_follow_the_seed():
 def test_too_few_problems_for_the_groups_are_refused_with_the_numbers():
     with pytest.raises(UserError, match=r"instructions = 5 of 3 .* need 15 .* there are 12"):
         demonstration_groups(POOL, 5, 3, seed=0)
+
+
+def test_small_data_gives_as_many_instructions_as_it_has_groups_and_says_so(capsys):
+    print_once.cache_clear()
+    assert demonstration_groups(POOL, None, 3, seed=1) == demonstration_groups(POOL, 4, 3, seed=1)
+    assert "12 training problems give 4 instructions of 3 demonstrations each" in capsys.readouterr().err
+    many = [replace(POOL[0], id=str(n)) for n in range(200)]
+    assert demonstration_groups(many, None, 3, seed=1) == demonstration_groups(many, 32, 3, seed=1)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="need 3 training problems, but there are 2"):
+        demonstration_groups(POOL[:2], None, 3, seed=0)
 
 
 def test_the_model_reads_all_of_its_group_before_it_writes():
