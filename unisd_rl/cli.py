@@ -4,7 +4,7 @@ import os
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, reduce
+from functools import cache
 from io import TextIOWrapper
 from itertools import takewhile
 from json import JSONDecodeError
@@ -19,7 +19,7 @@ from unisd_rl.cluster.stop import STOP, STOPPED
 from unisd_rl.config import Config
 from unisd_rl.config.base import expand_path
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
-from unisd_rl.config.load import check_renamed
+from unisd_rl.config.load import check_renamed, nested
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
@@ -173,6 +173,20 @@ def check_contexts(contexts: ContextsConfig) -> None:
         check_model_folder("contexts.auxiliary.model", contexts.auxiliary.model)
 
 
+def machine_gpus() -> int:
+    """GPUs that a run could use: of the cluster at RAY_ADDRESS, or of this machine.
+
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return gpus_here()
+    from unisd_rl.cluster.ray_cluster import cluster_state  # Ray
+
+    return int(sum(node.resources.get(GPU, 0.0) for node in cluster_state(address).nodes))
+
+
 def describe_resources(needed: Sequence[Requirement]) -> str:
     """One line for each kind of process and what it asks for; then whether every process can run.
 
@@ -200,7 +214,7 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
     for word in arguments:
         if word.startswith("--"):
             option = word.removeprefix("--").partition("=")[0]
-            check_renamed(reduce(lambda tree, name: {name: tree}, reversed(option.split(".")), {}))
+            check_renamed(nested(option, {}))
 
     try:
         fields = _fields_of(program)(args=list(arguments))()

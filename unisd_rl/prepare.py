@@ -14,13 +14,14 @@ from unisd_rl.cli import (
     check_training_task,
     exit_code,
     limit_openmp_spinning,
+    machine_gpus,
     parse_fields,
     print_lines,
     split_arguments,
 )
 from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe
+from unisd_rl.config.load import load_with_defaults
 
 PROGRAM = "python -m unisd_rl.prepare"
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(arguments: Sequence[str]) -> int:
     recipes, dry_run, fields = split_arguments(arguments)
-    config = load_recipe(recipes, parse_fields(fields, PROGRAM))
+    config = load_with_defaults(recipes, parse_fields(fields, PROGRAM), machine_gpus)[0]
     check_without_imports(config)
     if config.contexts_read.generated:
         check_machine(generation_requirements(config))

@@ -18,6 +18,7 @@ from unisd_rl.cli import (
     check_training_task,
     exit_code,
     limit_openmp_spinning,
+    machine_gpus,
     parse_fields,
     print_lines,
     split_arguments,
@@ -26,7 +27,8 @@ from unisd_rl.cli import (
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOPPED
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_recipe
+from unisd_rl.config.load import load_with_defaults
+from unisd_rl.config.own_model import Default
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import check_run_folder, resumed_config
@@ -47,6 +49,8 @@ class RunRequest:
     config: Config
     resumed: bool
     dry_run: bool
+    defaults: tuple[Default, ...]
+    """What of the configuration nobody gave, for a model of one's own."""
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -59,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
     if request.dry_run:
         from unisd_rl.driver.dry_run import describe_run  # heavy: a tokenizer
 
-        print_lines(describe_run(config, request.resumed))
+        print_lines(describe_run(config, request.resumed, request.defaults))
         return 0
     from unisd_rl.train import run_job  # heavy: torch, Ray
 
@@ -81,11 +85,11 @@ def checked_request(arguments: Sequence[str]) -> RunRequest:
     recipes, dry_run, fields = split_arguments(others)
     overrides = parse_fields(fields, PROGRAM)
     if folder is None:
-        config = load_recipe(recipes, overrides)
+        config, defaults = load_with_defaults(recipes, overrides, machine_gpus)
         check_without_imports(config)
     else:
-        config = _resumed(folder, others, overrides)
-    return RunRequest(config, folder is not None, dry_run)
+        config, defaults = _resumed(folder, others, overrides), ()
+    return RunRequest(config, folder is not None, dry_run, defaults)
 
 
 def _resumed(folder: Path, others: Sequence[str], overrides: Mapping[str, Any]) -> Config:

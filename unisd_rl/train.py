@@ -36,6 +36,7 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOP, StopSignals
 from unisd_rl.config import Config
+from unisd_rl.contexts.selection import with_data_limits
 from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run, started_run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
@@ -64,10 +65,13 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
     """
     config = config.with_clock_stopped(datetime.now())
     task = load_task(config.task)
+    config, defaults = with_data_limits(config, task)
     check_model(config)
     directory = RunDirectory(config.run_dir)
     try:
         with directory.claimed(config, resumed):
+            for default in defaults:
+                print(default.describe())
             return _connect_and_train(directory, task, config, resumed)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(describe_stop(directory.path)) from None
@@ -82,7 +86,7 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
         directory.write_summary(asdict(summary))
-        _print_final_lines(console, directory, outcome, summary)
+        _print_final_lines(console, directory, outcome, summary, config.rollout.max_completion_tokens)
     return summary
 
 
@@ -206,11 +210,13 @@ def run_periodic_work(run: Run, version: PolicyVersion, stop: StopSignals) -> No
             evaluate_if_due(run, version)
 
 
-def _print_final_lines(console: Console, directory: RunDirectory, outcome: Outcome, summary: Summary) -> None:
+def _print_final_lines(
+    console: Console, directory: RunDirectory, outcome: Outcome, summary: Summary, limit: int
+) -> None:
     if summary.bottleneck is not None:
         console.print(summary.bottleneck.describe())
     if outcome.after is None:
         console.print_interrupted(directory.path)
     else:
         checkpoint = directory.checkpoint(outcome.version.number)
-        console.print_finished(outcome.before, outcome.after, directory.path, checkpoint)
+        console.print_finished(outcome.before, outcome.after, limit, directory.path, checkpoint)

@@ -6,12 +6,14 @@ one another from left to right, and fields over all of them; but a set-up lies u
 what makes a row what it is stands under every set-up:
 
     python -m unisd_rl.run ema qwen2_5_7b my.toml --run.steps 100 --objective.clipping null
-    DEFAULT_TYPES < embedded < qwen2_5_7b < ema < my.toml < --run.steps ...
+    DEFAULT_TYPES < own_model.py < qwen2_5_7b < ema < my.toml < --run.steps ...
+
+Where no model is named, the set-up `embedded` stands in the place of `own_model.py`.
 """
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,15 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from unisd_rl.config.own_model import Default, has_own_model, own_model_defaults
 from unisd_rl.config.schema import Config
 from unisd_rl.errors import UserError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SETUPS = RECIPES / "setups"
 """Recipes that say where a run happens and how large it is, and nothing of what it minimises: they go with others."""
+EMBEDDED = SETUPS / "embedded.toml"
+"""The set-up of the embedded task and model, which the rows extend."""
 DISCRIMINATORS = ("type", "level", "signal")
 ALTERNATIVES: Mapping[str, tuple[str, ...]] = {"run": ("steps", "epochs")}
 """Fields of a section of which one is given: a recipe that gives one replaces the other below it."""
@@ -48,19 +53,42 @@ class Layer(NamedTuple):
 
 
 def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> Config:
-    """The configuration of one recipe, or of several laid over one another in order, with `overrides` (nested) on top.
+    """The configuration of one recipe, or of several laid over one another in order, with `overrides` (nested) on top,
+    on a machine without GPUs.
 
     Raises:
         UserError: one sentence for each thing that is wrong, with its value and the remedy.
     """
-    return validate_config(overlay(recipe_tree(recipes), overrides or {}))
+    return load_with_defaults(recipes, overrides or {}, lambda: 0)[0]
 
 
-def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES) -> dict[str, Any]:
+def load_with_defaults(
+    recipes: str | Sequence[str], overrides: Tree, gpus: Callable[[], int]
+) -> tuple[Config, tuple[Default, ...]]:
+    """(The configuration, what of it follows from the model and the machine); `gpus` counts those there are.
+
+    Raises:
+        UserError: as `load_recipe`.
+    """
+    given = overlay(recipe_tree(recipes, under={}, embedded=False), overrides)
+    if not has_own_model(given):
+        return validate_config(overlay(recipe_tree(recipes), overrides)), ()
+    defaults = own_model_defaults(given, gpus)
+    under = reduce(overlay, (nested(default.name, default.value) for default in defaults), {**DEFAULT_TYPES})
+    return validate_config(overlay(recipe_tree(recipes, under, embedded=False), overrides)), defaults
+
+
+def nested(name: str, value: Any) -> Tree:
+    """A tree of sections with this one field, by its dotted name."""
+    return reduce(lambda below, part: {part: below}, reversed(name.split(".")), value)
+
+
+def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES, embedded: bool = True) -> dict[str, Any]:
     """The sections and fields of one recipe, or of several laid over one another in order, all over `under`; not
-    validated."""
+    validated. Without `embedded` that set-up is left out wherever a recipe extends it."""
     names = [recipes] if isinstance(recipes, str) else recipes
     layers = _setups_under_rows([layer for name in names for layer in _layers(recipe_path(name))])
+    layers = [layer for layer in layers if embedded or layer.path != EMBEDDED]
     rows = [layer.tree for layer in layers if layer.path.parent != SETUPS]
     return _with_views_of_rows(reduce(overlay, [layer.tree for layer in layers], {**under}), rows)
 

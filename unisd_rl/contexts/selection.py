@@ -1,11 +1,18 @@
-"""Selection: prepared problems as they are kept, which of them are trained on, and which data is refused."""
+"""Selection: limits on lengths, prepared problems as they are kept, which are trained on, and which data is refused."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from heapq import nlargest
+from pathlib import Path
 
 from unisd_rl.config import Config
+from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
+from unisd_rl.config.own_model import Default
+from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.contexts.cache import Row
 from unisd_rl.contexts.prompts import PreparationReport, Prepared
+from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
@@ -14,6 +21,11 @@ from unisd_rl.tasks.task import Task
 from unisd_rl.types import Prompt
 
 LARGEST_DROPPED_SHARE = 0.05
+LIMITS = ("max_prompt_tokens", "max_completion_tokens")
+"""Fields of `rollout` that say how long a text may be."""
+_COUNTED = 64  # texts whose tokens are counted, to find the longest
+_SHORTEST_ANSWER = 256  # a model reasons at more length than a short worked solution does
+_ANY = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,67 @@ class PreparedRow:
         """The inverse of `to_json`."""
         contexts = Contexts(tuple(row["contexts"]["auxiliary"]), row["contexts"]["negative"])
         return cls(row["id"], contexts, row["right"], row["implausible"], Lengths(**row["lengths"]))
+
+
+def with_data_limits(config: Config, task: Task) -> tuple[Config, tuple[Default, ...]]:
+    """The configuration with limits for a model and data of one's own, where it names none, and why they are these.
+
+    Of the longest texts by characters the tokens are counted. A tokenizer that does not load changes nothing here: the
+    preparation says what is wrong with it.
+    """
+    missing = set(LIMITS) - config.rollout.model_fields_set
+    if config.model.path is None or isinstance(config.task, ArithmeticTask) or not missing:
+        return config, ()
+    tokenizer = ChatTokenizer(Path(config.model.path), config.model.chat_template)
+    try:
+        view, gold = _longest_view(config, task, tokenizer), _longest_gold(task, tokenizer)
+        positions = tokenizer.limits.positions or _ANY
+    except UserError:
+        return config, ()
+    positions = min(positions, config.rollout.engine.model_length(positions))
+    prompt, completion = _rounded_up(1.05 * view), _rounded_up(max(_SHORTEST_ANSWER, 2 * gold))
+    completion = min(completion, max(positions - prompt, positions // 4))
+    defaults = [
+        Default("rollout.max_prompt_tokens", min(prompt, positions - completion), f"the longest view has about {view}"),
+        Default(
+            "rollout.max_completion_tokens",
+            completion,
+            f"twice the longest worked solution's {gold} and at least {_SHORTEST_ANSWER}, as far as the model goes",
+        ),
+    ]
+    defaults = [default for default in defaults if default.name.partition(".")[2] in missing]
+    limits = {default.name.partition(".")[2]: default.value for default in defaults}
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update=limits)}), tuple(defaults)
+
+
+def _longest_gold(task: Task, tokenizer: ChatTokenizer) -> int:
+    texts = {example.demonstration for example in (*task.train, *task.evaluation)}
+    return max((len(tokenizer.encode_completion(text)) for text in nlargest(_COUNTED, texts, key=len)), default=0)
+
+
+def _longest_view(config: Config, task: Task, tokenizer: ChatTokenizer) -> int:
+    """Tokens of the longest prompt with whatever a view adds to it; of a context that a model writes, its limit."""
+    read, written = config.contexts_read, 0
+    chats = [task.student_messages(example) for example in (*task.train, *task.evaluation)]
+    if config.reads_teacher:
+        chats += [with_demonstration(task.student_messages(example), example.demonstration) for example in task.train]
+    if isinstance(read.auxiliary, InductionAuxiliary):
+        written = read.auxiliary.max_tokens
+    elif read.auxiliary is not None and task.train:
+        donor = max(task.train, key=lambda example: len(example.question) + len(example.demonstration))
+        chats.append(with_other_example(max(chats, key=_characters), donor.question, donor.demonstration))
+    if isinstance(read.negative, GeneratedNegative):
+        written = max(written, read.negative.max_tokens)
+    longest = nlargest(_COUNTED, chats, key=_characters)
+    return written + max((len(tokenizer.encode_view(chat)) for chat in longest), default=0)
+
+
+def _characters(chat: Chat) -> int:
+    return sum(len(turn.content) for turn in chat)
+
+
+def _rounded_up(tokens: float) -> int:
+    return -(-math.ceil(tokens) // 64) * 64
 
 
 def check_held_out_lengths(lengths: Sequence[int], task: str, limit: int) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from unisd_rl.evaluation.evaluate import Evaluation
-from unisd_rl.evaluation.statistics import EvaluationSummary
+from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.types import Event, Failure, Notice, Progress, Recovery, Resumption, Scaling, Stop
 
@@ -102,14 +102,16 @@ class Console(Progress):
             fields += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
         self.print("  ".join([*fields, f"{tokens_per_s:,.0f} tokens/s"]))
 
-    def print_evaluation(self, evaluation: Evaluation) -> None:
-        """Print the result of one evaluation."""
+    def print_evaluation(self, evaluation: Evaluation, limit: int) -> None:
+        """Print the result of one evaluation, whose answers had at most `limit` tokens."""
         interval, retention = evaluation.pass_rate().interval, evaluation.retention
         self.print(
             f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
             f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
             f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
+        if evaluation.cut:
+            self.print(describe_cut(evaluation.cut, len(evaluation.answers), limit))
         if retention is not None:
             self.print(
                 f"compared with the initial model: PPLfit {retention.ppl_fit:.4f}  PPLret {retention.ppl_ret:.4f}  "
@@ -136,11 +138,13 @@ class Console(Progress):
         self.print("finishing this step and saving a checkpoint; press Ctrl-C again to stop now")
 
     def print_finished(
-        self, before: EvaluationSummary, after: EvaluationSummary, directory: Path, checkpoint: Path
+        self, before: EvaluationSummary, after: EvaluationSummary, limit: int, directory: Path, checkpoint: Path
     ) -> None:
-        """Print the last lines of a run that took all its steps."""
+        """Print the last lines of a run that took all its steps; answers had at most `limit` tokens."""
         gain = 100 * (after.accuracy - before.accuracy)
         self.print(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
+        if after.cut:
+            self.print(describe_cut(after.cut, after.problems * after.samples, limit))
         self.print(f"model  {checkpoint}\nfiles  {directory}")
 
     def print_interrupted(self, directory: Path) -> None:

@@ -24,6 +24,7 @@ from unisd_rl.config.contexts import GeneratedConfig
 from unisd_rl.contexts.generator import ContextGenerator
 from unisd_rl.contexts.prepare import Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
+from unisd_rl.contexts.selection import with_data_limits
 from unisd_rl.contexts.templates import Chat
 from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
@@ -45,6 +46,7 @@ def run_preparation(config: Config) -> PreparationReport:
     """
     config = config.with_clock_stopped(datetime.now())
     task, cache = load_task(config.task), cache_folder(config)
+    config, _ = with_data_limits(config, task)
     with Console() as console:
         model = model_folder(config, cache / f"base-{config.model.base_seed}", console)
 

@@ -6,7 +6,7 @@ is prepared the run finds in the cache.
 """
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -19,11 +19,13 @@ from unisd_rl.cluster.resources import generation_requirements, requirements, re
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, GeneratedConfig, RetrievalAuxiliary
 from unisd_rl.config.objective import Mechanism
+from unisd_rl.config.own_model import Default
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
+from unisd_rl.contexts.selection import with_data_limits
 from unisd_rl.driver.origin import check_origin, model_origin, read_origin, task_origin
 from unisd_rl.errors import UserError
-from unisd_rl.evaluation.request import EvaluationRequest, check_question_lengths
+from unisd_rl.evaluation.request import EvaluationRequest, check_question_lengths, with_task_limits
 from unisd_rl.models.check import check_model
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
@@ -37,13 +39,14 @@ _TITLES = {
 }
 
 
-def describe_run(config: Config, resumed: bool) -> Iterator[str]:
+def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()) -> Iterator[str]:
     """The lines of a run's dry run, as they become known; the last one says whether every process has a place.
 
     Raises:
         UserError: what the run would refuse before it starts a process.
     """
     yield f"run {config.run_dir}: {config.run.length} of {config.learner.batch_size} prompts"
+    yield from (default.describe() for default in defaults)
     yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
     yield describe_resources(requirements(config))
@@ -69,17 +72,25 @@ def describe_evaluation(request: EvaluationRequest) -> Iterator[str]:
         UserError: what the evaluation would refuse before it starts a process.
     """
     yield f"{request.out}: {', '.join(request.models)} on {', '.join(request.tasks)}"
+    tasks = dict[str, Task]()
+    for name, config in request.by_task.items():
+        task = yield from _task(config, for_training=False)
+        if task is not None:
+            tasks[name] = task
+    if len(tasks) == len(request.tasks):
+        request = with_task_limits(request, tasks)
     with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
         for target in request.targets:
-            task = yield from _task(target.config)
             folder = yield from _folder_with_tokenizer(target.config, Path(scratch))
-            if task is None or folder is None:
+            if folder is None or target.task not in tasks:
                 continue
+            task, rollout = tasks[target.task], target.config.rollout
             tokenizer = ChatTokenizer(folder, target.config.model.chat_template)
             tokenizer.check()
-            check_question_lengths(tokenizer, task, target.task, target.config.rollout)
-            chat = task.student_messages(task.evaluation[0])
-            yield _shown(f"{target.model} on {target.task}", tokenizer.render(chat), tokenizer.encode(chat))
+            check_question_lengths(tokenizer, task, target.task, rollout)
+            chat, limit = task.student_messages(task.evaluation[0]), rollout.max_completion_tokens
+            title = f"{target.model} on {target.task}, answers of at most {limit} tokens"
+            yield _shown(title, tokenizer.render(chat), tokenizer.encode(chat))
     yield describe_resources((*generation_requirements(request.config), *retention_requirement(request.config)))
 
 
@@ -94,16 +105,18 @@ def describe_data(config: Config, began: Path | None = None) -> Iterator[str]:
         folder = yield from _folder_with_tokenizer(config, Path(scratch))
         if task is None or folder is None:
             return
+        config, defaults = with_data_limits(config, task)
+        yield from (default.describe() for default in defaults)
         check_model(config)
         if folder == Path(scratch):  # by its fingerprint another model, whose contexts nobody will look for
             config = _with_contexts(config, cache=Path(scratch) / "contexts")
         yield from _prepared(config, task, folder, began)
 
 
-def _task(config: Config) -> Generator[str, None, Task | None]:
+def _task(config: Config, for_training: bool = True) -> Generator[str, None, Task | None]:
     """The task, after a line with its size; None where its data is out of reach."""
     try:
-        task = load_task(config.task)
+        task = load_task(config.task, for_training)
     except UserError as error:
         if not _is_unreachable(error):
             raise

@@ -20,7 +20,13 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate
-from unisd_rl.evaluation.request import BASE, EvaluationRequest, check_question_lengths, check_same_tokens
+from unisd_rl.evaluation.request import (
+    BASE,
+    EvaluationRequest,
+    check_question_lengths,
+    check_same_tokens,
+    with_task_limits,
+)
 from unisd_rl.evaluation.results import (
     Result,
     comparison_table,
@@ -30,6 +36,7 @@ from unisd_rl.evaluation.results import (
     write_results,
 )
 from unisd_rl.evaluation.retention_process import retention_scorer
+from unisd_rl.evaluation.statistics import describe_cut
 from unisd_rl.models.check import check_lengths
 from unisd_rl.models.load import read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
@@ -48,6 +55,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         RunFailed: a component failed.
     """
     tasks = {name: load_task(config.task, for_training=False) for name, config in request.by_task.items()}
+    request = with_task_limits(request, tasks)
     config = request.config
     phases = generation_requirements(config), retention_requirement(config)
     with Console() as console, connected(config, *phases):
@@ -72,6 +80,11 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         compared = comparisons(results)
         write_results(request.out, results, compared)
     console.print_table(results_table(results, config.evaluation.k))
+    for result in results:
+        if cut := result.evaluation.cut:
+            limit = result.config.rollout.max_completion_tokens
+            sentence = describe_cut(cut, len(result.evaluation.answers), limit)
+            console.print(f"{result.model} on {result.task}: {sentence}")
     if compared:
         console.print_table(comparison_table(compared))
     console.print(f"files  {request.out.absolute()}")

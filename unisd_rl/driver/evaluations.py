@@ -62,7 +62,7 @@ def evaluate_version(run: Run, version: PolicyVersion) -> EvaluationSummary:
     numbers = {**asdict(summary), **evaluation.to_json(run.config.evaluation.k)}
     write = partial(run.directory.write_evaluation, version.number, evaluation.answers, numbers)
     write_with_retries(run, "evaluation", write)
-    run.console.print_evaluation(evaluation)
+    run.console.print_evaluation(evaluation, run.config.rollout.max_completion_tokens)
     return summary
 
 

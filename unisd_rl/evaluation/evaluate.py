@@ -79,7 +79,14 @@ class Evaluation:
         retention = self.retention.to_json() if self.retention else None
         rate, version = self.pass_rate(), self.version
         return EvaluationSummary(
-            version.lineage, version.number, self.problems, self.accuracy, rate.interval, retention
+            lineage=version.lineage,
+            version=version.number,
+            problems=self.problems,
+            samples=self.samples,
+            cut=self.cut,
+            accuracy=self.accuracy,
+            interval=rate.interval,
+            retention=retention,
         )
 
     def to_json(self, ks: Sequence[int]) -> dict[str, Any]:

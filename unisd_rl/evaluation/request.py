@@ -9,7 +9,7 @@ The two checks at the end need tokenizers; they are made before any engine start
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +21,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.config.task import TaskConfig
-from unisd_rl.contexts.selection import check_held_out_lengths
+from unisd_rl.contexts.selection import LIMITS, check_held_out_lengths, with_data_limits
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.task import Task
@@ -150,6 +150,23 @@ def _without(section: Any, *names: str) -> Any:
     if not isinstance(section, Mapping):
         return section
     return {key: value for key, value in section.items() if key not in names}
+
+
+def with_task_limits(request: EvaluationRequest, tasks: Mapping[str, Task]) -> EvaluationRequest:
+    """The request with one pair of limits for all its models and tasks, where it names none: the largest that fits one.
+    The embedded model keeps its own, so that what is compared with it has them too."""
+    if BASE in request.models:
+        return request
+    fitted = [with_data_limits(target.config, tasks[target.task])[0].rollout for target in request.targets]
+    limits = {name: max(getattr(rollout, name) for rollout in fitted) for name in LIMITS}
+    targets = [
+        replace(
+            target,
+            config=target.config.model_copy(update={"rollout": target.config.rollout.model_copy(update=limits)}),
+        )
+        for target in request.targets
+    ]
+    return replace(request, targets=tuple(targets))
 
 
 def check_question_lengths(tokenizer: ChatTokenizer, task: Task, name: str, rollout: RolloutConfig) -> None:

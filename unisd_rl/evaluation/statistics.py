@@ -100,16 +100,24 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
+def describe_cut(cut: int, answers: int, limit: int) -> str:
+    """What belongs beside an accuracy where `cut` answers were ended at `limit` tokens: those count as wrong."""
+    return f"{cut} of {answers} answers were cut at {limit} tokens: raise rollout.max_completion_tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
     """The numbers of one evaluated version that a run is summed up with, once its answers are on storage.
 
-    `accuracy` is from 0 to 1, with its 95 % interval; `retention` is None where it was not measured.
+    `accuracy` is from 0 to 1, with its 95 % interval; `retention` is None where it was not measured. `samples` answers
+    a problem, of which the limit on tokens ended `cut` in all.
     """
 
     lineage: int
     version: int
     problems: int
+    samples: int
+    cut: int
     accuracy: float
     interval: Interval
     retention: Mapping[str, float] | None

@@ -4,9 +4,12 @@ import math
 import shlex
 from dataclasses import replace
 
+from tests.fakes.evaluation_answers import answer
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.console import Console
+from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.run import PROGRAM, checked_request
+from unisd_rl.types import PolicyVersion
 
 
 def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
@@ -16,6 +19,20 @@ def test_the_command_to_go_on_with_a_stopped_run_is_accepted(tmp_path, capsys):
     Console(steps=9).print_interrupted(run)
     typed = capsys.readouterr().out.partition(PROGRAM)[2]
     assert checked_request(shlex.split(typed)).resumed
+
+
+def test_an_accuracy_stands_beside_how_many_answers_the_limit_cut(capsys, tmp_path):
+    made = [answer(f"p{p}", False, finish_reason="length" if p < 3 else "stop") for p in range(12)]
+    found = Evaluation(PolicyVersion(0, 0), 1, tuple(made), 1.0)
+    console, cut = Console(), "3 of 12 answers were cut at 64 tokens: raise rollout.max_completion_tokens\n"
+    console.print_evaluation(found, 64)
+    assert capsys.readouterr().out.endswith(cut)
+    console.print_finished(found.summary(), found.summary(), 64, tmp_path, tmp_path)
+    assert cut in capsys.readouterr().out
+    whole = replace(found, answers=tuple(made[3:]))
+    console.print_evaluation(whole, 64)
+    console.print_finished(whole.summary(), whole.summary(), 64, tmp_path, tmp_path)
+    assert "cut" not in capsys.readouterr().out
 
 
 def step_line(capsys, **weights):

@@ -102,6 +102,17 @@ class Silent:
     waiting = progress
 
 
+def test_what_nobody_set_for_a_model_of_ones_own_is_shown_with_its_reason(capsys, own):
+    lines = said(capsys, *own)
+    assert "learner.batch_size = 16: as in the authors' runs" in lines
+    for name in ("run.epochs", "learner.learning_rate", "model.dtype", "rollout.max_prompt_tokens"):
+        assert any(line.startswith(f"{name} = ") and ": " in line for line in lines), name
+    (line,) = [line for line in lines if line.startswith("rollout.max_completion_tokens = 256: ")]
+    assert "twice the longest worked solution" in line
+    assert not any("learning_rate" in line for line in said(capsys, *own, "--learner.learning_rate", "3e-5"))
+    assert not any(line.startswith("learner.") for line in said(capsys, *SMALL))
+
+
 def test_what_it_prepared_the_run_finds(capsys, own, no_cache, model):
     said(capsys, *own)
     kept = set(no_cache.rglob("*.jsonl"))

@@ -209,9 +209,16 @@ def test_a_reopened_run_appends_and_has_not_ended(tmp_path):
 def test_an_evaluation_counts_while_its_version_survives(tmp_path):
     directory = created(tmp_path / "run")
     found = EvaluationSummary(
-        lineage=0, version=6, problems=4, accuracy=0.5, interval=Interval(0.1, 0.9), retention=None
+        lineage=0,
+        version=6,
+        problems=4,
+        samples=1,
+        cut=1,
+        accuracy=0.5,
+        interval=Interval(0.1, 0.9),
+        retention=None,
     )
-    directory.write_evaluation(6, [], {**asdict(found), "cut": 1})
+    directory.write_evaluation(6, [], {**asdict(found), "wall_s": 1.0})
     assert directory.evaluation_summary(5) is None
     (directory.path / "lineages.jsonl").write_text('{"lineage": 1, "step": 6, "steps_lost": 1}\n')
     assert directory.evaluation_summary(6) == found
