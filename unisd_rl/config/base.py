@@ -82,6 +82,8 @@ def _check_text(name: str, text: str) -> None:
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(_in_float32)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A fraction of a count."""
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0), AfterValidator(_in_float32)]
 Positive = Annotated[float, Field(gt=0.0), AfterValidator(_in_float32)]
 NonNegative = Annotated[float, Field(ge=0.0), AfterValidator(_in_float32)]

@@ -11,13 +11,13 @@ from unisd_rl.config.base import (
     Count,
     CountOrNone,
     Decides,
-    Fraction,
     Gpus,
     OpenFraction,
     Processes,
     Resources,
     Seconds,
     Section,
+    Share,
     Temperature,
     expand_home,
 )
@@ -102,11 +102,11 @@ EngineConfig = Annotated[VllmEngine | TransformersEngine, Field(discriminator="t
 class SourcesConfig(Section):
     """Where completions come from: shares that add up to 1. A prompt's source follows from its number and the seed."""
 
-    policy: Fraction = 1.0
+    policy: Share = 1.0
     """Sampled by the student as it is: on-policy."""
-    gold: Fraction = 0.0
+    gold: Share = 0.0
     """The demonstration itself, as the task states it."""
-    base: Fraction = 0.0
+    base: Share = 0.0
     """Sampled by the initial model. Not together with `policy`: an actor serves one set of weights at a time."""
 
     @model_validator(mode="after")
