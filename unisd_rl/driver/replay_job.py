@@ -135,7 +135,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
                 f"the ledger ends early: {recording.steps} of {config.run.total_steps} steps are whole and trained on"
             )
         model = model_folder(config, directory.path, console)
-        changed = (*request.changed, *_other_weights(request, model))
+        changed = (*request.changed, *other_weights(request, model))
         with closing(LearnerGroup(config, plan, model, directory.path)) as learners:
             with console.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
@@ -158,7 +158,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
     return summary
 
 
-def _other_weights(request: ReplayRequest, model: Path) -> tuple[str, ...]:
+def other_weights(request: ReplayRequest, model: Path) -> tuple[str, ...]:
     """Names the weights among the changed settings where they are not those that the run began with.
 
     Raises:

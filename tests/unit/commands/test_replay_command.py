@@ -10,7 +10,8 @@ import tomli_w
 from tests.fakes.commands import command, started
 from tests.fakes.rollout_rows import rollout
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.replay_job import Recording
+from unisd_rl.driver.origin import check_origin, model_origin
+from unisd_rl.driver.replay_job import Recording, other_weights
 from unisd_rl.errors import UserError
 from unisd_rl.replay import main, replay_request
 from unisd_rl.storage.recorded_run import RecordedRun, changed_settings
@@ -149,3 +150,15 @@ def test_where_settings_changed_no_gap_of_log_probs_ends_the_replay(folder):
         for fields in ({}, {"learner": {"ranks": 2}}, {"learner": {"ranks": 2, "logprob_tolerance": 0.5}})
     ]
     assert tolerance == [0.005, 1e9, 0.5]
+
+
+def test_weights_that_are_not_those_the_run_began_with_are_refused_or_named_as_changed(folder):
+    model = folder / "base_model"
+    (model / "model.safetensors").write_bytes(b"weights")
+    check_origin(folder, model_origin(model), model)
+    compared, tried = (replay_request(folder, check, {}) for check in (True, False))
+    assert other_weights(compared, model) == other_weights(tried, model) == ()
+    (model / "model.safetensors").write_bytes(b"Weights")
+    assert other_weights(tried, model) == ("the weights of the model",)
+    with pytest.raises(UserError, match=rf"the weights of {model} are not those that {folder} began with"):
+        other_weights(compared, model)
