@@ -97,14 +97,15 @@ def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
     disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
     try:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
         os.rename(unfinished, folder)
     except OSError:  # another process was first
-        shutil.rmtree(unfinished)
         if not folder.is_dir():
             raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # it has gone by now, unless something failed or was stopped
     return folder
 
 
