@@ -22,7 +22,8 @@ ReadPart = Literal["primary", "auxiliary", "negative", "divergence", "gradient"]
 """What a forward pass reads: one of the teacher's views, or the student's prompts, without gradient (for a quantile
 clip) or with it."""
 READ_PARTS: tuple[ReadPart, ...] = get_args(ReadPart)
-_ENOUGH_TOKENS = 32
+ENOUGH_TOKENS = 32
+"""So many tokens tell how far engine and learner are apart; of fewer, one that rounds badly decides the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class MismatchMetrics:
             return False
         tokens = self.logprob_mismatch_tokens
         # Not `>`: a nan is no agreement.
-        return not self.logprob_mismatch_rms * math.sqrt(tokens / max(tokens, _ENOUGH_TOKENS)) <= tolerance
+        return not self.logprob_mismatch_rms * math.sqrt(tokens / max(tokens, ENOUGH_TOKENS)) <= tolerance
 
     def describe(self) -> str:
         """In one clause."""

@@ -5,7 +5,7 @@ person should know of; where agreement weighs all alike, it goes on without that
 """
 
 from unisd_rl.config import Config
-from unisd_rl.metrics import StepMetrics
+from unisd_rl.metrics import ENOUGH_TOKENS, MismatchMetrics, StepMetrics, WeightMetrics
 from unisd_rl.types import Notice, Report
 
 MISMATCH_KL = 0.015
@@ -15,7 +15,8 @@ EQUAL_WEIGHTS = 0.999
 
 
 class StepNotices:
-    """Looks at every step of a run. A mismatch is reported when it begins, equal weights once."""
+    """Looks at every step of a run. A mismatch is reported when it begins (it ends at half the bar), equal weights
+    once."""
 
     def __init__(self, config: Config, report: Report) -> None:
         objective = config.objective
@@ -25,22 +26,25 @@ class StepNotices:
 
     def observe(self, metrics: StepMetrics) -> None:
         """Report what this step shows for the first time."""
-        step, mismatch, weights = metrics.step + 1, metrics.mismatch, metrics.weights
-        mismatched = mismatch.logprob_mismatch_kl > MISMATCH_KL
-        if mismatched and not self._mismatched:
+        self._observe_mismatch(metrics.step + 1, metrics.mismatch)
+        self._observe_weights(metrics.step + 1, metrics.weights, metrics.counts.sequences)
+
+    def _observe_mismatch(self, step: int, mismatch: MismatchMetrics) -> None:
+        if mismatch.logprob_mismatch_tokens < ENOUGH_TOKENS:
+            return
+        before = self._mismatched
+        self._mismatched = mismatch.logprob_mismatch_kl > (MISMATCH_KL / 2 if before else MISMATCH_KL)
+        if self._mismatched and not before:
             reason = (
                 f"step {step}: engine and learner differ by {mismatch.describe()}, a divergence of "
                 f"{mismatch.logprob_mismatch_kl:.3g} nats per token (bar: {MISMATCH_KL:g}); on-policy answers are not "
                 "quite the student's"
             )
             self._report(Notice("learner", reason))
-        self._mismatched = mismatched
+
+    def _observe_weights(self, step: int, weights: WeightMetrics, sequences: int) -> None:
         # One sequence has one weight, which is equal to itself.
-        if (
-            self._agreement is not None
-            and metrics.counts.sequences > 1
-            and weights.effective_sample_size > EQUAL_WEIGHTS
-        ):
+        if self._agreement is not None and sequences > 1 and weights.effective_sample_size > EQUAL_WEIGHTS:
             reason = (
                 f"step {step}: agreement weighs all alike (mean weight {weights.weight_mean:.4f}, effective sample "
                 f"size {weights.effective_sample_size:.5f}): the views differ too little for "

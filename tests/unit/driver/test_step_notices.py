@@ -13,13 +13,13 @@ from unisd_rl.metrics import BatchCounts, MismatchMetrics
 from unisd_rl.types import Notice
 
 
-def metrics_of(step=0, gap=0.0, size=0.9, sequences=16):
+def metrics_of(step=0, gap=0.0, size=0.9, sequences=16, tokens=64):
     """A step whose engine and learner differ by `gap` everywhere, and whose weights have this effective size."""
     metrics = step_metrics()
     return replace(
         metrics,
         step=step,
-        mismatch=MismatchMetrics.between(np.full(64, -1.0), np.full(64, -1.0 + gap)),
+        mismatch=MismatchMetrics.between(np.full(tokens, -1.0), np.full(tokens, -1.0 + gap)),
         weights=replace(metrics.weights, weight_mean=0.8, effective_sample_size=size),
         counts=BatchCounts(64, sequences, 0),
     )
@@ -41,6 +41,17 @@ def test_engine_and_learner_that_drift_apart_are_reported_each_time_it_begins():
     assert [sentence.split(":")[0] for sentence in said] == ["step 3", "step 6"]
     assert all("engine and learner differ by" in sentence for sentence in said)
     assert "a divergence of 0.0214 nats per token (bar: 0.015)" in said[0]
+
+
+def test_a_mismatch_that_hovers_at_the_bar_is_reported_once():
+    gaps = [0.2, 0.15, 0.2, 0.16, 0.2]
+    assert len(notices_of(metrics_of(step, gap) for step, gap in enumerate(gaps))) == 1
+
+
+def test_few_tokens_neither_begin_a_mismatch_nor_end_one():
+    """A step may have a handful of the newest version, and one of them may round badly."""
+    assert notices_of([metrics_of(gap=0.5, tokens=31)]) == []
+    assert len(notices_of([metrics_of(gap=0.5), metrics_of(gap=0.0, tokens=31), metrics_of(gap=0.5)])) == 1
 
 
 def test_steps_without_a_token_to_compare_are_none_to_report():
