@@ -22,7 +22,11 @@ def stream(recipe, fits=lambda prompt: True, **overrides):
     return prepared_stream(config, load_task(config.task), fits=fits)
 
 
-@given(gold=st.floats(0.0, 1.0), other=st.sampled_from(["policy", "base"]), seed=st.integers(0, 5))
+@given(
+    gold=st.floats(0.0, 1.0, width=32, allow_subnormal=False),
+    other=st.sampled_from(["policy", "base"]),
+    seed=st.integers(0, 5),
+)
 def test_shares_are_respected_to_sampling_noise(gold, other, seed):
     shares = SourcesConfig(**{"policy": 0.0, "gold": gold, other: 1.0 - gold})
     count = Counter(source_of(number, seed, shares) for number in range(2000))
