@@ -3,7 +3,6 @@
 Engine starts of this file: one for `short_run`, two for each run of `TWO_AND_TWO`.
 """
 
-import signal
 import statistics
 import tomllib
 
@@ -11,17 +10,14 @@ import numpy as np
 import pytest
 
 from tests.fakes.finished import (
-    FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_agreement_acts,
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
-    read_until,
     run_job,
     start_job,
 )
 from unisd_rl.config import Config
-from unisd_rl.storage.checkpoints import open_verified
 
 STEPS, BATCH = 6, 32
 SHORT = ("--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--task.eval_examples", "64")
@@ -125,21 +121,6 @@ def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage):
     assert_staleness_within(run, bound=1)
     assert_accuracy_is_what_its_items_say(run)
     assert len({row["actor"] for row in run.consumed}) == 2
-
-
-def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(tmp_path):
-    running = start_job(tmp_path, *SHORT, "--rollout.engine.type", "transformers", "--run.steps", "500")
-    output = read_until(running, "step    2/500")
-    running.send_signal(signal.SIGINT)
-    output += running.communicate(timeout=120)[0]
-    run = FinishedRun(tmp_path / "run", output)
-    assert running.returncode == 130, output
-    assert run.summary["status"] == "interrupted"
-    steps = run.summary["steps"]
-    assert 2 <= steps < 500
-    assert f"--resume {run.path}" in output
-    assert open_verified(run.checkpoint(steps)).state.version == steps
-    assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
 
 
 def test_a_machine_without_what_was_asked_for_is_refused_with_what_is_missing(tmp_path):

@@ -24,6 +24,7 @@ from tests.fakes.finished import (
 )
 from tests.fakes.lives import MARK, leftovers
 from unisd_rl.cluster.stop import STOPPED
+from unisd_rl.storage.checkpoints import open_verified
 
 STEPS, BATCH = 4, 16
 SHORT = (
@@ -100,6 +101,9 @@ def check_stop(folder: Path, phase: Phase, number: signal.Signals, **environment
     assert "SIGTERM received" not in run.output  # native stacks
     assert run.summary["status"] == "interrupted"
     assert [event["reason"] for event in run.events if event["event"] == "stop"] == [number.name]
+    if steps := run.summary.get("steps"):  # it was completed: so is its checkpoint
+        assert open_verified(run.checkpoint(steps)).state.version == steps
+        assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
     resumed = finished(folder, resume_job(folder, "--rollout.concurrency", "32", **environment))
     assert resumed.summary["status"] == "completed"
     assert resumed.summary["steps"] == STEPS
@@ -113,9 +117,9 @@ def test_sigterm_while_vllm_starts_leaves_nothing_behind_and_a_run_that_resumes(
     check_stop(tmp_path, ENGINE_START, signal.SIGTERM)
 
 
-def test_sigterm_in_a_step_completes_it_and_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
-    run = check_stop(tmp_path, STEP, signal.SIGTERM)
-    assert run.rollbacks[0]["step"] >= 1  # the step that was under way was completed, and its checkpoint written
+def test_ctrl_c_in_a_step_completes_it_and_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
+    run = check_stop(tmp_path, STEP, signal.SIGINT)
+    assert run.rollbacks[0]["step"] >= 1
 
 
 @pytest.mark.slow
