@@ -46,10 +46,11 @@ Tree = Mapping[str, Any]
 
 
 class Layer(NamedTuple):
-    """A recipe's own sections and fields, without what it extends."""
+    """A recipe's own sections and fields, without what it extends; `named`: by a person, not by another recipe."""
 
     path: Path
     tree: Tree
+    named: bool
 
 
 def load_recipe(recipes: str | Sequence[str], overrides: Tree | None = None) -> Config:
@@ -70,12 +71,14 @@ def load_with_defaults(
     Raises:
         UserError: as `load_recipe`.
     """
-    given = overlay(recipe_tree(recipes, under={}, embedded=False), overrides)
+    layers = _read_layers(recipes)
+    without_embedded = [layer for layer in layers if layer.path != EMBEDDED or layer.named]
+    given = overlay(_tree(without_embedded, {}), overrides)
     if not has_own_model(given):
-        return validate_config(overlay(recipe_tree(recipes), overrides)), ()
+        return validate_config(overlay(_tree(layers, DEFAULT_TYPES), overrides)), ()
     defaults = own_model_defaults(given, gpus)
     under = reduce(overlay, (nested(default.name, default.value) for default in defaults), {**DEFAULT_TYPES})
-    return validate_config(overlay(recipe_tree(recipes, under, embedded=False), overrides)), defaults
+    return validate_config(overlay(_tree(without_embedded, under), overrides)), defaults
 
 
 def nested(name: str, value: Any) -> Tree:
@@ -83,14 +86,10 @@ def nested(name: str, value: Any) -> Tree:
     return reduce(lambda below, part: {part: below}, reversed(name.split(".")), value)
 
 
-def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES, embedded: bool = True) -> dict[str, Any]:
+def recipe_tree(recipes: str | Sequence[str], under: Tree = DEFAULT_TYPES) -> dict[str, Any]:
     """The sections and fields of one recipe, or of several laid over one another in order, all over `under`; not
-    validated. Without `embedded` that set-up is left out wherever a recipe extends it."""
-    names = [recipes] if isinstance(recipes, str) else recipes
-    layers = _setups_under_rows([layer for name in names for layer in _layers(recipe_path(name))])
-    layers = [layer for layer in layers if embedded or layer.path != EMBEDDED]
-    rows = [layer.tree for layer in layers if layer.path.parent != SETUPS]
-    return _with_views_of_rows(reduce(overlay, [layer.tree for layer in layers], {**under}), rows)
+    validated."""
+    return _tree(_read_layers(recipes), under)
 
 
 def validate_config(tree: Tree) -> Config:
@@ -156,6 +155,16 @@ def _differs_in_type(below: Tree, over: Tree) -> bool:
     return any(key in over and over[key] != below.get(key, over[key]) for key in DISCRIMINATORS)
 
 
+def _read_layers(recipes: str | Sequence[str]) -> list[Layer]:
+    names = [recipes] if isinstance(recipes, str) else recipes
+    return _setups_under_rows([layer for name in names for layer in _layers(recipe_path(name))])
+
+
+def _tree(layers: Sequence[Layer], under: Tree) -> dict[str, Any]:
+    rows = [layer.tree for layer in layers if layer.path.parent != SETUPS]
+    return _with_views_of_rows(reduce(overlay, [layer.tree for layer in layers], {**under}), rows)
+
+
 def _setups_under_rows(layers: Sequence[Layer]) -> list[Layer]:
     """The same layers, undermost first, with each set-up below the shipped rows that it directly follows."""
     ordered: list[Layer] = []
@@ -186,10 +195,10 @@ def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Layer]:
         raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
     base = tree.pop("extends", None)
     if base is None:
-        return [Layer(own, tree)]
+        return [Layer(own, tree, not over)]
     if not isinstance(base, str):
         raise UserError(f"{path}: extends = {base!r} must be the name or the path of one recipe")
-    return [*_layers(recipe_path(base, path.parent), chain), Layer(own, tree)]
+    return [*_layers(recipe_path(base, path.parent), chain), Layer(own, tree, not over)]
 
 
 def _read(path: Path) -> Tree:

@@ -70,6 +70,12 @@ def test_a_set_up_for_a_model_lies_over_the_defaults():
     assert (config.learner.learning_rate, config.learner.batch_size, config.run.epochs) == (2e-5, 16, 1)
 
 
+def test_the_embedded_set_up_is_kept_where_it_is_named():
+    config, found = defaults(recipes=["unisd_star", "embedded"])
+    assert found == {"model.dtype": "float32"}
+    assert (config.learner.learning_rate, config.run.steps, config.rollout.concurrency) == (2e-4, 40, 5)
+
+
 def test_a_recipe_of_ones_own_has_them_too(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('[model]\npath = "owner/name"\n[objective.divergence]\n')
