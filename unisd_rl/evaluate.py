@@ -16,6 +16,7 @@ from unisd_rl.cli import (
     check_model_folder,
     exit_code,
     limit_openmp_spinning,
+    machine_gpus,
     print_lines,
     user_model,
     user_path,
@@ -43,7 +44,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     models = [user_model(word) for word in words]
     if not models:
         raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
-    request = evaluation_request(models, options, fields, PROGRAM)
+    request = evaluation_request(models, options, fields, PROGRAM, machine_gpus)
     check_without_imports(request)
     check_machine((*generation_requirements(request.config), *retention_requirement(request.config)))
     limit_openmp_spinning()

@@ -77,8 +77,13 @@ def load_with_defaults(
     if not has_own_model(given):
         return validate_config(overlay(_tree(layers, DEFAULT_TYPES), overrides)), ()
     defaults = own_model_defaults(given, gpus)
-    under = reduce(overlay, (nested(default.name, default.value) for default in defaults), {**DEFAULT_TYPES})
+    under = with_defaults(DEFAULT_TYPES, defaults)
     return validate_config(overlay(_tree(without_embedded, under), overrides)), defaults
+
+
+def with_defaults(tree: Tree, defaults: Sequence[Default]) -> dict[str, Any]:
+    """`tree` with these values over it."""
+    return reduce(overlay, (nested(default.name, default.value) for default in defaults), {**tree})
 
 
 def nested(name: str, value: Any) -> Tree:

@@ -45,6 +45,17 @@ def own_model_defaults(given: Tree, gpus: Callable[[], int]) -> tuple[Default, .
     return tuple(default for default in defaults if value_at(given, default.name) is None)
 
 
+def evaluated_model_defaults(given: Tree, gpus: Callable[[], int]) -> tuple[Default, ...]:
+    """The same where models only answer: each actor has a GPU of its own, if there is any."""
+    if value_at(given, "rollout.gpus_per_actor") is not None or not gpus():
+        return ()
+    defaults = (
+        Default("rollout.gpus_per_actor", 1, "there are GPUs here"),
+        Default("model.dtype", "bfloat16", "as most models are released"),
+    )
+    return tuple(default for default in defaults if value_at(given, default.name) is None)
+
+
 def _length(given: Tree) -> Iterator[Default]:
     if value_at(given, "run.steps") is None:
         yield Default("run.epochs", 1, "one pass over the problems, as in the paper")

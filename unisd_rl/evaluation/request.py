@@ -8,7 +8,7 @@ The two checks at the end need tokenizers; they are made before any engine start
 
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 
 from unisd_rl.cli import DEFAULT_RECIPE, parse_fields
 from unisd_rl.config import Config
-from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config
+from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config, with_defaults
+from unisd_rl.config.own_model import evaluated_model_defaults
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.contexts.selection import LIMITS, check_held_out_lengths, with_data_limits
@@ -64,9 +65,13 @@ class EvaluationRequest:
 
 
 def evaluation_request(
-    models: Sequence[str], options: Namespace, fields: Sequence[str], program: str
+    models: Sequence[str],
+    options: Namespace,
+    fields: Sequence[str],
+    program: str,
+    gpus: Callable[[], int] = lambda: 0,
 ) -> EvaluationRequest:
-    """The checked request that the command line makes.
+    """The checked request that the command line makes; `gpus` counts those there are.
 
     Raises:
         UserError: one sentence with the value and the remedy.
@@ -75,6 +80,8 @@ def evaluation_request(
         raise UserError(f"MODEL = {repeated} is given twice: leave one out")
     overrides = _overrides(parse_fields(fields, program), options)
     tree = recipe_tree(options.recipe or [DEFAULT_RECIPE])
+    if BASE not in models:
+        tree = with_defaults(tree, evaluated_model_defaults(overlay(tree, overrides), gpus))
     trees = {name: {**tree, "task": section} for name, section in _task_sections(options.task).items()}
     trees = trees or {tree["task"]["type"]: tree}
     now, targets = datetime.now(), list[EvaluationTarget]()

@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def request(models, *fields, **options):
+def request(models, *fields, gpus=0, **options):
     given = {
         "task": [],
         "recipe": None,
@@ -41,7 +41,7 @@ def request(models, *fields, **options):
         "retention": None,
         "out": None,
     }
-    return evaluation_request(models, Namespace(**{**given, **options}), fields, "evaluate")
+    return evaluation_request(models, Namespace(**{**given, **options}), fields, "evaluate", lambda: gpus)
 
 
 BAD = {
@@ -104,6 +104,17 @@ def test_every_model_is_asked_every_task(folder):
 def test_the_embedded_model_is_called_base_and_the_recipes_task_is_asked_without_another_word(folder):
     (target,) = request(["base"]).targets
     assert (target.task, target.config.model.path) == ("arithmetic", None)
+
+
+def test_models_of_ones_own_answer_on_gpus_where_there_are_any(folder):
+    def devices(*arguments, **options):
+        config = request(*arguments, **options).config
+        return config.rollout.gpus_per_actor, config.model.dtype
+
+    assert devices(["./model"]) == (0.0, "float32")
+    assert devices(["./model"], gpus=1) == (1.0, "bfloat16")
+    assert devices(["./model"], "--rollout.gpus_per_actor", "0", gpus=1) == (0.0, "float32")
+    assert devices(["base", "./model"], gpus=1) == (0.0, "float32"), "as the base computes"
 
 
 def test_limits_come_from_the_recipe_and_a_model_is_whole(folder):
