@@ -132,7 +132,7 @@ def test_a_stop_at_any_other_phase_leaves_nothing_behind_and_a_run_that_resumes(
 
 
 @pytest.mark.slow
-def test_two_signals_in_a_step_stop_at_once_and_the_run_resumes_from_the_checkpoint_before(tmp_path):
+def test_two_signals_stop_at_once_whatever_was_reached_by_then_and_the_run_resumes(tmp_path):
     mark = uuid4().hex
     running = start_job(tmp_path, *SHORT, "--rollout.max_staleness", "0", PYTHONUNBUFFERED="1", **{MARK: mark})
     for line in running.stdout:

@@ -65,7 +65,10 @@ class StopSignals:
         try:
             yield
         finally:
-            _set(before)
+            if self.requested:  # the process is about to end: a late signal must not change its exit code
+                self._leaving = True
+            else:
+                _set(before)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

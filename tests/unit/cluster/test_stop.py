@@ -36,6 +36,15 @@ def signalled():
     return Signalled()
 
 
+@pytest.fixture
+def handlers():
+    """The handlers of both signals before the test, and again after it."""
+    before = [signal.getsignal(each) for each in SIGNALS]
+    yield before
+    for each, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_outside_a_step_the_first_signal_stops_at_once(signalled, number):
     with pytest.raises(KeyboardInterrupt):
@@ -101,8 +110,7 @@ def test_a_library_does_not_replace_the_handler_while_it_is_kept():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_command_that_is_stopped_says_one_line_and_leaves_the_handlers_as_they_were(number, capsys):
-    before = [signal.getsignal(each) for each in SIGNALS]
+def test_a_command_that_is_stopped_says_one_line_and_the_next_one_begins_anew(number, capsys, handlers):
     done = []
 
     def command(arguments):
@@ -114,8 +122,38 @@ def test_a_command_that_is_stopped_says_one_line_and_leaves_the_handlers_as_they
 
     assert exit_code(command, []) == STOPPED
     assert (capsys.readouterr().err, done) == ("stopped\n", [])
-    assert [signal.getsignal(each) for each in SIGNALS] == before
     assert exit_code(lambda arguments: 0 if not STOP.requested else 1, []) == 0  # of an earlier one
+
+
+def test_a_command_that_is_not_stopped_leaves_the_handlers_as_they_were(handlers):
+    assert exit_code(lambda arguments: 0, []) == 0
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
+
+
+ENDS_SLOWLY = """
+import atexit, sys, time
+from unisd_rl.cli import exit_code
+
+atexit.register(time.sleep, 60)
+atexit.register(print, "ending", flush=True)
+
+def command(arguments):
+    print("began", flush=True)
+    time.sleep(60)
+
+sys.exit(exit_code(command, []))
+"""
+
+
+def test_a_late_signal_does_not_change_the_exit_code_of_a_stop():
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDS_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in ("began\n", "ending\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.6)
+    assert process.wait(10) == STOPPED
 
 
 CLOSES_SLOWLY = """
