@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.output import finish, machine, result_file, show_table
+from unisd_rl.cli import user_path
 
 RUN_TIMEOUT_S = 1200
 
@@ -93,7 +94,7 @@ def show(rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()

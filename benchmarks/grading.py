@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.output import finish, machine, result_file, show_table
+from unisd_rl.cli import user_path
 from unisd_rl.tasks import mbpp
 from unisd_rl.tasks.benchmark_data import from_file
 from unisd_rl.tasks.programs import trial
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="100 programs, 3 repetitions")
-    parser.add_argument("--data", type=Path, help="mbpp.jsonl of the data set: run its reference programs instead")
+    parser.add_argument("--data", type=user_path, help="mbpp.jsonl of the data set: run its reference programs instead")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     count, repeats = (100, 3) if options.quick else (options.programs, options.repeats)

@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.output import finish, machine, result_file, show_table
+from unisd_rl.cli import user_path
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -273,7 +274,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="4 lists of 16 rollouts, 1 repetition")
     parser.add_argument(
-        "--dir", type=Path, help="where the ledgers are written (default: the system's temporary folder)"
+        "--dir", type=user_path, help="where the ledgers are written (default: the system's temporary folder)"
     )
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()

@@ -34,6 +34,7 @@ import ray
 from ray.actor import ActorHandle
 
 from benchmarks.output import finish, machine, result_file, show_table
+from unisd_rl.cli import user_path
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--row-bytes", type=int, default=20 << 10)
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="of a window")
-    parser.add_argument("--folder", type=Path, help="where the ledgers go; absent: the folder for temporary files")
+    parser.add_argument("--folder", type=user_path, help="where the ledgers go; absent: the folder for temporary files")
     parser.add_argument("--quick", action="store_true", help="1 and 8 actors, 0.2 s a rollout, 2 windows of 1 s")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()

@@ -47,4 +47,4 @@ def main(run: Path, fields: tuple[str, ...]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or USUAL)
+    main(Path(sys.argv[1]).expanduser(), tuple(sys.argv[2:]) or USUAL)

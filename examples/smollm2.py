@@ -46,5 +46,5 @@ def write_model(source: Path, folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(f"usage: python {sys.argv[0]} FOLDER")
-    write_model(gguf_file(), Path(sys.argv[1]))
+    write_model(gguf_file(), Path(sys.argv[1]).expanduser())
     print(f"a model for --model.path: {sys.argv[1]}")
