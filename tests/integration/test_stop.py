@@ -19,6 +19,7 @@ from tests.fakes.finished import (
     FinishedRun,
     assert_every_prompt_exactly_once_and_in_order,
     finished,
+    read_until,
     resume_job,
     start_job,
 )
@@ -135,13 +136,14 @@ def test_a_stop_at_any_other_phase_leaves_nothing_behind_and_a_run_that_resumes(
 def test_two_signals_stop_at_once_whatever_was_reached_by_then_and_the_run_resumes(tmp_path):
     mark = uuid4().hex
     running = start_job(tmp_path, *SHORT, "--rollout.max_staleness", "0", PYTHONUNBUFFERED="1", **{MARK: mark})
-    for line in running.stdout:
-        if line.startswith("step    2/"):
-            break
-    running.send_signal(signal.SIGTERM)
-    time.sleep(0.6)
-    running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=STOP_S)
+    try:
+        read_until(running, "step    2/")
+        running.send_signal(signal.SIGTERM)
+        time.sleep(0.6)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=STOP_S)
+    finally:
+        running.kill()
     assert running.returncode == STOPPED
     wait_until(lambda: not leftovers(mark), f"the end of {leftovers(mark)}", GONE_S)
     resumed = finished(tmp_path, resume_job(tmp_path))
@@ -151,9 +153,10 @@ def test_two_signals_stop_at_once_whatever_was_reached_by_then_and_the_run_resum
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "prepare"])
 def test_the_other_commands_stop_at_once_with_one_line_and_leave_nothing_behind(tmp_path, command):
+    cache = ("--contexts.cache", str(tmp_path / "cache"))
     arguments = {
         "evaluate": ("base", "--out", str(tmp_path / "out"), "--rollout.engine.type", "transformers"),
-        "prepare": ("--rollout.engine.type", "transformers", "--contexts.negative.type", "generated"),
+        "prepare": ("--rollout.engine.type", "transformers", "--contexts.negative.type", "generated", *cache),
     }[command]
     mark, log = uuid4().hex, "rollout-0.log"
     running = subprocess.Popen(
@@ -162,10 +165,13 @@ def test_the_other_commands_stop_at_once_with_one_line_and_leave_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {MARK: mark, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        env=os.environ | {MARK: mark},
     )
-    wait_until(lambda: list(tmp_path.rglob(log)), log, 400.0)
-    running.send_signal(signal.SIGTERM)
-    errors = running.communicate(timeout=STOP_S)[1]
+    try:
+        wait_until(lambda: list(tmp_path.rglob(log)), log, 300.0)
+        running.send_signal(signal.SIGTERM)
+        errors = running.communicate(timeout=STOP_S)[1]
+    finally:
+        running.kill()
     assert (running.returncode, errors) == (STOPPED, "stopped\n")
     wait_until(lambda: not leftovers(mark), f"the end of {leftovers(mark)}", GONE_S)
