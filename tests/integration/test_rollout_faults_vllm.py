@@ -74,6 +74,7 @@ def test_an_engine_that_dies_at_its_start_gets_one_other_try_and_its_own_cause_i
     model, events = tmp_path / "model", []
     shutil.copytree(tied_model_path, model)
     shape = json.loads((model / "config.json").read_text())
+    shape.pop("layer_types", None)
     (model / "config.json").write_text(json.dumps(shape | {"num_hidden_layers": shape["num_hidden_layers"] + 1}))
     settings = config(engine={"type": "vllm", "kv_cache_gib": 0.1})
     ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False)

@@ -51,7 +51,8 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
             _wait_for_resources(config, needed)
         yield
     finally:
-        ray.shutdown()
+        with STOP.kept():  # Ray's native code takes the handlers away, and the default ends a process without a word
+            ray.shutdown()
 
 
 def cluster_state(address: str) -> ClusterState:
@@ -69,7 +70,8 @@ def cluster_state(address: str) -> ClusterState:
         nodes = (Node(f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}", node["Resources"]) for node in alive)
         return ClusterState(tuple(nodes), ray.available_resources())
     finally:
-        ray.shutdown()
+        with STOP.kept():
+            ray.shutdown()
 
 
 @contextmanager
