@@ -31,7 +31,7 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 	$(BIN)/python -m unisd_rl.run $(ARGS)
 	@echo "for unisd-rl and python -m unisd_rl... in this shell: source .venv/bin/activate"
 
-test-fast: $(READY)  ## unit tests (about a minute)
+test-fast: $(READY)  ## unit tests (a minute and a half)
 	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu" $(ARGS)
 
 test: $(READY)  ## integration and unit tests (at most 18 minutes on two cores)
