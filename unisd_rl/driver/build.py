@@ -121,9 +121,7 @@ def counted(config: Config, problems: int, directory: RunDirectory, console: Con
         batch = config.learner.batch_size
         console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {batch} prompts")
         said = ineffective_settings(config)
-        for sentence in ineffective_settings(steps):
-            if sentence not in said:
-                console.print(f"note: {sentence}")
+        console.print_notes(sentence for sentence in ineffective_settings(steps) if sentence not in said)
     console.expect_steps(steps.run.total_steps)
     return steps
 
@@ -138,8 +136,7 @@ def prompt_stream(config: Config, task: Task, model: Path, directory: RunDirecto
         return generation_engine(config, generation_cores(config), model, directory.path)
 
     preparation = Preparation.create(config, task, model, open_generator, console)
-    for note in preparation.notes:
-        console.print(f"note: {note}")
+    console.print_notes(preparation.notes)
     prepared = preparation.prepared()
     console.print(f"training on {prepared.report.describe()}")
     return PromptStream(task, config, prepared)

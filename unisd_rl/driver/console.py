@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +58,11 @@ class Console(Progress):
     def print(self, line: str) -> None:
         """Print one line, or several."""
         self._terminal.print(line, markup=False)
+
+    def print_notes(self, notes: Iterable[str]) -> None:
+        """Print what a person should know and nobody has to act on, a line each."""
+        for note in notes:
+            self.print(f"note: {note}")
 
     def print_table(self, table: Table) -> None:
         """Print a table; outside a terminal as wide as it needs to be."""
@@ -127,7 +132,7 @@ class Console(Progress):
             case Recovery():
                 self.print(f"{event.component} recovered after {event.seconds:.1f} s")
             case Notice():
-                self.print(f"note: {event.reason}")
+                self.print_notes([event.reason])
             case Scaling():
                 self.print(f"rollout actors {event.before} -> {event.actors}: {event.reason}")
             case Stop() | Resumption():

@@ -57,8 +57,7 @@ def run_preparation(config: Config) -> PreparationReport:
                 yield generator
 
         preparation = Preparation.create(config, task, model, open_generator, console)
-        for note in preparation.notes:
-            console.print(f"note: {note}")
+        console.print_notes(preparation.notes)
         report = preparation.prepared().report
         console.print(f"prepared {report.describe()}\nfiles  {cache}")
     return report

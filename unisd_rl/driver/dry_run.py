@@ -152,7 +152,7 @@ def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None
 
 def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> Iterator[str]:
     read, without = config.contexts_read, _without_models(config)
-    preparation = Preparation.create(without, task, model, _no_engine, _Silent())
+    preparation = Preparation.create(without, task, model, _no_engine, SilentProgress())
     yield from (f"note: {note}" for note in preparation.notes)
     prepared = preparation.prepared()
     prompts = PromptStream(task, without, prepared)
@@ -229,7 +229,7 @@ def _no_engine() -> NoReturn:
     raise AssertionError("what a model writes was left out")
 
 
-class _Silent(Progress):
+class SilentProgress(Progress):
     """No display: a dry run's lines are its output."""
 
     @override

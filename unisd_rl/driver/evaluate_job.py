@@ -65,8 +65,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
         base = _base_folder(request, folders, console)
         with console.waiting("reading the problems"):
             notes = _check_tokenizers(request, folders, base, tasks)
-        for note in notes:
-            console.print(f"note: {note}")
+        console.print_notes(notes)
         _check_lengths(request, folders)
         store = spawn_store()
         results = [

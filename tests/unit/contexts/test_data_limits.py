@@ -8,7 +8,7 @@ from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.selection import with_data_limits
-from unisd_rl.driver.dry_run import _Silent
+from unisd_rl.driver.dry_run import SilentProgress
 from unisd_rl.evaluation.request import EvaluationRequest, EvaluationTarget, with_task_limits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
@@ -55,7 +55,7 @@ def test_no_view_is_beyond_the_derived_limit(tmp_path, model):
     config = config_of(tmp_path, model, 20)
     task = load_task(config.task)
     fitted, _ = with_data_limits(config, task)
-    report = Preparation.create(fitted, task, model, None, _Silent()).prepared().report
+    report = Preparation.create(fitted, task, model, None, SilentProgress()).prepared().report
     assert report.too_long == 0
     assert report.kept == len(task.train)
 
