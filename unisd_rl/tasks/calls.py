@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 Json = Any
 _MARKER = r"(?:(?:[-+*>]|\d{1,9}[.)])[ \t]+)?"
 _ACTION = re.compile(rf"^[ \t]*{_MARKER}\**Action:(?P<name>[^\n]*)$", re.MULTILINE)
@@ -129,16 +131,29 @@ def _react_calls(completion: str) -> list[Call] | None:
 
 def _json_calls(completion: str) -> list[Call] | None:
     """Calls of the last outermost JSON value that is one or a list of them."""
-    last, at = None, 0
-    while opening := _OPENING.search(completion, at):
+    last, at, text = None, 0, _Unnumbered(completion)
+    while opening := _OPENING.search(text, at):
         try:
-            value, at = _DECODER.raw_decode(completion, opening.start())
+            value, at = _DECODER.raw_decode(text, opening.start())
         except ValueError:
             at = opening.end()
             continue
         if (calls := _as_calls(value)) is not None:
             last = calls
     return last
+
+
+class _Unnumbered(str):
+    """A text without line numbers: `json` counts those before each error, which takes quadratic time where each of many
+    brackets is one."""
+
+    @override
+    def count(self, *_: object) -> int:
+        return 0
+
+    @override
+    def rfind(self, *_: object) -> int:
+        return -1
 
 
 def _as_calls(value: Json) -> list[Call] | None:

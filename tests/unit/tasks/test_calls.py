@@ -1,6 +1,7 @@
 """Tool calls: which ones a completion makes, and when they are the wanted ones."""
 
 import json
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,15 @@ COMPLETIONS = [
 @pytest.mark.parametrize(("completion", "right"), COMPLETIONS)
 def test_exactly_the_wanted_call_is_right(completion, right):
     assert TASK.grade(completion, EXAMPLE) is right
+
+
+def test_the_time_of_an_answer_of_brackets_grows_with_its_length_and_not_with_its_square():
+    def seconds(pairs):
+        before = process_time()
+        assert stated_calls("[{" * pairs) is None
+        return process_time() - before
+
+    assert seconds(80_000) < 20 * min(seconds(10_000) for _ in range(3))  # 8 times; the square would be 64
 
 
 @given(st.text())
