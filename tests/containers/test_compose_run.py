@@ -45,9 +45,10 @@ def steps_of(containers: Containers) -> int:
     return len(containers.rows("metrics.jsonl"))
 
 
-def failed(containers: Containers) -> set[str]:
-    """Kinds of the parts that failed so far: `rollout`, `learner`."""
-    return {event["component"].partition("-")[0] for event in containers.rows("events.jsonl")}
+def parts(containers: Containers, event: str) -> set[str]:
+    """Kinds of the parts (`rollout`, `learner`) that had a `failure` or a `recovery` so far."""
+    rows = containers.rows("events.jsonl")
+    return {row["component"].partition("-")[0] for row in rows if row["event"] == event}
 
 
 def test_a_run_outlives_its_containers_and_loses_nothing(containers):
@@ -56,7 +57,7 @@ def test_a_run_outlives_its_containers_and_loses_nothing(containers):
     containers.podman("healthcheck", "run", containers.name("head"))
 
     containers.podman("kill", containers.name("rollout", 2))
-    containers.wait_until(lambda: "rollout" in failed(containers), "a rollout actor is missed", RECOVERY_S)
+    containers.wait_until(lambda: "rollout" in parts(containers, "failure"), "a rollout actor is missed", RECOVERY_S)
     containers.podman("start", containers.name("rollout", 2))
     before = steps_of(containers)
     containers.wait_until(lambda: steps_of(containers) > before + 3, "the run goes on with one actor", RECOVERY_S)
@@ -65,6 +66,9 @@ def test_a_run_outlives_its_containers_and_loses_nothing(containers):
     containers.wait_until(lambda: containers.rows("lineages.jsonl") != [], "the learner is rolled back", RECOVERY_S)
     before = steps_of(containers)
     containers.wait_until(lambda: steps_of(containers) > before + 3, "the run goes on from there", RECOVERY_S)
+
+    recovered = "a rollout actor serves from the container that was started again"
+    containers.wait_until(lambda: "rollout" in parts(containers, "recovery"), recovered, RECOVERY_S)
 
     (submission,) = set(re.findall(r"raysubmit_\w+", containers.in_head("ray", "job", "list")))
     assert "was stopped" in containers.in_head("ray", "job", "stop", submission)

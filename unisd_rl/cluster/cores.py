@@ -9,14 +9,22 @@ Where the number of actors may change (`rollout.actors.max`), cores are assigned
 its threads when it starts and cannot hand cores over later. So an actor alone has no more cores than one of many. Those
 that `python -m unisd_rl.scale` adds beyond the plan share the cores of the first ones, in turn; on a node of their own
 they share with nobody. A replaced actor has the cores of the one before it.
+
+A container with a limit of CPU time sees all cores of its machine: the plan is for as many as the limit pays for, and
+decides the number of threads alone. More threads than that would spend the time spinning; which cores they run on
+is left to the system.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from unisd_rl.config import Config
+
+CGROUP = Path("/sys/fs/cgroup")
 
 Cores = tuple[int, ...]
 
@@ -41,7 +49,7 @@ class CorePlan:
 
 def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
-    available, rollout, learner = sorted(os.sched_getaffinity(0)), config.rollout, config.learner
+    available, rollout, learner = available_cores(), config.rollout, config.learner
     plan = plan_cores(available, rollout.actors_at_most, learner.ranks, rollout.cores, learner.cores)
     return CorePlan(
         rollout=() if rollout.gpus_per_actor else plan.rollout,
@@ -51,7 +59,7 @@ def core_plan(config: Config) -> CorePlan:
 
 def generation_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(sorted(os.sched_getaffinity(0)), config.rollout.actors_at_start, 0, config.rollout.cores)
+    plan = plan_cores(available_cores(), config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 
@@ -77,9 +85,26 @@ def plan_cores(
 
 
 def bind_to(cores: Cores) -> None:
-    """Keep this process, and those it starts from now on, on these cores, as far as its machine has them."""
-    if present := os.sched_getaffinity(0) & set(cores):
-        os.sched_setaffinity(0, present)
+    """Keep this process, and those it starts from now on, on these cores, as far as its machine has them. A container
+    with a limit of CPU time is left to the system: others have the same numbers in their plans."""
+    present = os.sched_getaffinity(0)
+    if len(available_cores()) == len(present) and present & set(cores):
+        os.sched_setaffinity(0, present & set(cores))
+
+
+def available_cores() -> Cores:
+    """Numbers of the cores that this process may run on, as many of them as the limit of its container pays for."""
+    cores, limit = tuple(sorted(os.sched_getaffinity(0))), _cpu_limit()
+    return cores if limit is None else cores[: max(1, int(limit))]
+
+
+def _cpu_limit() -> float | None:
+    """CPU seconds a second that this process's container may use; None where nothing limits it."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
+        with suppress(OSError, ValueError):  # not there, or `max`: no limit
+            quota, period = (int(word) for file in files for word in (CGROUP / file).read_text().split())
+            return quota / period if quota > 0 else None
+    return None
 
 
 def _split(cores: Cores, processes: int) -> tuple[Cores, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from unisd_rl.cluster.cores import available_cores
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
 
@@ -165,7 +166,7 @@ def describe_cluster(needed: Sequence[Requirement], cluster: ClusterState) -> st
 
 def describe_local(needed: Sequence[Requirement]) -> str:
     """Whether this machine can run these processes, Ray being started here; custom resources are offered as asked."""
-    cores, gpus = len(os.sched_getaffinity(0)), gpus_here()
+    cores, gpus = len(available_cores()), gpus_here()
     computing = sum(requirement.count for requirement in needed if requirement.each.get(CPU))
     wanted = sum(requirement.count * requirement.each.get(GPU, 0.0) for requirement in needed)
     line = f"no cluster (RAY_ADDRESS is not set): the run starts Ray on this machine, {cores} cores and {gpus} GPUs,"

@@ -9,7 +9,6 @@ else, and no loss curve shows it.
 """
 
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from itertools import islice
 from traceback import extract_tb
 from typing import Protocol, TypeVar, runtime_checkable
 
+from unisd_rl.cluster.cores import available_cores
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.source_records import half_of_a_pair, print_once
@@ -76,7 +76,7 @@ def grade_all(task: Task, answers: Iterable[tuple[str, Example]]) -> list[bool]:
     Raises:
         SandboxError: the sandbox failed, so there are no grades.
     """
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(max_workers=len(available_cores())) as threads:
         return list(threads.map(lambda answer: task.grade(*answer), answers))
 
 

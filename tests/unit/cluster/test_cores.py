@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.cluster.cores import CorePlan, bind_to, core_plan, plan_cores
+from unisd_rl.cluster import cores
+from unisd_rl.cluster.cores import CorePlan, available_cores, bind_to, core_plan, plan_cores
 from unisd_rl.cluster.resources import Requirement, requirements
 from unisd_rl.config.load import load_recipe
 
@@ -72,3 +73,51 @@ def test_a_node_without_the_planned_cores_is_left_to_the_system():
     before = os.sched_getaffinity(0)
     bind_to((100_000,))
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    """This process seems to be on a machine of eight cores; what it binds itself to is listed."""
+    bound = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, given: bound.append(given))
+    return bound
+
+
+@pytest.fixture
+def cgroup(monkeypatch, tmp_path):
+    """Where this process reads the limits of its container: an empty folder."""
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    return tmp_path
+
+
+LIMITS = [
+    ({"cpu.max": "200000 100000"}, 2),
+    ({"cpu.max": "250000 100000"}, 2),  # half a core more is no further thread
+    ({"cpu.max": "50000 100000"}, 1),
+    ({"cpu.max": "1600000 100000"}, 8),  # more than the machine has
+    ({"cpu.max": "max 100000"}, 8),
+    ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ({}, 8),
+]
+
+
+@pytest.mark.parametrize(("files", "available"), LIMITS, ids=lambda value: f"{value}")
+def test_a_container_has_as_many_cores_as_its_limit_pays_for(eight_cores, cgroup, files, available):
+    for name, text in files.items():
+        (cgroup / name).parent.mkdir(exist_ok=True)
+        (cgroup / name).write_text(f"{text}\n")
+    assert available_cores() == tuple(range(available))
+
+
+@pytest.mark.parametrize(("limit", "bound_to"), [("200000", []), ("800000", [{2, 3}])], ids=["limited", "all its own"])
+def test_a_limited_container_takes_its_threads_from_the_plan_and_its_cores_from_the_system(
+    eight_cores, cgroup, limit, bound_to
+):
+    """Containers on one machine have the same plan: bound to it, they would all compute on the same few cores."""
+    (cgroup / "cpu.max").write_text(f"{limit} 100000\n")
+    if limit == "200000":
+        assert core_plan(load_recipe("unisd_star")) == CorePlan(((0,),), ((1,),))
+    bind_to((2, 3, 9))
+    assert eight_cores == bound_to

@@ -1,5 +1,6 @@
 """Hostile programs: none passes, none does harm, nothing of them survives, and the evaluator goes on."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.hostile_programs import ATTACKS, CHEATS, ENDLESS, HARMLESS, RIGHT, attacks
+from unisd_rl.cluster import cores
 from unisd_rl.tasks.sandbox.cage import FIRST_USER
 from unisd_rl.tasks.sandbox.limits import Limits, Trial
 from unisd_rl.tasks.sandbox.pool import Sandbox, SandboxError
@@ -236,3 +238,12 @@ def until(condition, timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not so within {timeout_s} s"
+
+
+def test_no_more_programs_run_at_a_time_than_the_limit_of_a_container_pays_for(monkeypatch, tmp_path):
+    """More would share its time, and a right one that computes for a second be ended by the wall clock."""
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    with contextlib.closing(Sandbox(LIMITS)) as sandbox:
+        assert sandbox.slots == 2

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from unisd_rl.cluster.cores import available_cores
 from unisd_rl.errors import RunFailed
 from unisd_rl.tasks.sandbox.limits import Limits, Trial, Verdict
 from unisd_rl.tasks.sandbox.probe import GAPS, REQUIRED
@@ -39,7 +40,7 @@ class Sandbox:
     """Judges trials, as many at a time as it has slots; any number of threads may ask."""
 
     def __init__(self, limits: Limits | None = None, slots: int | None = None) -> None:
-        self.slots = slots or len(os.sched_getaffinity(0))
+        self.slots = slots or len(available_cores())
         self._limits = limits or Limits()
         self._free: queue.LifoQueue[_Zygote | int] = queue.LifoQueue()
         self._closed = threading.Event()
