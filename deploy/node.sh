@@ -34,6 +34,10 @@ agent=${UNISD_AGENT_PORT:-52365}
 head=${UNISD_HEAD:-127.0.0.1} port=${UNISD_PORT:-6379}
 export RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-http://$head:${UNISD_DASHBOARD_PORT:-8265}}
 
+# A proxy for the outside (http_proxy) is not asked for the cluster itself: neither below nor by `ray job`.
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+export no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost,$head
+
 # Whoever cannot show the token is refused: by nodes, drivers and the dashboard alike.
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
 export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0}

@@ -30,6 +30,8 @@ rollouts=("${nodes[@]:1}")
 export RAY_AUTH_MODE=token UNISD_HEAD=$head
 export UNISD_TEMP=${UNISD_TEMP:-/tmp/ray-$SLURM_JOB_ID}
 export RAY_API_SERVER_ADDRESS=http://127.0.0.1:${UNISD_DASHBOARD_PORT:-8265} # the head's: this script runs on its node
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+export no_proxy=${no_proxy:+$no_proxy,}127.0.0.1 # the site's proxy does not know it
 submission=slurm-$SLURM_JOB_ID
 
 # The steps of a node share all it has, and none is bound to the one core that Slurm counts for a task.
@@ -42,7 +44,10 @@ start() { # start NODE ROLE: again if it fails, as Ray does where a node takes m
 set -m # each node's processes are a group, so that they can be ended together
 # shellcheck disable=SC2154 # the loop assigns it
 trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
-start "$head" head &
+# The address by which another node knows the head: Ray itself would take the one that leads out of the cluster, or the
+# loopback where none does.
+address=$("${on[@]}" --nodelist="${rollouts[-1]}" getent ahostsv4 "$head" | awk 'NR == 1 {print $1}') || true
+UNISD_IP=$address start "$head" head &
 deploy/node.sh wait
 export UNISD_AGENT_PORT=0 # where nodes share a machine, each agent takes a free port
 start "$head" learner &

@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_a_head_is_healthy_when_it_takes_jobs_at_the_address_that_others_use(hea
     assert elsewhere.returncode != 0, "the node lives, and nobody could submit a job"
     assert "/api/version: " in elsewhere.stderr
     assert node("healthy", "head", **node_lives, **at(head), RAY_AUTH_TOKEN="another").returncode != 0
+
+
+def test_the_proxy_of_a_site_is_not_asked_for_the_cluster(head, path):
+    proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}", "NO_PROXY": ".inside"}
+    assert node("healthy", "head", UNISD_AGENT_PORT=str(head), **at(head), **proxy).returncode == 0
+    ray = Path(path.partition(os.pathsep)[0]) / "ray"
+    ray.write_text('#!/bin/sh\necho "$no_proxy"\n')
+    done = node("job", **at(head), PATH=path, **proxy, UNISD_HEAD="localhost")
+    assert done.stdout == ".inside,127.0.0.1,localhost,localhost\n"
 
 
 def test_a_node_that_does_not_live_is_not_healthy(head):
