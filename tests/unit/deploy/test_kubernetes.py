@@ -135,6 +135,7 @@ def test_each_pod_is_valid_has_no_rights_and_sees_the_shared_volume(group):
     template = groups(CLUSTER["spec"])[group]["template"]
     assert_valid({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": template["spec"]})
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert template["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     (container,) = template["spec"]["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert set(container["resources"]) == {"requests", "limits"}
