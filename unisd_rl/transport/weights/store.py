@@ -31,7 +31,7 @@ from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.cluster.waiting import Heartbeat, kill_hung
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest
+from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest, checksum
 from unisd_rl.types import Failure, PolicyVersion
 
 _COPY_TIMEOUT_S = 600.0  # bytes that lie on another machine
@@ -126,14 +126,20 @@ class WeightStore:
 
 
 def copy_snapshot(borrowed: Snapshot) -> Snapshot:
-    """The same bytes as objects of this process.
+    """The same bytes as objects of this process, one bucket after the other: what comes from another machine lies in
+    this one's object store while it is held, beside the copies and the snapshot before.
 
     Raises:
         CorruptSnapshotError: they are not those of the manifest.
     """
-    arrays = ray.get(list(borrowed.buckets), timeout=_COPY_TIMEOUT_S)
-    borrowed.manifest.verify(arrays)
-    return Snapshot(borrowed.manifest, tuple(map(ray.put, arrays)))
+    checksums, copies = [], []
+    for bucket in borrowed.buckets:
+        array: Bytes = ray.get(bucket, timeout=_COPY_TIMEOUT_S)
+        checksums.append(checksum(array))
+        copies.append(ray.put(array))
+        del array  # before the next one is asked for
+    borrowed.manifest.compare(checksums)
+    return Snapshot(borrowed.manifest, tuple(copies))
 
 
 def spawn_store() -> StoreClient:

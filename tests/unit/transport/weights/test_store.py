@@ -1,15 +1,17 @@
 import asyncio
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
+import ray
 import torch
 from ray.exceptions import ObjectLostError
 
 from tests.fakes.snapshots import take_snapshot
 from unisd_rl.transport.weights.manifest import CorruptSnapshotError
-from unisd_rl.transport.weights.store import Snapshot, WeightStore
+from unisd_rl.transport.weights.store import Snapshot, WeightStore, copy_snapshot
 from unisd_rl.types import PolicyVersion
 
 
@@ -25,6 +27,33 @@ def copied(lent):
     """What `copy_snapshot` does, without Ray."""
     lent.manifest.verify(lent.buckets)
     return Snapshot(lent.manifest, tuple(map(np.copy, lent.buckets)))
+
+
+@pytest.fixture
+def other_machine(monkeypatch):
+    """Ray's object store of another machine, an array under each number; what is put here is bytes. Fails if two of its
+    arrays are held here at a time."""
+    there, here = [], []
+
+    def get(number, timeout):
+        assert not [array for array in here if array() is not None], "the bucket before is still held"
+        array = np.copy(there[number])
+        here.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "put", lambda array: array.tobytes())
+    return there
+
+
+def test_of_a_snapshot_on_another_machine_one_bucket_at_a_time_is_held_beside_the_copies(other_machine):
+    tensors = [(name, torch.full((16,), float(place))) for place, name in enumerate("abc")]
+    manifest, arrays = take_snapshot(PolicyVersion(0, 0), tensors, 64)
+    other_machine.extend(arrays)
+    assert copy_snapshot(Snapshot(manifest, (0, 1, 2))).buckets == tuple(array.tobytes() for array in arrays)
+    other_machine[1] = other_machine[0]
+    with pytest.raises(CorruptSnapshotError, match="bucket 1 of 0:0"):
+        copy_snapshot(Snapshot(manifest, (0, 1, 2)))
 
 
 def test_the_newest_snapshot_takes_the_place_of_the_one_before():
