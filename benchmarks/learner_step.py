@@ -174,7 +174,7 @@ def config_of() -> Config:
 
 def our_step(model: Path, rollouts: list[Rollout]) -> Step:
     from learner.learner import Learner
-    from learner.rank_process import init_process_group
+    from learner.sharding import init_process_group
 
     learner = Learner(config_of(), model, init_process_group(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S))
 

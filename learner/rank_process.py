@@ -5,7 +5,6 @@ Nothing heavy is imported before `start`: torch and DeepSpeed read the environme
 
 import os
 import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens
 
 if TYPE_CHECKING:
-    import torch
-
     from learner.learner import Learner
     from unisd_rl.transport.weights.transport import WeightPublisher
 
@@ -92,9 +89,10 @@ class RankProcess:
             "LOCAL_RANK": "0" if gpus else str(self._rank),  # Ray shows each rank its own GPU only
         }
 
-        device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
         from learner.learner import Learner
+        from learner.sharding import init_process_group
 
+        device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
         self._learner = Learner(self._config, self._model, device)
 
     @translate_collective_errors()
@@ -135,22 +133,6 @@ class RankProcess:
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"
         return self._learner
-
-
-def init_process_group(gpus: bool, threads: int, timeout_s: float) -> "torch.device":
-    """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns this rank's device.
-
-    `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
-    """
-    import deepspeed
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
-    return torch.device("cuda", 0) if gpus else torch.device("cpu")
 
 
 def network_interface_for(address: str) -> str | None:

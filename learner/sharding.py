@@ -1,4 +1,4 @@
-"""Parameters full on each rank (ZeRO 0-2) or one shard a rank (ZeRO-3), and what ranks tell each other of them.
+"""How ranks meet; parameters full on each rank (ZeRO 0-2) or one shard a rank (ZeRO-3), and what ranks tell each other.
 
 DeepSpeed marks a sharded parameter with attributes of its own (`ds_tensor` is this rank's shard, flat and padded to
 equal lengths, `ds_shape` the full shape). This module is the only place that knows.
@@ -8,12 +8,26 @@ Everything here is a collective: all ranks call it equally often, also those wit
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
+
+
+def init_process_group(gpus: bool, threads: int, timeout_s: float) -> torch.device:
+    """Meet the ranks named by MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE and LOCAL_RANK; returns this rank's device.
+
+    `threads` 0 leaves torch's own number. A collective that takes longer than `timeout_s` fails.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    # DeepSpeed would compile a shared-memory all-reduce here, for a minute and with a compiler that may not be there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    return torch.device("cuda", 0) if gpus else torch.device("cpu")
 
 
 def all_gather_ragged(tensor: Tensor) -> Tensor:

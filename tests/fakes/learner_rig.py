@@ -219,7 +219,7 @@ def _base(learner: object) -> dict:
 
 
 def main(folder: Path) -> None:
-    from learner.rank_process import init_process_group
+    from learner.sharding import init_process_group
 
     init_process_group(gpus=False, threads=1, timeout_s=TIMEOUT_S)
     for case in pickle.loads((folder / "job.pickle").read_bytes()):
