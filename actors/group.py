@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import count
 
 import ray
 from ray.actor import ActorHandle
@@ -35,7 +34,7 @@ from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import free_of
 from unisd_rl.cluster.resources import describe_amounts, rollout_bundle
-from unisd_rl.cluster.waiting import wait
+from unisd_rl.cluster.waiting import wait, wait_until
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.rollouts.actor_client import RetiredActors
 from unisd_rl.transport.weights.manifest import label
@@ -43,7 +42,7 @@ from unisd_rl.types import Event, Failure, OnWait, PolicyVersion, Report, Sampli
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
-_PATIENT_LOOKS = 3  # how often places are looked for before the console says so: Ray needs a moment to give them
+_QUIET_S = 3.0  # how long places are looked for before the console says so: Ray needs a moment to give them
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 
@@ -286,24 +285,23 @@ class RolloutGroup:
 
     def _wait_for_placement(self) -> None:
         limit_s, bundle = self._spec.config.run.cluster_timeout_s, rollout_bundle(self._spec.config)
-        deadline_s = time.monotonic() + limit_s
-        for look in count():
+        each = describe_amounts(bundle)
+
+        def placed() -> bool:
             self.check()
-            waiting = sum(actor.state is State.PLACING for actor in self._supervisors)
-            if not waiting:
-                return
-            if time.monotonic() > deadline_s:
-                free = describe_amounts(free_of(bundle))
-                self.close()
-                raise UserError(
-                    f"only {self._count - waiting} of {self._count} rollout actors found a place within {limit_s:g} s: "
-                    f"each asks one node for {describe_amounts(bundle)}, and the cluster has {free} left; "
-                    "add nodes, or lower rollout.actors"
-                )
-            if look == _PATIENT_LOOKS:
-                each = f"{describe_amounts(bundle)} each"
-                print(f"waiting up to {limit_s:g} s for places of {waiting} rollout actors, {each}", file=sys.stderr)
-            self._wait(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
+            return not self._placing()
+
+        awaited = f"places of {self._count} rollout actors, {each} each"
+        if not wait_until(placed, limit_s, awaited, lambda: self._wait(min(_POLL_S, limit_s)), _QUIET_S):
+            found, free = self._count - self._placing(), describe_amounts(free_of(bundle))
+            self.close()
+            raise UserError(
+                f"only {found} of {self._count} rollout actors found a place within {limit_s:g} s: each asks one node "
+                f"for {each}, and the cluster has {free} left; add nodes, or lower rollout.actors"
+            )
+
+    def _placing(self) -> int:
+        return sum(actor.state is State.PLACING for actor in self._supervisors)
 
     def _too_late(self, actor: ActorSupervisor, task: str, timeout_s: float) -> RunFailed:
         log = log_path(self._spec.run_dir, actor.name)

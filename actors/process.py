@@ -6,7 +6,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -14,12 +13,12 @@ from actors.rollout_actor import ActorSpec, RolloutActor
 from unisd_rl.cluster.cores import Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
+from unisd_rl.cluster.waiting import CallFailed, fetch
 from unisd_rl.config import Config
-from unisd_rl.errors import PermanentFailure, RunFailed
+from unisd_rl.errors import PermanentFailure, RunFailed, UserError
 from unisd_rl.types import PolicyVersion
 
 _CALLS_IN_FLIGHT = 1000  # each call that waits (run, update, answer) counts as one
-_FETCH_S = 60.0  # what a finished call returned is small, but may lie on another machine
 _COMMON_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -34,10 +33,10 @@ Result = TypeVar("Result")
 class ActorFailed(Exception):
     """A rollout actor failed; one sentence, with its name and its log, without a full stop.
 
-    `permanent`: the next process in its place would fail of the same.
+    `permanent`: what ends the run, since the next process in its place would fail of the same; None otherwise.
     """
 
-    def __init__(self, what: str, permanent: bool = False) -> None:
+    def __init__(self, what: str, permanent: type[RunFailed | UserError] | None = None) -> None:
         super().__init__(what)
         self.permanent = permanent
 
@@ -59,15 +58,13 @@ class PendingCall(Generic[Result]):
             ActorFailed: it failed, or its actor died.
         """
         try:
-            return ray.get(self.reference, timeout=_FETCH_S)
-        except GetTimeoutError as error:
-            raise ActorFailed(f"waited {_FETCH_S:g} s for an answer that {self._name} has given") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, RunFailed):
-                raise ActorFailed(str(error.cause), isinstance(error.cause, PermanentFailure)) from error
-            raise ActorFailed(f"{self._name} failed: {error.cause or error}; its log is {self._log}") from error
-        except RayActorError as error:
-            raise ActorFailed(f"{self._name} died; its log is {self._log}: {_reason(error)}") from error
+            return fetch(self.reference)
+        except (PermanentFailure, UserError) as error:
+            raise ActorFailed(str(error), type(error)) from error
+        except RunFailed as error:
+            raise ActorFailed(str(error)) from error
+        except CallFailed as error:
+            raise ActorFailed(f"{self._name} stopped: {error}; its log is {self._log}") from error
 
 
 class ActorProcess:
@@ -150,9 +147,3 @@ def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[st
     if not config.rollout.on_gpu:
         variables |= config.rollout.engine.cpu_environment
     return variables
-
-
-def _reason(error: RayActorError) -> str:
-    """Ray's own first line; of an actor that could not be made the last one, which says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if "creation task" in lines[0] else lines[0]

@@ -25,7 +25,7 @@ from actors.report import ActorReport, Pulse
 from actors.rollout_actor import RolloutActor
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.config import Config
-from unisd_rl.errors import RunFailed
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import Failure, PolicyVersion, Recovery, Report
 
@@ -177,17 +177,18 @@ class ActorSupervisor:
 
         Raises:
             RunFailed: its processes failed more often than `faults.max_restarts`, or of what is certain to come again.
+            UserError: of what is certain to come again, and wrong in the configuration.
         """
         try:
             self._move_on()
         except ActorFailed as failure:
             self.fail(str(failure), failure.permanent)
 
-    def fail(self, what: str, permanent: bool = False) -> None:
+    def fail(self, what: str, permanent: type[RunFailed | UserError] | None = None) -> None:
         """Give up this process and wait for the back-off. One that was leaving anyway is just gone.
 
         Raises:
-            RunFailed: see `check`.
+            RunFailed, UserError: see `check`.
         """
         assert self._current is not None, f"{self.component} has no process that could fail"
         state, now = self.state, self._clock()
@@ -198,7 +199,7 @@ class ActorSupervisor:
         again = self.failure is not None and _cause(what) == _cause(self.failure)
         # One that joins in mid-run may find a machine on which no engine starts: the others go on without it.
         if (self._desired.first_start and (permanent or again)) or (permanent and state is State.SERVING):
-            raise RunFailed(what)
+            raise (permanent or RunFailed)(what)
         if self._broken_s is None:
             self._broken_s = now
         self.failure = what

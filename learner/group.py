@@ -10,7 +10,6 @@ Every wait has a timeout, says what it waited for, and looks after the others me
 is `LearnerLost`: close, start, load a checkpoint.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -27,17 +26,15 @@ from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.ray_cluster import free_of
 from unisd_rl.cluster.resources import describe_amounts, learner_bundle, ray_options
-from unisd_rl.cluster.waiting import CHECK_S, wait
+from unisd_rl.cluster.waiting import CHECK_S, ActorDied, CallFailed, CallRaised, fetch, wait, wait_until
 from unisd_rl.config import Config
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
 
 __all__ = ["CheckpointNotWritten", "InsufficientResources", "LearnerGroup", "LearnerLost"]
-
-_FETCH_S = 60.0  # what an ended call returned is small, but may lie on another machine
 
 
 class LearnerGroup:
@@ -109,10 +106,10 @@ class LearnerGroup:
             ended, self._pings = ray.wait(self._pings, num_returns=len(self._pings), timeout=0)
             for ping in ended:
                 try:
-                    ray.get(ping, timeout=_FETCH_S)
-                except ActorDiedError as error:
+                    fetch(ping)
+                except ActorDied as error:
                     raise LearnerLost(f"a learner rank died while others were waited for; {self._logs()}") from error
-                except RayActorError:
+                except CallFailed:
                     continue
         if not self._pings:
             self._pings = [rank.ping.remote() for rank in self.ranks]
@@ -151,20 +148,15 @@ class LearnerGroup:
     def _place(self) -> PlacementGroup:
         config, bundle = self._config, learner_bundle(self._config)
         limit_s, what = config.run.cluster_timeout_s, f"{config.learner.ranks} learner ranks"
-        deadline_s = time.monotonic() + limit_s
         self._placement = placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
-        if placement.wait(CHECK_S):
+        awaited = f"{what} of {describe_amounts(bundle)} each"
+        if wait_until(lambda: placement.wait(CHECK_S), limit_s, awaited, self._on_wait):
             return placement
-        print(f"waiting up to {limit_s:g} s for {what} of {describe_amounts(bundle)} each", file=sys.stderr)
-        while time.monotonic() < deadline_s:
-            self._on_wait()
-            if placement.wait(CHECK_S):
-                return placement
         self.close()
         free = describe_amounts(free_of(bundle))
         raise InsufficientResources(
-            f"after {limit_s:g} s the cluster has no room for {what} of {describe_amounts(bundle)} each; "
-            f"free now: {free}; add nodes or lower learner.ranks"
+            f"after {limit_s:g} s the cluster has no room for {awaited}; free now: {free}; "
+            "add nodes or lower learner.ranks"
         )
 
     def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
@@ -205,21 +197,12 @@ class LearnerGroup:
 
     def _answer(self, call: ray.ObjectRef, what: str) -> Any:
         try:
-            return ray.get(call, timeout=_FETCH_S)
-        except RayTaskError as error:
-            if isinstance(error.cause, RunFailed | UserError):
-                raise type(error.cause)(str(error.cause)) from None
-            if isinstance(error.cause, ObjectLostError):  # one rank has its share and waits for the others
-                raise LearnerLost(f"a learner rank could not {what}: its share of the batch is gone") from error
-            raise RunFailed(f"a learner rank failed to {what}: {_sentence(error)}; {self._logs()}") from error
-        except ActorDiedError as error:
-            raise LearnerLost(f"a learner rank died and could not {what}; {self._logs()}") from error
-        except (RayActorError, GetTimeoutError) as error:
-            raise LearnerLost(f"a learner rank cannot be reached to {what}; {self._logs()}") from error
+            return fetch(call)
+        except CallFailed as error:
+            # A shard that is lost: one rank has its share and waits for the others.
+            mended = not isinstance(error, CallRaised) or isinstance(error.cause, ObjectLostError)
+            kind = LearnerLost if mended else RunFailed
+            raise kind(f"a learner rank could not {what}: {error}; {self._logs()}") from error
 
     def _logs(self) -> str:
         return f"see {self._run_dir / 'logs'}/learner-*.log"
-
-
-def _sentence(error: RayTaskError) -> str:
-    return f"{type(error.cause).__name__}: {error.cause}" if error.cause is not None else str(error).splitlines()[-1]

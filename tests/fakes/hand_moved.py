@@ -29,7 +29,7 @@ class HandCall:
     def end(self, value=None):
         self._ended, self._value = True, value
 
-    def break_(self, what, permanent=False):
+    def break_(self, what, permanent=None):
         self._ended, self._failure = True, ActorFailed(what, permanent)
 
     def done(self):

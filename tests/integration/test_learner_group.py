@@ -126,7 +126,7 @@ def test_after_a_rank_died_in_mid_run_all_start_again_from_a_checkpoint(cluster,
     (rank,) = group.ranks
     ray.kill(rank)
     with pytest.raises(
-        LearnerLost, match=r"^a learner rank died and could not train step 2; see .*logs/learner-\*\.log$"
+        LearnerLost, match=r"^a learner rank could not train step 2: its process died: .*; see .*logs/learner-\*\.log$"
     ):
         group.step(whole, 2, TIMEOUT_S)
     group.close()

@@ -142,13 +142,6 @@ def test_the_driver_is_told_which_prompts_a_step_waited_for(queue):
         client.take(0, 1, 0.1, on_wait=all_is_well)
 
 
-def test_a_step_that_was_never_admitted_is_one_clear_sentence(queue):
-    client = client_of(queue)
-    client.admit(prompts(3))
-    with pytest.raises(RunFailed, match=r"could not hand over step 0: .* not admitted: 3 \(not admitted\)"):
-        client.take(0, 1, CALL_S, on_wait=all_is_well)
-
-
 def test_what_the_watch_notices_ends_the_wait_for_a_batch(queue):
     def on_wait():
         raise RunFailed("rollout actor 0 died")
@@ -168,7 +161,8 @@ def test_a_queue_that_does_not_come_back_is_one_clear_sentence(cluster, tmp_path
         while True:  # the order to end may still be under way
             ray.get(handle.lineage.remote(), timeout=CALL_S)
     with pytest.raises(
-        RunFailed, match=r"faults.patience_s = 1 s for the rollout queue to come back; .* the rollout queue died"
+        RunFailed,
+        match=r"faults.patience_s = 1 s for the rollout queue to come back; .* report: its process died",
     ):
         client.report()
     assert [(event.component, event.restart) for event in events] == [("queue", 1)]

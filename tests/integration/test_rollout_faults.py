@@ -30,7 +30,7 @@ def test_an_actor_that_is_killed_is_replaced_and_every_prompt_arrives_once(parts
     assert {rollout.actor for rollout in rollouts[2 * BATCH :]} == {"rollout-0.1"}
     (fault,) = parts.faults
     assert fault.component == "rollout-0"
-    assert fault.reason.startswith("rollout-0 died; its log is ")
+    assert fault.reason.startswith("rollout-0 stopped: its process died: ")
     (recovery,) = parts.recoveries
     assert 0.1 <= recovery.seconds < WAIT_S
     report = parts.queue.report()

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unisd_rl.cluster.resources import CPU, GPU, ClusterState, Node, Requirement, missing
 from unisd_rl.cluster.stop import STOP
+from unisd_rl.cluster.waiting import wait_until
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 
@@ -126,16 +126,15 @@ def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
     if not (lacking := missing(needed, ray.cluster_resources())):
         return
     request_resources(bundles=[dict(process.each) for process in needed for _ in range(process.count) if process.each])
-    limit_s = config.run.cluster_timeout_s
-    deadline_s = time.monotonic() + limit_s
-    if os.environ.get("RAY_ADDRESS"):
-        print(f"waiting up to {limit_s:g} s for nodes: the cluster lacks {_describe_lack(lacking)}", file=sys.stderr)
-    try:
-        while lacking := missing(needed, ray.cluster_resources()):
-            if time.monotonic() > deadline_s or not os.environ.get("RAY_ADDRESS"):
-                what = _describe_lack(lacking)
-                raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
-            time.sleep(POLL_S)
+    awaited, given = f"nodes: the cluster lacks {_describe_lack(lacking)}", bool(os.environ.get("RAY_ADDRESS"))
+
+    def complete() -> bool:
+        return not missing(needed, ray.cluster_resources())
+
+    try:  # a cluster that the run started itself gets no further node
+        if not (given and wait_until(complete, config.run.cluster_timeout_s, awaited, lambda: time.sleep(POLL_S))):
+            what = _describe_lack(missing(needed, ray.cluster_resources()) or lacking)
+            raise UserError(f"the cluster lacks {what}; add nodes or lower rollout.actors or learner.ranks")
     finally:
         request_resources(bundles=[])  # from here on the processes themselves keep their nodes busy
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.resources import ray_options, retention_bundle
-from unisd_rl.cluster.waiting import wait
+from unisd_rl.cluster.waiting import CallFailed, fetch, wait
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import RunFailed
 from unisd_rl.evaluation.retention import Completion, Retention
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.types import Answer, Example, OnWait, no_op
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from learner.model import CausalLM
 
 NAME = "retention"
-_FETCH_S = 60.0  # what an ended call returned may lie on another machine
 
 
 class RetentionProcess:
@@ -140,13 +138,9 @@ class RetentionScorer:
         if not wait([call], timeout_s, on_wait):
             raise RunFailed(f"waited {timeout_s:.0f} s for retention to {what}; its log is {self._log}")
         try:
-            return ray.get(call, timeout=_FETCH_S)
-        except RayTaskError as error:
-            if isinstance(error.cause, RunFailed | UserError):
-                raise type(error.cause)(str(error.cause)) from None
-            raise RunFailed(f"retention failed to {what}: {error.cause or error}; its log is {self._log}") from error
-        except RayActorError as error:
-            raise RunFailed(f"the process of retention died; its log is {self._log}: {error}") from error
+            return fetch(call)
+        except CallFailed as error:
+            raise RunFailed(f"retention could not {what}: {error}; its log is {self._log}") from error
 
 
 def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:

@@ -41,6 +41,7 @@ def test_actors_without_a_place_are_waited_for_in_words_and_not_for_ever(monkeyp
     config = load_recipe(["unisd_star", "cluster"], {"run": {"cluster_timeout_s": 0.2}, "rollout": {"actors": 2}})
     monkeypatch.setattr(group, "free_of", lambda bundle: {"CPU": 3.0, "rollout": 1.0})
     monkeypatch.setattr(group, "_POLL_S", 0.001)
+    monkeypatch.setattr(group, "_QUIET_S", 0.1)
     actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
     actors._supervisors = [Unplaced(), Unplaced()]
     with pytest.raises(UserError, match=r"only 0 of 2 rollout actors found a place within 0\.2 s"):

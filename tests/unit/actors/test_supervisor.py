@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from actors.supervisor import State
 from tests.fakes.hand_moved import VERSION_0, Rig, counted, pulse
-from unisd_rl.errors import RunFailed
+from unisd_rl.errors import PermanentFailure, RunFailed, UserError
 from unisd_rl.types import Failure, PolicyVersion, Recovery
 
 VERSION_1 = PolicyVersion(0, 1)
@@ -254,7 +254,7 @@ def act_on(rig, act):
         actor.open()
 
 
-def start_fails(rig, what, permanent=False):
+def start_fails(rig, what, permanent=None):
     rig.process.placed.end()
     rig.check()
     rig.process.last("start").break_(what, permanent)
@@ -294,17 +294,24 @@ def test_at_the_first_start_another_cause_is_another_try():
 def test_at_the_first_start_what_is_certain_to_come_again_gets_no_other_try():
     rig = first_start()
     with pytest.raises(RunFailed, match=r"^rollout-2 stopped: no such model$"):
-        start_fails(rig, "rollout-2 stopped: no such model", permanent=True)
+        start_fails(rig, "rollout-2 stopped: no such model", permanent=PermanentFailure)
     assert rig.events == []
     assert rig.process.killed
+
+
+def test_at_the_first_start_a_wrong_input_that_an_actor_finds_ends_the_command_as_one_with_no_other_try():
+    rig = first_start()
+    with pytest.raises(UserError, match=r"^no chat template$"):
+        start_fails(rig, "no chat template", permanent=UserError)
+    assert rig.events == []
 
 
 def test_in_mid_run_a_machine_on_which_no_engine_starts_ends_nothing():
     rig = Rig()
     rig.actor.open()
-    start_fails(rig, "rollout-2 stopped: no compiler", permanent=True)
+    start_fails(rig, "rollout-2 stopped: no compiler", permanent=PermanentFailure)
     rig.check(1.0)
-    start_fails(rig, "rollout-2.1 stopped: no compiler", permanent=True)
+    start_fails(rig, "rollout-2.1 stopped: no compiler", permanent=PermanentFailure)
     assert [event.restart for event in rig.events] == [1, 2]
 
 
@@ -312,7 +319,7 @@ def test_in_mid_run_what_the_model_cannot_compute_is_not_tried_again():
     rig = Rig()
     rig.desired.running = True
     rig.started()
-    rig.process.last("run").break_("rollout-2 stopped: IndexError: index out of range", permanent=True)
+    rig.process.last("run").break_("rollout-2 stopped: IndexError: index out of range", permanent=PermanentFailure)
     with pytest.raises(RunFailed, match="index out of range"):
         rig.check()
     assert rig.events == []

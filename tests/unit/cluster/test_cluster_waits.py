@@ -56,7 +56,7 @@ def test_a_wait_for_nodes_says_what_is_lacking_and_ends_with_the_same_words(offe
 
 def test_nodes_that_come_meanwhile_end_the_wait_and_a_whole_cluster_needs_none(offering, capsys):
     whole = LEARNER | {"rollout": 1.0}
-    offering(LEARNER, whole)
+    offering(LEARNER, LEARNER, whole)
     ray_cluster._wait_for_resources(CONFIG, requirements(CONFIG))
     assert "waiting up to" in capsys.readouterr().err
     offering(whole)

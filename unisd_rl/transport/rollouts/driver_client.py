@@ -20,11 +20,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from unisd_rl.cluster.ray_cluster import driver_node_only
 from unisd_rl.cluster.retry import Patience, RestartPolicy
-from unisd_rl.cluster.waiting import Heartbeat, kill_hung, pause, wait
+from unisd_rl.cluster.waiting import CallFailed, CallLate, CallRaised, Heartbeat, fetch, kill_hung, pause, wait
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
@@ -122,6 +121,8 @@ class QueueClient:
 
         Raises RunFailed, naming the prompts waited for, after `timeout_s` seconds; they begin anew when the queue does.
         """
+        end = (step + 1) * self._config.learner.batch_size
+        assert end <= self.admitted, f"step {step} was not admitted: it needs {end} prompts, and {self.admitted} were"
 
         def check() -> None:
             if self._heartbeat.unresponsive():
@@ -138,8 +139,7 @@ class QueueClient:
             batch: Batch = self._ask(f"hand over step {step}", objects[0])
             return replace(batch, shards=tuple(objects[1:]))
 
-        batch = self._call(lambda: self._take_admitted(step, take), on_wait)
-        end = (step + 1) * self._config.learner.batch_size
+        batch = self._call(take, on_wait)
         self._not_taken = {number: prompt for number, prompt in self._not_taken.items() if number >= end}
         return batch
 
@@ -181,20 +181,6 @@ class QueueClient:
                 self._report(Recovery(_COMPONENT, time.monotonic() - broke_s))
                 return answer
 
-    def _take_admitted(self, step: int, take: Callable[[], Batch]) -> Batch:
-        """Take; a queue that was started again while nobody asked is told first what was admitted."""
-        try:
-            return take()
-        except NotAdmitted as error:
-            noticed_s = time.monotonic()
-            self._report(self._restarts.record_failure(f"the rollout queue was started again: {error}"))
-            self._readmit()
-            self._report(Recovery(_COMPONENT, time.monotonic() - noticed_s))
-        try:
-            return take()
-        except NotAdmitted as error:
-            raise RunFailed(f"the rollout queue could not hand over step {step}: {error}") from error
-
     def _readmit(self) -> None:
         """Tell a queue that was started again what it forgot."""
         for actor in sorted(self._retired):
@@ -205,18 +191,19 @@ class QueueClient:
         """The answer to a call that the queue answers at once, unless it hangs."""
         silent_s = self._config.faults.silent_s
         try:
-            return ray.get(call, timeout=silent_s)
-        except GetTimeoutError as error:
+            return fetch(call, silent_s)
+        except CallLate as error:
             kill_hung(self._queue)
             raise _RetryableError(
                 f"the rollout queue did not {task} within faults.silent_s = {silent_s:g} s"
             ) from error
-        except RayTaskError as error:
-            if isinstance(error.cause, NotAdmitted):
-                raise error.cause from error
-            if isinstance(error.cause, OSError) and not isinstance(error.cause, TimeoutError):
-                raise _RetryableError(f"the rollout queue could not {task}: {error.cause}") from error
-            raise RunFailed(f"the rollout queue could not {task}: {error.cause}") from error
-        except RayActorError as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise _RetryableError(f"the rollout queue died when asked to {task}: {reason}") from error
+        except (CallFailed, RunFailed) as error:
+            kind = _RetryableError if _may_succeed_again(error) else RunFailed
+            raise kind(f"the rollout queue could not {task}: {error}") from error
+
+
+def _may_succeed_again(error: CallFailed | RunFailed) -> bool:
+    """Whether the queue is away, was started again and not told what is admitted, or had trouble with its files."""
+    if not isinstance(error, CallRaised):
+        return isinstance(error, CallFailed)
+    return isinstance(error.cause, NotAdmitted | OSError) and not isinstance(error.cause, TimeoutError)
