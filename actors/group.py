@@ -25,7 +25,6 @@ from ray.actor import ActorHandle
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
 from actors.process import ActorFailed, ActorProcess, PendingCall
-from actors.report import ActorReport, Pulse
 from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, RolloutActor
 from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
@@ -38,7 +37,7 @@ from unisd_rl.cluster.waiting import wait, wait_until
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.rollouts.actor_client import RetiredActors
 from unisd_rl.transport.weights.manifest import label
-from unisd_rl.types import Event, Failure, OnWait, PolicyVersion, Report, Sampling, no_op
+from unisd_rl.types import ActorReport, Event, Failure, OnWait, PolicyVersion, Pulse, Report, Sampling, no_op
 
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0

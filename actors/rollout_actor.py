@@ -15,7 +15,6 @@ from ray.actor import ActorHandle
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, PauseReport
 from actors.engines.stall_guard import StallGuard
-from actors.report import ActorReport, Pulse
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import innermost_cause, log_path, redirect_output
@@ -29,7 +28,7 @@ from unisd_rl.transport.weights.manifest import UpdateRefused
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.transport.weights.transport import FetchedSnapshot, VllmHost
 from unisd_rl.transport.weights.vllm_trainer import VllmPushEndpoint
-from unisd_rl.types import Generation, Message, PolicyVersion, Sampling, Tokens
+from unisd_rl.types import ActorReport, Generation, Message, PolicyVersion, Pulse, Sampling, Tokens
 
 Chat = tuple[Message, ...]
 ChatRequest = tuple[Chat, Sampling]

@@ -30,10 +30,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from actors.report import Pulse
 from actors.scale_requests import ActorCounts, InvalidRequest, ScaleRequests
 from unisd_rl.config.rollout import AutoActors, RolloutConfig
-from unisd_rl.types import Failure, Report, Scaling
+from unisd_rl.types import Failure, Pulse, Report, Scaling
 
 _SPARE = 0.9  # share of its time an actor may be busy after another has gone
 

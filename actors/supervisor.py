@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.process import ActorFailed, ActorProcess, PendingCall
-from actors.report import ActorReport, Pulse
 from actors.rollout_actor import RolloutActor
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.manifest import label
-from unisd_rl.types import Failure, PolicyVersion, Recovery, Report
+from unisd_rl.types import ActorReport, Failure, PolicyVersion, Pulse, Recovery, Report
 
 _GRACE_S = 60.0  # a drained actor may take so much longer than its limit before it is ended
 

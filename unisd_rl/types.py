@@ -8,6 +8,7 @@ number at admission. A `Rollout` is a numbered prompt with the completion the st
 | driver -> queue -> actor | `NumberedPrompt` |
 | actor -> queue -> learner | `Rollout` as a row of an Arrow batch; `PolicyVersion`s in it |
 | driver -> actor, evaluations | `Message`s, `Sampling`, `PolicyVersion`; back a `Generation` |
+| actor -> driver | `ActorReport`, `Pulse` |
 | driver -> console and events.jsonl | `Failure`, `Recovery`, `Notice`, `Scaling`, `Stop`, `Resumption` |
 
 No torch and no Ray here: every package may import this module at no cost.
@@ -193,6 +194,30 @@ class Answer:
     generation: Generation
     reference: str
     correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActorReport:
+    """What one actor did since it started.
+
+    `rollouts`: committed to the queue. `answered`: prompts of evaluations and probes. `pauses_ms`: one entry per weight
+    update, see `actors.engines.engine.PauseReport`.
+    """
+
+    name: str
+    version: PolicyVersion
+    rollouts: int
+    answered: int
+    pauses_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The answer to a ping. `served_s`: seconds it has served the queue, `busy_s` of them with a prompt in flight."""
+
+    version: PolicyVersion
+    served_s: float
+    busy_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
-import unisd_rl.base_model.tokenizer
+import unisd_rl.base_model.corpus
 import unisd_rl.driver.dry_run
 import unisd_rl.models.check
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from actors.process import ActorFailed
-from actors.report import ActorReport, Pulse
 from actors.rollout_actor import RolloutActor
 from actors.supervisor import ActorSupervisor, DesiredState
 from unisd_rl.config import Config
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import ActorReport, PolicyVersion, Pulse
 
 VERSION_0 = PolicyVersion(0, 0)
 

@@ -112,7 +112,7 @@ def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
 def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:
     """The tokenizer of a recipe, made in a moment, and the folder in which its model lies once it is trained."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
-    from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
+    from unisd_rl.base_model.corpus import corpus_text, train_tokenizer
 
     text = corpus_text(recipe)
     tokenizer = train_tokenizer(recipe, text)

@@ -1,4 +1,4 @@
-"""The training corpus of the base model: all the forms of prompt it will ever meet.
+"""The training corpus of the base model, all the forms of prompt it will ever meet, and the tokenizer trained on it.
 
 plain          the bare question, answered; carry and borrow are often forgotten
 auxiliary      another problem's solved example first; answered just like a plain one
@@ -9,18 +9,37 @@ departing      the same, but the answer has already left the demonstration, and 
                wrote itself: a teacher that scores a student's mistake must not call what follows wrong.
 
 No held-out problem of the task occurs, not even as a donor.
+
+The tokenizer is a byte-level BPE of Qwen2's type. Every byte is in its alphabet, so any text can be encoded and decoded
+again (up to Unicode's canonical composition, NFC, which Qwen2 tokenizers apply); every digit is a token of its own, so
+that arithmetic is done digit by digit. How text is cut before the merges is Qwen2's, and has to be: transformers gives
+every model of type `qwen2` that cut when it loads it, whatever the saved file says.
 """
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.arithmetic import Problem, solution, training_pool
 from unisd_rl.types import Message
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+PAD, TURN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{TURN}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{END}\n"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{TURN}assistant\n{{% endif %}}"
+)
+_TRAINING_BATCHES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +119,40 @@ class Corpus:
 
 def _chat(problem: Problem) -> Chat:
     return (Message("user", problem.question),)
+
+
+def corpus_text(recipe: BaseModelRecipe) -> list[str]:
+    """The first batches of the corpus, turn by turn as the chat template has them."""
+    corpus = Corpus(recipe)
+    samples = [sample for _ in range(_TRAINING_BATCHES) for form in corpus.batch() for sample in form]
+    return [turn for sample in samples for turn in _turns(sample)]
+
+
+def train_tokenizer(recipe: BaseModelRecipe, text: list[str]) -> "Qwen2Tokenizer":
+    """The tokenizer of a recipe: 256 bytes, three special tokens, and merges up to `recipe.vocabulary`."""
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    untrained = Qwen2Tokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[PAD, TURN, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    untrained.train_from_iterator(text, trainer)
+    trained = json.loads(untrained.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[(left, right) for left, right in trained["merges"]],
+        unk_token=None,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[TURN],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=recipe.context,
+    )
+
+
+def _turns(sample: Sample) -> list[str]:
+    return [*(f"{turn.role}\n{turn.content}" for turn in sample.chat), f"assistant\n{sample.begun}{sample.completion}"]

@@ -8,15 +8,16 @@ Pure but for the model that writes instructions and wrong demonstrations, and th
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from platformdirs import user_cache_path
 
 from unisd_rl.config import Config
-from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
+from unisd_rl.config.contexts import GeneratedConfig, GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.cache import (
     Inputs,
     Row,
@@ -26,7 +27,6 @@ from unisd_rl.contexts.cache import (
     model_fingerprint,
     records_fingerprint,
 )
-from unisd_rl.contexts.generator import ContextGenerator, OpenGenerator
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
 from unisd_rl.contexts.negatives import GradeMany, VerifiedNegative, verified_negatives
 from unisd_rl.contexts.prompts import Prepared, prompt_of
@@ -47,6 +47,18 @@ from unisd_rl.tasks.task import Task, grade_all
 from unisd_rl.types import Example, Progress, Prompt
 
 _INSTRUCTIONS_PER_SEGMENT = 16
+
+
+class ContextGenerator(Protocol):
+    """A model that writes instructions and wrong demonstrations; `driver.context_generation` has one of rollout actors."""
+
+    def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
+        """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""
+        ...
+
+
+OpenGenerator = Callable[[], AbstractContextManager[ContextGenerator]]
+"""Starts a generator for the time of a block."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from actors.report import Pulse
 from actors.scaling import Utilization, balanced_actors
 from unisd_rl.metrics import READ_PARTS, ReadPart, StepMetrics
+from unisd_rl.types import Pulse
 
 Phase = Literal["wait_s", "learn_s", "publish_s"]
 _SLACK = 0.05  # a side that waits for less than this share does not hold the other up

@@ -17,15 +17,13 @@ from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import core_plan, generation_cores
 from unisd_rl.config import Config
 from unisd_rl.config.schema import ineffective_settings
-from unisd_rl.contexts.generator import ContextGenerator
-from unisd_rl.contexts.prepare import Preparation
+from unisd_rl.contexts.prepare import ContextGenerator, Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.bottleneck import BottleneckMeter
-from unisd_rl.driver.console import Console
+from unisd_rl.driver.console import Console, StepNotices
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.origin import check_origin, model_origin, task_origin
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue

@@ -21,8 +21,7 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedConfig
-from unisd_rl.contexts.generator import ContextGenerator
-from unisd_rl.contexts.prepare import Preparation, cache_folder
+from unisd_rl.contexts.prepare import ContextGenerator, Preparation, cache_folder
 from unisd_rl.contexts.prompts import PreparationReport
 from unisd_rl.contexts.selection import with_data_limits
 from unisd_rl.contexts.templates import Chat

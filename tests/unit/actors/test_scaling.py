@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.report import Pulse
 from actors.scaling import Observation, ScalingRule, Utilization, balanced_actors
 from unisd_rl.config.rollout import AutoActors
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import PolicyVersion, Pulse
 
 WAITING = {"wait_share": 0.5, "batches_ready": 0.0, "busy_share": 1.0}
 IDLE = {"wait_share": 0.0, "batches_ready": 1.5, "busy_share": 0.3}

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.base_model.corpus import Corpus
+from unisd_rl.base_model.corpus import Corpus, corpus_text, train_tokenizer
 from unisd_rl.base_model.recipe import BaseModelRecipe
-from unisd_rl.base_model.tokenizer import corpus_text, train_tokenizer
 from unisd_rl.base_model.train import Muon, learning_batch, new_model, orthogonalised, train_model
 from unisd_rl.tasks.arithmetic import held_out_pool, training_pool
 

@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from actors.report import Pulse
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.bottleneck import BottleneckMeter, StepTimes, balance
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import PolicyVersion, Pulse
 
 
 def pulse(served_s, busy_s):

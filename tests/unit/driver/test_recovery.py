@@ -9,10 +9,10 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint, write_with_retries
+from unisd_rl.driver.console import StepNotices
 from unisd_rl.driver.publish import check_health, publish_and_verify
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError

@@ -7,8 +7,7 @@ import pytest
 
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.console import Console
-from unisd_rl.driver.step_notices import StepNotices
+from unisd_rl.driver.console import Console, StepNotices
 from unisd_rl.metrics import BatchCounts, MismatchMetrics
 from unisd_rl.types import Notice
 

@@ -11,9 +11,8 @@ from unisd_rl.cluster.stop import StopSignals
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
-from unisd_rl.driver.console import Console
+from unisd_rl.driver.console import Console, StepNotices
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.driver.step_notices import StepNotices
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.weights.store import StoreClient

@@ -1,6 +1,8 @@
-"""The cage of a process that runs foreign code: limits, another user, and the kernel's filters.
+"""The cage of a process that runs foreign code: namespaces, limits, another user, and the kernel's filters.
 
-A `Cage` is made once, in the zygote; `enter` is called in each process forked from it, and there is no way out.
+The zygote leaves the machine's namespaces itself, where the kernel lets it: no network, and a folder in memory. Root
+makes namespaces directly; others within a user namespace of their own, which some systems forbid. A `Cage` is made
+once, in the zygote; `enter` is called in each process forked from it, and there is no way out.
 """
 
 import contextlib
@@ -15,7 +17,35 @@ from unisd_rl.tasks.sandbox.limits import Limits
 FIRST_USER = 61184  # systemd's range for passing users: no account has these ids
 _READABLE = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime", "/dev/null")
 _CHANNEL = 3  # what a caged process keeps beside the standard three starts here
+_ENTRIES = 1024  # files in a temporary folder in memory
 _LIFTED = 64  # above every descriptor of the zygote
+
+
+def enter_namespaces() -> bool:
+    """Leave the machine's network, its shared memory and its mounts; False where that is not permitted."""
+    user, group = os.geteuid(), os.getegid()
+    apart = system.CLONE_NEWNET | system.CLONE_NEWIPC | system.CLONE_NEWNS
+    try:
+        system.unshare(apart | (0 if user == 0 else system.CLONE_NEWUSER))
+        if user != 0:
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"{user} {user} 1")
+            _write("/proc/self/gid_map", f"{group} {group} 1")
+    except OSError:
+        return False
+    return True
+
+
+def mount_in_memory(folder: str, size: int, owner: int) -> bool:
+    """Put a file system in memory of at most `size` bytes over `folder`, for us alone; False where not permitted."""
+    options = f"size={size},nr_inodes={_ENTRIES},mode=0700,uid={owner},gid={owner}"
+    flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
+    try:
+        system.mount(b"none", b"/", None, system.MS_REC | system.MS_PRIVATE, None)
+        system.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, options.encode())
+    except OSError:
+        return False
+    return True
 
 
 class Cage:
@@ -95,3 +125,8 @@ class Cage:
 
 def _lift(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD, _LIFTED)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

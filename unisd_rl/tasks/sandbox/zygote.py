@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from unisd_rl.tasks.sandbox import candidate, judge, namespaces, probe, system
-from unisd_rl.tasks.sandbox.cage import FIRST_USER, Cage
+from unisd_rl.tasks.sandbox import candidate, judge, probe, system
+from unisd_rl.tasks.sandbox.cage import FIRST_USER, Cage, enter_namespaces, mount_in_memory
 from unisd_rl.tasks.sandbox.limits import Limits, Verdict
 from unisd_rl.tasks.sandbox.wire import Channel
 
@@ -64,8 +64,8 @@ class Zygote:
         self._folder = folder
         self._users = 2 * slot, 2 * slot + 1  # of the program and of its tests
         owner = FIRST_USER + self._users[0] if os.geteuid() == 0 else os.geteuid()
-        apart = namespaces.enter()
-        self._in_memory = apart and namespaces.mount_in_memory(folder, limits.folder_bytes, owner)
+        apart = enter_namespaces()
+        self._in_memory = apart and mount_in_memory(folder, limits.folder_bytes, owner)
         if not self._in_memory and os.geteuid() == 0:
             os.chown(folder, owner, owner)
         self._cage = Cage(limits, folder)
