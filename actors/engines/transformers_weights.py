@@ -22,11 +22,11 @@ def replace_adapter(model: "PreTrainedModel", manifest: SnapshotManifest, bucket
     Raises:
         UpdateRefused: it holds other tensors than this adapter has; nothing was changed.
     """
-    from unisd_rl.transport.weights.adapter import factors, misfit
+    from unisd_rl.transport.weights.adapter import describe_mismatch, factors
 
     own, sent = factors(model, ADAPTER), dict(unpack(manifest.buckets, buckets))
     shapes = {name: tuple(tensor.shape) for name, tensor in sent.items()}
-    if objection := misfit(shapes, {name: tuple(parameter.shape) for name, parameter in own.items()}):
+    if objection := describe_mismatch(shapes, {name: tuple(parameter.shape) for name, parameter in own.items()}):
         raise UpdateRefused(f"the adapter of version {label(manifest.version)} is refused: {objection}")
     for name, parameter in own.items():
         parameter.copy_(sent[name])

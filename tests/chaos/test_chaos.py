@@ -111,7 +111,7 @@ def assert_versions_rise_by_one_within_a_lineage(run: FinishedRun) -> None:
     for taken in steps.values():
         assert all(after == before + 1 for before, after in pairwise(taken))
     for row in run.consumed:
-        assert row["lineage"] is None or row["lineage"] <= row["chain"]
+        assert row["lineage"] is None or row["lineage"] <= row["learner_lineage"]
 
 
 def assert_every_fault_is_followed_by_a_recovery(run: FinishedRun) -> None:

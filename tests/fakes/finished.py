@@ -43,13 +43,13 @@ class FinishedRun:
         return lines(path) if path.exists() else []
 
     @property
-    def chain(self) -> list[dict]:
+    def surviving(self) -> list[dict]:
         """The consumed lines that count: of each step those of the lineage that trained it last, in order."""
         owner: dict[int, int] = {}
         for lineage, start in [(0, 0), *((fall["lineage"], fall["step"]) for fall in self.rollbacks)]:
             owner = {step: before for step, before in owner.items() if step < start}
-            owner |= {row["step"]: lineage for row in self.consumed if row["chain"] == lineage}
-        return [row for row in self.consumed if owner.get(row["step"]) == row["chain"]]
+            owner |= {row["step"]: lineage for row in self.consumed if row["learner_lineage"] == lineage}
+        return [row for row in self.consumed if owner.get(row["step"]) == row["learner_lineage"]]
 
     @property
     def stored(self) -> list[int]:
@@ -123,9 +123,9 @@ def read_until(running: subprocess.Popen[str], start: str) -> str:
 
 def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, batch_size: int) -> None:
     """In the steps that count, and nothing was generated twice."""
-    numbers = [row["prompt"] for row in run.chain]
+    numbers = [row["prompt"] for row in run.surviving]
     assert numbers == list(range(steps * batch_size))
-    assert [row["step"] for row in run.chain] == [number // batch_size for number in numbers]
+    assert [row["step"] for row in run.surviving] == [number // batch_size for number in numbers]
     stored = run.stored
     assert len(set(stored)) == len(stored)
     assert set(numbers) <= set(stored)
@@ -135,7 +135,7 @@ def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, 
 
 
 def assert_staleness_within(run: FinishedRun, bound: int) -> None:
-    staleness = [row["step"] - row["oldest"] for row in run.chain]
+    staleness = [row["step"] - row["oldest"] for row in run.surviving]
     assert min(staleness) >= 0 or run.rollbacks  # rows of a lineage that had gone further are fed again
     assert max(staleness) <= bound
     assert max(staleness) == run.summary["queue"]["max_staleness_seen"]

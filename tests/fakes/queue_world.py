@@ -359,11 +359,11 @@ class World:
         end = min((self.step + self.holding) * batch_size, self.setting.prompts)
         consumed = [line["prompt"] for line in surviving]
         assert consumed == [n for n in range(end) if n not in quarantined], f"the steps that count consumed {consumed}"
-        for chain, lines in groupby(self.lines("consumed"), key=lambda line: line["chain"]):
+        for lineage, lines in groupby(self.lines("consumed"), key=lambda line: line["learner_lineage"]):
             taken = [(line["step"], line["prompt"]) for line in lines]
-            first, last = dict(self.starts)[chain] * batch_size, taken[-1][1]
+            first, last = dict(self.starts)[lineage] * batch_size, taken[-1][1]
             rising = [(n // batch_size, n) for n in range(first, last + 1) if n not in quarantined]
-            assert taken == rising, f"the steps of lineage {chain} do not rise by one: {taken}"
+            assert taken == rising, f"the steps of lineage {lineage} do not rise by one: {taken}"
         rollbacks = [(line["lineage"], line["step"]) for line in self.lines("lineages")]
         assert rollbacks == self.starts[1:], "a rollback is not on storage"
         assert (report.lost, report.duplicated, report.too_stale) == (0, 0, 0), f"reported: {report}"
@@ -386,7 +386,7 @@ class World:
         return [
             line
             for line in self.lines("consumed")
-            if all(line["step"] < first for lineage, first in self.starts if lineage > line["chain"])
+            if all(line["step"] < first for lineage, first in self.starts if lineage > line["learner_lineage"])
         ]
 
     def lines(self, name: str) -> list[dict]:

@@ -60,8 +60,8 @@ def steps_of(run: Path) -> int:
 
 def surviving(consumed: list[dict]) -> list[int]:
     """Prompt numbers of the steps that count: of each step the last lineage that took it."""
-    chain = {row["step"]: row.get("chain", 0) for row in consumed}
-    return [row["prompt"] for row in consumed if row.get("chain", 0) == chain[row["step"]]]
+    last = {row["step"]: row.get("learner_lineage", 0) for row in consumed}
+    return [row["prompt"] for row in consumed if row.get("learner_lineage", 0) == last[row["step"]]]
 
 
 def test_scaled_in_mid_run_stopped_resumed_and_finished(cluster, tmp_path):

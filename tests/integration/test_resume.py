@@ -40,14 +40,14 @@ def assert_the_chain_is_whole(run: FinishedRun, lineage: int) -> None:
 def assert_metrics_tell_the_chain(run: FinishedRun) -> None:
     trained_last = {row["step"]: row["lineage"] for row in run.metrics}
     assert sorted(trained_last) == list(range(STEPS))
-    assert trained_last == {row["step"]: row["chain"] for row in run.chain}
+    assert trained_last == {row["step"]: row["learner_lineage"] for row in run.surviving}
 
 
 def assert_fed_again_and_not_generated_anew(run: FinishedRun) -> None:
     """What was trained on before the rollback is trained on again with the tokens it had."""
     for fall in run.rollbacks:
         again = range(fall["step"], fall["step"] + fall["steps_lost"])
-        rows = [row for row in run.consumed if row["chain"] == fall["lineage"] and row["step"] in again]
+        rows = [row for row in run.consumed if row["learner_lineage"] == fall["lineage"] and row["step"] in again]
         assert len(rows) == len(again) * BATCH
         assert all(row["lineage"] < fall["lineage"] for row in rows)
 

@@ -107,7 +107,7 @@ def assert_bit_for_bit(run: FinishedRun, expected: FinishedRun, steps: int = STE
 
 def assert_gaps_are_those_of_the_rows_compared(run: FinishedRun, expected: dict[int, float]) -> None:
     """Rows that are fed again in a later lineage than they were generated in are not compared with the engine again."""
-    found, again = gaps(run.metrics), {row["step"] for row in run.chain if row["lineage"] < row["chain"]}
+    found, again = gaps(run.metrics), {row["step"] for row in run.surviving if row["lineage"] < row["learner_lineage"]}
     assert found.keys() == expected.keys()
     assert {step: gap for step, gap in found.items() if step not in again} == {
         step: gap for step, gap in expected.items() if step not in again
@@ -150,7 +150,7 @@ def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_onc
     found = killed(tmp_path / "killed", SIZES, moments(SEED, PHASES), pace)
     assert len(found.kills) == 10
     assert_the_chain_is_whole(found.run, bound=1)
-    assert [row["id"] for row in found.run.chain] == [row["id"] for row in expected.chain]
+    assert [row["id"] for row in found.run.surviving] == [row["id"] for row in expected.surviving]
 
 
 @pytest.mark.slow

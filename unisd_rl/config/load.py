@@ -31,7 +31,10 @@ SETUPS = RECIPES / "setups"
 EMBEDDED = SETUPS / "embedded.toml"
 """The set-up of the embedded task and model, which the rows extend."""
 DISCRIMINATORS = ("type", "level", "signal")
-ALTERNATIVES: Mapping[str, tuple[str, ...]] = {"run": ("steps", "epochs")}
+ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
+    "run": ("steps", "epochs"),
+    "objective.clipping": ("threshold", "quantile"),
+}
 """Fields of a section of which one is given: a recipe that gives one replaces the other below it."""
 DEFAULT_TASK = "arithmetic"
 DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {"type": "vllm"}}}
@@ -138,13 +141,17 @@ def recipe_names(folder: Path) -> str:
     return ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
 
 
-def overlay(base: Tree, over: Tree) -> dict[str, Any]:
-    """`over` laid on `base`, section by section; a section of another `type` or `level` replaces the whole section."""
+def overlay(base: Tree, over: Tree, section: str = "") -> dict[str, Any]:
+    """`over` laid on `base`, section by section; a section of another `type` or `level` replaces the whole section.
+
+    `section` is the dotted name of what both are; empty for all of a configuration.
+    """
+    base = _without_alternatives(section, base, over)
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not _differs_in_type(below, value):
-            merged[key] = overlay(_without_alternatives(key, below, value), value)
+            merged[key] = overlay(below, value, f"{section}.{key}".lstrip("."))
         else:
             merged[key] = value
     return merged
@@ -195,15 +202,16 @@ def _with_views_of_rows(tree: Tree, rows: Sequence[Tree]) -> dict[str, Any]:
 def _layers(path: Path, over: tuple[Path, ...] = ()) -> list[Layer]:
     """The recipes that the one at `path` extends, undermost first, and itself; `over` are those that extend it."""
     own = path.resolve()
-    tree, chain = dict(_read(path)), (*over, own)
+    tree, extending = dict(_read(path)), (*over, own)
     if own in over:
-        raise UserError(f"{path} extends itself: {' -> '.join(step.name for step in chain)}; leave out one `extends`")
+        names = " -> ".join(step.name for step in extending)
+        raise UserError(f"{path} extends itself: {names}; leave out one `extends`")
     base = tree.pop("extends", None)
     if base is None:
         return [Layer(own, tree, not over)]
     if not isinstance(base, str):
         raise UserError(f"{path}: extends = {base!r} must be the name or the path of one recipe")
-    return [*_layers(recipe_path(base, path.parent), chain), Layer(own, tree, not over)]
+    return [*_layers(recipe_path(base, path.parent), extending), Layer(own, tree, not over)]
 
 
 def _read(path: Path) -> Tree:

@@ -50,7 +50,7 @@ _INSTRUCTIONS_PER_SEGMENT = 16
 
 
 class ContextGenerator(Protocol):
-    """A model that writes instructions and wrong demonstrations; `driver.context_generation` has one of rollout actors."""
+    """A model that writes instructions and wrong demonstrations, as `driver.context_generation` has one."""
 
     def generate(self, chats: Sequence[Chat], settings: GeneratedConfig, seed: int) -> list[str | None]:
         """Texts in order; None for a request longer than `settings` allows, and for an answer that was cut."""

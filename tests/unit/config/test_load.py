@@ -86,7 +86,7 @@ def test_a_section_of_the_same_kind_is_merged():
         ({"contexts": {"negative": None}}, ["contexts.negative"]),
         ({"rollout": {"lease_unit": 3}}, ["rollout.lease_unit = 3", "learner.batch_size"]),
         ({"weights": {"publish_every": 3}}, ["weights.publish_every = 3", "rollout.max_staleness", "1"]),
-        ({"objective": {"clipping": {"threshold": 1.0}}}, ["threshold", "quantile"]),
+        ({"objective": {"clipping": {"threshold": 1.0, "quantile": 0.9}}}, ["threshold", "quantile"]),
         ({"task": {"type": "jsonl", "train": "x.jsonl"}}, ["jsonl", "model.path"]),
     ],
 )
@@ -200,3 +200,14 @@ def test_a_recipe_that_is_not_toml_is_refused(tmp_path):
 def test_an_unknown_option_is_refused_in_one_sentence(option):
     with pytest.raises(UserError, match=option):
         parse_fields([option, "3"], "run")
+
+
+def test_a_clip_of_one_kind_replaces_that_of_the_other_kind_below_it():
+    """unisd_star clips at a quantile; who asks for a threshold wants no quantile, and need not take it away."""
+    clipping = load_recipe(
+        "unisd_star", parse_fields(["--objective.clipping.threshold", "10"], "run")
+    ).objective.clipping
+    assert (clipping.threshold, clipping.quantile) == (10.0, None)
+    below = {"task": {"arguments": {"clipping": {"threshold": 1.0}}}}
+    over = {"task": {"arguments": {"clipping": {"quantile": 0.5}}}}
+    assert overlay(below, over) == {"task": {"arguments": {"clipping": {"threshold": 1.0, "quantile": 0.5}}}}

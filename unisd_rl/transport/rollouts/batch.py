@@ -1,8 +1,8 @@
 """Rows that come in with a commit, and the batch that goes out for one step, split for the learner's ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -48,13 +48,13 @@ class QueueBatch(Generic[Shard]):
 class ConsumedRecord:
     """One line of `consumed.jsonl`: a prompt that a step trained on.
 
-    `chain` is the learner's lineage. `lineage` is that of the newest token; `oldest` and `newest` are the lowest and
+    `learner_lineage` is that of the step, `lineage` that of the newest token; `oldest` and `newest` are the lowest and
     the highest policy version among its tokens; all three are None for rows that no policy sampled and for empty
     completions. `tokens` counts completion tokens.
     """
 
     step: int
-    chain: int
+    learner_lineage: int
     prompt: int
     id: str
     source: str
@@ -63,6 +63,14 @@ class ConsumedRecord:
     newest: int | None
     tokens: int
     actor: str
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "ConsumedRecord":
+        """A line as it was written; runs before this version call the learner's lineage `chain`."""
+        fields = dict(line)
+        if "chain" in fields:
+            fields["learner_lineage"] = fields.pop("chain")
+        return cls(**fields)
 
 
 def committed_rows(data: Stream) -> list[CommittedRow]:
@@ -78,14 +86,14 @@ def split_for_ranks(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
 
 
-def consumed_records(step: int, chain: int, rows: pa.Table) -> list[ConsumedRecord]:
-    """The line of each row in `consumed.jsonl`, when `step` trains on it in the learner's lineage `chain`."""
+def consumed_records(step: int, learner_lineage: int, rows: pa.Table) -> list[ConsumedRecord]:
+    """The line of each row in `consumed.jsonl`, when `step` trains on it."""
     numbers, ids, sources, actors = (rows[name].to_pylist() for name in ("number", "id", "source", "actor"))
     spans = zip(_spans(rows["versions"]), _spans(rows["lineages"]), strict=True)
     return [
         ConsumedRecord(
             step=step,
-            chain=chain,
+            learner_lineage=learner_lineage,
             prompt=number,
             id=ids[row],
             source=sources[row],

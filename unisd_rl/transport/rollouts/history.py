@@ -80,13 +80,13 @@ class Consumption:
         self.recount()
 
     def recount(self) -> None:
-        """Read the file anew: after a fall-back other lines survive."""
+        """Read the file anew: after a rollback other lines survive."""
         self._times: Counter[int] = Counter()
         self._taken: int | None = None
         self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
         for line in read_json_lines(self._path):
-            record = ConsumedRecord(**line)
-            if step_survives(record.chain, record.step, self._lineages.rollbacks):
+            record = ConsumedRecord.from_json(line)
+            if step_survives(record.learner_lineage, record.step, self._lineages.rollbacks):
                 self._count(record)
 
     def __len__(self) -> int:

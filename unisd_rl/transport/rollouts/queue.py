@@ -67,7 +67,7 @@ class RolloutQueue:
         ledger: Ledger | None = None,
     ) -> None:
         self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
-        self._ledger = _opened(directory, rollout) if ledger is None else ledger
+        self._ledger = _open_ledger(directory, rollout) if ledger is None else ledger
         self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
         self._lineages = LineageLog(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
@@ -272,5 +272,5 @@ class RolloutQueue:
         return admission.may_start(prompt, applied, self._lineages.current, self._batch_size, self._max_staleness)
 
 
-def _opened(directory: Path, rollout: RolloutConfig) -> Ledger:
+def _open_ledger(directory: Path, rollout: RolloutConfig) -> Ledger:
     return Ledger(pin_location(directory / "rollouts", parent=rollout.ledger), rollout.fsync)

@@ -61,7 +61,7 @@ def factors(model: torch.nn.Module, adapter: str) -> dict[str, torch.nn.Paramete
     }
 
 
-def misfit(sent: Mapping[str, Shape], expected: Mapping[str, Shape | None]) -> str | None:
+def describe_mismatch(sent: Mapping[str, Shape], expected: Mapping[str, Shape | None]) -> str | None:
     """Why tensors of these names and shapes are not the ones expected; None if they are. A shape None fits any."""
     if foreign := sorted(sent.keys() - expected.keys()):
         return f"it holds {foreign[0]}, which has no place in this model's adapter ({len(foreign)} such tensors)"
@@ -144,9 +144,7 @@ class AdapterLoader(VllmWeightLoader):
             manifest.verify(buckets)
         with folder.holding(unpack(manifest.buckets, buckets)) as written:
             sent, targets = checksum(written) if self._verify else None, list(lora.targets)
-            for objection in await host.call_workers(
-                "adapter_objection", folder.tensors_path, sent, targets, lora.rank
-            ):
+            for objection in await host.call_workers("adapter_mismatch", folder.tensors_path, sent, targets, lora.rank):
                 if objection:
                     raise UpdateRefused(f"the adapter of version {label(manifest.version)} is refused: {objection}")
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
-from unisd_rl.transport.weights.adapter import Shape, misfit
+from unisd_rl.transport.weights.adapter import Shape, describe_mismatch
 from unisd_rl.transport.weights.manifest import checksum
 from unisd_rl.transport.weights.shared_memory import map_shared
 
@@ -48,7 +48,7 @@ class AdapterExtension:
         request = LoRARequest(lora_name=name, lora_int_id=adapter_id, lora_path=folder)
         self.model_runner.lora_manager.add_dummy_lora(request, rank=rank)
 
-    def adapter_objection(self, path: str, sent_checksum: str | None, targets: Sequence[str], rank: int) -> str | None:
+    def adapter_mismatch(self, path: str, sent_checksum: str | None, targets: Sequence[str], rank: int) -> str | None:
         """Why the adapter in this file must not be loaded; None if it may."""
         if sent_checksum is not None and checksum(map_shared(path)) != sent_checksum:
             return "vLLM's process reads other bytes than were written"
@@ -56,7 +56,7 @@ class AdapterExtension:
             sent = {name: tuple(tensor.shape) for name, tensor in self._factors(path).items()}
         except ValueError as error:  # a name that is none of a factor
             return str(error)
-        return misfit(sent, self._expected(targets, rank))
+        return describe_mismatch(sent, self._expected(targets, rank))
 
     def adapter_differences(self, path: str, adapter_id: int, scaling: float) -> list[str]:
         """Layers that compute with other factors than those of the file. With tensor parallelism none is compared."""

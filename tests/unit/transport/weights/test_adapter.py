@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from tests.fakes.adapters import LORA, adapted_base, random_factors
 from tests.fakes.tiny_chat_model import save_model
 from unisd_rl.config.model import LoraConfig
-from unisd_rl.transport.weights.adapter import AdapterFolder, misfit
+from unisd_rl.transport.weights.adapter import AdapterFolder, describe_mismatch
 
 
 @pytest.fixture(scope="module")
@@ -83,5 +83,5 @@ def test_the_folder_holds_nothing_more_after_a_load_that_failed(model_path):
         ({"a": (3, 2), "b": (4,)}, "a has the shape [3, 2], not [2, 3]"),
     ],
 )
-def test_a_misfit_is_named(sent, sentence):
-    assert misfit(sent, {"a": (2, 3), "b": None}) == sentence
+def test_a_tensor_that_does_not_fit_is_named(sent, sentence):
+    assert describe_mismatch(sent, {"a": (2, 3), "b": None}) == sentence
