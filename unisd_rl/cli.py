@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from io import TextIOWrapper
 from itertools import takewhile
@@ -225,6 +225,24 @@ def parse_fields(arguments: Sequence[str], program: str) -> dict[str, Any]:
             "JSON object"
         ) from None
     return {key: value for key, value in fields.items() if key != "dry_run"}
+
+
+def check_fields_are_read(fields: Mapping[str, Any], unread: Iterable[str], command: str) -> None:
+    """Check that of a command line's fields none is among those that its command does not read.
+
+    `unread`: dotted names of fields, or of sections of which no field is read. A recipe may have them: it is a run's.
+
+    Raises:
+        UserError: one is given.
+    """
+    for name in unread:
+        *sections, field = name.split(".")
+        within: Any = fields
+        for section in sections:
+            within = within.get(section) if isinstance(within, Mapping) else None
+        if isinstance(within, Mapping) and field in within:
+            option = f"--{name}.*" if isinstance(within[field], Mapping) else f"--{name}"
+            raise UserError(f"{option} does not apply to {command}, which does not read it: leave it out")
 
 
 @cache  # the parser has an option for each of two hundred fields

@@ -29,8 +29,8 @@ PROGRAM = "python -m unisd_rl.evaluate"
 _DESCRIPTION = f"""Let models answer held-out problems through the rollout actors, and compare them with the first.
 
 MODEL: a folder such as a run's checkpoint, a hub name, or `{BASE}` for the embedded base model."""
-_FIELDS = """Every field of the sections run, model, task, rollout and evaluation may be set as for
-`python -m unisd_rl.run`, e.g. --rollout.engine.type transformers --task.eval_examples 100."""
+_FIELDS = """Fields of the sections run, model, task, rollout and evaluation that say how models answer may be set as
+for `python -m unisd_rl.run`, e.g. --rollout.engine.type transformers --task.eval_examples 100."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

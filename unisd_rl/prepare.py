@@ -1,6 +1,7 @@
 """The command that prepares contexts before a run: `python -m unisd_rl.prepare [RECIPE ...] [...]`.
 
-A run prepares what is missing by itself; this does it without a learner, and the run then finds it in the cache.
+A run prepares what is missing by itself; this does it without a learner, and the run then finds it in the cache. So it
+takes a run's words, all of them: fields that contexts do not depend on make no difference.
 Exit codes: `cli.exit_code`.
 """
 

@@ -16,11 +16,13 @@ from typing import Any
 from unisd_rl.cli import (
     CliParser,
     check_absolute_under_a_job,
+    check_fields_are_read,
     check_machine,
     check_model_folder,
     exit_code,
     limit_openmp_spinning,
     parse_fields,
+    print_lines,
     user_path,
 )
 from unisd_rl.cluster.resources import learner_requirement
@@ -35,8 +37,17 @@ _DESCRIPTION = """Train again from the rollouts that a run stored, in the same o
 report whether the losses are the run's.
 
 RUN: the folder of a run that ended."""
-_FIELDS = """Every field may be set as for `python -m unisd_rl.run`; the others are as in RUN. If a changed one affects
-losses, they are not compared. Without --run.name the files go to RUN-replay."""
+_FIELDS = """Fields that say how a step is computed (objective, learner, contexts, model, run) may be set as for
+`python -m unisd_rl.run`; the others are as in RUN. If a changed one affects losses, they are not compared. Without
+--run.name the files go to RUN-replay."""
+UNREAD = (
+    "task", "weights", "evaluation", "faults", "contexts.cache", "model.base_seed", "model.chat_template",
+    "run.checkpoint_every", "run.keep_checkpoints", "rollout.engine", "rollout.actors", "rollout.gpus_per_actor",
+    "rollout.resources", "rollout.cores", "rollout.concurrency", "rollout.sources", "rollout.max_prompt_tokens",
+    "rollout.max_completion_tokens", "rollout.max_staleness", "rollout.lease_s", "rollout.lease_unit",
+    "rollout.max_attempts", "rollout.fsync", "rollout.ledger",
+)  # fmt: skip
+"""What a replay has no use for: its rollouts are there, with their tokens and their views."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,11 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replay(arguments: Sequence[str]) -> int:
     options, fields = _parser().parse_known_args(arguments)
     request = replay_request(options.run, options.check, parse_fields(fields, PROGRAM))
-    if options.dry_run:
-        print(describe(request))
-        return 0
     check_machine((learner_requirement(request.config),))
     limit_openmp_spinning()
+    if options.dry_run:
+        from unisd_rl.driver.dry_run import describe_replay  # heavy: reads the ledger and the model's configuration
+
+        print_lines(describe_replay(request))
+        return 0
     from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
 
     run_replay(request)
@@ -64,6 +77,7 @@ def replay_request(folder: Path, check: bool, fields: dict[str, Any]) -> ReplayR
     Raises:
         UserError: one sentence with the value and the remedy.
     """
+    check_fields_are_read(fields, UNREAD, "a replay")
     run = RecordedRun.at(folder)
     location = {"run": {"dir": str(run.path.parent), "name": f"{run.path.name}-replay"}}
     config = run.config(overlay(location, fields))
@@ -73,13 +87,6 @@ def replay_request(folder: Path, check: bool, fields: dict[str, Any]) -> ReplayR
         config = run.config(overlay({"learner": {"logprob_tolerance": _ANY_MISMATCH}}, overlay(location, fields)))
     _check_request(run, config, changed, check)
     return ReplayRequest(run, config, changed, check)
-
-
-def describe(request: ReplayRequest) -> str:
-    """What would be replayed, and which process needs which resources."""
-    run, config = request.config.run, request.config
-    what = f"{request.run.path} -> {config.run_dir}: up to {run.length} of {config.learner.batch_size} prompts"
-    return f"{what}\n{learner_requirement(config).describe()}"
 
 
 def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], check: bool) -> None:

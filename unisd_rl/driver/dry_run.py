@@ -15,7 +15,12 @@ from typing_extensions import override
 
 from unisd_rl.base_model import base_model_or_tokenizer
 from unisd_rl.cli import describe_resources
-from unisd_rl.cluster.resources import generation_requirements, requirements, retention_requirement
+from unisd_rl.cluster.resources import (
+    generation_requirements,
+    learner_requirement,
+    requirements,
+    retention_requirement,
+)
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, GeneratedConfig, RetrievalAuxiliary
 from unisd_rl.config.objective import Mechanism
@@ -23,13 +28,16 @@ from unisd_rl.config.own_model import Default
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.contexts.selection import with_data_limits
-from unisd_rl.driver.origin import check_origin, model_origin, read_origin, task_origin
+from unisd_rl.driver.origin import check_origin, model_origin, other_weights, read_origin, task_origin
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import EvaluationRequest, check_question_lengths, with_task_limits
 from unisd_rl.models.check import check_model
+from unisd_rl.models.load import has_text_decoder, read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
+from unisd_rl.transport.rollouts.recording import Recording
 from unisd_rl.types import Progress, Prompt, Tokens, ViewKind
 
 _TITLES = {
@@ -92,6 +100,31 @@ def describe_evaluation(request: EvaluationRequest) -> Iterator[str]:
             title = f"{target.model} on {target.task}, answers of at most {limit} tokens"
             yield _shown(title, tokenizer.render(chat), tokenizer.encode(chat))
     yield describe_resources((*generation_requirements(request.config), *retention_requirement(request.config)))
+
+
+def describe_replay(request: ReplayRequest) -> Iterator[str]:
+    """The lines of a replay's dry run: what the ledger holds, the model, what is compared, and last whether there is
+    room.
+
+    Raises:
+        UserError: what the replay would refuse before it starts a process.
+    """
+    config, run = request.config, request.run.path
+    check_model(config)
+    recording = Recording(request.run, config.learner.batch_size, config.run.total_steps)
+    yield f"replay {run} -> {config.run_dir}, from the model {config.model.path}"
+    yield (
+        f"the ledger holds {recording.steps} of {config.run.total_steps} steps whole, {recording.rollouts} rollouts in "
+        f"batches of {config.learner.batch_size}: they are trained on, and nothing is generated"
+    )
+    changed, losses = (*request.changed, *_other_weights(request)), request.run.losses()
+    steps = sum(step < recording.steps for step in losses)
+    if changed or not steps:
+        yield request.run.not_compared(changed)
+    else:
+        yield f"losses of {steps} steps are compared with the run's, bit for bit"
+    yield from _mechanisms(config)
+    yield describe_resources((learner_requirement(config),))
 
 
 def describe_data(config: Config, began: Path | None = None) -> Iterator[str]:
@@ -183,6 +216,12 @@ def _views(prompt: Prompt, tokenizer: ChatTokenizer) -> Iterator[str]:
 
 def _shown(title: str, text: str, tokens: Tokens) -> str:
     return f"--- {title}, {len(tokens)} tokens:\n{text}"
+
+
+def _other_weights(request: ReplayRequest) -> tuple[str, ...]:
+    path = Path(str(request.config.model.path))
+    # Of a model that reads more than text the replay writes the text decoder, and compares that.
+    return () if has_text_decoder(read_config(path)) else other_weights(request, path)
 
 
 def _mechanisms(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from unisd_rl.contexts.cache import WEIGHT_FILES, model_fingerprint, records_fin
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import write_text_atomic
+from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.task import Task
 
 _FILE = "prompts.json"
@@ -112,3 +113,20 @@ def check_origin(run: Path, now: Mapping[str, str], model: Path) -> None:
             raise UserError(_CHANGED[kind].format(model=model, run=run))
     if now.keys() - began.keys():
         write_text_atomic(run / _FILE, json.dumps({**now, **began}) + "\n")
+
+
+def other_weights(request: ReplayRequest, model: Path) -> tuple[str, ...]:
+    """Names the weights among the changed settings where they are not those that the run began with.
+
+    Raises:
+        UserError: losses were to be compared.
+    """
+    began, now = read_origin(request.run.path).get("weights"), weights_fingerprint(model)
+    if began is None or began == now:
+        return ()
+    if request.check:
+        raise UserError(
+            f"--check compares losses, and the weights of {model} are not those that {request.run.path} began with: "
+            "bring them back, or leave --check out"
+        )
+    return ("the weights of the model",)

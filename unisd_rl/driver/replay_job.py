@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
@@ -22,57 +21,14 @@ from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.driver.console import Console
-from unisd_rl.driver.origin import read_origin, weights_fingerprint
+from unisd_rl.driver.origin import other_weights
 from unisd_rl.driver.run_dir import RunDirectory
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
 from unisd_rl.storage.checkpoints import RunState
-from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest
-from unisd_rl.transport.rollouts.batch import split_for_ranks
-from unisd_rl.transport.rollouts.ledger import Ledger
-
-
-class Recording:
-    """The steps of a run, from 0 on, of which no prompt is missing."""
-
-    def __init__(self, run: RecordedRun, batch_size: int, steps: int) -> None:
-        """Read every row of at most `steps` steps once.
-
-        Raises:
-            UserError: a segment is damaged, or not even the first step is whole.
-        """
-        self._location, self._batch_size = run.ledger, batch_size
-        self._quarantined = run.quarantined()
-        try:
-            self._ledger = Ledger(self._location, fsync=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the index of {self._location} is damaged: {error}") from None
-        if missing := self._missing(0):
-            raise UserError(
-                f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "
-                f"prompts are not there, {missing[0]} first; there is nothing to train on"
-            )
-        self.steps = next((step for step in range(steps) if self._missing(step)), steps)
-        self.rollouts = sum(len(self.shards(step, 1)[1]) for step in range(self.steps))
-
-    def shards(self, step: int, ranks: int) -> tuple[tuple[bytes, ...], list[int]]:
-        """What each rank trains on in this step, and the prompt numbers of all of it, in order.
-
-        Raises:
-            UserError: the segment is damaged.
-        """
-        numbers = [number for number in self._numbers(step) if number not in self._quarantined]
-        try:
-            return split_for_ranks(self._ledger.read(numbers), ranks), numbers
-        except (OSError, ValueError) as error:
-            raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
-
-    def _missing(self, step: int) -> list[int]:
-        return [n for n in self._numbers(step) if n not in self._ledger and n not in self._quarantined]
-
-    def _numbers(self, step: int) -> range:
-        return range(step * self._batch_size, (step + 1) * self._batch_size)
+from unisd_rl.storage.recorded_run import ReplayRequest
+from unisd_rl.transport.rollouts.recording import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,23 +114,6 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
     return summary
 
 
-def other_weights(request: ReplayRequest, model: Path) -> tuple[str, ...]:
-    """Names the weights among the changed settings where they are not those that the run began with.
-
-    Raises:
-        UserError: losses were to be compared.
-    """
-    began, now = read_origin(request.run.path).get("weights"), weights_fingerprint(model)
-    if began is None or began == now:
-        return ()
-    if request.check:
-        raise UserError(
-            f"--check compares losses, and the weights of {model} are not those that {request.run.path} began with: "
-            "bring them back, or leave --check out"
-        )
-    return ("the weights of the model",)
-
-
 def steps(
     request: ReplayRequest, recording: Recording, learners: LearnerGroup, directory: RunDirectory, console: Console
 ) -> Iterator[StepMetrics]:
@@ -209,10 +148,8 @@ def compare_losses(run: dict[int, float], replay: dict[int, float]) -> LossCompa
 def verdict(request: ReplayRequest, summary: ReplaySummary) -> str:
     """The result of the comparison, in one sentence."""
     compared, run = summary.compared, request.run.path
-    if summary.changed:
-        return f"losses are not compared with those of {run}: {', '.join(summary.changed)} changed"
     if compared is None:
-        return f"losses are not compared: {run / 'metrics.jsonl'} has none of these steps"
+        return request.run.not_compared(summary.changed)
     if compared.first is None:
         return f"all {compared.steps} losses compared equal those of {run} bit for bit"
     first = compared.first

@@ -16,10 +16,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from unisd_rl.cli import DEFAULT_RECIPE, parse_fields
+from unisd_rl.cli import DEFAULT_RECIPE, check_fields_are_read, parse_fields
 from unisd_rl.config import Config
 from unisd_rl.config.load import DEFAULT_TASK, overlay, recipe_path, recipe_tree, validate_config, with_defaults
-from unisd_rl.config.own_model import evaluated_model_defaults
+from unisd_rl.config.own_model import evaluated_model_defaults, value_at
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.contexts.selection import LIMITS, check_held_out_lengths, with_data_limits
@@ -29,7 +29,13 @@ from unisd_rl.tasks.task import Task
 
 BASE = "base"
 """The name of the embedded base model."""
-_SECTIONS = ("run", "model", "task", "rollout", "evaluation")
+UNREAD = (
+    "contexts", "weights", "learner", "objective", "faults", "run.name", "run.steps", "run.epochs",
+    "run.checkpoint_every", "run.keep_checkpoints", "model.lora", "rollout.sources", "rollout.top_p", "rollout.top_k",
+    "rollout.max_staleness", "rollout.lease_s", "rollout.max_attempts", "rollout.fsync", "rollout.ledger",
+    "evaluation.every",
+)  # fmt: skip
+"""What an evaluation has no use for: it trains nothing, leases nothing, and samples over the whole vocabulary."""
 Tree = Mapping[str, Any]
 
 
@@ -122,12 +128,15 @@ def _task_section(name: str) -> Tree:
 
 def _overrides(fields: Tree, options: Namespace) -> dict[str, Any]:
     """The fields of the command line, and its short options for some of them."""
-    if unused := sorted(set(fields) - set(_SECTIONS)):
-        raise UserError(
-            f"--{unused[0]}.* does not apply to evaluation, which uses {', '.join(_SECTIONS)}: leave it out"
-        )
+    check_fields_are_read(fields, UNREAD, "an evaluation")
     if isinstance(model := fields.get("model"), Mapping) and "path" in model:
-        raise UserError("--model.path does not apply to evaluation: name the models as MODEL, before the first option")
+        raise UserError(
+            "--model.path does not apply to an evaluation: name the models as MODEL, before the first option"
+        )
+    if options.retention is None and value_at(fields, "evaluation.retention") is not None:
+        raise UserError(
+            "--evaluation.retention.* says how retention is measured; say against which model: --retention BASE"
+        )
     short = {key: vars(options)[key] for key in ("samples", "k", "temperature") if vars(options)[key] is not None}
     return overlay(fields, {"evaluation": short})
 

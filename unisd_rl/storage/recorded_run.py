@@ -6,7 +6,7 @@ Only files that `RunDirectory` and the rollout queue wrote are read, and nothing
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,12 @@ class RecordedRun:
     def lineage_of(self, step: int) -> int:
         """The lineage that took this step, of those that count."""
         return max((rollback.lineage for rollback in self._rollbacks() if rollback.step <= step), default=0)
+
+    def not_compared(self, changed: Sequence[str]) -> str:
+        """Why losses are not compared with this run's, where settings `changed`, or else because there are none."""
+        if changed:
+            return f"losses are not compared with those of {self.path}: {', '.join(changed)} changed"
+        return f"losses are not compared: {self.path / 'metrics.jsonl'} has none of these steps"
 
     def quarantined(self) -> frozenset[int]:
         """Numbers of the prompts that were given up: their places in the batches are empty."""

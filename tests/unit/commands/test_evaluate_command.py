@@ -5,10 +5,12 @@ from argparse import Namespace
 import pytest
 
 from tests.fakes.commands import SMALL, command, dry_run
+from unisd_rl.config.load import nested
 from unisd_rl.config.rollout import TransformersEngine
 from unisd_rl.config.task import ArithmeticTask, JsonlTask
+from unisd_rl.errors import UserError
 from unisd_rl.evaluate import main
-from unisd_rl.evaluation.request import evaluation_request, task_types
+from unisd_rl.evaluation.request import UNREAD, _overrides, evaluation_request, task_types
 
 RECORD = '{"prompt": "p", "demonstration": "d", "answer": "a"}\n'
 
@@ -56,7 +58,9 @@ BAD = {
     "missing records": (["./model", "--task", "jsonl", "--task.train", "none.jsonl"], "none.jsonl"),
     "more tries than answers": (["base", "--k", "1", "5"], "samples = 1"),
     "the same answer many times": (["base", "--samples", "3", "--temperature", "0"], "samples = 3 greedy"),
-    "a field of no use": (["base", "--learner.ranks", "2"], "--learner"),
+    "a section of no use": (["base", "--learner.ranks", "2"], "--learner.* does not apply to an evaluation"),
+    "a field of no use": (["base", "--rollout.sources.gold", "1"], "--rollout.sources.* does not apply"),
+    "retention without a base": (["base", "--evaluation.retention.examples", "4"], "--retention BASE"),
     "a model as a field": (["base", "--model.path", "./model"], "MODEL"),
     "unknown field": (["base", "--rollout.fast", "1"], "--rollout.fast"),
     "missing base": (["./model", "--retention", "./nowhere"], "--retention = './nowhere'"),
@@ -73,6 +77,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1
     assert named in said
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_field_that_an_evaluation_does_not_read_is_refused_on_the_command_line(name, folder):
+    with pytest.raises(UserError, match=f"^--{name} does not apply to an evaluation"):
+        _overrides(nested(name, 1), Namespace(samples=None, k=None, temperature=None, retention=None))
 
 
 def test_a_relative_folder_is_refused_under_a_ray_job(folder, capsys, monkeypatch):

@@ -7,15 +7,16 @@ import json
 import pytest
 import tomli_w
 
-from tests.fakes.commands import command, started
+from tests.fakes.commands import dry_run, started
 from tests.fakes.rollout_rows import rollout
-from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.origin import check_origin, model_origin
-from unisd_rl.driver.replay_job import Recording, other_weights
+from tests.fakes.tiny_chat_model import save_model, save_tokenizer
+from unisd_rl.config.load import load_recipe, nested
+from unisd_rl.driver.origin import check_origin, model_origin, other_weights
 from unisd_rl.errors import UserError
-from unisd_rl.replay import main, replay_request
+from unisd_rl.replay import UNREAD, main, replay_request
 from unisd_rl.storage.recorded_run import RecordedRun, changed_settings
 from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.recording import Recording
 from unisd_rl.transport.rollouts.schema import decode, encode
 
 BATCH, STEPS = 4, 3
@@ -99,7 +100,7 @@ def test_a_run_that_still_writes_is_refused(folder, capsys):
 def test_a_lost_base_model_is_named_and_may_be_given(folder, tmp_path, capsys):
     (folder / "base_model").rmdir()
     assert "give it as --model.path" in refusal([folder, "--dry-run"], capsys)
-    assert main([str(folder), "--dry-run", "--model.path", str(tmp_path)]) == 0
+    assert replay_request(folder, False, {"model": {"path": str(tmp_path)}}).config.model.path == str(tmp_path)
 
 
 def test_the_run_itself_is_not_moved_aside(folder, capsys):
@@ -113,15 +114,50 @@ def test_a_check_of_what_cannot_be_equal_is_refused(folder, capsys):
     assert "no losses to compare" in refusal([folder, "--check"], capsys)
 
 
-def test_help_and_a_dry_run_import_nothing_heavy(folder):
-    for ended in (started("unisd_rl.replay", "--help"), command("unisd_rl.replay", folder, "--dry-run")):
-        assert ended.code == 0
-        assert not ended.heavy
-    assert "up to 3 steps of 4 prompts" in ended.output
+def test_help_imports_nothing_heavy():
+    ended = started("unisd_rl.replay", "--help")
+    assert (ended.code, ended.heavy) == (0, frozenset())
+
+
+def test_a_dry_run_says_what_the_ledger_holds_what_is_compared_and_which_process_it_needs(folder):
+    save_tokenizer(folder / "base_model")
+    save_model(folder / "base_model", tied=True)
+    check_origin(folder, model_origin(folder / "base_model"), folder / "base_model")
+    ended = dry_run("unisd_rl.replay", folder)
+    assert ended.code == 0, ended.errors
+    assert f"replay {folder} -> {folder}-replay, from the model {folder}/base_model" in ended.output
+    assert "the ledger holds 3 of 3 steps whole, 11 rollouts in batches of 4" in ended.output
+    assert "losses of 3 steps are compared with the run's, bit for bit" in ended.output
+    assert "  divergence (" in ended.output
     assert "1 x learner rank: 1 CPU" in ended.output
+    (folder / "base_model" / "model.safetensors").write_bytes(b"others")
+    changed = dry_run("unisd_rl.replay", folder, "--learner.ranks", "2", "--run.steps", "2").output
+    assert "2 of 2 steps whole, 7 rollouts" in changed
+    assert "not compared" in changed
+    assert "learner.ranks, run.steps, the weights of the model changed" in changed
 
 
-def test_losses_are_of_the_surviving_chain_and_a_line_cut_short_does_not_count(folder):
+def test_a_dry_run_refuses_what_the_replay_would(folder):
+    write_lines(folder / "quarantined.jsonl", [])
+    save_tokenizer(folder / "base_model")
+    save_model(folder / "base_model", tied=True)
+    (folder / "rollouts" / "index" / "00000003.json").unlink()
+    ended = dry_run("unisd_rl.replay", folder)
+    assert (ended.code, ended.output) == (2, "")
+    assert "1 of its 4 prompts are not there, 2 first; there is nothing to train on" in ended.errors
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_field_that_a_replay_does_not_read_is_refused(name, folder):
+    with pytest.raises(UserError, match=f"^--{name} does not apply to a replay"):
+        replay_request(folder, False, nested(name, 1))
+
+
+def test_a_field_of_a_section_that_a_replay_does_not_read_is_refused(folder, capsys):
+    assert "--evaluation.* does not apply to a replay" in refusal([folder, "--evaluation.every", "2"], capsys)
+
+
+def test_losses_are_of_the_steps_that_count_and_a_line_cut_short_does_not_count(folder):
     # Lineage 1 began again at step 1 and died after it; step 2 of lineage 0 is of no version that was kept.
     lines = [{"step": step, "loss": 0.1 * step, "lineage": 0} for step in range(3)]
     lines.append({"step": 1, "loss": 7.0, "lineage": 1})

@@ -12,10 +12,11 @@ from unisd_rl.cluster.resources import describe_local, requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.schema import ineffective_settings, slower_settings
+from unisd_rl.evaluation.request import UNREAD
 
 EVALUATED = ("run", "model", "task", "rollout", "evaluation")
-UNREAD = ("evaluation.every", "evaluation.retention", "model.lora", "model.path", "rollout.sources")
-"""An evaluation has no steps and no adapter, and its models and `--retention` are options of their own."""
+OPTIONS = ("evaluation.retention", "model.path")
+"""The models of an evaluation and `--retention` are options of their own."""
 EVALUATION_ONLY = ("gpqa", "humaneval")
 LONGEST_SENTENCE = 500
 
@@ -106,7 +107,11 @@ def test_a_value_is_accepted_or_refused_in_one_sentence(section, given, samples,
 
 @pytest.mark.parametrize("section", EVALUATED)
 def test_an_evaluation_accepts_a_value_or_refuses_it_in_one_sentence(section, samples, capsys):
-    read = [case for case in cases(section, samples) if not case.name.startswith(UNREAD) and case.name != "task"]
+    read = [
+        case
+        for case in cases(section, samples)
+        if not case.name.startswith((*UNREAD, *OPTIONS)) and case.name != "task"
+    ]
     check_all(read, as_evaluation, capsys)
 
 

@@ -3,15 +3,22 @@
 The zygote leaves the machine's namespaces itself, where the kernel lets it: no network, and a folder in memory. Root
 makes namespaces directly; others within a user namespace of their own, which some systems forbid. A `Cage` is made
 once, in the zygote; `enter` is called in each process forked from it, and there is no way out.
+
+Landlock is the file filter: which paths a process may still read or write. Linux 5.13, better with every version since;
+it needs no privilege. Its numbers are those of linux/landlock.h, equal on every architecture. The filter of system
+calls is `seccomp.py`.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import resource
 import signal
+import struct
+from collections.abc import Iterable
 
-from unisd_rl.tasks.sandbox import landlock, seccomp, system
+from unisd_rl.tasks.sandbox import seccomp, system
 from unisd_rl.tasks.sandbox.limits import Limits
 
 FIRST_USER = 61184  # systemd's range for passing users: no account has these ids
@@ -19,6 +26,13 @@ _READABLE = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", 
 _CHANNEL = 3  # what a caged process keeps beside the standard three starts here
 _ENTRIES = 1024  # files in a temporary folder in memory
 _LIFTED = 64  # above every descriptor of the zygote
+
+_CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_RULE_PATH_BENEATH = 1
+_EXECUTE, _WRITE, _READ, _READ_DIR, _REMOVE_FILE, _MAKE_REGULAR = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
+_TRUNCATE = 1 << 14
+_ACCESS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # from version 5 on: 16
+_ALL_TCP, _ALL_SCOPES = 0b11, 0b11  # bind and connect; abstract sockets and signals
 
 
 def enter_namespaces() -> bool:
@@ -56,7 +70,7 @@ class Cage:
         self._folder = folder
         self._root = os.geteuid() == 0
         readable = (*_READABLE, os.path.dirname(os.__file__), "/dev/urandom")
-        self._rules = landlock.ruleset(readable, folder) if landlock.version() else None
+        self._rules = _landlock_rules(readable, folder) if _landlock_version() else None
         self._filter = seccomp.program(may_change_files=self._rules is not None)
 
     @property
@@ -80,7 +94,7 @@ class Cage:
         system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
         system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
         if rules is not None:
-            landlock.enter(rules)
+            _enter_landlock(rules)
             os.close(rules)
         if self._filter is not None:
             with contextlib.suppress(OSError):  # a container may forbid it; the probe finds what is missing then
@@ -130,3 +144,43 @@ def _lift(descriptor: int) -> int:
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
+
+
+def _landlock_version() -> int:
+    """The kernel's version of the filter, 0 where there is none."""
+    try:
+        return system.call(_CREATE, None, 0, 1)
+    except OSError:
+        return 0
+
+
+def _landlock_rules(readable: Iterable[str], writable: str) -> int:
+    """A descriptor for `_enter_landlock`: reading beneath `readable`, plain files beneath `writable`, nothing else.
+
+    Paths that do not exist are left out.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    kernel = _landlock_version()
+    handled = (1 << _ACCESS_BITS.get(kernel, 16)) - 1
+    attributes = struct.pack("=QQQ", handled, _ALL_TCP if kernel >= 4 else 0, _ALL_SCOPES if kernel >= 6 else 0)
+    rules = system.call(_CREATE, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
+    for path in filter(os.path.exists, readable):
+        _allow(rules, path, _READ | (_READ_DIR | _EXECUTE if os.path.isdir(path) else 0))
+    _allow(rules, writable, (_WRITE | _READ | _READ_DIR | _REMOVE_FILE | _MAKE_REGULAR | _TRUNCATE) & handled)
+    return rules
+
+
+def _enter_landlock(rules: int) -> None:
+    """Restrict this process, for ever. Needs no_new_privs."""
+    system.call(_RESTRICT_SELF, rules, 0)
+
+
+def _allow(rules: int, path: str, access: int) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", access, descriptor), 12)
+        system.call(_ADD_RULE, rules, _RULE_PATH_BENEATH, rule, 0)
+    finally:
+        os.close(descriptor)
