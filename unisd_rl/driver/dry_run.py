@@ -36,7 +36,7 @@ from unisd_rl.models.load import has_text_decoder, read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.load import load_task
-from unisd_rl.tasks.task import Task
+from unisd_rl.tasks.task import Task, describe_overlap
 from unisd_rl.transport.rollouts.recording import Recording
 from unisd_rl.types import Progress, Prompt, Tokens, ViewKind
 
@@ -156,6 +156,8 @@ def _task(config: Config, for_training: bool = True) -> Generator[str, None, Tas
         yield f"the data is not looked at, since it is neither on this machine nor reachable from it: {error}"
         return None
     yield f"{config.task.type}: {len(task.train):,} training and {len(task.evaluation):,} held-out problems"
+    if overlap := describe_overlap(task):
+        yield overlap
     return task
 
 

@@ -40,7 +40,8 @@ from unisd_rl.tasks import (
     toolalpaca,
 )
 from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
-from unisd_rl.tasks.task import Task, check_gold, check_problems, of_own_code
+from unisd_rl.tasks.source_records import print_once
+from unisd_rl.tasks.task import Task, check_gold, check_problems, describe_overlap, of_own_code
 
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 """Benchmarks that bring no training problems."""
@@ -63,6 +64,8 @@ def load_task(config: TaskConfig, for_training: bool = True) -> Task:
         raise UserError(f"{origin}: it has no training problems; give some, or evaluate on it")
     if not task.evaluation:
         raise UserError(f"{origin}: it has no held-out problems; give some")
+    if overlap := describe_overlap(task):
+        print_once(f"{origin}: {overlap}")
     if not isinstance(config, SelfContained):  # these make their solutions, some wrong on purpose
         runs_programs = isinstance(config, MBPPTask | HumanEvalTask | PythonTask)  # one's own may
         check_gold(task, origin, _GRADED_PROGRAMS if runs_programs else _GRADED)

@@ -159,6 +159,24 @@ def check_gold(task: Task, origin: str, most: int) -> None:
     print_once(found)
 
 
+def describe_overlap(task: Task) -> str | None:
+    """How many held-out problems the student reads in the words of a training problem (case and white space apart), and
+    the first by name; None where none is. Benchmarks have such problems too."""
+    trained = {_asked(task, example): example.id for example in task.train}
+    both = [(example.id, trained[asked]) for example in task.evaluation if (asked := _asked(task, example)) in trained]
+    if not both:
+        return None
+    (held_out, training), count = both[0], len(both)
+    return (
+        f"{count:,} of {len(task.evaluation):,} held-out problems {'is' if count == 1 else 'are'} among the training "
+        f"problems too, first {held_out!r} as {training!r}: accuracy counts what was trained on"
+    )
+
+
+def _asked(task: Task, example: Example) -> tuple[str, ...]:
+    return tuple(normalized(turn.content) for turn in task.student_messages(example))
+
+
 def of_own_code(origin: str, what: str, function: Callable[..., Result], *arguments: object) -> Result:
     """What a function of a user's own task returns.
 

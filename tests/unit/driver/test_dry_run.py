@@ -113,6 +113,13 @@ def test_what_nobody_set_for_a_model_of_ones_own_is_shown_with_its_reason(capsys
     assert not any(line.startswith("learner.") for line in said(capsys, *SMALL))
 
 
+def test_held_out_problems_that_are_trained_on_too_are_a_line(capsys, own, tmp_path):
+    whole = tmp_path / "records.jsonl"
+    (tmp_path / "held_out.jsonl").write_text("".join(whole.read_text().splitlines(keepends=True)[:2]))
+    lines = said(capsys, *own, "--task.evaluation", str(tmp_path / "held_out.jsonl"))
+    assert any(line.startswith("2 of 2 held-out problems are among the training problems too, first") for line in lines)
+
+
 def test_what_it_prepared_the_run_finds(capsys, own, no_cache, model):
     said(capsys, *own)
     kept = set(no_cache.rglob("*.jsonl"))

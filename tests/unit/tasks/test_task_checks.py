@@ -66,6 +66,22 @@ def test_a_task_that_keeps_all_of_it_loads_without_a_word(section, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_held_out_problems_that_are_trained_on_too_are_counted_and_named_and_not_refused(section, capsys):
+    again = [replace(GOOD[3], id="e3", question=" QUESTION\t3? "), GOOD[9], replace(GOOD[5], id="e5")]
+    assert load_task(section(lambda: Own(evaluation=again))).evaluation == again
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "2 of 3 held-out problems are among the training problems too, first 'e3' as 'p3'" in said
+
+
+def test_a_problem_with_another_system_turn_is_another_problem(section, capsys):
+    def chat(example):
+        return Message("system", f"You are {example.answer}."), Message("user", "What are you?")
+
+    load_task(section(lambda: Own(chat=chat)))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("split", ["train", "evaluation"])
 def test_an_id_that_occurs_twice_in_a_task_of_ones_own_is_refused(refusal, split):
     twice = [*GOOD[:4], replace(GOOD[4], id="p1")]
