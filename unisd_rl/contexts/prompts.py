@@ -94,10 +94,20 @@ class PromptStream:
 
     @property
     def checksum(self) -> str:
-        """xxh3-64 of every problem that is trained on and its contexts, in order: equal ones are the same prompts."""
+        """xxh3-64 of every problem that is trained on and its contexts, in order: equal ones are the same prompts.
+
+        Values by their names, so that a new field of `Example` or `Contexts` refuses no older run. How they are written
+        is part of the value: runs note it.
+        """
         digest = xxhash.xxh3_64()
-        for pair in zip(self._prepared.kept, self._prepared.contexts, strict=True):
-            digest.update(repr(pair).encode())
+        for example, contexts in zip(self._prepared.kept, self._prepared.contexts, strict=True):
+            digest.update(
+                (
+                    f"(Example(id={example.id!r}, question={example.question!r}, "
+                    f"demonstration={example.demonstration!r}, answer={example.answer!r}), "
+                    f"Contexts(auxiliary={contexts.auxiliary!r}, negative={contexts.negative!r}))"
+                ).encode()
+            )
         return digest.hexdigest()
 
     def prompt(self, number: int) -> NumberedPrompt:

@@ -12,7 +12,7 @@ take one off). So it is turned into tokens, and back into text, behind a prompt.
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -223,19 +223,8 @@ class ChatTokenizer:
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(self._path), trust_remote_code=False)
-        except Exception as error:  # transformers raises almost anything about files that are damaged
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise UserError(f"model.path = {self._path} has no tokenizer that loads: {reason}") from None
-        if tokenizer.chat_template is None:
-            raise UserError(f"the tokenizer of {self._path} has no chat template; use a chat model or add one")
-        if backend := getattr(tokenizer, "backend_tokenizer", None):  # a file may say both
-            backend.no_truncation()
-            backend.no_padding()
-        return tokenizer
+        files = sorted(self._path.iterdir()) if self._path.is_dir() else []
+        return _load_tokenizer(self._path, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 
     def _generation_stops(self) -> set[int]:
         """Those of generation_config.json and of config.json, which transformers reads where there is no such file."""
@@ -258,3 +247,22 @@ class ChatTokenizer:
                 )
             stops |= {token for token in several if token >= 0}  # -1 is none
         return stops
+
+
+@lru_cache(maxsize=8)
+def _load_tokenizer(path: Path, _changed: tuple[tuple[str, int], ...]) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model, loaded once in a process while its files, by name and time of change, are the same:
+    limits, preparation and retention read with it one after the other, and a large one takes a second to load."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except Exception as error:  # transformers raises almost anything about files that are damaged
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"model.path = {path} has no tokenizer that loads: {reason}") from None
+    if tokenizer.chat_template is None:
+        raise UserError(f"the tokenizer of {path} has no chat template; use a chat model or add one")
+    if backend := getattr(tokenizer, "backend_tokenizer", None):  # a file may say both
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer

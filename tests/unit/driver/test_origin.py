@@ -4,17 +4,20 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
+import xxhash
 
 from tests.fakes.prepared import prepared_stream
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.task import PythonTask
+from unisd_rl.contexts.prompts import Prepared, PromptStream
+from unisd_rl.contexts.views import Contexts
 from unisd_rl.driver.origin import check_origin, model_origin, read_origin, task_origin, weights_fingerprint
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.load import load_task
-from unisd_rl.types import Message
+from unisd_rl.types import Example, Message
 
 CONFIG = load_recipe("unisd_star", {"task": {"train_examples": 24, "eval_examples": 8}})
 MIB = 1 << 20
@@ -121,6 +124,30 @@ def test_a_run_of_before_that_noted_less_is_resumed_and_notes_the_rest(run, mode
     assert json.loads((run / "prompts.json").read_text()) == {"checksum": "abc", **model_origin(model)}
     with pytest.raises(UserError, match="problems and contexts are not those"):
         check_origin(run, {"checksum": "abd"}, model)
+
+
+@dataclass(frozen=True)
+class LaterExample:
+    """A problem of a version to come, with a field more, in another order."""
+
+    topic: str
+    id: str
+    answer: str
+    question: str
+    demonstration: str
+
+
+def test_a_further_field_of_a_problem_or_its_contexts_refuses_no_older_run():
+    """The checksum is the one that runs have noted since they note any: of both as Python shows them."""
+    kept = (Example("a", "What is 1 + 1?", 'It is "2".\nAnswer: 2', "2"), Example("b", "2 + 2?", "It's\n4", "4"))
+    contexts = (Contexts(("One.", "Two's"), "3"), Contexts((), None))
+    noted = xxhash.xxh3_64("".join(repr(pair) for pair in zip(kept, contexts, strict=True))).hexdigest()
+    assert noted == "fb1a82cddfe5d854"
+    later = tuple(LaterExample("sums", e.id, e.answer, e.question, e.demonstration) for e in kept)
+    for problems in (kept, later):
+        assert PromptStream(None, CONFIG, Prepared(problems, contexts, None)).checksum == noted
+    for changed in (replace(kept[0], answer="3"), replace(kept[0], id="c"), replace(kept[0], question="")):
+        assert PromptStream(None, CONFIG, Prepared((changed, kept[1]), contexts, None)).checksum != noted
 
 
 def test_of_big_weights_a_sample_is_read_that_no_other_training_passes(model):

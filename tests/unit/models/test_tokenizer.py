@@ -93,3 +93,16 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="no chat template"):
         ChatTokenizer(tmp_path).encode(QUESTION)
+
+
+def test_a_tokenizer_is_loaded_once_in_a_process_while_its_files_stay_as_they_are(tmp_path, monkeypatch):
+    save_tokenizer(tmp_path)
+    loaded, load = [], AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *given, **options: loaded.append(1) or load(*given, **options)
+    )
+    first, second = (ChatTokenizer(tmp_path).encode([Message("user", "a")]).tolist() for _ in range(2))
+    assert (first == second, loaded) == (True, [1])
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}!{% endfor %}")
+    assert ChatTokenizer(tmp_path).render([Message("user", "a")]) == "a!"
+    assert loaded == [1, 1]
