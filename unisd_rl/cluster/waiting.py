@@ -69,7 +69,7 @@ class CallRaised(CallFailed):
         super().__init__(known if error.cause is not None else str(error).splitlines()[-1])
 
 
-def fetch(call: "ray.ObjectRef[Answer]", timeout_s: float = FETCH_S) -> Answer:
+def fetch(call: "ray.ObjectRef[Any]", timeout_s: float = FETCH_S) -> Any:
     """The answer to a call of an actor that has ended, or is expected to end within `timeout_s` seconds.
 
     Raises:
