@@ -1,62 +1,82 @@
-"""Attention over packed rows: many sequences end to end in one row, and none sees another.
+"""Attention over packed rows: many sequences end to end in one row, or the prefix tree of them.
 
 ```
- Inputs.packing --keyword--> decoder --> layers --> packed_attention      one call a layer, no mask, no padding
-                                                    |-- CUDA, 16 bits: torch's variable-length flash kernel
-                                                    +-- elsewhere: scaled_dot_product_attention, sequence by sequence
+ Inputs.packing --keyword--> decoder --> layers --> packed_attention           one call a layer, no mask, no padding
+                                                    |-- CUDA, 16 bits: torch's variable-length flash kernel,
+                                                    |                  for a tree FlexAttention
+                                                    +-- elsewhere: scaled_dot_product_attention, block by block
 ```
+
+Row position q sees row position k exactly if `k <= q < subtree_end[k]` and, under a window of W tokens,
+`depth[q] - depth[k] < W` (`prefix_tree.py`). Sequences end to end are a forest in which nobody shares anything.
 
 The function is registered in transformers' attention interface under `PACKED`. Its name is unknown to the mask
 interface, so transformers builds no mask and leaves the meaning of a row to the keyword `packing`. Whether a model
-takes part is not looked up but tried at load time (`reads_packed_rows`).
+takes part is not looked up but tried at load time (`layout.py`).
 
-Shape letters: T tokens of the row, S sequences, h query heads, g key heads, d head width.
+Shape letters: T tokens of the row, S segments, h query heads, g key heads, d head width, q rows of a block of queries,
+k rows that it sees.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
-from unisd_rl.errors import UserError
+from learner.prefix_tree import Row, Span
 
 PACKED = "unisd_packed"
-_LAYERS = {"full_attention", "sliding_attention"}
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
-_TRIED = (3, 5)
-_TRIED_WINDOW = 2
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 _FLASH_HEAD_WIDTH = 256
+_MASKED_ROWS = 256
+"""Rows of a block with a mask, at most: masks stay small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the sequences of a packed row lie."""
+    """Where the sequences of a packed row lie, and what each token sees."""
 
     lengths: tuple[int, ...]
-    """Tokens of each; T in all."""
+    """Tokens of each segment; T in all. A segment is a sequence, or what it does not share with those before it."""
+    prefixes: tuple[tuple[Span, ...], ...]
+    """Row positions that a segment shares with those before it, in order of depth; none where it is a sequence."""
     starts_S: Tensor
-    """int32, S + 1 entries: where each begins, and T."""
-    positions_T: Tensor
+    """int32, S + 1 entries: where each segment begins, and T."""
+    depth_T: Tensor
     """long: each token's position in its own sequence."""
+    subtree_end_T: Tensor
+    """long: the row position behind the last one that sees this one."""
+    _made: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Blocks and masks, which all layers of a pass have in common, by their windows."""
 
     @staticmethod
-    def of(lengths: Sequence[int], device: torch.device) -> "Packing":
-        """The packing of sequences of these lengths, each at least 1."""
-        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        positions = torch.cat([torch.arange(length) for length in lengths])
-        return Packing(tuple(lengths), starts.to(device), positions.to(device))
+    def of(row: Row, device: torch.device) -> "Packing":
+        """The packing of a row of at least one token."""
+        starts = torch.tensor([0, *(stop for _, stop in row.segments)], dtype=torch.int32).to(device)
+        depth, end = (torch.from_numpy(array).to(device) for array in (row.depth_T, row.subtree_end_T))
+        return Packing(tuple(stop - start for start, stop in row.segments), row.prefixes, starts, depth, end)
+
+    @property
+    def shares(self) -> bool:
+        """Whether a token is part of several sequences."""
+        return any(self.prefixes)
 
     def keywords(self) -> dict[str, object]:
         """What a model's forward pass over the row is told beside the ids."""
-        return {"position_ids": self.positions_T.unsqueeze(0), "packing": self}
+        return {"position_ids": self.depth_T.unsqueeze(0), "packing": self}
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made at the first call with this key: each layer needs the same."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class NotPackable(Exception):
@@ -74,7 +94,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each sequence: `output_1Thd`. A window of W lets a token see itself and W - 1 before it.
+    """Causal attention along each path: `output_1Thd`. A window of W lets a token see itself and W - 1 before it.
 
     Raises:
         NotPackable: no packing arrived, or the model wants a mask, a soft cap, sinks, a bias, or to look ahead.
@@ -84,71 +104,12 @@ def packed_attention(
     wanted = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if wanted or not getattr(module, "is_causal", True):
         raise NotPackable(f"{type(module).__name__} wants {', '.join(wanted) or 'to look ahead'}")
-    attend = _flash if _has_flash(query_1hTd, value_1gTd) else _each
+    kernel = _flex if packing.shares else _flash
+    attend = kernel if _has_flash(query_1hTd, value_1gTd) else _blockwise
     return attend(query_1hTd, key_1gTd, value_1gTd, packing, scaling, sliding_window), None
 
 
 AttentionInterface.register(PACKED, packed_attention)
-
-
-def choose_attention(model: PreTrainedModel, packed: bool | None, model_path: Path) -> bool:
-    """Let the model read packed rows if it can (`packed` None), must or must not; returns whether it does.
-
-    Raises:
-        UserError: `packed` is True and the model cannot.
-    """
-    if packed is not False and reads_packed_rows(model):
-        model.set_attn_implementation(PACKED)
-        return True
-    if packed:
-        raise UserError(
-            f"learner.packed = true, but {type(model).__name__} of model.path = {model_path} cannot read packed rows: "
-            "leave learner.packed out, and its sequences are padded"
-        )
-    return False
-
-
-@torch.no_grad()
-def reads_packed_rows(model: PreTrainedModel) -> bool:
-    """Whether two short sequences in one row give the hidden states that each gives alone under the model's own
-    attention. Windows are two tokens wide meanwhile, so that they show. The model is left as it was found.
-    """
-    before, device, config = model.config._attn_implementation, model.device, model.config.get_text_config()
-    if not set(getattr(config, "layer_types", None) or ()) <= _LAYERS:
-        return False
-    ids = [torch.arange(length, device=device) % config.vocab_size for length in _TRIED]
-    with _narrow_windows(model):
-        alone = [_states(model, ids_T) for ids_T in ids]
-        try:
-            model.set_attn_implementation(PACKED)
-            if config._attn_implementation != PACKED:
-                return False  # not through the interface: transformers would mask the whole row, at a quadratic cost
-            together = _states(model, torch.cat(ids), **Packing.of(_TRIED, device).keywords())
-        except (NotPackable, TypeError):  # a TypeError: its forward pass knows no further keywords
-            return False
-        finally:
-            model.set_attn_implementation(before)
-    expected = torch.cat(alone)
-    error = float((together - expected).abs().max())
-    return error <= _TOLERANCE.get(expected.dtype, 5e-2) * float(expected.abs().max())
-
-
-def _states(model: PreTrainedModel, ids_T: Tensor, **keywords: Any) -> Tensor:
-    return model.get_decoder()(input_ids=ids_T.unsqueeze(0), use_cache=False, **keywords).last_hidden_state[0]
-
-
-@contextmanager
-def _narrow_windows(model: PreTrainedModel) -> Iterator[None]:
-    """Sliding windows, in the configuration (from where masks are made) and in the layers, at two tokens."""
-    owners = [model.config.get_text_config(), *model.modules()]
-    windows = [(owner, owner.sliding_window) for owner in owners if getattr(owner, "sliding_window", None)]
-    for owner, _ in windows:
-        owner.sliding_window = _TRIED_WINDOW
-    try:
-        yield
-    finally:
-        for owner, window in windows:
-            owner.sliding_window = window
 
 
 def _has_flash(query: Tensor, value: Tensor) -> bool:
@@ -157,18 +118,53 @@ def _has_flash(query: Tensor, value: Tensor) -> bool:
     return query.is_cuda and narrow and width == value.shape[-1] <= _FLASH_HEAD_WIDTH and width % 8 == 0
 
 
-def _each(
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Queries that are computed together, rows `start` to `stop`, and the rows before them that they see."""
+
+    start: int
+    stop: int
+    prefix: tuple[Span, ...]
+    pieces: tuple[tuple[int, int, int], ...]
+    """The same rows: (which block, from where in it, to where)."""
+    masked: bool
+    """Few tokens behind a longer prefix, of one segment or several: with a mask. Else one path to its end."""
+
+
+def _blockwise(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Tensor:
-    """Sequence by sequence: nothing is copied, nothing is padded."""
-    lengths = list(packing.lengths)
+    """Block by block of queries: nothing is padded, and copied only where a block sees more than its own rows."""
+    blocks: list[_Block] = packing.once(("blocks", window), lambda: _blocks(packing, window))
+    sizes = [block.stop - block.start for block in blocks]
+    # Split once: the backward pass of a slice of the row would write a whole row of zeros for each block.
+    queries, keys, values = (tensor.split(sizes, 2) for tensor in (query, key, value))
     parts = [
-        scaled_dot_product_attention(
-            *part, **_causal(part[0].shape[2], window, query.device), scale=scaling, enable_gqa=True
-        )
-        for part in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+        _attend(place, block, (queries, keys, values), packing, window, scale=scaling, enable_gqa=True)
+        for place, block in enumerate(blocks)
     ]
     return torch.cat(parts, 2).transpose(1, 2).contiguous()
+
+
+def _attend(
+    place: int, block: _Block, rows: Sequence[Sequence[Tensor]], packing: Packing, window: int | None, **options: Any
+) -> Tensor:
+    if block.masked:
+        query, (key, value) = rows[0][place], (_path(block, place, parts) for parts in rows[1:])
+        mask = packing.once((place, window, query.dtype), lambda: _mask(packing, block, window, query.dtype))
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+    # The prefix asks too, and its answers are left out: the kernel's own causal mask begins at the first key.
+    query, key, value = (_path(block, place, parts) for parts in rows)
+    length, before = query.shape[2], query.shape[2] - (block.stop - block.start)
+    answers = scaled_dot_product_attention(query, key, value, **_causal(length, window, query.device), **options)
+    return answers[:, :, before:] if before else answers
+
+
+def _path(block: _Block, place: int, parts: Sequence[Tensor]) -> Tensor:
+    """The rows of a block behind those of its prefix; `parts` are the rows of each block."""
+    if not block.pieces:
+        return parts[place]
+    return torch.cat([*(parts[at][:, :, start:stop] for at, start, stop in block.pieces), parts[place]], 2)
 
 
 def _causal(length: int, window: int | None, device: torch.device) -> dict[str, Any]:
@@ -177,10 +173,61 @@ def _causal(length: int, window: int | None, device: torch.device) -> dict[str, 
     return {"attn_mask": torch.ones(length, length, dtype=torch.bool, device=device).tril_().triu_(1 - window)}
 
 
+def _mask(packing: Packing, block: _Block, window: int | None, dtype: torch.dtype) -> Tensor:
+    """`mask_qk` to be added to the scores: 0 where a row of the block sees a row of its prefix or its own, else
+    -inf."""
+    spans = [*block.prefix, (block.start, block.stop)]
+    key_k = torch.cat([torch.arange(start, stop, device=packing.depth_T.device) for start, stop in spans])
+    query_q = key_k[-(block.stop - block.start) :]
+    seen_qk = sees(query_q[:, None], key_k[None], packing.depth_T, packing.subtree_end_T, window)
+    return torch.zeros(seen_qk.shape, dtype=dtype, device=key_k.device).masked_fill_(~seen_qk, -torch.inf)
+
+
+def sees(query: Tensor, key: Tensor, depth_T: Tensor, subtree_end_T: Tensor, window: int | None) -> Tensor:
+    """Whether row positions `query` see row positions `key` (bool, broadcast): the definition of a row's attention."""
+    seen = (key <= query) & (query < subtree_end_T[key])
+    return seen if window is None else seen & (depth_T[query] - depth_T[key] < window)
+
+
+def _blocks(packing: Packing, window: int | None) -> list[_Block]:
+    """The row's segments; short ones that follow each other behind one long prefix are one block."""
+    blocks: list[_Block] = []
+    behind = 0  # tokens on the path before the last block, if it is masked
+    for (start, stop), prefix in zip(pairwise(packing.starts_S.tolist()), packing.prefixes, strict=True):
+        shared = sum(last - first for first, last in prefix)
+        if behind and shared >= behind and stop - blocks[-1].start <= min(behind, _MASKED_ROWS):
+            blocks[-1] = replace(blocks[-1], stop=stop)
+            continue
+        masked = stop - start <= min(shared, _MASKED_ROWS)
+        behind = shared if masked else 0
+        seen = prefix if window is None else _last(prefix, window - 1)
+        blocks.append(_Block(start, stop, seen, tuple(_pieces(blocks, seen)), masked))
+    return blocks
+
+
+def _last(spans: Sequence[Span], tokens: int) -> tuple[Span, ...]:
+    """The last tokens of spans."""
+    kept: list[Span] = []
+    for start, stop in reversed(spans):
+        if tokens > 0:
+            kept.append((max(start, stop - tokens), stop))
+            tokens -= stop - start
+    return tuple(reversed(kept))
+
+
+def _pieces(blocks: Sequence[_Block], spans: Sequence[Span]) -> Iterator[tuple[int, int, int]]:
+    """The rows of spans as (which block, from where in it, to where)."""
+    starts = [block.start for block in blocks]
+    for start, stop in spans:
+        for place in range(bisect_right(starts, start) - 1, bisect_left(starts, stop)):
+            block = blocks[place]
+            yield place, max(start, block.start) - block.start, min(stop, block.stop) - block.start
+
+
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Tensor:
-    """One kernel for the row. It counts the tokens before a token, without the token itself."""
+    """One kernel for a row that shares nothing. It counts the tokens before a token, without the token itself."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(packing.lengths)
@@ -195,3 +242,26 @@ def _flash(
         enable_gqa=True,
     )
     return output.unsqueeze(0)
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Tensor:
+    """One kernel for the row of a tree. Its mask is a list of the blocks of 128 by 128 tokens that are not empty."""
+    attend, block_mask = _compiled_flex()
+    length, device = query.shape[2], query.device
+
+    def seen(batch: Tensor, head: Tensor, query_row: Tensor, key_row: Tensor) -> Tensor:
+        return sees(query_row, key_row, packing.depth_T, packing.subtree_end_T, window)
+
+    mask = packing.once(("flex", window), lambda: block_mask(seen, None, None, length, length, device=device))
+    output: Tensor = attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)
+    return output.transpose(1, 2).contiguous()
+
+
+@cache
+def _compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
+    """FlexAttention and the function that makes its masks, for rows of any length."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    return torch.compile(flex_attention, dynamic=True), torch.compile(create_block_mask, dynamic=True)

@@ -10,14 +10,17 @@
 
 Inputs are one packed row, in which attention stays within each sequence, or rows that are padded on the right. The
 models are causal, so no real position ever sees a padded one and what those compute is never read. The last token of a
-completion is predicted, not read. Groups are as few as fit a budget of tokens:
+completion is predicted, not read. Groups are as few as fit a budget of tokens (`layout.py` has the layouts):
 
 ```
- packed   one row, sequences end to end: a pass computes the tokens it reads, nothing else
- padded   one row a sequence, as long as the longest: neighbours in length pad each other little
+ tree     neighbours in depth-first order: what they begin with is read once, and counts once
+ packed   best fit of lengths
+ padded   neighbours in length: they pad each other little
 ```
 
-Everything here is pure and deterministic: equal lengths give equal groups, ties go to the lower index.
+Where trees would save less than a tenth of the tokens the passes are packed: their attention is dearer.
+
+Everything here is pure and deterministic: equal sequences give equal groups, ties go to the lower index.
 
 Shape letters: N completion tokens, B rows and L columns of one pass, S sequences.
 """
@@ -29,30 +32,41 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.attention import Packing
 from learner.plan import ViewSpec
+from learner.prefix_tree import PrefixTree
+from unisd_rl.config.learner import Layout
 from unisd_rl.types import Rollout, Tokens, ViewKind
 
 Group = list[int]
 """Indices of the sequences of one pass."""
+_LEAST_SAVED = 0.1
+"""Share of the tokens that a tree must save: its attention is dearer than that of sequences end to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackingConfig:
     """How a rank packs sequences into forward passes; changes no result beyond rounding."""
 
-    packed: bool
-    """Sequences end to end in one row; False: padded rows."""
+    layout: Layout
     gradient_tokens: int
     """Positions computed at most in a pass with gradient. A single sequence may be longer: it gets its own pass."""
     scoring_tokens: int
     """The same for a pass without gradient."""
 
-    def groups(self, lengths: Sequence[int], budget: int) -> list[Group]:
-        """Passes over sequences of these lengths, of at most `budget` positions."""
-        return best_fit(lengths, budget) if self.packed else padded(lengths, budget)
+    def groups(self, sequences: Sequence[Tokens], budget: int) -> tuple[list[Group], Layout]:
+        """Passes over these sequences, of at most `budget` positions, and the layout that they are for."""
+        lengths = [len(sequence) for sequence in sequences]
+        if self.layout == "padded":
+            return padded(lengths, budget), "padded"
+        if self.layout == "tree":
+            trees = PrefixTree.of(sequences).cut(budget)
+            if sum(tree.tokens for tree in trees) <= (1.0 - _LEAST_SAVED) * sum(lengths):
+                return [list(tree.order) for tree in trees], "tree"
+        return best_fit(lengths, budget), "packed"
 
 
 def best_fit(lengths: Sequence[int], budget: int) -> list[Group]:
@@ -100,6 +114,14 @@ class InputSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """Sequences that one forward pass reads, and how they lie in it."""
+
+    sequences: Sequence[InputSequence]
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """One forward pass. An empty pass reads one dummy token and predicts none."""
 
@@ -108,13 +130,19 @@ class Inputs:
     packing: Packing | None
     """Where the sequences lie in the one row; None: each row is a sequence, padded."""
     predicts_N: Tensor
-    """Flat positions in [B * L] whose hidden states predict the pass's completion tokens."""
+    """Flat positions in [B * L] whose hidden states predict the pass's completion tokens; one that several sequences
+    share may predict several."""
     targets_N: Tensor
     """Those tokens."""
     result_index_N: Tensor
     """Where each of them stands in the results: `view * N + index of the token in the rank's batch`."""
-    tokens: int
-    """Tokens read, padding left out."""
+    read: tuple[int, ...]
+    """Tokens that each sequence adds to the pass: those that it shares are counted at one of them, padding nowhere."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read, padding left out."""
+        return sum(self.read)
 
     @property
     def positions(self) -> int:
@@ -147,8 +175,8 @@ class RankBatch:
     def __init__(self, rollouts: Sequence[Rollout], device: torch.device, config: PackingConfig) -> None:
         nonempty = [rollout for rollout in rollouts if len(rollout.completion_tokens)]
         empty = [rollout for rollout in rollouts if not len(rollout.completion_tokens)]
-        lengths = [_length(rollout.prompt_tokens, rollout) for rollout in nonempty]
-        groups = config.groups(lengths, config.gradient_tokens)
+        sequences = [_read_tokens(rollout.prompt_tokens, rollout.completion_tokens) for rollout in nonempty]
+        groups, self._gradient_layout = config.groups(sequences, config.gradient_tokens)
         self.rollouts = [*empty, *(nonempty[index] for group in groups for index in group)]
         self.device, self._config = device, config
         self._sizes = [len(group) for group in groups]
@@ -189,64 +217,74 @@ class RankBatch:
         has = [len(rollout.views_of(spec.kind)) > spec.index for rollout in self.rollouts]
         return torch.tensor(has, dtype=torch.bool, device=self.device)
 
-    def gradient_groups(self) -> list[list[InputSequence]]:
-        """The student's sequences by gradient pass; in this order they predict the tokens 0 .. N - 1."""
+    def gradient_passes(self) -> list[Pass]:
+        """The passes over the student's sequences; in this order they predict the tokens 0 .. N - 1."""
         sequences = iter(self.student_sequences())
-        return [[next(sequences) for _ in range(size)] for size in self._sizes]
+        return [Pass([next(sequences) for _ in range(size)], self._gradient_layout) for size in self._sizes]
 
-    def scoring_groups(self, sequences: Sequence[InputSequence]) -> list[list[InputSequence]]:
-        """Sequences by pass without gradient; within a pass, views follow each other."""
-        lengths = [self.length(sequence) for sequence in sequences]
-        groups = self._config.groups(lengths, self._config.scoring_tokens)
-        return [[sequences[index] for index in sorted(group)] for group in groups]
+    def scoring_passes(self, sequences: Sequence[InputSequence]) -> list[Pass]:
+        """Passes without gradient; within a pass, views follow each other."""
+        tokens = [_read_tokens(each.context, self.rollouts[each.row].completion_tokens) for each in sequences]
+        groups, layout = self._config.groups(tokens, self._config.scoring_tokens)
+        return [Pass([sequences[index] for index in sorted(group)], layout) for group in groups]
 
-    def length(self, sequence: InputSequence) -> int:
-        """Tokens that are read: the context, and the completion but for its last token."""
-        return _length(sequence.context, self.rollouts[sequence.row])
+    def empty_pass(self) -> Pass:
+        """A pass that predicts nothing."""
+        return Pass([], self._config.layout)
 
     def predicted(self, sequence: InputSequence) -> int:
         """Completion tokens that are predicted."""
         return len(self.rollouts[sequence.row].completion_tokens)
 
-    def collate(self, sequences: Sequence[InputSequence]) -> Inputs:
-        """One forward pass over `sequences`; their completions keep the order of the sequences."""
+    def collate(self, one: Pass) -> Inputs:
+        """The inputs of a pass; the completions keep the order of its sequences."""
         pairs, indices = [], [np.empty(0, np.int64)]
-        for sequence in sequences:
+        for sequence in one.sequences:
             rollout, row = self.rollouts[sequence.row], sequence.row
             assert len(sequence.context), f"rollout {rollout.number} has an empty context"
             pairs.append((sequence.context, rollout.completion_tokens))
             indices.append(sequence.view * self.tokens + np.arange(self.starts[row], self.starts[row + 1]))
-        inputs = collate(pairs, self._config.packed, self.device)
+        inputs = collate(pairs, one.layout, self.device)
         return replace(inputs, result_index_N=torch.from_numpy(np.concatenate(indices)).to(self.device))
 
     def _with_tokens(self, sequences: Iterable[InputSequence]) -> list[InputSequence]:
         return [sequence for sequence in sequences if len(self.rollouts[sequence.row].completion_tokens)]
 
 
-def collate(pairs: Sequence[tuple[Tokens, Tokens]], packed: bool, device: torch.device) -> Inputs:
+def collate(pairs: Sequence[tuple[Tokens, Tokens]], layout: Layout, device: torch.device) -> Inputs:
     """One forward pass over (context, completion) pairs; results stand in the order of the pairs' tokens."""
     if not pairs:
-        none = torch.empty(0, dtype=torch.long, device=device)
-        dummy = torch.zeros(1, 1, dtype=torch.long, device=device)
-        return Inputs(dummy, Packing.of([1], device) if packed else None, none, none, none, 0)
-    lengths = [len(context) + len(completion) - 1 for context, completion in pairs]
-    width = sum(lengths) if packed else max(lengths)
-    starts = np.cumsum([0, *lengths[:-1]]) if packed else np.arange(len(pairs)) * width
-    ids_BL, predicts = np.zeros((1 if packed else len(pairs), width), np.int64), []
-    for (context, completion), start, length in zip(pairs, starts, lengths, strict=True):
-        ids_BL.flat[start : start + len(context)] = context
-        ids_BL.flat[start + len(context) : start + length] = completion[:-1]
-        predicts.append(np.arange(start + len(context) - 1, start + length))
+        none, dummy = (
+            torch.empty(0, dtype=torch.long, device=device),
+            torch.zeros(1, 1, dtype=torch.long, device=device),
+        )
+        packing = None if layout == "padded" else Packing.of(PrefixTree.unshared([1]).row(), device)
+        return Inputs(dummy, packing, none, none, none, ())
+    sequences = [_read_tokens(context, completion) for context, completion in pairs]
+    lengths = tuple(len(sequence) for sequence in sequences)
+    if layout == "padded":
+        width, packing, read = max(lengths), None, lengths
+        paths: Sequence[NDArray[np.int64]] = [place * width + np.arange(each) for place, each in enumerate(lengths)]
+        ids_BL = np.zeros((len(lengths), width), np.int64)
+    else:
+        row = (PrefixTree.of(sequences) if layout == "tree" else PrefixTree.unshared(lengths)).row()
+        paths, read, packing = row.paths, row.added, Packing.of(row, device)
+        ids_BL = np.zeros((1, sum(read)), np.int64)
+    for path, sequence in zip(paths, sequences, strict=True):
+        ids_BL.flat[path] = sequence
+    starts = [len(context) - 1 for context, _ in pairs]
+    predicts_N = np.concatenate([path[start:] for path, start in zip(paths, starts, strict=True)])
     targets_N = np.concatenate([completion for _, completion in pairs]).astype(np.int64)
     return Inputs(
         ids_BL=torch.from_numpy(ids_BL).to(device),
-        packing=Packing.of(lengths, device) if packed else None,
-        predicts_N=torch.from_numpy(np.concatenate(predicts)).to(device),
+        packing=packing,
+        predicts_N=torch.from_numpy(predicts_N).to(device),
         targets_N=torch.from_numpy(targets_N).to(device),
         result_index_N=torch.arange(len(targets_N), device=device),
-        tokens=sum(lengths),
+        read=read,
     )
 
 
-def _length(context: Tokens, rollout: Rollout) -> int:
-    return len(context) + len(rollout.completion_tokens) - 1
+def _read_tokens(context: Tokens, completion: Tokens) -> Tokens:
+    """What is read of a pair: the context, and the completion but for its last token."""
+    return np.concatenate([context, completion[:-1]])

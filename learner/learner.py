@@ -25,10 +25,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learner.attention import choose_attention
 from learner.batch import Inputs, PackingConfig, RankBatch, collate, without_truncated
 from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint
 from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
+from learner.layout import choose_layout
 from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
@@ -92,8 +92,8 @@ class Learner:
         lora = config.model.lora
         self._adapter_config = None if lora is None else peft_config(lora, str(model_path))
         lm = load_model(model_path, config.model.dtype).to(device)
-        packed = choose_attention(lm.model, config.learner.packed, model_path)
-        self._packing = PackingConfig(packed, config.learner.micro_batch_tokens, config.learner.scoring_budget)
+        layout = choose_layout(lm.model, config.best_layout)
+        self._packing = PackingConfig(layout, config.learner.micro_batch_tokens, config.learner.scoring_budget)
         self.student, self.teacher = student_and_teacher(lm, config, plan.needs_teacher)
         self._vocabulary = lm.model.config.get_text_config().vocab_size
         self._scorer = Scorer(self.teacher, plan, self._settings)
@@ -170,7 +170,7 @@ class Learner:
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
-        inputs = collate([(prompt, completion)], self._packing.packed, self._device)
+        inputs = collate([(prompt, completion)], self._packing.layout, self._device)
         logprob_N = self.student.forward(inputs, partial(self._sampling_logprobs, targets_N=inputs.targets_N))
         return logprob_N.cpu().numpy()
 
@@ -192,7 +192,7 @@ class Learner:
         Raises:
             RunFailed: it is of another model.
         """
-        empty_inputs = collate([], self._packing.packed, self._device)
+        empty_inputs = collate([], self._packing.layout, self._device)
         archive = Archive(path / STATE)
         restore(self.student, self.teacher, archive.tensor, archive.optimizer_steps(version), empty_inputs)
 
@@ -206,12 +206,12 @@ class Learner:
         self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: LossTerms, timer: StepTimer
     ) -> list[MicroBatchResult]:
         """The gradient passes; the batch is in their order, so each pass is a span of tokens."""
-        groups, micro_batches, start = agreed_passes(batch.gradient_groups(), batch), [], 0
-        for index, group in enumerate(groups):
-            inputs = batch.collate(group)
+        passes, micro_batches, start = agreed_passes(batch.gradient_passes(), batch), [], 0
+        for index, one in enumerate(passes):
+            inputs = batch.collate(one)
             span = slice(start, start + len(inputs.targets_N))
             on_hidden = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
-            last = index == len(groups) - 1
+            last = index == len(passes) - 1
             micro_batches.append(self.student.forward_backward(inputs, on_hidden, last))
             timer.count_pass(inputs)
             timer.count_tokens("gradient", inputs.tokens)

@@ -18,6 +18,7 @@ pure and deterministic: equal sequences give equal trees, and of equal ones the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,6 @@ Span = tuple[int, int]
 class Row:
     """Where a tree's tokens stand in its row of T positions."""
 
-    source_T: NDArray[np.int64]
-    """Whose tokens they are: positions in the concatenation of the sequences as they were given."""
     depth_T: NDArray[np.int64]
     """Position of each token in its sequences."""
     subtree_end_T: NDArray[np.int64]
@@ -47,6 +46,8 @@ class Row:
     """The rest of each segment's path, in order of depth."""
     paths: tuple[NDArray[np.int64], ...]
     """The row positions of each sequence's tokens, as the sequences were given."""
+    added: tuple[int, ...]
+    """Tokens that each sequence does not share with the one before it, as the sequences were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +67,27 @@ class PrefixTree:
         keys = [sequence.astype(">i4").tobytes() for sequence in sequences]  # token ids sort as their bytes do
         order = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)
         shared = [0]
-        for before, after in zip(order, order[1:], strict=False):
+        for before, after in pairwise(order):
             common = _common_prefix(sequences[before], sequences[after])
             shared.append(common if common >= least_shared else 0)
         lengths = tuple(len(sequences[index]) for index in order)
         return PrefixTree(tuple(order), lengths, tuple(shared[: len(order)]))
+
+    @staticmethod
+    def unshared(lengths: Sequence[int]) -> "PrefixTree":
+        """Sequences of these lengths end to end, which share nothing."""
+        return PrefixTree(tuple(range(len(lengths))), tuple(lengths), (0,) * len(lengths))
 
     @property
     def tokens(self) -> int:
         """Those of the row."""
         return sum(self.lengths) - sum(self.shared)
 
-    def cut(self, budget: int) -> list[list[int]]:
-        """The sequences in groups of neighbours, whose rows have at most `budget` tokens, or which are one sequence.
+    def cut(self, budget: int) -> "list[PrefixTree]":
+        """This tree in parts of neighbours, which have at most `budget` tokens each or are one sequence.
 
-        As few groups as there can be, and of those ways the one that reads the fewest tokens: what two groups share
-        is read in each of them.
+        As few parts as there can be, and of those ways the one with the fewest tokens: what two parts share stands in
+        each of them.
         """
         count, added = len(self.order), np.concatenate([[0], np.cumsum(np.subtract(self.lengths, self.shared))])
         shared = np.array([*self.shared, 0], np.int64)
@@ -91,37 +97,37 @@ class PrefixTree:
                 first += 1
             costs = cost[first:end] + shared[first:end]
             begins[end] = first + int(costs.argmin())
-            cost[end] = costs.min() + _GROUP
-        groups, end = list[list[int]](), count
+            cost[end] = costs.min() + _PART
+        parts, end = list[PrefixTree](), count
         while end:
-            groups.append(list(self.order[begins[end] : end]))
-            end = begins[end]
-        return groups[::-1]
+            start = begins[end]
+            parts.append(PrefixTree(self.order[start:end], self.lengths[start:end], (0, *self.shared[start + 1 : end])))
+            end = start
+        return parts[::-1]
 
     def row(self) -> Row:
-        """Where the tokens stand when this tree is read in one pass."""
-        size = self.tokens
-        given = np.argsort(self.order, kind="stable") if self.order else np.empty(0, np.int64)
-        sources = np.cumsum([0, *(self.lengths[place] for place in given)])
-        source, depth, end = (np.full(size, size, np.int64) for _ in range(3))
-        path, paths, start, before = np.empty(max(self.lengths, default=0), np.int64), {}, 0, 0
-        segments, prefixes = [], []
+        """Where the tokens stand when the whole tree is read in one pass."""
+        count, size = len(self.order), self.tokens
+        added = np.zeros(count, np.int64)
+        added[list(self.order)] = np.subtract(self.lengths, self.shared)
+        depth, end = np.empty(size, np.int64), np.full(size, size, np.int64)
+        path, before, start = np.empty(max(self.lengths, default=0), np.int64), 0, 0
+        paths, segments, prefixes = dict[int, NDArray[np.int64]](), list[Span](), list[tuple[Span, ...]]()
         for index, length, shared in zip(self.order, self.lengths, self.shared, strict=True):
-            end[path[shared:before]] = start
+            end[path[shared:before]] = start  # the sequence before leaves the common path here
             stop, before = start + length - shared, length
             path[shared:length] = np.arange(start, stop)
             paths[index] = path[:length].copy()
-            source[start:stop] = np.arange(sources[index] + shared, sources[index] + length)
             depth[start:stop] = np.arange(shared, length)
             if stop > start:
                 segments.append((start, stop))
                 prefixes.append(_spans(path[:shared]))
             start = stop
-        ordered = tuple(paths[index] for index in range(len(paths)))
-        return Row(source, depth, end, tuple(segments), tuple(prefixes), ordered)
+        ordered = tuple(paths[index] for index in range(count))
+        return Row(depth, end, tuple(segments), tuple(prefixes), ordered, tuple(added.tolist()))
 
 
-_GROUP = 1 << 40
+_PART = 1 << 40
 """More than all tokens that another way to cut can save."""
 
 

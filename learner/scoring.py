@@ -18,7 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from learner.batch import Inputs, InputSequence, RankBatch
+from learner.batch import Inputs, InputSequence, Pass, RankBatch
 from learner.plan import ScoringPlan, ViewSpec
 from learner.sharding import all_reduce_max
 from learner.step_timer import StepTimer
@@ -127,18 +127,18 @@ class Scorer:
         """Every view the objective needs. A collective."""
         buffer = ScoreBuffer(self._plan, batch, self._settings)
         if self._teacher is not None:
-            for group in agreed_passes(batch.scoring_groups(batch.view_sequences(self._plan.specs)), batch):
-                inputs = batch.collate(group)
-                self._teacher.forward(inputs, partial(buffer.collect, inputs, self._spans(batch, group)))
+            for one in agreed_passes(batch.scoring_passes(batch.view_sequences(self._plan.specs)), batch):
+                inputs = batch.collate(one)
+                self._teacher.forward(inputs, partial(buffer.collect, inputs, self._spans(batch, one.sequences)))
                 timer.count_pass(inputs)
-                for sequence in group:
-                    timer.count_tokens(self._plan.specs[sequence.view].kind.value, batch.length(sequence))
+                for sequence, tokens in zip(one.sequences, inputs.read, strict=True):
+                    timer.count_tokens(self._plan.specs[sequence.view].kind.value, tokens)
         return buffer.scores()
 
-    def _spans(self, batch: RankBatch, group: Sequence[InputSequence]) -> list[_Span]:
+    def _spans(self, batch: RankBatch, sequences: Sequence[InputSequence]) -> list[_Span]:
         """Which of a pass's tokens belong to which view, also of views without a token here."""
         tokens: Counter[int] = Counter()
-        for sequence in group:
+        for sequence in sequences:
             tokens[sequence.view] += batch.predicted(sequence)
         spans, start = [], 0
         for view, spec in enumerate(self._plan.specs):
@@ -170,8 +170,8 @@ def student_divergences(
     divergence, sizes = settings.divergence, (settings.temperature, settings.chunk_tokens)
     assert divergence is not None, "a clip has a divergence"
     divergence_N = torch.zeros(batch.tokens, device=batch.device)
-    for group in agreed_passes(batch.scoring_groups(batch.student_sequences()), batch):
-        inputs = batch.collate(group)
+    for one in agreed_passes(batch.scoring_passes(batch.student_sequences()), batch):
+        inputs = batch.collate(one)
 
         def on_hidden(hidden_nH: Tensor, head: Head, teacher_nH: Tensor = teacher_NH[inputs.result_index_N]) -> Tensor:
             return token_divergence(hidden_nH, head, teacher_nH, teacher_head or head, divergence, *sizes)
@@ -182,10 +182,10 @@ def student_divergences(
     return divergence_N
 
 
-def agreed_passes(groups: Sequence[list[InputSequence]], batch: RankBatch) -> list[list[InputSequence]]:
-    """This rank's groups, and empty ones up to what the busiest rank needs, at least one. A collective.
+def agreed_passes(passes: Sequence[Pass], batch: RankBatch) -> list[Pass]:
+    """This rank's passes, and empty ones up to what the busiest rank needs, at least one. A collective.
 
     Ranks that run unequal numbers of passes hang ZeRO-3.
     """
-    (count,) = all_reduce_max([len(groups)], batch.device)
-    return [*groups, *([] for _ in range(max(int(count), 1) - len(groups)))]
+    (count,) = all_reduce_max([len(passes)], batch.device)
+    return [*passes, *(batch.empty_pass() for _ in range(max(int(count), 1) - len(passes)))]

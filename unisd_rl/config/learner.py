@@ -1,6 +1,6 @@
 """The section `learner`: who trains, and how."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from unisd_rl.config.base import (
     Resources,
     Section,
 )
+
+Layout = Literal["tree", "packed", "padded"]
 
 
 class LearnerConfig(Section):
@@ -34,12 +36,14 @@ class LearnerConfig(Section):
     batch_size: Count = 64
     """Prompts per optimiser step, over all ranks."""
     micro_batch_tokens: Annotated[Count, Decides.ROUNDING] = 4096
-    """Tokens that one rank reads in one pass with gradient; does not change the gradient. Longer sequences go alone."""
+    """Tokens that one rank reads in one pass with gradient, shared ones once; does not change the gradient. Longer
+    sequences go alone."""
     scoring_tokens: Annotated[Count | None, Decides.ROUNDING] = None
     """Tokens that one rank reads in one pass without gradient. Absent: four times `micro_batch_tokens`."""
-    packed: Annotated[bool | None, Decides.ROUNDING] = None
-    """Lay the sequences of a pass end to end in one row; false pads them to one length. Absent: where the model's
-    attention allows it."""
+    layout: Annotated[Layout, Decides.ROUNDING] = "tree"
+    """How the sequences of a pass lie: `tree` in one row, in which what several begin with is read once; `packed` end
+    to end in one row; `padded` to one length. From this one on, the first that the model's attention allows, and no
+    tree under an adapter with dropout."""
     mask_truncated_completions: bool = False
     """Train on no token of a completion that `rollout.max_completion_tokens` cut: what came before the limit is half an
     answer. A step of which every completion was cut changes nothing."""

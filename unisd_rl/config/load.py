@@ -42,6 +42,7 @@ DEFAULT_TYPES: "Tree" = {"task": {"type": DEFAULT_TASK}, "rollout": {"engine": {
 RENAMED: Mapping[str, str] = {
     'contexts.negative.type = "written"': 'contexts.negative.type = "generated"',
     'contexts.negative.type = "bugs"': 'contexts.negative.type = "program_mutations"',
+    "learner.packed": 'learner.layout = "packed" or "padded"',
     "objective.released": "objective.reference_reductions",
 }
 """Old keys, and old values of keys, with what they are called now. Each is refused wherever a configuration is read."""

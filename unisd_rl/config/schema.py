@@ -14,7 +14,7 @@ from pydantic import model_validator
 from unisd_rl.config.base import Decides, Section
 from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.evaluation import EvaluationConfig
-from unisd_rl.config.learner import LearnerConfig
+from unisd_rl.config.learner import Layout, LearnerConfig
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import ObjectiveConfig, ObjectiveSettings, TermConfig
 from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
@@ -100,6 +100,13 @@ class Config(Section):
                 "chunk_tokens": self.learner.chunk_tokens,
             }
         )
+
+    @property
+    def best_layout(self) -> Layout:
+        """`learner.layout`, but no tree under an adapter with dropout, where answers that share a token would share
+        what is dropped of it."""
+        dropped = self.model.lora is not None and self.model.lora.dropout
+        return "packed" if dropped and self.learner.layout == "tree" else self.learner.layout
 
     @property
     def reads_teacher(self) -> bool:

@@ -84,7 +84,7 @@ def _drifts(adapted: CausalLM, base: CausalLM, batch: Sequence[Completion], size
 def _read(model: CausalLM, batch: Sequence[Completion]) -> tuple[Tensor, Tensor]:
     """`hidden_NH` at the positions that predict the completions' tokens, one after the other, and those tokens `_N`."""
     pairs = [(np.array(each.prompt_tokens, np.int32), np.array(each.tokens, np.int32)) for each in batch]
-    inputs = collate(pairs, packed=False, device=model.head().weight_VH.device)
+    inputs = collate(pairs, "padded", device=model.head().weight_VH.device)
     return model(inputs, lambda hidden_NH, _: hidden_NH), inputs.targets_N
 
 

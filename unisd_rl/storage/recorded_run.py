@@ -37,6 +37,10 @@ _STARTED = {
 """What a run leaves that ended before its first answer; nothing of it is worth keeping."""
 
 
+_BEFORE_TREES: Tree = {"learner": {"layout": "packed"}}
+"""What a run did whose config.toml names no layout: it is from before there were several."""
+
+
 def check_run_folder(path: Path) -> None:
     """Check that a new run may take this folder: it is not there, or empty, or an earlier run's.
 
@@ -72,7 +76,7 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
         UserError: there is no run, it is alive, it has finished, or an override would change what it trains.
     """
     _check_resumable(folder)
-    recorded = recipe_tree(str(folder / "config.toml"), under={})
+    recorded = recipe_tree(str(folder / "config.toml"), under=_BEFORE_TREES)
     location = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
     before = validate_config(overlay(recorded, location))
     now = validate_config(overlay(overlay(recorded, location), overrides))
@@ -148,7 +152,7 @@ class RecordedRun:
     @property
     def original(self) -> Config:
         """What was asked for."""
-        return load_recipe(self._recipe)
+        return self._load({})
 
     def config(self, overrides: Tree) -> Config:
         """What was asked for, with the model it began with, and `overrides` (nested) over it.
@@ -156,13 +160,13 @@ class RecordedRun:
         Raises:
             UserError: its config.toml, or what lies over it, is not right; or the embedded model is gone.
         """
-        config = load_recipe(self._recipe, overrides)
+        config = self._load(overrides)
         if config.model.path is not None:
             return config
         model = self.path / _BASE_MODEL
         if not model.is_dir():
             raise UserError(f"{self.path} has lost the model it began with ({_BASE_MODEL}/): give it as --model.path")
-        return load_recipe(self._recipe, overlay(overrides, {"model": {"path": str(model)}}))
+        return self._load(overlay(overrides, {"model": {"path": str(model)}}))
 
     def losses(self) -> dict[int, float]:
         """Step -> loss of metrics.jsonl, of the steps that count: those that no rollback discarded."""
@@ -187,9 +191,10 @@ class RecordedRun:
         """Numbers of the prompts that were given up: their places in the batches are empty."""
         return frozenset(line["prompt"] for line in read_json_lines(self.path / "quarantined.jsonl"))
 
-    @property
-    def _recipe(self) -> str:
-        return str(self.path / "config.toml")
+    def _load(self, overrides: Tree) -> Config:
+        recipe = str(self.path / "config.toml")
+        names_layout = "layout" in recipe_tree(recipe, under={}).get("learner", {})
+        return load_recipe(recipe, overrides if names_layout else overlay(_BEFORE_TREES, overrides))
 
     def _rollbacks(self) -> tuple[Rollback, ...]:
         return read_rollbacks(self.path / "lineages.jsonl")

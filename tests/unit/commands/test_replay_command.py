@@ -180,6 +180,17 @@ def test_a_setting_that_losses_depend_on_is_named_and_no_other(folder):
     assert changed(objective={"clipping": None}) != ()
 
 
+def test_a_run_from_before_there_were_trees_is_read_packed_as_it_was(folder):
+    run, file = RecordedRun.at(folder), folder / "config.toml"
+    assert run.original.learner.layout == "tree"
+    file.write_text(file.read_text().replace('layout = "tree"\n', ""))
+    assert run.original.learner.layout == run.config({}).learner.layout == "packed"
+    fields = {"learner": {"layout": "tree"}}
+    assert changed_settings(run.original, run.config(fields)) == ("learner.layout",)
+    file.write_text(file.read_text().replace("[learner]\n", '[learner]\nlayout = "padded"\n'))
+    assert run.original.learner.layout == "padded"
+
+
 def test_where_settings_changed_no_gap_of_log_probs_ends_the_replay(folder):
     tolerance = [
         replay_request(folder, False, fields).config.logprob_tolerance

@@ -99,9 +99,9 @@ def test_a_bad_value_is_refused_with_the_value_and_the_remedy(overrides, names):
 
 
 def key_and_value(entry):
-    """Section, field and value of an entry of the table; a key without a value is a section, so its value is {}."""
+    """Section, field and value of an entry of the table, the first of several; a key without a value is given {}."""
     key, _, value = entry.partition(" = ")
-    return *key.rsplit(".", 1), value or "{}"
+    return *key.rsplit(".", 1), value.partition(" or ")[0] or "{}"
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -17,8 +17,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from learner.attention import choose_attention
-from learner.batch import PackingConfig, RankBatch
+from learner.batch import PackingConfig, Pass, RankBatch
+from learner.layout import choose_layout
 from learner.model import CausalLM, check_head, load_model
 from tests.fakes.families import save_family
 from unisd_rl.errors import UserError
@@ -53,7 +53,7 @@ class Louder(Qwen2ForCausalLM):
         return out
 
 
-def rank_batch(lengths, packed):
+def rank_batch(lengths, layout):
     rollouts = []
     for number, length in enumerate(lengths):
         ids = torch.randint(0, 32, (length + 3,), generator=torch.Generator().manual_seed(number)).int().numpy()
@@ -61,19 +61,19 @@ def rank_batch(lengths, packed):
         rollouts.append(
             Rollout(number, "", source, ids[:3], (), ids[3:], None, None, None, "stop", 0, "test", 0.0, 1.0)
         )
-    return RankBatch(rollouts, torch.device("cpu"), PackingConfig(packed, 1000, 1000))
+    return RankBatch(rollouts, torch.device("cpu"), PackingConfig(layout, 1000, 1000))
 
 
 @pytest.mark.parametrize("model", HEADS, ids=lambda model: type(model).__name__)
-@pytest.mark.parametrize("wanted", [None, False])
+@pytest.mark.parametrize("wanted", ["tree", "padded"])
 def test_a_pass_gives_each_tokens_log_prob_under_the_models_own_logits(model, wanted, tmp_path):
     model.save_pretrained(tmp_path)
     model.set_attn_implementation("eager")
     lm = load_model(tmp_path, "float32")
-    packed = choose_attention(lm.model, wanted, tmp_path)
-    assert packed == (wanted is None and not isinstance(model, Gemma2ForCausalLM))
-    batch = rank_batch([5, 1, 3], packed)
-    inputs = batch.collate(batch.student_sequences())
+    layout = choose_layout(lm.model, wanted)
+    assert layout == ("padded" if isinstance(model, Gemma2ForCausalLM) else wanted)
+    batch = rank_batch([5, 1, 3], layout)
+    inputs = batch.collate(Pass(batch.student_sequences(), layout))
     found_N = lm.train()(inputs, lambda hidden_NH, head: token_logprobs(hidden_NH, head, inputs.targets_N, 0.7, 4))
     expected = []
     for rollout in batch.rollouts:

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +95,37 @@ def test_no_readings_need_no_pass(group):
 
 
 def test_room_that_padding_wastes_is_used_in_a_packed_row():
-    assert PackingConfig(True, 10, 20).groups([6, 4, 5, 5], 10) == [[0, 1], [2, 3]]
-    assert PackingConfig(False, 10, 20).groups([6, 4, 5, 5], 10) == [[0], [2, 3], [1]]
-    assert PackingConfig(True, 10, 20).groups([6, 4, 5, 5], 20) == [[0, 2, 3, 1]]
+    sequences = [np.full(length, place, np.int32) for place, length in enumerate((6, 4, 5, 5))]
+    assert PackingConfig("packed", 10, 20).groups(sequences, 10) == ([[0, 1], [2, 3]], "packed")
+    assert PackingConfig("padded", 10, 20).groups(sequences, 10) == ([[0], [2, 3], [1]], "padded")
+    assert PackingConfig("packed", 10, 20).groups(sequences, 20) == ([[0, 2, 3, 1]], "packed")
+
+
+def answers(prompt, *lengths, shared=20):
+    """Sequences of these lengths that have `shared` tokens in common."""
+    return [
+        np.array([*range(shared), *[100 + 10 * prompt + place] * (length - shared)], np.int32)
+        for place, length in enumerate(lengths)
+    ]
+
+
+def test_sequences_that_share_are_read_together_and_what_they_share_counts_once():
+    sequences = answers(0, 24, 25, 26, 27)
+    tree = PackingConfig("tree", 10, 20)
+    assert tree.groups(sequences, 42) == ([[3, 2, 1, 0]], "tree")
+    assert tree.groups(sequences, 41) == ([[3], [2, 1, 0]], "tree")
+    assert tree.groups(sequences, 33) == ([[3, 2], [1, 0]], "tree")
+
+
+@pytest.mark.parametrize("length, layout", [(200, "tree"), (201, "packed")])
+def test_where_a_tree_saves_less_than_a_tenth_the_sequences_are_packed(length, layout):
+    sequences = answers(0, 100, length - 100)  # 20 of these tokens are saved
+    assert PackingConfig("tree", 10, 20).groups(sequences, 1000)[1] == layout
+    expected = best_fit([100, length - 100], 1000)
+    assert layout == "tree" or PackingConfig("tree", 10, 20).groups(sequences, 1000)[0] == expected
+
+
+def test_what_a_tree_saves_is_counted_after_it_was_cut():
+    sequences = answers(0, 24, 24)
+    assert PackingConfig("tree", 10, 20).groups(sequences, 28) == ([[0, 1][::-1]], "tree")
+    assert PackingConfig("tree", 10, 20).groups(sequences, 27) == ([[0], [1]], "packed")

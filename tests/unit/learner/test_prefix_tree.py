@@ -1,6 +1,6 @@
 """What sequences begin with stands once, in an order in which one comparison tells who sees whom."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -28,15 +28,13 @@ def prefixes(sequences):
 @given(SEQUENCES)
 def test_the_row_holds_each_prefix_once_and_each_sequence_along_its_path(sequences):
     tree, row = tree_of(sequences), tree_of(sequences).row()
-    joined = np.concatenate([np.empty(0, np.int64), *arrays(sequences)])[row.source_T]
-    assert tree.tokens == len(joined) == len(prefixes(sequences))
+    assert tree.tokens == len(row.depth_T) == len(prefixes(sequences))
     places = {}
     for sequence, path in zip(sequences, row.paths, strict=True):
-        assert joined[path].tolist() == sequence
         assert row.depth_T[path].tolist() == list(range(len(sequence)))
         for length, position in enumerate(path.tolist()):
             assert places.setdefault(position, tuple(sequence[: length + 1])) == tuple(sequence[: length + 1])
-    assert len(places) == len(joined)
+    assert len(places) == tree.tokens == sum(row.added)
 
 
 @given(SEQUENCES, st.integers(1, 4))
@@ -80,14 +78,16 @@ def ways(order):
     for count in range(len(order)):
         for cuts in combinations(places, count):
             bounds = [0, *cuts, len(order)]
-            yield [order[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+            yield [order[start:stop] for start, stop in pairwise(bounds)]
 
 
 @given(SEQUENCES.filter(bool), st.integers(1, 20))
 def test_groups_keep_the_budget_and_are_the_fewest_with_the_fewest_tokens(sequences, budget):
     tree = tree_of(sequences)
-    groups = tree.cut(budget)
+    parts = tree.cut(budget)
+    groups = [list(part.order) for part in parts]
     assert [index for group in groups for index in group] == list(tree.order)
+    assert [part.tokens for part in parts] == [row_tokens(sequences, group) for group in groups]
 
     def cost(way):
         return len(way), sum(row_tokens(sequences, group) for group in way)
@@ -128,6 +128,14 @@ def test_a_prefix_is_shared_from_a_certain_length_on(length, tokens):
 def test_token_ids_of_several_bytes_keep_their_order():
     tree = tree_of([[255], [256], [2**24 + 1], [65536]])
     assert tree.order == (2, 3, 1, 0)
+
+
+def test_sequences_end_to_end_share_nothing():
+    row = PrefixTree.unshared([2, 1, 3]).row()
+    assert row.segments == ((0, 2), (2, 3), (3, 6))
+    assert row.prefixes == ((), (), ())
+    assert row.depth_T.tolist() == [0, 1, 0, 0, 1, 2]
+    assert row.subtree_end_T.tolist() == [2, 2, 3, 6, 6, 6]
 
 
 def test_nothing_is_a_tree_without_tokens():

@@ -28,6 +28,6 @@ def test_without_tokens_no_view_took_time():
 
 def test_padding_is_counted_as_computed():
     timer = StepTimer()
-    timer.count_pass(Inputs(torch.zeros(2, 5, dtype=torch.long), None, NONE, NONE, NONE, 7))
-    timer.count_pass(Inputs(torch.zeros(1, 4, dtype=torch.long), None, NONE, NONE, NONE, 4))
+    timer.count_pass(Inputs(torch.zeros(2, 5, dtype=torch.long), None, NONE, NONE, NONE, (4, 3)))
+    timer.count_pass(Inputs(torch.zeros(1, 4, dtype=torch.long), None, NONE, NONE, NONE, (4,)))
     assert (timer.forward_passes, timer.positions) == (2, 14)

@@ -56,7 +56,7 @@ def test_the_gradient_is_of_the_whole_completions_alone_on_any_layout(name, rank
     kept = without_truncated(rollouts(problem))
     owners, trained = torch.zeros(len(problem.sequence_N), dtype=torch.long), []
     for rank in range(ranks):
-        batch = RankBatch(kept[rank::ranks], torch.device("cpu"), PackingConfig(True, budget, budget))
+        batch = RankBatch(kept[rank::ranks], torch.device("cpu"), PackingConfig("packed", budget, budget))
         trained += [token for rollout in batch.rollouts for token in rollout.completion_tokens.tolist()]
         for rollout in batch.rollouts:
             owners[rollout.completion_tokens.tolist()] = rank

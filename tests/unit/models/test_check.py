@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from learner.attention import choose_attention
 from learner.batch import collate
+from learner.layout import choose_layout
 from learner.model import CausalLM
 from tests.fakes.families import FAMILIES, SIZES, TARGETS, edit_json, save_family
 from tests.fakes.learner_rig import learner_config
@@ -15,7 +16,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.models.check import check_lengths, check_model
 from unisd_rl.models.load import load_causal_lm, read_config
 
-ORIGINAL = 16
+ORIGINAL = 24
 """Tokens up to which a model with RoPE of a type that follows from the length was first trained."""
 ROPES = {
     "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
@@ -107,30 +108,32 @@ def stretched(request, model):
     return model
 
 
-def hidden(path, lengths, packed):
+def hidden(path, lengths, layout):
     """The final hidden states of sequences of these lengths, read in one pass by the learner's model."""
     lm = CausalLM(load_causal_lm(path, "float32").eval())
-    assert choose_attention(lm.model, packed, path) == packed
-    ids = [torch.arange(length, dtype=torch.int32).numpy() % 200 + 3 for length in lengths]
-    inputs = collate([(each[:1], each[1:]) for each in ids], packed, torch.device("cpu"))
+    assert choose_layout(lm.model, layout) == layout
+    ids = [np.arange(length, dtype=np.int32) % 200 + 3 for length in lengths]
+    for each in ids:
+        each[-3:] = 210 + len(each)  # in a tree, a branch for each
+    inputs = collate([(each[:1], each[1:]) for each in ids], layout, torch.device("cpu"))
     with torch.no_grad():
         return lm(inputs, lambda hidden_NH, head: hidden_NH).split([length - 1 for length in lengths])
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_up_to_the_length_allowed_no_sequence_depends_on_the_others_of_its_pass(stretched, packed):
+@pytest.mark.parametrize("layout", ["tree", "packed", "padded"])
+def test_up_to_the_length_allowed_no_sequence_depends_on_the_others_of_its_pass(stretched, layout):
     check_lengths(stretched, read_config(stretched), ORIGINAL)
-    lengths = (5, ORIGINAL, 9)
-    for length, states in zip(lengths, hidden(stretched, lengths, packed), strict=True):
-        assert torch.allclose(states, hidden(stretched, (length,), packed)[0], atol=1e-4)
+    lengths = (20, ORIGINAL, 22)
+    for length, states in zip(lengths, hidden(stretched, lengths, layout), strict=True):
+        assert torch.allclose(states, hidden(stretched, (length,), layout)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_run_that_allows_longer_ones_is_refused_because_they_would(stretched, packed):
-    short, _ = hidden(stretched, (12, 2 * ORIGINAL), packed)
-    assert float((short - hidden(stretched, (12,), packed)[0]).abs().max()) > 0.1
+@pytest.mark.parametrize("layout", ["tree", "packed", "padded"])
+def test_a_run_that_allows_longer_ones_is_refused_because_they_would(stretched, layout):
+    short, _ = hidden(stretched, (20, 2 * ORIGINAL), layout)
+    assert float((short - hidden(stretched, (20,), layout)[0]).abs().max()) > 0.1
     limits = {"max_prompt_tokens": ORIGINAL - 4, "max_completion_tokens": 5}
-    with pytest.raises(UserError, match=rf"above {ORIGINAL} tokens .* allows 17; lower"):
+    with pytest.raises(UserError, match=rf"above {ORIGINAL} tokens .* allows {ORIGINAL + 1}; lower"):
         check_model(config(stretched, rollout=limits))
     check_model(config(stretched, rollout={**limits, "max_completion_tokens": 4}))
 

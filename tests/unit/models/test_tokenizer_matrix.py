@@ -123,10 +123,10 @@ def test_a_limit_in_mid_character_leaves_whole_characters(tokenizer, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("packed", [True, False])
-def test_all_tokens_of_a_completion_are_trained_on_its_end_too_and_none_of_the_prompt(tokenizer, kind, packed):
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_all_tokens_of_a_completion_are_trained_on_its_end_too_and_none_of_the_prompt(tokenizer, kind, layout):
     pairs = [(tokenizer.encode(CHAT), tokenizer.encode_completion(text)) for text in ("46", "x = 46")]
-    inputs = collate(pairs, packed, torch.device("cpu"))
+    inputs = collate(pairs, layout, torch.device("cpu"))
     assert inputs.targets_N.tolist() == [token for _, completion in pairs for token in completion]
     for target, position in zip(inputs.targets_N.tolist(), inputs.predicts_N.tolist(), strict=True):
         following = inputs.ids_BL.flatten()[position + 1 : position + 2].tolist()

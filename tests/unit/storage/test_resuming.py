@@ -58,9 +58,9 @@ MAY_CHANGE = [
     "learner.cores",
     "learner.gpus_per_rank",
     "learner.gradient_checkpointing",
+    "learner.layout",
     "learner.logprob_tolerance",
     "learner.micro_batch_tokens",
-    "learner.packed",
     "learner.ranks",
     "learner.resources",
     "learner.scoring_tokens",
@@ -86,6 +86,14 @@ MAY_CHANGE = [
     "weights.timeout_s",
     "weights.transport",
 ]
+
+
+def test_a_run_from_before_there_were_trees_goes_on_packed(ended):
+    file = ended.path / "config.toml"
+    assert resumed_config(ended.path, {}).learner.layout == "tree"
+    file.write_text(file.read_text().replace('layout = "tree"\n', ""))
+    assert resumed_config(ended.path, {}).learner.layout == "packed"
+    assert resumed_config(ended.path, {"learner": {"layout": "tree"}}).learner.layout == "tree"
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.toml")))
