@@ -8,6 +8,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,25 +77,56 @@ def make_rollouts(count: int = 12, views: int = 3, seed: int = 0) -> tuple[Rollo
         contexts = [TokenView(ViewKind.PRIMARY, tokens(8, 20))]
         contexts += [TokenView(ViewKind.AUXILIARY, tokens(8, 24)) for _ in range(views)]
         contexts += [TokenView(ViewKind.NEGATIVE, tokens(8, 20))] if number % 4 else []
-        rollouts.append(
-            Rollout(
-                number=number,
-                id=str(number),
-                source=Source.POLICY,
-                prompt_tokens=tokens(3, 12),
-                views=tuple(contexts),
-                completion_tokens=completion,
-                logprobs=np.full(len(completion), -1.0, np.float32),
-                lineages=np.zeros(len(completion), np.int32),
-                versions=np.full(len(completion), -1, np.int32),
-                finish_reason="stop",
-                seed=number,
-                actor="rig",
-                started_s=0.0,
-                finished_s=1.0,
-            )
-        )
+        rollouts.append(_rollout(number, tokens(3, 12), contexts, completion))
     return tuple(rollouts)
+
+
+def make_sharing_rollouts(problems: int = 4, answers: int = 3, views: int = 3, seed: int = 0) -> tuple[Rollout, ...]:
+    """Several answers to each problem; a system turn leads prompts and some views, one of two examples the others.
+
+    What any two sequences share is at least 16 tokens. Two answers are equal, one ends on another's path, one is empty;
+    a fourth have no negative view.
+    """
+    random = np.random.default_rng(seed)
+
+    def tokens(length: int, first: Sequence[int] = ()) -> np.ndarray:
+        return np.array([*first, *random.integers(0, VOCABULARY, length)], np.int32)
+
+    system, examples = tokens(17, [1]), [tokens(17, [2]), tokens(17, [3])]
+    rollouts = list[Rollout]()
+    for problem in range(problems):
+        prompt = tokens(6 + problem, system)
+        contexts = [TokenView(ViewKind.PRIMARY, tokens(7, prompt))]
+        for view in range(views):
+            leads = [*examples[(problem + view) % 2], *prompt[len(system) :]]
+            contexts.append(TokenView(ViewKind.AUXILIARY, tokens(3, leads)))
+        contexts += [TokenView(ViewKind.NEGATIVE, tokens(7, prompt))] if problem % 4 else []
+        first = tokens(9)
+        completions = {0: [first, first, first[:5]], 1: [first, np.empty(0, np.int32)]}.get(problem, [first])
+        completions += [tokens(3 + 4 * place) for place in range(answers - len(completions))]
+        rollouts += [
+            _rollout(len(rollouts) + place, prompt, contexts, each) for place, each in enumerate(completions[:answers])
+        ]
+    return tuple(rollouts)
+
+
+def _rollout(number: int, prompt: np.ndarray, contexts: Sequence[TokenView], completion: np.ndarray) -> Rollout:
+    return Rollout(
+        number=number,
+        id=str(number),
+        source=Source.POLICY,
+        prompt_tokens=prompt,
+        views=tuple(contexts),
+        completion_tokens=completion,
+        logprobs=np.full(len(completion), -1.0, np.float32),
+        lineages=np.zeros(len(completion), np.int32),
+        versions=np.full(len(completion), -1, np.int32),
+        finish_reason="stop",
+        seed=number,
+        actor="rig",
+        started_s=0.0,
+        finished_s=1.0,
+    )
 
 
 ALL_FIVE = {
