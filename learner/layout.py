@@ -9,6 +9,7 @@
 All give the same numbers but for rounding. Passes that share little are packed in a tree's stead.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,10 +45,10 @@ def choose_layout(model: PreTrainedModel, best: Layout) -> Layout:
     return layout
 
 
-@torch.no_grad()
 def reads_rows(model: PreTrainedModel, layout: Layout) -> bool:
     """Whether a few short sequences in one row give the hidden states that each gives alone under the model's own
-    attention. Windows are two tokens wide meanwhile, so that they show. The model is left as it was found.
+    attention, and a gradient. Windows are two tokens wide meanwhile, so that they show. The model is left as it was
+    found.
     """
     before, device, config = model.config._attn_implementation, model.device, model.config.get_text_config()
     if not set(getattr(config, "layer_types", None) or ()) <= _LAYERS:
@@ -55,18 +56,24 @@ def reads_rows(model: PreTrainedModel, layout: Layout) -> bool:
     tried = _TRIED_TREE if layout == "tree" else _TRIED_PACKED
     sequences = [torch.tensor(ids, device=device) % config.vocab_size for ids in tried]
     with _narrow_windows(model):
-        expected = torch.cat([_states(model, ids_T) for ids_T in sequences])
+        with torch.no_grad():
+            expected = torch.cat([_states(model, ids_T) for ids_T in sequences])
         try:
             model.set_attn_implementation(PACKED)
             if config._attn_implementation != PACKED:
                 return False  # not through the interface: transformers would mask the whole row, at a quadratic cost
             found = _read(model, sequences, layout)
+            (gradient,) = torch.autograd.grad(found.float().square().sum(), [model.get_input_embeddings().weight])
         except (NotPackable, TypeError):  # a TypeError: its forward pass knows no further keywords
+            return False
+        except RuntimeError as error:  # a kernel that this GPU cannot run, forward or backward
+            print(f"{layout}: {error}", file=sys.stderr)
             return False
         finally:
             model.set_attn_implementation(before)
-    error = float((found - expected).abs().max())
-    return error <= _TOLERANCE.get(expected.dtype, 5e-2) * float(expected.abs().max())
+    error = float((found.detach() - expected).abs().max())
+    close = error <= _TOLERANCE.get(expected.dtype, 5e-2) * float(expected.abs().max())
+    return close and bool(gradient.isfinite().all())
 
 
 def _read(model: PreTrainedModel, sequences: Sequence[Tensor], layout: Layout) -> Tensor:

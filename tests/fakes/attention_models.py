@@ -1,4 +1,7 @@
-"""Tiny random models whose attention differs: with windows and without, grouped keys, positions added or rotated."""
+"""Tiny random models whose attention differs: with windows and without, grouped keys, positions added or rotated.
+
+And the attention of a row, by its definition.
+"""
 
 import torch
 from torch import nn
@@ -16,6 +19,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from learner.prefix_tree import PrefixTree
 
 WINDOW = 4
 SIZES = {
@@ -66,3 +71,20 @@ def train_recomputing(model):
     for module in model.modules():  # GPT-2 has dropout by default
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def row_of(sequences):
+    """The row of their prefix tree, in which the shortest prefix is shared."""
+    return PrefixTree.of([torch.tensor(each, dtype=torch.int32).numpy() for each in sequences], least_shared=1).row()
+
+
+def dense_attention(query, key, value, row, scaling, window):
+    """The definition, literally: one mask over the whole row."""
+    every = torch.arange(query.shape[2], device=query.device)
+    depth, end = (torch.from_numpy(array).to(query.device) for array in (row.depth_T, row.subtree_end_T))
+    seen = (every <= every[:, None]) & (every[:, None] < end)
+    if window is not None:
+        seen &= depth[:, None] - depth < window
+    key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
+    weights = (query @ key.transpose(2, 3) * scaling).masked_fill(~seen, -torch.inf).softmax(-1)
+    return (weights @ value).transpose(1, 2)

@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from learner.attention import NotPackable, Packing, _flash, packed_attention, sees
+from learner.attention import NotPackable, Packing, _flash, _flex, packed_attention, sees
 from learner.layout import choose_layout
 from learner.prefix_tree import PrefixTree
-from tests.fakes.attention_models import MODELS, WINDOW, ids, make, states, train_recomputing
+from tests.fakes.attention_models import (
+    MODELS,
+    WINDOW,
+    dense_attention,
+    ids,
+    make,
+    row_of,
+    states,
+    train_recomputing,
+)
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 1, 5, 13)
@@ -30,10 +39,6 @@ TREE = [
 
 def packing_of(lengths, device=CPU):
     return Packing.of(PrefixTree.unshared(lengths).row(), device)
-
-
-def row_of(sequences):
-    return PrefixTree.of([torch.tensor(each, dtype=torch.int32).numpy() for each in sequences], least_shared=1).row()
 
 
 def read_tree(model, sequences):
@@ -76,18 +81,6 @@ def test_a_row_has_the_states_and_gradients_of_its_sequences_alone(name, recompu
     found = gradients(model, together)
     for key, gradient in expected.items():
         assert torch.allclose(found[key], gradient, atol=1e-4 * float(gradient.abs().max()) + 1e-7)
-
-
-def dense_attention(query, key, value, row, scaling, window):
-    """The definition, literally: one mask over the whole row."""
-    every = torch.arange(query.shape[2])
-    depth, end = torch.from_numpy(row.depth_T), torch.from_numpy(row.subtree_end_T)
-    seen = (every <= every[:, None]) & (every[:, None] < end)
-    if window is not None:
-        seen &= depth[:, None] - depth < window
-    key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
-    weights = (query @ key.transpose(2, 3) * scaling).masked_fill(~seen, -torch.inf).softmax(-1)
-    return (weights @ value).transpose(1, 2)
 
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -151,6 +144,19 @@ def test_the_flash_kernel_agrees_with_attention_sequence_by_sequence(window):
         found.append([out, *(leaf.grad for leaf in leaves)])
     for exact, narrow in zip(*found, strict=True):
         assert torch.allclose(narrow.float(), exact, atol=3e-2 * float(exact.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_flex_attention_is_asked_for_the_definition(monkeypatch, window):
+    """Without a GPU: neither is compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    monkeypatch.setattr("learner.attention._compiled_flex", lambda: (flex_attention, create_block_mask))
+    row = row_of(TREE)
+    query, key, value = (torch.randn(1, heads, len(row.depth_T), 16) for heads in (4, 2, 2))
+    found = _flex(query, key, value, Packing.of(row, CPU), 0.3, window)
+    assert torch.allclose(found, dense_attention(query, key, value, row, 0.3, window), atol=1e-5)
 
 
 @pytest.mark.parametrize("window,expected", [(None, (-1, 0)), (WINDOW, (WINDOW - 1, 0))])

@@ -136,6 +136,15 @@ def test_a_trial_that_sees_one_token_too_few_behind_a_branch_is_found(monkeypatc
     assert reads_rows(make("llama"), "tree")
 
 
+def test_a_kernel_that_the_machine_cannot_run_leaves_the_packed_layout(monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no kernel for this tree")
+
+    monkeypatch.setattr("learner.attention._mask", fails)
+    assert choose_layout(make("llama"), "tree") == "packed"
+    assert "tree: no kernel for this tree" in capsys.readouterr().err
+
+
 def test_an_attention_soft_cap_is_padded_and_not_left_out(tmp_path):
     torch.manual_seed(5)
     Gemma2ForCausalLM(Gemma2Config(**SIZES, attn_logit_softcapping=0.1)).save_pretrained(tmp_path)
