@@ -71,8 +71,8 @@ def reads_rows(model: PreTrainedModel, layout: Layout) -> bool:
             return False
         finally:
             model.set_attn_implementation(before)
-    error = float((found.detach() - expected).abs().max())
-    close = error <= _TOLERANCE.get(expected.dtype, 5e-2) * float(expected.abs().max())
+    apart = float((found.detach() - expected).abs().max())
+    close = apart <= _TOLERANCE.get(expected.dtype, 5e-2) * float(expected.abs().max())
     return close and bool(gradient.isfinite().all())
 
 
