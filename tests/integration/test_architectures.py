@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 def found(models, folder):
     cases = []
     for name in FAMILIES:
-        learner = {"packed": True, "learning_rate": 3e-3}
+        learner = {"layout": "packed", "learning_rate": 3e-3}
         config = learner_config(learner=learner)
         full = Case(f"{name} full", config, models[name], (ROLLOUTS,), STEPS, folder / f"{name} full")
         adapted = replace(
@@ -68,7 +68,7 @@ def found(models, folder):
             config=learner_config(learner={**learner, "learning_rate": 1e-2}, model={"lora": lora(name)}),
             save=folder / f"{name} lora",
         )
-        rows = learner_config(learner={"packed": False})
+        rows = learner_config(learner={"layout": "padded"})
         cases += [full, adapted, Case(f"{name} padded", rows, models[name], (ROLLOUTS,), 1)]
         for case in (full, adapted):
             early = folder / f"{case.name} early"

@@ -44,7 +44,7 @@ def grid(path, shards, **sections):
 
 
 def padded(path, shards, stages):
-    rows = {"steps": 1, "learner": {"packed": False}}
+    rows = {"steps": 1, "learner": {"layout": "padded"}}
     return [case(f"padded {stage}", path, shards, stage, **rows) for stage in stages]
 
 
