@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ BUILT = "localhost/unisd-rl-test"
 IMAGE = os.environ.get("UNISD_TEST_IMAGE") or BUILT
 """Its tag is `cpu`. UNISD_TEST_IMAGE names one that is there already."""
 RUN = "/shared/runs/arithmetic"
+MODELS = "cache/unisd-rl/base-models"
+"""Where the containers look for base models, below /shared."""
 BUILD_TIMEOUT_S, COMMAND_TIMEOUT_S = 3600.0, 180.0
 
 
@@ -73,6 +76,16 @@ class Containers:
         """The container of a service."""
         return f"{self.project}_{service}_{number}"
 
+    def give_base_model(self, folder: Path) -> None:
+        """Fill the volume, before anything is started, with the base model that this machine has trained."""
+        archive = self.folder / "volume.tar"
+        with tarfile.open(archive, "w") as tar:
+            for name in (".", "cache", "cache/unisd-rl", MODELS):
+                tar.addfile(_of_the_user(tarfile.TarInfo(name), tarfile.DIRTYPE))
+            tar.add(folder, f"{MODELS}/{folder.name}", filter=_of_the_user)
+        self.podman("volume", "create", f"{self.project}_shared")
+        self.podman("volume", "import", f"{self.project}_shared", str(archive))
+
     def in_head(self, *words: str) -> str:
         """What a command prints in the head's container."""
         return self.podman("exec", self.name("head"), *words)
@@ -105,6 +118,14 @@ class Containers:
         """
         self.podman("pod", "rm", "--force", "--ignore", f"pod_{self.project}")
         self.compose("down", *options)
+
+
+def _of_the_user(entry: tarfile.TarInfo, kind: bytes | None = None) -> tarfile.TarInfo:
+    """An entry that belongs to the user of the image."""
+    entry.uid = entry.gid = 1000
+    entry.type = kind or entry.type
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
 
 
 def _run(command: list[str], timeout_s: float, environment: dict[str, str] | None = None) -> str:

@@ -81,12 +81,12 @@ def test_the_token_is_a_file_outside_of_the_repository():
 
 
 @pytest.mark.parametrize("suffix", PROFILES.values())
-def test_rollout_nodes_can_be_multiplied_and_start_after_the_head(suffix):
+def test_rollout_nodes_can_be_multiplied_and_everything_waits_for_the_head_alone(suffix):
+    """A job that waited for the other nodes too would not start under Podman where the head is up before them."""
     rollout = SERVICES[f"rollout{suffix}"]
     assert {"container_name", "ports", "hostname"} & set(rollout) == set()
-    for role in ("rollout", "learner"):
+    for role in ("rollout", "learner", "job"):
         assert SERVICES[role + suffix]["depends_on"] == {f"head{suffix}": {"condition": "service_healthy"}}
-    assert set(SERVICES[f"job{suffix}"]["depends_on"]) == {f"{role}{suffix}" for role in ("head", "learner", "rollout")}
 
 
 @pytest.mark.parametrize("suffix", PROFILES.values())
