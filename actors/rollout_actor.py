@@ -18,6 +18,7 @@ from actors.engines.stall_guard import StallGuard
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import innermost_cause, log_path, redirect_output
+from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed
@@ -58,6 +59,7 @@ class RolloutActor(VllmPushEndpoint):
     """Generates with one engine. `cores` are those of this actor; empty leaves them to the system."""
 
     def __init__(self, name: str, cores: Cores, spec: ActorSpec) -> None:
+        check_model_seen(name, spec.model_path)
         config = spec.config
         self._name, self._config = name, config
         self._log = log_path(spec.run_dir, name)

@@ -14,6 +14,7 @@ import ray
 from learner.errors import translate_collective_errors
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
+from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
@@ -68,7 +69,7 @@ class RankProcess:
         """Meet the other ranks, load the model, build the engines.
 
         Raises:
-            UserError: this node does not see the run's folder, or cannot compile the kernels of its GPU.
+            UserError: this node does not see the run's folder or the model's, or cannot compile the kernels of its GPU.
         """
         own = ray.util.get_node_ip_address()
         if not self._sees_run:
@@ -76,6 +77,7 @@ class RankProcess:
                 f"learner rank {self._rank} on node {own} does not see {self._run_dir}, where checkpoints go; "
                 "set run.dir to a folder that all nodes share"
             )
+        check_model_seen(f"learner rank {self._rank}", self._model)
         if interface := network_interface_for(own):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         gpus = bool(self._config.learner.gpus_per_rank)

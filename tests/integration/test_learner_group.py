@@ -175,8 +175,16 @@ def look_until(group, end_s):
 
 
 def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):
+    (tmp_path / "nowhere").mkdir()
     group = group_of(tmp_path / "nowhere", tmp_path, learner={"ranks": 1, "zero_stage": 0})
     with pytest.raises(UserError, match=r"transformers does not load model\.path = .*nowhere: "):
+        group.start(TIMEOUT_S)
+    group.close()
+
+
+def test_a_node_that_does_not_see_the_model_is_named(cluster, tmp_path):
+    group = group_of(tmp_path / "unseen", tmp_path, learner={"ranks": 1, "zero_stage": 0})
+    with pytest.raises(UserError, match=r"^learner rank 0 on node .* does not see the model in .*unseen; put it, and"):
         group.start(TIMEOUT_S)
     group.close()
 

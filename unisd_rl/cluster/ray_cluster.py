@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -157,3 +158,16 @@ def driver_node_only() -> NodeAffinitySchedulingStrategy:
     and no run either.
     """
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def check_model_seen(process: str, model: Path) -> None:
+    """Check that the node of this process sees the model's folder. One that is named on a hub has no absolute path.
+
+    Raises:
+        UserError: it does not, naming the node.
+    """
+    if model.is_absolute() and not model.is_dir():
+        raise UserError(
+            f"{process} on node {ray.util.get_node_ip_address()} does not see the model in {model}; put it, and "
+            "run.dir, on storage that all nodes share"
+        )

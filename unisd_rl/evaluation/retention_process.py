@@ -18,6 +18,7 @@ import ray
 
 from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
+from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import ray_options, retention_bundle
 from unisd_rl.cluster.waiting import CallFailed, fetch, wait
 from unisd_rl.config import Config
@@ -42,6 +43,7 @@ class RetentionProcess:
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._dtype, self._settings, self._cores, self._path = config.model.dtype, settings, cores, base
         self._base: CausalLM | None = None
+        check_model_seen("retention", base)
         redirect_output(log_path(run_dir, NAME))
         bind_to(cores)
 
