@@ -33,7 +33,7 @@ def gaps(metrics: list[dict]) -> dict[int, float | None]:
 def rows(run: Path, count: int) -> pa.Table:
     """Prompts 0 to count - 1 of a run's ledger, which has no others."""
     ledger = Ledger(run / "rollouts", fsync=False)
-    assert ledger.numbers == list(range(count))
+    assert list(ledger.numbers) == list(range(count))
     return ledger.read(range(count)).drop_columns(list(WHO_AND_WHEN)).combine_chunks()
 
 

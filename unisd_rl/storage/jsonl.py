@@ -6,10 +6,10 @@ A last line without its newline was cut short by a crash: readers skip it, and t
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Record = Mapping[str, Any]
+Line = TypeVar("Line")
 _JSON = msgspec.json.Encoder()
+_BLOCK_BYTES = 1 << 20
 
 
 class JsonLinesFile:
@@ -28,7 +30,7 @@ class JsonLinesFile:
     def __init__(self, path: Path, fsync: bool = False) -> None:
         self._path, self._fsync, self._unwritten = path, fsync, b""
         if path.exists():
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+            os.truncate(path, _end_of_last_line(path))
 
     def append(self, records: "Iterable[Record | DataclassInstance]") -> None:
         """Add all records (of a dataclass: its fields), or none of them.
@@ -66,8 +68,31 @@ class JsonLinesFile:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a file, in order; none where there is no file."""
-    data = path.read_bytes() if path.exists() else b""
-    return [msgspec.json.decode(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    return list(iter_json_lines(path, dict[str, Any]))
+
+
+def iter_json_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
+    """The complete lines of a file of any length, in order, each as `kind`; none where there is no file."""
+    decoder = msgspec.json.Decoder(kind)
+    if path.exists():
+        with path.open("rb") as file:
+            torn = b""
+            while block := file.read(_BLOCK_BYTES):
+                lines, newline, torn = (torn + block).rpartition(b"\n")
+                yield from decoder.decode_lines(lines + newline)
+
+
+def _end_of_last_line(path: Path) -> int:
+    """The size of a file without a last line that was cut short."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            if newline := file.read(end - start).rfind(b"\n") + 1:
+                return start + newline
+            end = start
+    return 0
 
 
 def json_text(value: Any) -> str:

@@ -73,4 +73,4 @@ def test_a_disk_that_fails_is_one_sentence_and_nothing_is_lost(run, capsys):
     with files_of_at_most(1000):
         assert main([str(run.path)]) == 1
     assert "its rollouts are all there" in capsys.readouterr().err
-    assert Ledger(run.path / "rollouts", fsync=False).numbers == [0, 1]
+    assert list(Ledger(run.path / "rollouts", fsync=False).numbers) == [0, 1]

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from tests.fakes.full_disk import files_of_at_most
-from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
+from unisd_rl.storage import jsonl
+from unisd_rl.storage.jsonl import JsonLinesFile, iter_json_lines, read_json_lines
 
 
 def lines(path):
@@ -60,3 +61,18 @@ def test_records_that_do_not_fit_on_the_disk_leave_nothing_of_them(tmp_path):
         file.append({"a": number} for number in range(2000))
     file.append([{"a": 2}])
     assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 8, 100])
+def test_a_file_read_in_blocks_is_read_whole_wherever_they_end(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block)
+    path, rows = tmp_path / "lines.jsonl", [{"step": number} for number in (0, 12, 345)]
+    whole = "".join(json.dumps(row) + "\n" for row in rows)
+    for torn in ("", "{", '{"step": 6}'):
+        path.write_text(whole + torn)
+        assert list(iter_json_lines(path, dict)) == rows
+        JsonLinesFile(path)
+        assert path.read_text() == whole
+    path.write_text("torn")
+    JsonLinesFile(path)
+    assert path.read_text() == ""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from unisd_rl.transport.rollouts.leases import LeaseBook
+from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 MayStart = Callable[[NumberedPrompt, PolicyVersion], bool]
@@ -116,10 +117,11 @@ class Dispatcher:
     are the names of actors that never get a prompt again.
     """
 
-    def __init__(self, book: LeaseBook, may_start: MayStart, done: Iterable[int]) -> None:
+    def __init__(self, book: LeaseBook, may_start: MayStart, done: NumberSet) -> None:
         self.book, self._may_start = book, may_start
-        self.admitted = set(done)
-        self.issued = set(self.admitted)
+        self.admitted, self.issued = NumberSet(), NumberSet()
+        self.admitted.update(done)
+        self.issued.update(done)
         self.leases = self.expired = 0
         self.retired: set[str] = set()
         self._calls = LeaseCalls()
@@ -200,7 +202,8 @@ class Dispatcher:
     def _grant(self, call: LeaseCall) -> list[NumberedPrompt]:
         granted = self.book.grant(call.actor, call.wanted, lambda prompt: self._may_start(prompt, call.applied))
         self.leases += len(granted)
-        self.issued.update(prompt.number for prompt in granted)
+        for prompt in granted:
+            self.issued.add(prompt.number)
         return granted
 
     def _on_timer(self) -> None:

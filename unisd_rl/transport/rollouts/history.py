@@ -20,14 +20,16 @@ arrived) is handed over again too, but was consumed once.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
+from unisd_rl.storage.jsonl import JsonLinesFile, iter_json_lines, read_json_lines
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 from unisd_rl.transport.rollouts import admission
 from unisd_rl.transport.rollouts.batch import ConsumedRecord
+from unisd_rl.transport.rollouts.number_set import NumberSet
 
 
 class RolledBack(Exception):
@@ -72,7 +74,10 @@ class LineageLog:
 
 
 class Consumption:
-    """Counts of prompts, of the steps that count only; restored from `path`."""
+    """Counts of prompts, of the steps that count only; restored from `path`.
+
+    `numbers` are the prompts trained on; `rows` are those handed over, doubles included.
+    """
 
     def __init__(self, path: Path, fsync: bool, lineages: LineageLog, max_staleness: int) -> None:
         self._path, self._lineages, self._max_staleness = path, lineages, max_staleness
@@ -81,32 +86,22 @@ class Consumption:
 
     def recount(self) -> None:
         """Read the file anew: after a rollback other lines survive."""
-        self._times: Counter[int] = Counter()
+        self.numbers, self._doubled = NumberSet(), NumberSet()
         self._taken: int | None = None
-        self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
-        for line in read_json_lines(self._path):
+        self.rows = self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
+        for line in iter_json_lines(self._path, dict[str, Any]):
             record = ConsumedRecord.from_json(line)
             if step_survives(record.learner_lineage, record.step, self._lineages.rollbacks):
                 self._count(record)
 
     def __len__(self) -> int:
         """How many prompts were trained on."""
-        return len(self._times)
-
-    @property
-    def numbers(self) -> frozenset[int]:
-        """The prompts trained on."""
-        return frozenset(self._times)
-
-    @property
-    def rows(self) -> int:
-        """Rows handed over, doubles included."""
-        return self._times.total()
+        return len(self.numbers)
 
     @property
     def doubled(self) -> int:
         """Prompts that more than one step trained on."""
-        return sum(1 for times in self._times.values() if times > 1)
+        return len(self._doubled)
 
     def record(self, step: int, records: Sequence[ConsumedRecord]) -> int:
         """Write what `step` trains on, and count it; the largest staleness among its tokens.
@@ -116,7 +111,7 @@ class Consumption:
         """
         worst = max(map(self._bounded_staleness, records), default=0)
         again = step == self._taken
-        new = [record for record in records if not (again and record.prompt in self._times)]
+        new = [record for record in records if not (again and record.prompt in self.numbers)]
         if new:
             self._file.append(new)
         for record in new:
@@ -133,7 +128,8 @@ class Consumption:
         return stale
 
     def _count(self, record: ConsumedRecord) -> None:
-        self._times[record.prompt] += 1
+        (self._doubled if record.prompt in self.numbers else self.numbers).add(record.prompt)
+        self.rows += 1
         self.tokens += record.tokens
         self._taken, self.steps = record.step, max(self.steps, record.step + 1)
         self.straddling += record.oldest != record.newest
@@ -141,35 +137,34 @@ class Consumption:
 
 
 class Quarantine:
-    """The numbers given up, restored from `path`."""
+    """The `numbers` given up, restored from `path`. `failures`: attempts that failed."""
 
     def __init__(self, path: Path, fsync: bool, max_attempts: int) -> None:
         self._file, self._max_attempts = JsonLinesFile(path, fsync), max_attempts
-        self._numbers: set[int] = {line["prompt"] for line in read_json_lines(path)}
-        self._failures: Counter[int] = Counter()
+        self.numbers = NumberSet(line["prompt"] for line in read_json_lines(path))
+        self.failures = 0
+        self._failures: Counter[int] = Counter()  # of each prompt that is not done
 
     def __contains__(self, number: int) -> bool:
-        return number in self._numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._numbers)
+        return number in self.numbers
 
     def __len__(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed."""
-        return self._failures.total()
+        return len(self.numbers)
 
     def record_failure(self, number: int, actor: str, reason: str) -> bool:
         """Count a failure; whether the prompt is given up now, which is then on storage.
 
         Raises OSError, and does not give it up, when that cannot be written.
         """
+        self.failures += 1
         self._failures[number] += 1
         if self._failures[number] < self._max_attempts:
             return False
         self._file.append([{"prompt": number, "actor": actor, "reason": reason}])
-        self._numbers.add(number)
+        self.numbers.add(number)
         return True
+
+    def forget_failures(self, numbers: Iterable[int]) -> None:
+        """These are done: how often they failed decides nothing any more."""
+        for number in numbers:
+            self._failures.pop(number, None)

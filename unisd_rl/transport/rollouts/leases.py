@@ -25,6 +25,7 @@ from itertools import count
 from unisd_rl.types import NumberedPrompt
 
 Clock = Callable[[], float]
+_FEWEST_EXPIRIES = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +61,7 @@ class LeaseBook:
         self._waiting: list[int] = []
         self._held: defaultdict[str, set[int]] = defaultdict(set)
         self._expiries: list[tuple[float, int, int, Lease]] = []
+        self._most_expiries = _FEWEST_EXPIRIES
         self._entries = count()
 
     def unit_of(self, number: int) -> int:
@@ -162,13 +164,12 @@ class LeaseBook:
         expired: list[int] = []
         while self._expiries and self._expiries[0][0] <= now:
             *_, index, lease = heapq.heappop(self._expiries)
-            unit = self._units.get(index)
-            if unit is None or unit.lease is not lease:
+            if not self._is_out(index, lease):
                 continue
             if lease.expires_s > now:  # it was renewed: this entry is of its earlier time
                 self._push_expiry(index, lease)
                 continue
-            expired += unit.prompts
+            expired += self._units[index].prompts
             self.give_back(index)
         return sorted(expired)
 
@@ -215,6 +216,13 @@ class LeaseBook:
 
     def _push_expiry(self, unit: int, lease: Lease) -> None:
         heapq.heappush(self._expiries, (lease.expires_s, next(self._entries), unit, lease))
+        if len(self._expiries) > self._most_expiries:  # most are of leases that ended, long before they could expire
+            self._expiries = [entry for entry in self._expiries if self._is_out(entry[2], entry[3])]
+            heapq.heapify(self._expiries)
+            self._most_expiries = _FEWEST_EXPIRIES + 2 * len(self._expiries)
+
+    def _is_out(self, unit: int, lease: Lease) -> bool:
+        return unit in self._units and self._units[unit].lease is lease
 
     def _requeue(self, index: int) -> None:
         """Put a unit whose state changed where it belongs: among those that wait, or nowhere."""

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from unisd_rl.storage.stores import open_store
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
+from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
 from unisd_rl.types import Rollout
@@ -68,9 +69,9 @@ class Ledger:
         return len(self._positions)
 
     @property
-    def numbers(self) -> list[int]:
-        """All stored prompt numbers, lowest first."""
-        return sorted(self._positions)
+    def numbers(self) -> NumberSet:
+        """All stored prompt numbers."""
+        return NumberSet(sorted(self._positions))
 
     @property
     def entries(self) -> tuple[IndexEntry, ...]:

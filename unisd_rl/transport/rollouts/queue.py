@@ -42,6 +42,7 @@ from unisd_rl.transport.rollouts.dispatch import BatchWaits, Dispatcher
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.report import QueueReport, RejectedRows, mean
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
@@ -72,7 +73,8 @@ class RolloutQueue:
         self._lineages = LineageLog(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
         self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
-        self._dispatcher = Dispatcher(self._book, self._may_start, (*self._ledger.numbers, *self._quarantine))
+        done = NumberSet.from_ranges((*self._ledger.numbers.ranges, *self._quarantine.numbers.ranges))
+        self._dispatcher = Dispatcher(self._book, self._may_start, done)
         self._batches, self._rejected = BatchWaits(), RejectedRows()
 
     async def admit(self, prompts: Sequence[NumberedPrompt]) -> None:
@@ -187,7 +189,7 @@ class RolloutQueue:
         """What happened so far."""
         consumption, dispatcher, rejected = self._consumption, self._dispatcher, self._rejected
         consumed, end = consumption.numbers, consumption.steps * self._batch_size
-        due = {number for number in dispatcher.admitted if number < end}
+        lost = dispatcher.admitted.below(end) - consumed - self._quarantine.numbers
         mean_issued = rejected.mean_tokens_issued(end, consumption.rows, consumption.tokens)
         mean_consumed = mean(consumption.tokens, consumption.rows)
         return QueueReport(
@@ -197,7 +199,7 @@ class RolloutQueue:
             committed=len(self._ledger),
             consumed=len(consumed),
             duplicated=consumption.doubled,
-            lost=len(due.difference(consumed, self._quarantine)),
+            lost=len(lost),
             quarantined=len(self._quarantine),
             failures=self._quarantine.failures,
             expired=dispatcher.expired,
@@ -264,6 +266,7 @@ class RolloutQueue:
         """These are on storage, or given up: no actor needs them, and a batch need not wait for them."""
         self._dispatcher.mark_done(numbers)
         self._batches.mark_done(numbers)
+        self._quarantine.forget_failures(numbers)
 
     def _is_done(self, number: int) -> bool:
         return number in self._ledger or number in self._quarantine

@@ -1,6 +1,7 @@
 """The queue's report: counts of what happened, from which a run's summary is made."""
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Container, Sequence, Set
 from dataclasses import dataclass
 
@@ -62,7 +63,8 @@ class RejectedRows:
 
     def __init__(self) -> None:
         self.refused = self.too_stale = 0
-        self._rows: list[CommittedRow] = []
+        self._rows: list[tuple[int, int]] = []  # prompt number and tokens, lowest number first
+        self._end = self._tokens_below_end = 0
 
     def count(self, rows: Sequence[CommittedRow], stored: Set[int], stale: Container[int]) -> None:
         """Of these rows those whose numbers are `stored` were stored, and those of `stale` came too late."""
@@ -73,12 +75,17 @@ class RejectedRows:
                 continue
             self.too_stale += row.number in stale
             self.refused += row.number not in stale
-            self._rows.append(row)
+            insort(self._rows, (row.number, row.tokens))
+            if row.number < self._end:
+                self._tokens_below_end += row.tokens
 
     def mean_tokens_issued(self, end: int, consumed_rows: int, consumed_tokens: int) -> float:
         """See `QueueReport`; the steps taken have prompts below `end`."""
-        rejected = [row.tokens for row in self._rows if row.number < end]
-        return mean(consumed_tokens + sum(rejected), consumed_rows + len(rejected))
+        before, below = bisect_left(self._rows, (self._end, 0)), bisect_left(self._rows, (end, 0))
+        self._tokens_below_end += sum(tokens for _, tokens in self._rows[before:below])
+        self._tokens_below_end -= sum(tokens for _, tokens in self._rows[below:before])  # after a rollback
+        self._end = end
+        return mean(consumed_tokens + self._tokens_below_end, consumed_rows + below)
 
 
 def mean(total: int, count: int) -> float:

@@ -79,3 +79,14 @@ def test_a_lease_that_is_renewed_for_ever_leaves_one_entry_behind():
         book.renew("a", [0])
         assert book.expire() == []
     assert len(book._expiries) == 1
+
+
+def test_leases_that_end_long_before_they_expire_leave_a_bounded_number_of_entries_behind():
+    book, clock = book_of(20_000)
+    leased(book, "slow", 2)
+    for number in range(2, 20_000):
+        assert leased(book, "a", 1, end=20_000) == [number]
+        book.end(number)
+    assert len(book._expiries) <= 1024 + 2 * 2
+    clock.now_s = 10.0
+    assert book.expire() == [0, 1]

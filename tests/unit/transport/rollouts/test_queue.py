@@ -556,3 +556,22 @@ def test_a_commit_wakes_nobody_whom_it_does_not_free(queue):
             await queue.release(name)
 
     run(scenario())
+
+
+def test_what_is_known_of_prompts_that_are_done_is_a_range_and_no_list(queue):
+    async def scenario():
+        for step in range(200):
+            await queue.admit([numbered(number) for number in (2 * step, 2 * step + 1)])
+            await lease(queue, applied=PolicyVersion(0, step))
+            await queue.fail("a", 2 * step, "said so")
+            await lease(queue, applied=PolicyVersion(0, step))
+            await commit(queue, 2 * step + 1, 2 * step, versions=(step,))
+            await queue.take(step, 1, 0.0)
+        done = ((0, 400),)
+        assert queue._consumption.numbers.ranges == queue._ledger.numbers.ranges == done
+        assert queue._dispatcher.admitted.ranges == queue._dispatcher.issued.ranges == done
+        assert (await queue.report()).failures == 200
+        assert not queue._quarantine._failures
+        assert not queue._book._units
+
+    run(scenario())

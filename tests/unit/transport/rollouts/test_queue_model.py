@@ -37,6 +37,7 @@ from unisd_rl.transport.rollouts.dispatch import Dispatcher
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.queue import RolloutQueue
 
 ANY = st.integers(0, 99)  # which of those that are there, counted round
@@ -228,7 +229,7 @@ async def nothing_happens_later(whole, *arguments):
 
 
 def nothing_is_known(whole, issuing, book, may_start, known):
-    whole(issuing, book, may_start, ())
+    whole(issuing, book, may_start, NumberSet())
 
 
 def settled_before_it_is_written(whole, queue, actor, data, numbers, stale):
