@@ -29,13 +29,13 @@ def _compact(arguments: Sequence[str]) -> int:
     run: Path = parser.parse_args(arguments).run
     if not (run / "rollouts").is_dir():
         raise UserError(f"RUN = {str(run)!r} holds no rollouts; give the folder of a run, DIR/NAME")
-    from unisd_rl.transport.rollouts.compaction import compact  # heavy: pyarrow
+    from unisd_rl.transport.rollouts.ledger import Ledger  # heavy: pyarrow
 
     try:
         with closing(FolderLock(run)) as lock:
             if not lock.acquire():
                 raise UserError(f"a run is writing to {run}; compact it when it has stopped")
-            done = compact(run / "rollouts")
+            done = Ledger(run / "rollouts", fsync=True).compact()
     except OSError as error:
         raise RunFailed(f"{run} was not compacted, its rollouts are all there: {error}") from error
     mib = f"{done.bytes_before / 2**20:.1f} MiB to {done.bytes_after / 2**20:.1f} MiB"

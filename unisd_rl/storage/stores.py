@@ -1,7 +1,8 @@
-"""Stores of immutable files, for the ledger: a local folder, or whatever fsspec reaches.
+"""Stores of files, for the ledger: a local folder, or whatever fsspec reaches.
 
-A file appears complete or not at all, and is never changed afterwards. A local folder gets there by writing under
-another name and renaming; an object store puts complete objects. Names are `folder/file`, `/` on every system.
+A file that is created appears complete or not at all, and is never changed afterwards. A local folder gets there by
+writing under another name and renaming; an object store puts complete objects, and cannot append to them. Names are
+`folder/file`, `/` on every system.
 """
 
 import io
@@ -41,6 +42,18 @@ class FileStore(Protocol):
         """A new file to write: it is there when the context ends, and never if that raises."""
         ...
 
+    @property
+    def appends(self) -> bool:
+        """Whether `append` may go on with a file that is there."""
+        ...
+
+    def append(self, name: str, data: "ReadableBuffer", at: int) -> None:
+        """Write behind the first `at` bytes of a file, of which nothing else stays; with 0 it is a new one.
+
+        Where it raises, any part of `data` may be there.
+        """
+        ...
+
     def remove(self, names: Sequence[str]) -> None:
         """Remove files in this order, those that are there."""
         ...
@@ -55,7 +68,9 @@ class _InPieces(io.FileIO):
 
 
 class LocalStore(FileStore):
-    """Files in a folder of this machine or of a shared disk. `fsync`: what was created also survives a power loss."""
+    """Files in a folder of this machine or of a shared disk. `fsync`: what was written also survives a power loss."""
+
+    appends = True
 
     def __init__(self, folder: Path, fsync: bool) -> None:
         self._folder, self._fsync = folder, fsync
@@ -92,6 +107,23 @@ class LocalStore(FileStore):
         self._sync(path.parent)
 
     @override
+    def append(self, name: str, data: "ReadableBuffer", at: int) -> None:
+        path = self._folder / name
+        if at == 0:
+            self._make(path.parent)
+        with path.open("r+b" if at else "wb", buffering=0) as file:
+            if at and file.seek(0, os.SEEK_END) != at:
+                file.truncate(at)
+                file.seek(at)
+            left = memoryview(data)
+            while left:  # one write takes what fits
+                left = left[file.write(left[:_PIECE_BYTES]) :]
+            if self._fsync:
+                os.fsync(file.fileno())
+        if at == 0:
+            self._sync(path.parent)
+
+    @override
     def remove(self, names: Sequence[str]) -> None:
         paths = [self._folder / name for name in names]
         for path in paths:
@@ -117,6 +149,8 @@ class FsspecStore(FileStore):
     Each file system has errors of its own (botocore's, aiohttp's): they become OSError, which those who retry know.
     Credentials come from the environment or the store's own configuration files, never from the URL.
     """
+
+    appends = False
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
@@ -156,6 +190,12 @@ class FsspecStore(FileStore):
                 file = self._system.open(path, "wb")
             yield file
             file.close()  # not when the block raises: then nothing is put, or at most a part of a multi-part upload
+
+    @override
+    def append(self, name: str, data: "ReadableBuffer", at: int) -> None:
+        assert at == 0, f"{name} cannot be appended to"
+        with self.create(name) as file:
+            file.write(data)
 
     @override
     def remove(self, names: Sequence[str]) -> None:

@@ -1,10 +1,13 @@
-"""The ledger of completed rollouts: immutable numbered segments (`segments.py`) in a file store.
+"""The ledger of completed rollouts: numbered files in a file store (`segments.py` says which).
 
-Nothing is ever appended to or changed, so the same layout suits a folder and an object store. A prompt number is
-stored once; a later double is refused by its number. Rows are on storage before `append` returns; small calls
-that arrive while others are being written share one segment, and one fsync (`group_commit.py`).
+A prompt number is stored once; a later double is refused by its number. Rows are on storage before `append` returns;
+small calls that arrive while others are being written share one commit, and one fsync (`group_commit.py`). Where each
+row lies is known in memory only as long as it lies in a segment; closed segments are compacted in the background, so
+that memory, and the number of files, do not grow with every rollout.
 
     append --> group --> refuse doubles --> segment, index entry (in a thread) --> entered, callers return
+                                               |
+                                               +-- full: closed --> compacted file (in a thread) --> segment removed
 
 One process appends. Others may read what was there when they opened it.
 """
@@ -19,15 +22,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unisd_rl.storage.stores import open_store
+from unisd_rl.transport.rollouts.compaction import BackgroundCompaction, Compaction, Row, compact_segments, due_segments
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
-from unisd_rl.transport.rollouts.segments import IndexEntry, last_segment, load, read_entries, write_segment
+from unisd_rl.transport.rollouts.segments import (
+    CompactedFile,
+    IndexEntry,
+    Segment,
+    SegmentWriter,
+    Source,
+    gather,
+    load,
+    read_index,
+    remove,
+)
 from unisd_rl.types import Rollout
 
 _RECENT_BYTES = 64 << 20
 _GROUP_BYTES = 4 << 20
 _LARGE_CALL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What compactions did: rows moved, segments removed, their bytes and those of the compacted files."""
+
+    rows: int
+    segments: int
+    bytes_before: int
+    bytes_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +67,49 @@ class Ledger:
 
     What was stored last is read from memory (up to 64 MiB), everything else from `location`, with its checksum.
 
-    `fsync` makes every segment of a folder survive a power loss, not only a killed process. `tokens` counts the
-    completion tokens of all stored rows.
+    `fsync` makes every commit to a folder survive a power loss, not only a killed process. `numbers` are the stored
+    prompt numbers, `tokens` counts the completion tokens of all stored rows, `compacted` are the compacted files.
 
     Raises:
         UserError: `location` is a URL that cannot be reached.
     """
 
     def __init__(self, location: str | Path, fsync: bool) -> None:
-        self._files = open_store(location, fsync)
-        self._entries: list[IndexEntry] = []
-        self._positions: dict[int, tuple[int, int]] = {}
-        self.tokens = 0
-        self._recent: OrderedDict[int, pa.Table] = OrderedDict()
+        self._files, self._synced = open_store(location, fsync), open_store(location, fsync=True)
+        self._recent: OrderedDict[tuple[str, int], tuple[IndexEntry, Stream]] = OrderedDict()
         self._recent_bytes = 0
-        for entry in read_entries(self._files):
-            self._enter(entry)
-        self._next = 1 + last_segment(self._files, compacted=False)
         self._commit = GroupCommit(self._store, size=lambda call: call.rows.nbytes, limit=_GROUP_BYTES)
+        self._open()
+        self._appended = False
+
+    def _open(self) -> None:
+        """Enter what the index says."""
+        index = read_index(self._files)
+        self.numbers, self.tokens = NumberSet(), 0
+        self.compacted: list[CompactedFile] = []
+        self._segments: dict[int, Segment] = {segment.number: segment for segment in index.segments}
+        self._positions: dict[int, tuple[IndexEntry, int]] = {}
+        self._next_compacted, self._leftovers = 1 + index.last_compacted, index.leftovers
+        self._writer = SegmentWriter(self._files, index.last_segment)
+        self._background = BackgroundCompaction(self._synced, index.leftovers)
+        for file in index.compacted:
+            self._enter_compacted(file)
+        # A number may be there twice. Of commits the later one counts: storage failed after the earlier one, refused to
+        # take it back, and its caller was told. What a compacted file has, its segments have too until they are gone.
+        for segment in reversed(index.segments):
+            for entry in reversed(segment.entries):
+                self._enter(entry)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._positions
+        return number in self.numbers
 
     def __len__(self) -> int:
-        return len(self._positions)
-
-    @property
-    def numbers(self) -> NumberSet:
-        """All stored prompt numbers."""
-        return NumberSet(sorted(self._positions))
+        return len(self.numbers)
 
     @property
     def entries(self) -> tuple[IndexEntry, ...]:
-        """All index entries in the order they were stored."""
-        return tuple(self._entries)
+        """The commits that are not compacted, in the order they were stored."""
+        return tuple(entry for segment in self._segments.values() for entry in segment.entries)
 
     async def append(self, data: Stream, barred: Container[int] = ()) -> tuple[int, ...]:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
@@ -98,20 +131,13 @@ class Ledger:
 
         Raises KeyError for a number that is not stored and OSError for a damaged segment.
         """
-        wanted: dict[int, list[int]] = {}
-        for entry, row in (self._positions[number] for number in numbers):
-            wanted.setdefault(entry, []).append(row)
-        tables, positions, offset = [], {}, 0
-        for entry, rows in wanted.items():
-            table, rows_in_table = (
-                (self._recent[entry], rows) if entry in self._recent else load(self._files, self._entries[entry], rows)
-            )
-            positions[entry] = iter([offset + row for row in rows_in_table])
-            tables.append(table)
-            offset += table.num_rows
-        if not tables:
-            return SCHEMA.empty_table()
-        return rows_of(pa.concat_tables(tables), [next(positions[self._positions[number][0]]) for number in numbers])
+        try:
+            return gather(self._places(numbers), self._load)
+        except FileNotFoundError:
+            if self._appended:
+                raise
+            self._open()  # the process that appends has compacted since this was opened
+            return gather(self._places(numbers), self._load)
 
     def rollouts(self, numbers: Sequence[int]) -> list[Rollout]:
         """The rollouts of these prompt numbers, in this order."""
@@ -122,15 +148,15 @@ class Ledger:
         seen: set[int] = set()
         fresh = [[row for row, number in enumerate(call.numbers) if self._is_new(number, seen, call)] for call in calls]
         if any(fresh):
-            segment, self._next = self._next, self._next + 1  # never used again, whatever a failure leaves behind
-            entry, rows = await asyncio.to_thread(self._write, segment, calls, fresh)
-            self._enter(entry)
-            self._remember(rows)
+            self._appended = True
+            segment, data = await asyncio.to_thread(self._write, calls, fresh)
+            self._segments[segment.number] = segment
+            self._enter(segment.entries[-1])
+            self._remember(segment.entries[-1], data)
+            self._compact_in_background()
         return [tuple(call.numbers[row] for row in rows) for call, rows in zip(calls, fresh, strict=True)]
 
-    def _write(
-        self, segment: int, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]
-    ) -> tuple[IndexEntry, pa.Table]:
+    def _write(self, calls: Sequence[_Call], fresh: Sequence[Sequence[int]]) -> tuple[Segment, Stream]:
         kept = [
             call.rows if len(rows) == call.rows.num_rows else rows_of(call.rows, rows)
             for call, rows in zip(calls, fresh, strict=True)
@@ -144,28 +170,119 @@ class Ledger:
                 table = table.combine_chunks()
             data = to_ipc(*table.to_batches())
         lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
-        return write_segment(self._files, segment, data, table["number"].to_pylist(), lengths), table
+        return self._writer.write(data, table["number"].to_pylist(), lengths), data
 
-    def _remember(self, rows: pa.Table) -> None:
-        """Most rows are read soon after they came: the segment just entered, and a bounded number before it."""
-        self._recent[len(self._entries) - 1] = rows
-        self._recent_bytes += rows.nbytes
+    def _remember(self, entry: IndexEntry, data: Stream) -> None:
+        """Most rows are read soon after they came: the commit just entered, and a bounded number before it.
+
+        The bytes and no table: one of a single small row takes 20 KiB.
+        """
+        self._recent[entry.file, entry.offset] = entry, data
+        self._recent_bytes += entry.nbytes
         while len(self._recent) > 1 and self._recent_bytes > _RECENT_BYTES:
-            _, oldest = self._recent.popitem(last=False)
+            _, (oldest, _) = self._recent.popitem(last=False)
             self._recent_bytes -= oldest.nbytes
+            if oldest.segment not in self._segments:
+                self._forget_positions(oldest)
 
     def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
-        new = not (number in self._positions or number in seen or number in call.barred)
+        new = not (number in self.numbers or number in seen or number in call.barred)
         if new:
             seen.add(number)
         return new
 
     def _enter(self, entry: IndexEntry) -> None:
-        """A number may be there already, in a segment that is being compacted or whose failure left it behind."""
-        self._entries.append(entry)
         for row, (number, length) in enumerate(zip(entry.numbers, entry.lengths, strict=True)):
-            if number in self._positions:
-                earlier, its_row = self._positions[number]
-                self.tokens -= self._entries[earlier].lengths[its_row]
-            self._positions[number] = (len(self._entries) - 1, row)
-            self.tokens += length
+            if number not in self.numbers:
+                self.numbers.add(number)
+                self.tokens += length
+                self._positions[number] = (entry, row)
+
+    def _enter_compacted(self, file: CompactedFile) -> None:
+        self.compacted.append(file)
+        self.tokens += file.tokens
+        for start, stop in file.ranges.tolist():
+            self.numbers.add_range(start, stop)
+
+    def _places(self, numbers: Sequence[int]) -> list[tuple[Source, int]]:
+        """Where these rows lie. Raises KeyError for a number that is not stored."""
+        places: dict[int, tuple[Source, int]] = {
+            number: place for number in numbers if (place := self._positions.get(number))
+        }
+        if missing := [number for number in numbers if number not in places]:
+            lowest, highest = min(missing), max(missing)
+            for file in self.compacted:
+                if file.first <= highest and file.end > lowest:
+                    places.update((number, (file, row)) for number, row in file.rows_of(missing).items())
+        return [places[number] for number in numbers]
+
+    def _load(self, source: Source, rows: Sequence[int]) -> tuple[pa.Table, Sequence[int]]:
+        if recent := self._recent.get((source.file, source.offset)):
+            return pa.Table.from_batches(read_ipc(recent[1]), schema=SCHEMA), rows
+        return load(self._files, source, rows)
+
+    def compact(self) -> Compacted:
+        """Compact all segments, of a ledger to which nothing is appended. Everything is synced to the disk.
+
+        Raises:
+            OSError: the storage failed, or what was written does not read back the same. All rows are still there.
+        """
+        done: list[Compaction] = []
+        while segments := due_segments(list(self._segments.values()), all_of_them=True):
+            done.append(compact_segments(self._synced, self._next_compacted, segments, self._rows_of))
+            self._replace(done[-1])
+            remove(self._synced, segments)
+        self._synced.remove(self._leftovers)
+        written = [compaction.file for compaction in done if compaction.file]
+        return Compacted(
+            rows=sum(file.rows for file in written),
+            segments=sum(len(compaction.segments) for compaction in done),
+            bytes_before=sum(segment.nbytes for compaction in done for segment in compaction.segments),
+            bytes_after=sum(file.nbytes for file in written),
+        )
+
+    def wait_for_compaction(self) -> None:
+        """Return when nothing is being compacted, and what was compacted is removed."""
+        while self._background.busy():
+            self._compact_in_background()
+
+    def _compact_in_background(self) -> None:
+        """Take over what was compacted meanwhile, and begin with what is due."""
+        if done := self._background.finished():
+            self._replace(done)
+            self._background.remove(done.segments)
+        if done or self._writer.open is None:
+            closed = [segment for segment in self._segments.values() if segment is not self._writer.open]
+            self._background.start_if_due(self._next_compacted, closed, self._rows_of)
+
+    def _rows_of(self, segments: Sequence[Segment]) -> list[Row]:
+        """Those that count, in prompt order."""
+        rows = (
+            (number, entry, row)
+            for segment in segments
+            for entry in segment.entries
+            for row, number in enumerate(entry.numbers)
+            if self._counts(number, entry)
+        )
+        return sorted(rows, key=lambda row: row[0])
+
+    def _replace(self, done: Compaction) -> None:
+        """From now on rows are read from the compacted file, but for those that are in memory."""
+        if done.file is not None:
+            self.compacted.append(done.file)
+            self._next_compacted = done.file.number + 1
+        for segment in done.segments:
+            del self._segments[segment.number]
+            for entry in segment.entries:
+                if (entry.file, entry.offset) not in self._recent:
+                    self._forget_positions(entry)
+
+    def _forget_positions(self, entry: IndexEntry) -> None:
+        for number in entry.numbers:
+            if self._counts(number, entry):
+                del self._positions[number]
+
+    def _counts(self, number: int, entry: IndexEntry) -> bool:
+        """Whether this row of the entry is the one that is read: see `_open`."""
+        place = self._positions.get(number)
+        return place is not None and place[0] is entry

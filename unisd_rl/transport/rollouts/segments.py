@@ -1,121 +1,319 @@
-"""The files of a ledger: numbered, immutable, each with an index entry that is written last and makes it count.
+"""The files of a ledger, numbered. A file without its index, and what a crash cut short, do not count.
 
-    segments/00000007.arrows                 rows as they were committed, an Arrow IPC stream
-    segments/compacted-00000001.parquet      rows of many such files, in prompt order
-    index/00000007.json                      which rows the file holds, its size and its xxh3 checksum
+    segments/00000007.arrows                 commits one after another, each an Arrow IPC stream; about 16 MiB
+    index/00000007.jsonl                     a line a commit: its rows, where it lies, its xxh3 checksum
+    segments/compacted-00000001.parquet      the rows of some closed segments, in prompt order
+    index/compacted-00000001.json            which rows, and which segments it took the place of
 
-A file without an entry, and an entry without its last newline, were cut short by a crash and are ignored.
+A commit's rows are written before its line, which makes them count, and nobody writes to a segment again after a
+failure or after its process ended: a torn tail stays where it is, unread. Where files cannot be appended to (object
+stores), a segment is one commit.
+
+A compacted file names the segments whose place it takes. Whatever is left of those is not read any more, so that its
+one index file replaces all of them at once. Their numbers are never used again.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from unisd_rl.storage.stores import FileStore
-from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc
+from unisd_rl.transport.rollouts.number_set import NumberSet
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of
 
 SEGMENTS, INDEX = "segments", "index"
+SEGMENT_BYTES = 16 << 20
+
+_NAME = re.compile(r"(compacted-)?(\d+)\.(arrows|parquet|jsonl?)(\.part)?")
+_TRIES = 5  # of a reader, while the process that appends compacts
 
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What a file holds: prompt numbers and completion tokens of each row, bytes, xxh3-64 checksum (hex).
-
-    `segment` counts committed and compacted files apart.
-    """
+    """One commit: prompt number and completion tokens of each row, its place in its segment, xxh3-64 checksum (hex)."""
 
     segment: int
     numbers: tuple[int, ...]
     lengths: tuple[int, ...]
+    offset: int
     nbytes: int
     checksum: str
-    compacted: bool = False
 
     @property
     def file(self) -> str:
         """The name of the file with the rows."""
-        return f"{SEGMENTS}/{self._stem}.{'parquet' if self.compacted else 'arrows'}"
+        return f"{SEGMENTS}/{self.segment:08d}.arrows"
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A file of commits. `index_nbytes` is the size of its index."""
+
+    number: int
+    index_file: str
+    entries: list[IndexEntry] = field(default_factory=list)
+    index_nbytes: int = 0
+
+    @property
+    def file(self) -> str:
+        """The name of the file with the rows."""
+        return f"{SEGMENTS}/{self.number:08d}.arrows"
+
+    @property
+    def nbytes(self) -> int:
+        """The size of that file."""
+        return self.entries[-1].offset + self.entries[-1].nbytes if self.entries else 0
+
+
+@dataclass(frozen=True, eq=False)
+class CompactedFile:
+    """Rows in prompt order, of `ranges` (each from a prompt number to before another), out of segments `replaces`.
+
+    `tokens` are completion tokens of all rows. `offset` is 0: as of a commit, where its bytes begin.
+    """
+
+    number: int
+    ranges: NDArray[np.int64]  # two columns; a list of tuples would take five times the memory
+    tokens: int
+    nbytes: int
+    checksum: str
+    replaces: NumberSet
+    offset: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
+
+    @property
+    def first(self) -> int:
+        """The lowest prompt number."""
+        return int(self.ranges[0, 0])
+
+    @property
+    def end(self) -> int:
+        """One more than the highest prompt number."""
+        return int(self.ranges[-1, 1])
+
+    def rows_of(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Which row each of these numbers is, of those that are here."""
+        starts, stops = self.ranges.T
+        first_rows = np.cumsum(stops - starts) - (stops - starts)
+        wanted = np.asarray(numbers, np.int64)
+        place = np.searchsorted(starts, wanted, side="right") - 1
+        rows = np.where((place >= 0) & (wanted < stops[place]), first_rows[place] + wanted - starts[place], -1)
+        return {number: row for number, row in zip(numbers, rows.tolist(), strict=True) if row >= 0}
+
+    @property
+    def file(self) -> str:
+        """The name of the file with the rows."""
+        return f"{SEGMENTS}/compacted-{self.number:08d}.parquet"
 
     @property
     def index_file(self) -> str:
-        """The name of the file with this entry."""
-        return f"{INDEX}/{self._stem}.json"
-
-    @property
-    def _stem(self) -> str:
-        return f"{'compacted-' if self.compacted else ''}{self.segment:08d}"
+        """The name of its index."""
+        return f"{INDEX}/compacted-{self.number:08d}.json"
 
 
-def read_entries(files: FileStore) -> list[IndexEntry]:
-    """All entries: committed ones first, each kind in the order written."""
-    read = (_read_entry(files, name) for name in files.names(INDEX) if name.endswith(".json"))
-    return sorted((entry for entry in read if entry), key=lambda entry: (entry.compacted, entry.segment))
+Source: TypeAlias = IndexEntry | CompactedFile
+Load: TypeAlias = Callable[[Source, Sequence[int]], tuple[pa.Table, Sequence[int]]]
+"""A table with (at least) these rows of a source, and where they lie in it."""
 
 
-def last_segment(files: FileStore, compacted: bool) -> int:
-    """The highest number any file or entry of that kind has, also one that was cut short; 0 if there is none."""
-    names = [name for folder in (SEGMENTS, INDEX) for name in files.names(folder)]
-    matches = [re.match(r"(compacted-)?(\d+)\.", name) for name in names]
-    return max((int(match[2]) for match in matches if match and bool(match[1]) is compacted), default=0)
+@dataclass(frozen=True)
+class Index:
+    """What a ledger holds, oldest first, and the names of files that do not count (any more)."""
+
+    compacted: tuple[CompactedFile, ...]
+    segments: tuple[Segment, ...]
+    leftovers: tuple[str, ...]
+    last_segment: int
+    last_compacted: int
 
 
-def write_segment(
-    files: FileStore, segment: int, data: Stream, numbers: Sequence[int], lengths: Sequence[int]
-) -> IndexEntry:
-    """Store one IPC stream. Whatever it raises, nothing of it counts and, if the storage lets it, nothing is left."""
-    checksum = xxhash.xxh3_64_hexdigest(data)
-    entry = IndexEntry(segment, tuple(numbers), tuple(lengths), len(data), checksum)
-    try:
-        with files.create(entry.file) as file:
-            file.write(data)
-        write_entry(files, entry)
-    except BaseException:
-        with suppress(OSError):  # storage that failed may refuse this too; see `Ledger._enter` on what is left then
-            remove(files, [entry])
-        raise
-    return entry
+def read_index(files: FileStore) -> Index:
+    """The index of a ledger, also while another process appends to it and compacts it."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):  # it was compacted away after it was listed: list again
+            return _read_index(files)
+    return _read_index(files)
 
 
-def write_entry(files: FileStore, entry: IndexEntry) -> None:
-    """Write an entry: from now on its file counts."""
-    with files.create(entry.index_file) as file:
-        file.write(json.dumps(asdict(entry)).encode() + b"\n")
+def _read_index(files: FileStore) -> Index:
+    names = {f"{folder}/{name}": match for folder in (INDEX, SEGMENTS) for name in files.names(folder)
+             if (match := _NAME.fullmatch(name))}  # fmt: skip
+    indices = [name for name, match in names.items() if name.startswith(INDEX) and not match[4]]
+    compacted = [file for name in indices if names[name][1] if (file := _read_compacted(files, name))]
+    replaced = NumberSet.from_ranges(range_ for file in compacted for range_ in file.replaces.ranges)
+    segments = [
+        segment
+        for name in indices
+        if not names[name][1] and int(names[name][2]) not in replaced
+        if (segment := _read_segment(files, name, int(names[name][2]))).entries
+    ]
+    files_that_count: list[CompactedFile | Segment] = [*compacted, *segments]
+    counting = {name for file in files_that_count for name in (file.file, file.index_file)}
+    numbers = [(bool(match[1]), int(match[2])) for match in names.values()]
+    return Index(
+        tuple(sorted(compacted, key=lambda file: file.number)),
+        tuple(sorted(segments, key=lambda segment: segment.number)),
+        tuple(name for name in names if name not in counting),
+        max((*(number for is_compacted, number in numbers if not is_compacted), *replaced), default=0),
+        max((number for is_compacted, number in numbers if is_compacted), default=0),
+    )
 
 
-def remove(files: FileStore, entries: Sequence[IndexEntry]) -> None:
-    """Remove files, their entries first: an entry always has its file."""
-    files.remove([entry.index_file for entry in entries])
-    files.remove([entry.file for entry in entries])
+class SegmentWriter:
+    """Writes commits one after another: to one segment until it is full, as far as `files` can be appended to.
+
+    `open` is the segment that the next one goes to, None where it begins one.
+    """
+
+    def __init__(self, files: FileStore, last_segment: int) -> None:
+        self._files, self._last = files, last_segment
+        self.open: Segment | None = None
+
+    def write(self, data: Stream, numbers: Sequence[int], lengths: Sequence[int]) -> Segment:
+        """Store one IPC stream, the last entry of the segment returned.
+
+        Whatever it raises, nothing of it counts and, if the storage lets it, nothing is left.
+        """
+        segment, self.open = self.open or self._begin(), None  # after a failure nobody writes to this one again
+        checksum = xxhash.xxh3_64_hexdigest(data)
+        entry = IndexEntry(segment.number, tuple(numbers), tuple(lengths), segment.nbytes, len(data), checksum)
+        line = _line(entry)
+        try:
+            self._files.append(segment.file, data, entry.offset)
+            self._files.append(segment.index_file, line, segment.index_nbytes)
+        except BaseException:
+            with suppress(OSError):  # storage that failed may refuse this too; see `Ledger` on what is left then
+                self._take_back(segment)
+            raise
+        segment.entries.append(entry)
+        segment.index_nbytes += len(line)
+        self.open = segment if self._files.appends and segment.nbytes < SEGMENT_BYTES else None
+        return segment
+
+    def _begin(self) -> Segment:
+        self._last += 1
+        return Segment(self._last, f"{INDEX}/{self._last:08d}.jsonl")
+
+    def _take_back(self, segment: Segment) -> None:
+        """Cut off what the failed write left, its line first: a line always has its rows."""
+        if segment.entries:
+            self._files.append(segment.index_file, b"", segment.index_nbytes)
+            self._files.append(segment.file, b"", segment.nbytes)
+        else:
+            remove(self._files, [segment])
 
 
-def load(files: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
-    """A table with (at least) these rows of a file, and where they lie in it.
+def write_compacted(files: FileStore, file: CompactedFile) -> None:
+    """Write the index of a compacted file: from now on it counts, and the segments that it replaces do not."""
+    record = {
+        "numbers": file.ranges.tolist(),
+        "tokens": file.tokens,
+        "nbytes": file.nbytes,
+        "checksum": file.checksum,
+        "replaces": file.replaces.ranges,
+    }
+    with files.create(file.index_file) as index:
+        index.write(msgspec.json.encode(record) + b"\n")
+
+
+def remove(files: FileStore, gone: Sequence[Segment | CompactedFile]) -> None:
+    """Remove files, what makes them count first."""
+    files.remove([file.index_file for file in gone])
+    files.remove([file.file for file in gone])
+
+
+def gather(places: Sequence[tuple[Source, int]], load: Load) -> pa.Table:
+    """The rows at these places, in this order, as one table. Each source is loaded once."""
+    sources: dict[tuple[str, int], tuple[Source, list[int]]] = {}
+    for source, row in places:
+        sources.setdefault((source.file, source.offset), (source, []))[1].append(row)
+    tables, found, offset = [], {}, 0
+    for key, (source, rows) in sources.items():
+        table, rows_in_table = load(source, rows)
+        found[key] = iter([offset + row for row in rows_in_table])
+        tables.append(table)
+        offset += table.num_rows
+    if not tables:
+        return SCHEMA.empty_table()
+    return rows_of(pa.concat_tables(tables), [next(found[source.file, source.offset]) for source, _ in places])
+
+
+def load(files: FileStore, source: Source, rows: Sequence[int]) -> tuple[pa.Table, Sequence[int]]:
+    """`Load` from storage.
 
     Raises:
         OSError: the file is damaged.
     """
-    return _load_row_groups(files, entry, rows) if entry.compacted else (_load_stream(files, entry), list(rows))
+    if isinstance(source, CompactedFile):
+        return _load_row_groups(files, source, rows)
+    return _load_stream(files, source), rows
+
+
+def _read_segment(files: FileStore, name: str, number: int) -> Segment:
+    segment = Segment(number, name)
+    for line in _lines(files, name):
+        offset = line.get("offset", 0)  # before segments held several commits an entry had none
+        numbers, lengths = tuple(line["numbers"]), tuple(line["lengths"])
+        segment.entries.append(IndexEntry(number, numbers, lengths, offset, line["nbytes"], line["checksum"]))
+    return segment
+
+
+def _read_compacted(files: FileStore, name: str) -> CompactedFile | None:
+    if not (lines := _lines(files, name)):
+        return None
+    (line,), number = lines, int(name[-13:-5])
+    if "replaces" in line:
+        ranges, tokens, replaces = line["numbers"], line["tokens"], line["replaces"]
+    else:  # of a version that listed all rows, and removed the segments one by one
+        ranges, tokens, replaces = NumberSet(line["numbers"]).ranges, sum(line["lengths"]), ()
+    return CompactedFile(
+        number,
+        np.array(ranges, np.int64).reshape(-1, 2),
+        tokens,
+        line["nbytes"],
+        line["checksum"],
+        NumberSet.from_ranges(replaces),
+    )
+
+
+def _lines(files: FileStore, name: str) -> list[dict[str, Any]]:
+    """The complete lines: a last one without its newline was cut short."""
+    with files.open(name) as file:
+        lines, newline, _ = file.read().rpartition(b"\n")
+    return msgspec.json.Decoder(dict[str, Any]).decode_lines(lines + newline)
+
+
+def _line(entry: IndexEntry) -> bytes:
+    record = {name: getattr(entry, name) for name in ("numbers", "lengths", "offset", "nbytes", "checksum")}
+    return msgspec.json.encode(record) + b"\n"
 
 
 def _load_stream(files: FileStore, entry: IndexEntry) -> pa.Table:
     with files.open(entry.file) as file:
-        data = file.read()
+        file.seek(entry.offset)
+        data = file.read(entry.nbytes)
     if xxhash.xxh3_64_hexdigest(data) != entry.checksum:
         raise OSError(f"{files}/{entry.file} is damaged: its checksum is not the one of its index entry")
     return pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
 
 
-def _load_row_groups(files: FileStore, entry: IndexEntry, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
+def _load_row_groups(files: FileStore, source: CompactedFile, rows: Sequence[int]) -> tuple[pa.Table, list[int]]:
     """Parquet checks each page it reads; the checksum of the whole file was checked when it was compacted."""
-    with files.open(entry.file) as file:
+    with files.open(source.file) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         starts = np.array([0, *accumulate(sizes)])
@@ -127,12 +325,3 @@ def _load_row_groups(files: FileStore, entry: IndexEntry, rows: Sequence[int]) -
         row - int(starts[group]) + offsets[group] for row, group in zip(rows, group_of.tolist(), strict=True)
     ]
     return table.cast(SCHEMA), rows_in_table
-
-
-def _read_entry(files: FileStore, name: str) -> IndexEntry | None:
-    with files.open(f"{INDEX}/{name}") as file:
-        text = file.read()
-    if not text.endswith(b"\n"):
-        return None
-    fields = json.loads(text)
-    return IndexEntry(**{**fields, "numbers": tuple(fields["numbers"]), "lengths": tuple(fields["lengths"])})

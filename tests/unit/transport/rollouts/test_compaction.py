@@ -11,8 +11,7 @@ import pytest
 from tests.fakes.rollout_rows import rollout, same_rollouts
 from tests.fakes.stopping import stops_after
 from unisd_rl.transport.rollouts import compaction
-from unisd_rl.transport.rollouts.compaction import Compacted, compact
-from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.ledger import Compacted, Ledger
 from unisd_rl.transport.rollouts.schema import SCHEMA, decode, encode, to_ipc
 from unisd_rl.types import Source
 
@@ -34,8 +33,8 @@ def filled(place):
 
 
 def append(place, *segments):
-    ledger = Ledger(place, fsync=False)
-    return [asyncio.run(ledger.append(encode(rows(numbers)))) for numbers in segments]
+    """Each to a segment of its own."""
+    return [asyncio.run(Ledger(place, fsync=False).append(encode(rows(numbers)))) for numbers in segments]
 
 
 def files(folder):
@@ -49,11 +48,11 @@ def place(request, tmp_path):
 
 def test_a_compacted_ledger_reads_and_goes_on_as_before(place):
     before = Ledger(place, fsync=False)
-    done = compact(place)
+    done = Ledger(place, fsync=True).compact()
     assert (done.rows, done.segments) == (8, 3)
     after = Ledger(place, fsync=False)
     assert (list(after.numbers), after.tokens, len(after)) == (NUMBERS, before.tokens, 8)
-    assert [(entry.numbers, entry.compacted) for entry in after.entries] == [(tuple(NUMBERS), True)]
+    assert ([file.ranges.tolist() for file in after.compacted], after.entries) == ([[[0, 6], [10, 12]]], ())
     assert same_rollouts(after.rollouts([10, 0, 5, 5]), rows([10, 0, 5, 5]))
     assert append(place, [4, 6, 11], [7]) == [(6,), (7,)]
     again = Ledger(place, fsync=False)
@@ -62,19 +61,20 @@ def test_a_compacted_ledger_reads_and_goes_on_as_before(place):
 
 
 def test_a_second_compaction_leaves_the_first_as_it_is_and_one_without_segments_does_nothing(place):
-    compact(place)
-    first = Ledger(place, fsync=False).entries
-    assert compact(place) == Compacted(0, 0, 0, 0)
+    Ledger(place, fsync=True).compact()
+    first = Ledger(place, fsync=False).compacted[0].checksum
+    assert Ledger(place, fsync=True).compact() == Compacted(0, 0, 0, 0)
     append(place, [7, 6], [8])
-    assert compact(place).rows == 3
+    assert Ledger(place, fsync=True).compact().rows == 3
     ledger = Ledger(place, fsync=False)
-    assert (ledger.entries[:1], ledger.entries[1].numbers) == (first, (6, 7, 8))
+    assert [file.ranges.tolist() for file in ledger.compacted] == [[[0, 6], [10, 12]], [[6, 9]]]
+    assert (ledger.compacted[0].checksum, ledger.entries) == (first, ())
     assert same_rollouts(ledger.rollouts(list(ledger.numbers)), rows(sorted([*NUMBERS, 6, 7, 8])))
 
 
 def test_the_parquet_file_has_the_same_columns_in_prompt_order_in_row_groups_and_zstd(tmp_path, monkeypatch):
     monkeypatch.setattr(compaction, "_ROW_GROUP_BYTES", 3 * sum(map(size_of, SEGMENTS)) // 8)
-    compact(filled(tmp_path))
+    Ledger(filled(tmp_path), fsync=True).compact()
     assert files(tmp_path) == ["index/compacted-00000001.json", "segments/compacted-00000001.parquet"]
     path = tmp_path / "segments" / "compacted-00000001.parquet"
     table = pq.read_table(path)
@@ -97,7 +97,7 @@ def test_a_row_with_a_nan_is_compacted_bit_for_bit(tmp_path):
     odd = row(1)
     odd.logprobs[:] = np.array([0x7FC00123], np.uint32).view(np.float32)
     asyncio.run(Ledger(tmp_path, fsync=False).append(encode([odd])))
-    compact(tmp_path)
+    Ledger(tmp_path, fsync=True).compact()
     found = Ledger(tmp_path, fsync=False).rollouts([1])[0].logprobs
     assert found.view(np.uint32).tolist() == [0x7FC00123]
 
@@ -111,7 +111,7 @@ def test_stopped_after_any_file_operation_it_loses_nothing_and_the_next_one_fini
         shutil.copytree(original, folder)
         with stops_after(folder, operations) as stop:
             try:
-                compact(folder)
+                Ledger(folder, fsync=True).compact()
             except OSError:
                 assert stop.stopped
         stopped = stop.stopped
@@ -122,7 +122,7 @@ def test_stopped_after_any_file_operation_it_loses_nothing_and_the_next_one_fini
             numbers = sorted([*NUMBERS, 6])
         else:
             numbers = NUMBERS
-        compact(folder)
+        Ledger(folder, fsync=True).compact()
         assert all_there(folder, numbers, tokens)
         assert not [name for name in files(folder) if "compacted" not in name]
         operations += 1
@@ -148,12 +148,12 @@ def test_what_does_not_read_back_is_told_and_no_segment_is_removed(tmp_path, mon
 
     monkeypatch.setattr(compaction, "load", one_bit_off)
     with pytest.raises(OSError, match="does not read back"):
-        compact(tmp_path)
+        Ledger(tmp_path, fsync=True).compact()
     assert files(tmp_path) == before
 
 
 def test_a_damaged_page_of_the_parquet_file_is_noticed(tmp_path):
-    compact(filled(tmp_path))
+    Ledger(filled(tmp_path), fsync=True).compact()
     path = tmp_path / "segments" / "compacted-00000001.parquet"
     column = pq.ParquetFile(path).metadata.row_group(0).column(0)
     data = bytearray(path.read_bytes())

@@ -1,0 +1,287 @@
+"""A ledger rolls: full segments are compacted while others are appended, and nothing depends on when, or on a crash."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from tests.fakes.old_ledger import write_old_compacted, write_old_segment
+from tests.fakes.rollout_rows import append, rollout, same_rollouts
+from tests.fakes.stopping import stops_after
+from unisd_rl.transport.rollouts import compaction, segments
+from unisd_rl.transport.rollouts import ledger as ledger_module
+from unisd_rl.transport.rollouts.ledger import Ledger
+from unisd_rl.transport.rollouts.schema import SCHEMA, encode
+
+ROW_BYTES = len(encode([rollout(0)]))
+
+
+def row(number, actor="a"):
+    return rollout(number, (0,) * (number % 3), actor)
+
+
+def rows(numbers):
+    return [row(number) for number in numbers]
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    """A segment is full after two commits of a row, and a compacted file takes two segments."""
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", int(1.5 * ROW_BYTES))
+    monkeypatch.setattr(compaction, "_COMPACTED_BYTES", int(4.5 * ROW_BYTES))
+    monkeypatch.setattr(ledger_module, "_RECENT_BYTES", 3 * ROW_BYTES)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def place(request, tmp_path):
+    return tmp_path / "rollouts" if request.param == "folder" else f"memory://{uuid4()}/rollouts"
+
+
+def nearly_in_order(count):
+    """0 to `count` - 1 as actors would bring them."""
+    return sorted(range(count), key=lambda number: number + 7 * ((number * 2654435761) % 2**32) / 2**32)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def whole(ledger, numbers, actor="a"):
+    found = ledger.rollouts(numbers)
+    tokens = sum(number % 3 for number in range(len(ledger)))
+    return same_rollouts(found, [row(number, actor) for number in numbers]) and ledger.tokens == tokens
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_whatever_was_compacted_meanwhile_rows_are_read_as_they_came(place, waits):
+    ledger, order = Ledger(place, fsync=False), nearly_in_order(61)
+    for count, number in enumerate(order):
+        assert append(ledger, row(number), row(order[count // 2])) == (number,)
+        if waits:
+            ledger.wait_for_compaction()
+        if count % 7 == 0:
+            assert same_rollouts(ledger.rollouts(order[: count + 1]), rows(order[: count + 1]))
+    ledger.wait_for_compaction()
+    for one in (ledger, Ledger(place, fsync=False)):
+        assert list(one.numbers) == list(range(61))
+        assert whole(one, list(range(61)))
+        assert whole(one, order[::-1])
+        assert append(one, row(3, "late"), row(60, "late")) == ()
+        assert len(one.compacted) >= 5
+
+
+def test_files_and_what_is_known_of_single_rows_are_bounded_by_what_is_not_compacted(tmp_path):
+    ledger = Ledger(tmp_path, fsync=False)
+    for number in nearly_in_order(120):
+        append(ledger, row(number))
+        ledger.wait_for_compaction()
+    assert len(ledger._positions) <= 2 * 4 + 3  # two segments, one that is open, and what is in memory
+    assert len(ledger.compacted) == 120 // 4 - 1
+    assert len(files(tmp_path)) <= 2 * (120 // 4) + 2 * 3
+    assert sum(len(file.ranges) for file in ledger.compacted) < 120
+
+
+def test_stopped_after_any_file_operation_nothing_acknowledged_is_lost_and_the_next_owner_goes_on(tmp_path):
+    stopped, operations, unfinished = True, 0, 0
+    while stopped:
+        folder, acknowledged = tmp_path / f"{operations}", []
+        with stops_after(folder, operations) as stop:
+            ledger = Ledger(folder, fsync=True)
+            for number in range(7):
+                try:
+                    acknowledged += append(ledger, row(number))
+                except OSError:
+                    assert stop.stopped
+                ledger.wait_for_compaction()
+        stopped = stop.stopped
+        names = files(folder)
+        unfinished += any("compacted" in name for name in names) and any("00000001.a" in name for name in names)
+        again = Ledger(folder, fsync=True)
+        assert set(acknowledged) <= set(again.numbers)
+        assert same_rollouts(again.rollouts(list(again.numbers)), rows(again.numbers))
+        for number in range(11):
+            append(again, row(number))
+        again.wait_for_compaction()
+        last = Ledger(folder, fsync=True)
+        assert list(last.numbers) == list(range(11))
+        assert whole(last, list(range(11)))
+        last.compact()
+        assert whole(Ledger(folder, fsync=True), list(range(11)))
+        assert all("compacted" in name for name in files(folder))
+        operations += 1
+    # three folders, seven commits to two files, a compaction with two files created and renamed, and four removed
+    assert operations >= 3 + 2 * 7 + 2 * 2 + 4 + 1
+    assert unfinished >= 5
+
+
+def test_a_line_or_rows_cut_short_anywhere_cost_the_commit_that_they_are_of_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100 * ROW_BYTES)
+    ledger = Ledger(tmp_path, fsync=False)
+    for number in range(3):
+        append(ledger, row(number))
+    index, before = tmp_path / "index" / "00000001.jsonl", ledger.entries
+    text = index.read_bytes()
+    ends = [end for end in range(len(text) + 1) if text[end - 1 : end] in (b"\n", b"")]
+    for size in range(len(text) + 1):
+        index.write_bytes(text[:size])
+        again = Ledger(tmp_path, fsync=False)
+        count = sum(end <= size for end in ends[1:])
+        assert again.entries == before[:count]
+        assert same_rollouts(again.rollouts(list(range(count))), rows(range(count)))
+    with (tmp_path / "segments" / "00000001.arrows").open("ab") as file:
+        file.write(b"rows whose line was never written")
+    again = Ledger(tmp_path, fsync=False)
+    assert append(again, row(3)) == (3,)
+    assert whole(Ledger(tmp_path, fsync=False), [3, 1, 2, 0])
+
+
+def test_a_compaction_that_fails_is_tried_again_and_fails_no_commit(place, monkeypatch, caplog):
+    ledger, true_load = Ledger(place, fsync=False), compaction.load
+
+    def one_bit_off(files, source, wanted):
+        table, lies = true_load(files, source, wanted)
+        if isinstance(source, segments.CompactedFile):
+            seeds = table["seed"].to_numpy() ^ (np.arange(len(table)) == 1)
+            table = table.set_column(table.schema.get_field_index("seed"), SCHEMA.field("seed"), [seeds])
+        return table, lies
+
+    monkeypatch.setattr(compaction, "load", one_bit_off)
+    with caplog.at_level(logging.WARNING):
+        for number in range(12):
+            append(ledger, row(number))
+            ledger.wait_for_compaction()
+    assert "does not read back as it was written: nothing was removed" in caplog.text
+    assert ledger.compacted == Ledger(place, fsync=False).compacted == []
+    assert whole(ledger, list(range(12)))
+    assert whole(Ledger(place, fsync=False), list(range(12)))
+    monkeypatch.undo()
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(compaction, "_COMPACTED_BYTES", int(4.5 * ROW_BYTES))
+    for number in range(12, 16):
+        append(ledger, row(number))
+        ledger.wait_for_compaction()
+    assert ledger.compacted
+    assert whole(ledger, list(range(16)))
+    assert whole(Ledger(place, fsync=False), list(range(16)))
+
+
+def test_a_reader_that_was_opened_before_a_compaction_reads_what_was_there(place):
+    ledger = Ledger(place, fsync=False)
+    for number in range(4):
+        append(ledger, row(number))
+    reader = Ledger(place, fsync=False)
+    for number in range(4, 30):
+        append(ledger, row(number))
+        ledger.wait_for_compaction()
+    assert len(ledger.compacted) >= 5
+    assert same_rollouts(reader.rollouts([2, 0, 3, 1]), rows([2, 0, 3, 1]))
+
+
+def test_the_number_of_a_segment_that_was_compacted_away_is_never_used_again(place):
+    ledger = Ledger(place, fsync=False)
+    for number in range(4):
+        append(ledger, row(number))
+    Ledger(place, fsync=False).compact()
+    for number in range(4, 9):
+        append(Ledger(place, fsync=False), row(number))
+    again = Ledger(place, fsync=False)
+    assert whole(again, list(range(9)))
+    assert not {entry.segment for entry in again.entries} & {*again.compacted[0].replaces}
+
+
+def test_what_a_failure_left_behind_does_not_count_beside_what_was_compacted_since(tmp_path):
+    for number in range(3):
+        append(Ledger(tmp_path, fsync=True), row(number))
+    ledger = Ledger(tmp_path, fsync=True)
+    with stops_after(tmp_path, 2), pytest.raises(OSError):  # its line is on the disk, and could not be taken back
+        append(ledger, rollout(3, (0,) * 9, "failed"))
+    assert 3 in Ledger(tmp_path, fsync=True)
+    for number in range(3, 8):
+        append(ledger, row(number, "stored"))
+        ledger.wait_for_compaction()
+    for one in (ledger, Ledger(tmp_path, fsync=True)):
+        assert [found.actor for found in one.rollouts(list(range(8)))] == ["a"] * 3 + ["stored"] * 5
+        assert (len(one), one.tokens) == (8, sum(number % 3 for number in range(8)))
+    again = Ledger(tmp_path, fsync=True)
+    again.compact()
+    assert [found.actor for found in Ledger(tmp_path, fsync=True).rollouts(list(range(8)))] == ["a"] * 3 + [
+        "stored"
+    ] * 5
+    assert all("compacted" in name for name in files(tmp_path))
+
+
+def test_a_damaged_segment_is_not_compacted_away(tmp_path):
+    ledger = Ledger(tmp_path, fsync=False)
+    for number in range(4):
+        append(ledger, row(number))
+    path = tmp_path / "segments" / "00000001.arrows"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    before = files(tmp_path)
+    with pytest.raises(OSError, match=r"00000001\.arrows is damaged"):
+        Ledger(tmp_path, fsync=False).compact()
+    assert files(tmp_path) == before
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Of an earlier version: compacted once, with segments that this had not removed yet, and appended to since."""
+    write_old_compacted(tmp_path, 1, rows([0, 1, 2, 3, 6]))
+    write_old_segment(tmp_path, 2, rows([3, 6]))
+    write_old_segment(tmp_path, 3, rows([5]))
+    write_old_segment(tmp_path, 4, [row(4, "failed"), row(7)])  # 4 was told to have failed, and came again
+    write_old_segment(tmp_path, 5, rows([4]))
+    return tmp_path
+
+
+def test_a_ledger_of_an_earlier_version_opens_goes_on_and_is_compacted(old):
+    ledger = Ledger(old, fsync=False)
+    assert whole(ledger, [7, 0, 6, 4, 5, 3, 2, 1])
+    assert append(ledger, row(8), row(6, "late")) == (8,)
+    assert whole(Ledger(old, fsync=False), list(range(9)))
+    for number in range(9, 20):
+        append(ledger, row(number))
+        ledger.wait_for_compaction()
+    assert whole(ledger, list(range(20)))
+    assert whole(Ledger(old, fsync=False), list(range(20)))
+    Ledger(old, fsync=False).compact()
+    assert whole(Ledger(old, fsync=False), list(range(20)))
+    assert all("compacted" in name for name in files(old))
+
+
+def test_a_commit_that_is_larger_than_a_file_is_one(place):
+    ledger = Ledger(place, fsync=False)
+    large = [replace(row(number), prompt_tokens=np.arange(1000, dtype=np.int32)) for number in range(8)]
+    assert append(ledger, *large) == tuple(range(8))
+    for number in range(8, 20):
+        append(ledger, row(number))
+        ledger.wait_for_compaction()
+    assert ledger.compacted[0].ranges.tolist() == [[0, 8]]
+    assert same_rollouts(Ledger(place, fsync=False).rollouts(list(range(8))), large)
+
+
+def test_other_files_in_its_folders_are_left_alone(tmp_path):
+    for folder in ("segments", "index"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "notes.txt").write_text("mine")
+    append(Ledger(tmp_path, fsync=False), row(0))
+    Ledger(tmp_path, fsync=False).compact()
+    assert [name for name in files(tmp_path) if "compacted" not in name] == ["index/notes.txt", "segments/notes.txt"]
+
+
+def test_commits_go_on_while_a_file_is_compacted(tmp_path):
+    """Nothing of a compaction is done by the calls that wait: what is open goes on while one is written."""
+
+    async def scenario():
+        ledger = Ledger(tmp_path, fsync=False)
+        await asyncio.gather(*(ledger.append(encode([row(number)])) for number in range(64)))
+        for number in range(64, 96):
+            await ledger.append(encode([row(number)]))
+        ledger.wait_for_compaction()
+        return ledger
+
+    assert whole(asyncio.run(scenario()), list(range(96)))
