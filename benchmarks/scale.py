@@ -1,6 +1,8 @@
-"""Many rollout actors on one real queue: do 512 of them complete 512 times what one does?
+"""Many rollout actors on one real queue, and long runs: what does a rollout cost the queue then?
 
 `python -m benchmarks.scale --json FILE`
+
+`--part actors`: do 512 of them complete 512 times what one does?
 
     caller processes (Ray)                        the queue (Ray)                 this process, as the driver
     512 actors, each: lease ----- real call ----> admission, leases               admit, take, next version
@@ -16,6 +18,8 @@ nobody up; the learner is as fast as `take`.
 A rollout sleeps 1 to 3 s, evenly: 2 s on average. Linear is one rollout every 2 s an actor; `scale_linearity.N` is the
 rollouts/s of N actors over N / 2 s, by the sleeps really drawn. Per row, after a warm-up: the median of `--windows`
 windows of `--seconds`, the processor time of the queue's process for 1,000 rollouts, and its peak memory.
+
+`--part length`: does a rollout cost more late in a run? See `scales/length.py`.
 """
 
 import argparse
@@ -34,12 +38,14 @@ import ray
 from ray.actor import ActorHandle
 
 from benchmarks.output import finish, machine, result_file, show_table
+from benchmarks.scales.length import length
+from benchmarks.scales.rows import prompts, rollout
 from unisd_rl.cli import user_path
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt, Rollout, Source, TokenView, ViewKind
+from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 STALENESS = 4
 CALL_S, LEASE_WAIT_S, STEP_S = 60.0, 10.0, 120.0
@@ -110,32 +116,6 @@ class Callers:
                 later = self._queue.lease.remote(name, self._applied, 1, LEASE_WAIT_S)
                 if prompts := [*await asking, *await later]:
                     return prompts
-
-
-def rollout(prompt: NumberedPrompt, version: int, actor: str, row_bytes: int) -> Rollout:
-    """A row of about `row_bytes`: half of it completion (token, log-prob, lineage, version), half five views."""
-    tokens, view = row_bytes // 32, row_bytes // 40
-    return Rollout(
-        number=prompt.number,
-        id=prompt.prompt.id,
-        source=Source.POLICY,
-        prompt_tokens=np.zeros(16, np.int32),
-        views=tuple(TokenView(ViewKind.AUXILIARY, np.zeros(view, np.int32)) for _ in range(5)),
-        completion_tokens=np.zeros(tokens, np.int32),
-        logprobs=np.zeros(tokens, np.float32),
-        lineages=np.zeros(tokens, np.int32),
-        versions=np.full(tokens, version, np.int32),
-        finish_reason="stop",
-        seed=prompt.seed,
-        actor=actor,
-        started_s=0.0,
-        finished_s=1.0,
-    )
-
-
-def prompts(first: int, end: int) -> list[NumberedPrompt]:
-    message = (Message("user", "what is asked"),)
-    return [NumberedPrompt(number, number, Prompt(f"p{number}", message, ())) for number in range(first, end)]
 
 
 @dataclass(frozen=True)
@@ -245,6 +225,8 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--length", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="rollouts of a run")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 64, 256, 512])
     parser.add_argument("--processes", type=int, default=4, help="Ray processes that the actors live in")
     parser.add_argument("--mean-s", type=float, default=2.0, help="seconds of a rollout")
@@ -257,21 +239,33 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.actors, options.mean_s, options.windows, options.seconds = [1, 8], 0.2, 2, 1.0
+        options.length = [1024, 4096]
+    found_on, rows, found = machine(), [], {}
+    for part in options.part:
+        measured, compared = PARTS[part](options)
+        rows += measured
+        found |= compared
+    finish(found_on, rows, found, options.json)
+
+
+def actors_part(options: argparse.Namespace) -> tuple[list[dict[str, object]], dict[str, float]]:
+    """One queue after the other, on a Ray of its own."""
     os.environ.update(RAY_ENVIRONMENT)
-    found_on = machine()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=here())
     try:
         rows = [measure(actors, options, options.seconds) for actors in options.actors]
     finally:
         ray.shutdown()
     show(rows)
-    finish(found_on, [asdict(row) for row in rows], ratios(rows), options.json)
+    return [asdict(row) for row in rows], ratios(rows)
 
 
 def here() -> dict[str, dict[str, str]]:
     """Where Ray's processes find this module."""
     return {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
 
+
+PARTS = {"actors": actors_part, "length": length}
 
 if __name__ == "__main__":
     main()
