@@ -1,7 +1,7 @@
 """A process that appends rollouts without end and says which are stored: `python appending.py PLACE FIRST FSYNC`.
 
 Several calls run at a time, of one to four rows of very different sizes, numbered from FIRST. A number is printed
-when the call that carried it has returned.
+when the call that carried it has returned. Segments are small, and compacted all the while.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from itertools import count
 
 import numpy as np
 
+from unisd_rl.transport.rollouts import compaction, segments
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import Rollout, Source
@@ -47,6 +48,7 @@ async def _append_for_ever(ledger: Ledger, numbers: Iterator[int]) -> None:
 
 
 async def _main(place: str, first: int, fsync: bool) -> None:
+    segments.SEGMENT_BYTES, compaction._COMPACTED_BYTES = 128 << 10, 512 << 10
     ledger, numbers = Ledger(place, fsync), count(first)
     await asyncio.gather(*(_append_for_ever(ledger, numbers) for _ in range(CALLS)))
 

@@ -28,6 +28,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_and_every_row_is_whole(tmp
         assert same_rollouts(again.rollouts(list(again.numbers)), [row(number) for number in again.numbers])
         assert again.tokens == sum(1 + number % 7 for number in again.numbers)
     assert len(acknowledged) >= ROUNDS
+    assert Ledger(tmp_path, fsync=False).compacted
 
 
 def killed_after(place, first, fsync, lines):

@@ -94,10 +94,10 @@ class Ledger:
         self._background = BackgroundCompaction(self._synced, index.leftovers)
         for file in index.compacted:
             self._enter_compacted(file)
-        # A number may be there twice. Of commits the later one counts: storage failed after the earlier one, refused to
-        # take it back, and its caller was told. What a compacted file has, its segments have too until they are gone.
+        # A number may be there twice. Of segments the later one counts: storage failed when the row came to the earlier
+        # one, refused to take it back, and its caller was told. A compacted file was made of rows that count.
         for segment in reversed(index.segments):
-            for entry in reversed(segment.entries):
+            for entry in segment.entries:
                 self._enter(entry)
 
     def __contains__(self, number: int) -> bool:

@@ -197,7 +197,8 @@ def test_a_full_disk_is_told_to_every_caller_of_the_group_and_leaves_nothing(tmp
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if not path.is_dir()}
+    """A link would be to the device without room, which is read without end."""
+    return {path: not path.is_symlink() and path.read_bytes() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def test_what_a_failure_could_not_remove_gives_way_to_what_is_stored_later(tmp_path):

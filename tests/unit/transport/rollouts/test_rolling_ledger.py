@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.old_ledger import write_old_compacted, write_old_segment
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from tests.fakes.stopping import stops_after
+from unisd_rl.storage.stores import LocalStore
 from unisd_rl.transport.rollouts import compaction, segments
 from unisd_rl.transport.rollouts import ledger as ledger_module
 from unisd_rl.transport.rollouts.ledger import Ledger
@@ -211,6 +212,37 @@ def test_what_a_failure_left_behind_does_not_count_beside_what_was_compacted_sin
         "stored"
     ] * 5
     assert all("compacted" in name for name in files(tmp_path))
+
+
+def test_a_segment_whose_last_write_failed_is_never_written_to_again(tmp_path, monkeypatch):
+    """Its last line may be there, and rows written where those of the line are would make it one of a damaged file."""
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100 * ROW_BYTES)
+    ledger, true_append = Ledger(tmp_path, fsync=False), LocalStore.append
+
+    def fails_after_the_line(files, name, data, at):
+        if data:
+            true_append(files, name, data, at)
+        if not data or name.startswith(segments.INDEX):
+            raise OSError("the disk is gone")
+
+    append(ledger, row(0))
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalStore, "append", fails_after_the_line)
+        with pytest.raises(OSError, match="gone"):
+            append(ledger, row(1, "failed"))
+    for number in range(1, 7):
+        append(ledger, row(number))
+    assert [entry.segment for entry in ledger.entries] == [1] + 6 * [2]
+    assert whole(Ledger(tmp_path, fsync=False), list(range(7)))
+    kept = (
+        (tmp_path / "index" / "00000001.jsonl").read_bytes(),
+        (tmp_path / "segments" / "00000001.arrows").read_bytes(),
+    )
+    ledger.compact()
+    (tmp_path / "index" / "00000001.jsonl").write_bytes(kept[0])  # stopped before these were removed
+    (tmp_path / "segments" / "00000001.arrows").write_bytes(kept[1])
+    again = Ledger(tmp_path, fsync=False)
+    assert (again.entries, whole(again, list(range(7)))) == ((), True)
 
 
 def test_a_damaged_segment_is_not_compacted_away(tmp_path):
