@@ -53,9 +53,10 @@ class FinishedRun:
 
     @property
     def stored(self) -> list[int]:
-        """Prompt numbers of all rows in the ledger, doubles included."""
-        entries = sorted((self.path / "rollouts" / "index").glob("*.json"))
-        return [number for entry in entries for number in json.loads(entry.read_text())["numbers"]]
+        """Prompt numbers of all commits in the ledger, doubles included. So short a run compacts nothing."""
+        index = sorted((self.path / "rollouts" / "index").iterdir())
+        whole = [line for file in index for line in file.read_text().rpartition("\n")[0].splitlines()]
+        return [number for line in whole for number in json.loads(line)["numbers"]]
 
     def answers(self, step: int) -> list[dict]:
         return lines(self.path / "evaluations" / f"step-{step}.jsonl")

@@ -19,9 +19,9 @@ from unisd_rl.types import Rollout, Source
 def run(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.create(load_recipe("unisd_star"))
-    ledger = Ledger(pin_location(directory.path / "rollouts", str(tmp_path / "shared")), fsync=False)
-    for number in (1, 0):
-        asyncio.run(ledger.append(encode([row(number)])))
+    location = pin_location(directory.path / "rollouts", str(tmp_path / "shared"))
+    for number in (1, 0):  # each to a segment of its own
+        asyncio.run(Ledger(location, fsync=False).append(encode([row(number)])))
     yield directory
     directory.close()
 
@@ -39,21 +39,21 @@ def test_a_run_is_compacted_once_it_has_stopped(run, tmp_path, capsys):
     run.close()
     assert main([str(run.path)]) == 0
     assert "2 rollouts of 2 segments compacted" in capsys.readouterr().out
-    (entry,) = Ledger(run.path / "rollouts", fsync=False).entries
-    assert (entry.compacted, entry.numbers) == (True, (0, 1))
+    ledger = Ledger(run.path / "rollouts", fsync=False)
+    assert ([file.ranges.tolist() for file in ledger.compacted], ledger.entries) == ([[[0, 2]]], ())
 
 
 def test_no_run_starts_while_it_is_compacted(run, monkeypatch):
     from unisd_rl.errors import UserError
-    from unisd_rl.transport.rollouts import compaction
+    from unisd_rl.transport.rollouts.ledger import Compacted
 
-    def start_a_run(place):
+    def start_a_run(ledger):
         with pytest.raises(UserError, match="another run is writing"):
             RunDirectory(run.path).create(load_recipe("unisd_star"))
-        return compaction.Compacted(0, 0, 0, 0)
+        return Compacted(0, 0, 0, 0)
 
     run.close()
-    monkeypatch.setattr(compaction, "compact", start_a_run)
+    monkeypatch.setattr(Ledger, "compact", start_a_run)
     assert main([str(run.path)]) == 0
 
 

@@ -38,9 +38,9 @@ def folder(tmp_path):
 
 
 def store(path, numbers):
-    ledger = Ledger(path / "rollouts", fsync=False)
+    """Each to a segment of its own."""
     for number in numbers:
-        asyncio.run(ledger.append(encode([rollout(number)])))
+        asyncio.run(Ledger(path / "rollouts", fsync=False).append(encode([rollout(number)])))
 
 
 def write_lines(path, lines):
@@ -73,7 +73,7 @@ def test_no_more_steps_than_asked_and_than_are_whole(folder):
 
 
 def test_a_ledger_without_a_whole_step_is_refused(folder):
-    (folder / "rollouts" / "index" / "00000003.json").unlink()
+    (folder / "rollouts" / "index" / "00000003.jsonl").unlink()
     with pytest.raises(UserError, match=r"1 of its 4 prompts are not there, 2 first"):
         recording(folder)
 

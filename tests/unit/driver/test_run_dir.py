@@ -81,7 +81,7 @@ def test_a_run_that_failed_at_its_start_is_replaced_and_not_kept_under_another_n
 WORTH_KEEPING = (
     "metrics.jsonl",
     "evaluations/step-0.json",
-    "rollouts/index/0.json",
+    "rollouts/index/00000001.jsonl",
     "checkpoints/step-1/x",
     "notes.txt",
 )
