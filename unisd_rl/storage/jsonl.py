@@ -6,7 +6,7 @@ A last line without its newline was cut short by a crash: readers skip it, and t
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,15 +71,25 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return list(iter_json_lines(path, dict[str, Any]))
 
 
-def iter_json_lines(path: Path, kind: type[Line]) -> Iterator[Line]:
-    """The complete lines of a file of any length, in order, each as `kind`; none where there is no file."""
-    decoder = msgspec.json.Decoder(kind)
+def iter_json_lines(
+    path: Path, kind: type[Line], from_older: Callable[[dict[str, Any]], Line] | None = None
+) -> Iterator[Line]:
+    """The complete lines of a file of any length, in order, each as `kind`; none where there is no file.
+
+    `from_older` makes one of lines that an earlier version wrote with other fields.
+    """
+    decoder, decoder_of_any = msgspec.json.Decoder(kind), msgspec.json.Decoder(dict[str, Any])
     if path.exists():
         with path.open("rb") as file:
             torn = b""
             while block := file.read(_BLOCK_BYTES):
                 lines, newline, torn = (torn + block).rpartition(b"\n")
-                yield from decoder.decode_lines(lines + newline)
+                try:
+                    yield from decoder.decode_lines(lines + newline)
+                except msgspec.ValidationError:
+                    if from_older is None:
+                        raise
+                    yield from map(from_older, decoder_of_any.decode_lines(lines + newline))
 
 
 def _end_of_last_line(path: Path) -> int:

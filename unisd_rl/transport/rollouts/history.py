@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from unisd_rl.storage.jsonl import JsonLinesFile, iter_json_lines, read_json_lines
 from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
@@ -89,8 +88,7 @@ class Consumption:
         self.numbers, self._doubled = NumberSet(), NumberSet()
         self._taken: int | None = None
         self.rows = self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
-        for line in iter_json_lines(self._path, dict[str, Any]):
-            record = ConsumedRecord.from_json(line)
+        for record in iter_json_lines(self._path, ConsumedRecord, ConsumedRecord.from_json):
             if step_survives(record.learner_lineage, record.step, self._lineages.rollbacks):
                 self._count(record)
 
