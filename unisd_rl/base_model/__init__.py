@@ -17,13 +17,17 @@ from platformdirs import user_cache_path
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.config import Config
+from unisd_rl.config.contexts import ContextOrder
 from unisd_rl.storage.files import replace_directory
 from unisd_rl.types import Progress
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
-__all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder"]
+__all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder", "recipe_for"]
+
+QUESTION_FIRST = 16
+"""Sequences with the question first that a training step reads, where runs read that order."""
 
 
 def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
@@ -38,7 +42,7 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         path = Path(config.model.path)
         return _text_model(path.absolute() if path.is_dir() else path, directory, progress)
     with progress.progress("base model") as report:
-        cached = ensure_base_model(config.model.base_seed, report)
+        cached = ensure_base_model(config.model.base_seed, report, config.contexts.order)
     target = directory / "base_model"
     if not target.exists():  # copied once: a run that is resumed finds the model it began with
         partial = target.with_name(f"{target.name}.partial")
@@ -69,23 +73,23 @@ def _text_model(path: Path, directory: Path, progress: Progress) -> Path:
     return target
 
 
-def base_model_or_tokenizer(seed: int, into: Path) -> Path:
+def base_model_or_tokenizer(seed: int, into: Path, order: ContextOrder = "reference_first") -> Path:
     """The folder of the base model of this seed where it is trained, or else `into`, where the tokenizer that it would
     have is saved. Trains nothing."""
-    tokenizer, folder = _tokenizer_and_folder(BaseModelRecipe(seed=seed))
+    tokenizer, folder = _tokenizer_and_folder(recipe_for(seed, order))
     if folder.is_dir():
         return folder
     tokenizer.save_pretrained(into)
     return into
 
 
-def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
+def ensure_base_model(seed: int, report: Callable[[float, str], None], order: ContextOrder = "reference_first") -> Path:
     """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
 
     `report` gets the share done (0 to 1) and a short note. Several processes may ask at once: each
     trains, the first to finish counts.
     """
-    recipe = BaseModelRecipe(seed=seed)
+    recipe = recipe_for(seed, order)
     tokenizer, folder = _tokenizer_and_folder(recipe)
     if folder.is_dir():
         return folder
@@ -107,6 +111,12 @@ def ensure_base_model(seed: int, report: Callable[[float, str], None]) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # it has gone by now, unless something failed or was stopped
     return folder
+
+
+def recipe_for(seed: int, order: ContextOrder) -> BaseModelRecipe:
+    """The recipe of a model of this seed for runs whose auxiliary views have this order."""
+    # Both orders are learned there, so that runs of either can begin with that model and be compared.
+    return BaseModelRecipe(seed=seed, question_first=QUESTION_FIRST if order == "question_first" else 0)
 
 
 def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:

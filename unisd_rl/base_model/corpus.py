@@ -5,6 +5,7 @@ auxiliary      another problem's solved example first; answered just like a plai
 demonstrated   the primary form, whose answer repeats the demonstration, whatever that says: right, with
                a wrong carry or digit, or about another problem altogether. So the only rule that fits is
                to read; this makes the primary and the negative view one and the same skill.
+question first the auxiliary form of `contexts.order` question_first, where a run reads that one
 departing      the same, but the answer has already left the demonstration, and goes on from what it
                wrote itself: a teacher that scores a student's mistake must not call what follows wrong.
 
@@ -24,7 +25,13 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
-from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
+from unisd_rl.contexts.templates import (
+    Chat,
+    other_example,
+    with_demonstration,
+    with_other_example,
+    with_reference_below,
+)
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.arithmetic import Problem, solution, training_pool
 from unisd_rl.types import Message
@@ -64,12 +71,13 @@ class Corpus:
         self._draw = random.Random(derive_seed(recipe.seed, "corpus"))
 
     def batch(self) -> tuple[list[Sample], ...]:
-        """The samples of one training step: plain, auxiliary, demonstrated, departing."""
+        """The samples of one training step: plain, auxiliary, demonstrated, departing, question first."""
         forms: tuple[tuple[Callable[[], Sample], int], ...] = (
             (self.plain, self._recipe.plain),
             (self.auxiliary, self._recipe.auxiliary),
             (self.demonstrated, self._recipe.demonstrated),
             (self.departing, self._recipe.departing),
+            (self.question_first, self._recipe.question_first),
         )
         return tuple([form() for _ in range(count)] for form, count in forms)
 
@@ -102,6 +110,12 @@ class Corpus:
         begun = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) + 1
         chat = with_demonstration(_chat(problem), demonstration)
         return Sample(chat, answer[begun:], answer[:begun], demonstration)
+
+    def question_first(self) -> Sample:
+        """The auxiliary form with the example below the question."""
+        problem, donor = self._problem(), self._problem()
+        chat = with_reference_below(_chat(problem), other_example(donor.question, solution(donor)))
+        return Sample(chat, self._answer(problem), shown=solution(donor))
 
     def _variant(self, problem: Problem) -> str:
         """A solution that is right, or has the wrong carry, a wrong digit, or both."""

@@ -29,6 +29,7 @@ class BaseModelRecipe:
     auxiliary: int = 16
     demonstrated: int = 16
     departing: int = 8
+    question_first: int = 0
     # What makes it imperfect on purpose: so often do the solutions it learns from forget a carry or borrow. Above
     # one half, so that greedy decoding fails on these problems whatever the seed; below one, so that samples differ.
     forgotten_carry: float = 0.6
@@ -39,5 +40,8 @@ class BaseModelRecipe:
         `corpus` is a rendered stretch of training text, so that another template or solution style is
         another model; `tokenizer` is the serialised tokenizer.
         """
-        parts = json.dumps([asdict(self), corpus, tokenizer], sort_keys=True)
+        numbers = asdict(self)
+        if not self.question_first:
+            del numbers["question_first"]  # a model without that form has the name it had before there was one
+        parts = json.dumps([numbers, corpus, tokenizer], sort_keys=True)
         return hashlib.blake2b(parts.encode("utf-8"), digest_size=10).hexdigest()

@@ -100,6 +100,8 @@ NegativeConfig = Annotated[
     TaskNegative | GeneratedNegative | CorruptionNegative | ProgramMutationsNegative | PerturbationNegative,
     Field(discriminator="type"),
 ]
+ContextOrder = Literal["reference_first", "question_first"]
+"""Where an auxiliary view has its reference: before the problem's question, or below it."""
 _DEFAULT_TYPES = {"auxiliary": "random", "negative": "task"}
 
 
@@ -110,6 +112,12 @@ class ContextsConfig(Section):
     """Views that never hold this problem's answer (for agreement). Absent: none."""
     negative: NegativeConfig | None = None
     """The view that reads a wrong demonstration (for the contrastive term). Absent: none."""
+    order: ContextOrder = "reference_first"
+    """Order of an auxiliary view: the solved example or the advice, then the question; or the question first, so that
+    all views of a problem begin with the same tokens, as its prompt, its primary and its negative view do anyway."""
+    donors_per_step: Count | None = None
+    """Solved examples drawn anew for each step, of which the auxiliary views of its problems read theirs, so that they
+    share them. Absent: each problem has its own, of all training problems."""
     cache: Annotated[UserPath | None, Decides.NOTHING] = None
     """Folder in which prepared contexts are kept. Absent: the user's cache folder."""
 
@@ -124,6 +132,28 @@ class ContextsConfig(Section):
             if isinstance(given.get(name), Mapping):
                 sections[name] = {"type": default, **given[name]}
         return sections
+
+    @model_validator(mode="after")
+    def _pool_has_donors(self) -> "ContextsConfig":
+        donors, auxiliary = self.donors_per_step, self.auxiliary
+        if donors is None or auxiliary is None:
+            return self
+        if isinstance(auxiliary, InductionAuxiliary):
+            raise ValueError(
+                f"donors_per_step = {donors} is of solved examples, and auxiliary views of type "
+                '"induction" read none: leave it out, or set auxiliary.type to "random" or "retrieval"'
+            )
+        if isinstance(auxiliary, RetrievalAuxiliary) and auxiliary.model is not None:
+            raise ValueError(
+                f"donors_per_step = {donors} takes the nearest of each step's donors by BM25, without the embedding "
+                f"model {auxiliary.model!r}: leave out one of the two"
+            )
+        if donors < auxiliary.views:
+            raise ValueError(
+                f"donors_per_step = {donors} is less than auxiliary.views = {auxiliary.views}, and each view reads "
+                "another donor: raise the first or lower the second"
+            )
+        return self
 
     @property
     def generated(self) -> tuple[GeneratedConfig, ...]:

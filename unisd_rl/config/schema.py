@@ -120,6 +120,8 @@ class Config(Section):
         return ContextsConfig(
             auxiliary=self.contexts.auxiliary if ViewKind.AUXILIARY in views else None,
             negative=self.contexts.negative if ViewKind.NEGATIVE in views else None,
+            order=self.contexts.order,
+            donors_per_step=self.contexts.donors_per_step,
         )
 
 
@@ -251,3 +253,7 @@ def _contexts(config: Config) -> Iterator[str]:
         yield "contexts.auxiliary gives views that no term reads (agreement with a divergence would): none is built"
     if given.negative and not read.negative:
         yield "contexts.negative gives views that no term reads (objective.contrastive would): none is built"
+    if not read.auxiliary and given.order != "reference_first":
+        yield f'contexts.order = "{given.order}" has no effect: no term reads an auxiliary view'
+    if not read.auxiliary and given.donors_per_step is not None:
+        yield f"contexts.donors_per_step = {given.donors_per_step} has no effect: no term reads an auxiliary view"

@@ -9,7 +9,7 @@ Pure but for the model that writes instructions and wrong demonstrations, and th
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedConfig, GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
+from unisd_rl.contexts.auxiliary import StepDonors
 from unisd_rl.contexts.cache import (
     Inputs,
     Row,
@@ -38,13 +39,13 @@ from unisd_rl.contexts.selection import (
     measure_with,
     select_examples,
 )
-from unisd_rl.contexts.templates import Chat
-from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candidates
+from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat
+from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candidates, step_donors
 from unisd_rl.models.check import ModelLimits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Example, Progress, Prompt
+from unisd_rl.types import Example, Progress, Prompt, View, ViewKind
 
 _INSTRUCTIONS_PER_SEGMENT = 16
 
@@ -115,7 +116,7 @@ class Preparation:
         self._check_positions("a held-out problem", [lengths.prompt for lengths in held_out])
         self._check_gold_positions([lengths.prompt + lengths.gold for lengths in held_out])
         rows = self._rows()
-        prepared = select_examples(self.config, self.task, rows)
+        prepared = replace(select_examples(self.config, self.task, rows), step_donors=self._step_donors())
         lengths = [row.lengths.prompt for row in rows]
         self._check_positions("a prompt or a view of it", [length for length in lengths if length <= most])
         return prepared
@@ -129,6 +130,16 @@ class Preparation:
             what = f"a held-out problem and its gold completion, {max(lengths, default=0)} tokens,"
             remedy = "shorten the record, or leave out evaluation.retention"
             self.limits.check_positions(what, max(lengths, default=0), remedy)
+
+    def _step_donors(self) -> StepDonors | None:
+        most, template = self.config.rollout.max_prompt_tokens, AUXILIARY_TEMPLATES[self.config.contexts.order]
+
+        def fits(example: Example, reference: str) -> bool:
+            chat = self.task.student_messages(example)
+            view = View(ViewKind.AUXILIARY, template(chat, reference))
+            return self.measure(Prompt(example.id, chat, (view,))).prompt <= most
+
+        return step_donors(self.config.contexts_read, self.task, self.config.run.seed, fits)
 
     def _held_out_lengths(self) -> list[Lengths]:
         task, reads_gold = self.task, self.config.evaluation.retention is not None
@@ -260,7 +271,7 @@ def training_inputs(config: Config, task: Task, model: Path) -> Inputs:
     embeds = isinstance(read.auxiliary, RetrievalAuxiliary) and read.auxiliary.model
     return {
         "records": records_fingerprint(task, task.train),
-        "contexts": read.model_dump(mode="json"),
+        "contexts": read.model_dump(mode="json", exclude={"donors_per_step"}),  # drawn from what is prepared
         "views": config.reads_teacher,
         "gold": config.rollout.sources.gold > 0.0,
         "seed": config.run.seed,

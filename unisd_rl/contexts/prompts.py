@@ -5,7 +5,7 @@ same prompts, and any process can say what prompt 4711 was. Whatever is filtered
 numbering (`selection.py`), so that batch k is always the prompts kB .. kB+B-1, without holes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import SourcesConfig
+from unisd_rl.contexts.auxiliary import StepDonors
 from unisd_rl.contexts.views import Contexts, prompt_for
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task
@@ -72,6 +73,8 @@ class Prepared:
     kept: tuple[Example, ...]
     contexts: tuple[Contexts, ...]
     report: PreparationReport
+    step_donors: StepDonors | None = None
+    """Where auxiliary views read donors of their step, these take the place of the prepared ones."""
 
 
 class PromptStream:
@@ -115,8 +118,16 @@ class PromptStream:
         epoch, position = divmod(number, len(self))
         index, seed = int(self._epoch_order(epoch)[position]), self._config.run.seed
         source = source_of(number, seed, self._config.rollout.sources)
-        prompt = prompt_of(self._task, self._config, self._prepared.kept[index], self._prepared.contexts[index])
+        prompt = prompt_of(self._task, self._config, self._prepared.kept[index], self._contexts(index, number))
         return NumberedPrompt(number, derive_seed(seed, "sampling", number), prompt, source)
+
+    def _contexts(self, index: int, number: int) -> Contexts:
+        """The contexts of the problem at this index where it is prompt `number`."""
+        contexts, donors = self._prepared.contexts[index], self._prepared.step_donors
+        if donors is None:
+            return contexts
+        step = number // self._config.learner.batch_size
+        return replace(contexts, auxiliary=donors.for_example(self._prepared.kept[index], step, contexts.auxiliary))
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
@@ -127,7 +138,7 @@ class PromptStream:
 
 def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:
     """With the views, where some term reads a teacher, and the gold completion, where the run trains on any."""
-    views = prompt_for(task, example, contexts).views if config.reads_teacher else ()
+    views = prompt_for(task, example, contexts, config.contexts.order).views if config.reads_teacher else ()
     gold = example.demonstration if config.rollout.sources.gold else None
     return Prompt(example.id, task.student_messages(example), views, gold)
 

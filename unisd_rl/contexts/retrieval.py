@@ -47,6 +47,17 @@ def nearest_first(pool: Sequence[Example], similarity: Similarity, seed: int) ->
     return ranked
 
 
+class Among(Similarity):
+    """Another similarity's scores of the donors at these indices alone."""
+
+    def __init__(self, similarity: Similarity, indices: Sequence[int]) -> None:
+        self._similarity, self._indices = similarity, list(indices)
+
+    @override
+    def scores(self, question: str) -> Scores:
+        return self._similarity.scores(question)[self._indices]
+
+
 class Bm25(Similarity):
     """Similarity by the words two questions share: Okapi BM25 (`bm25s`, its default k1 and b), without English stop
     words."""

@@ -12,7 +12,7 @@ from unisd_rl.config.own_model import Default
 from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.contexts.cache import Row
 from unisd_rl.contexts.prompts import PreparationReport, Prepared
-from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
+from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat, other_example, with_demonstration
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
@@ -126,7 +126,8 @@ def _longest_view(config: Config, task: Task, tokenizer: ChatTokenizer) -> int:
         written = read.auxiliary.max_tokens
     elif read.auxiliary is not None and task.train:
         donor = max(task.train, key=lambda example: len(example.question) + len(example.demonstration))
-        chats.append(with_other_example(max(chats, key=_characters), donor.question, donor.demonstration))
+        reference = other_example(donor.question, donor.demonstration)
+        chats.append(AUXILIARY_TEMPLATES[read.order](max(chats, key=_characters), reference))
     if isinstance(read.negative, GeneratedNegative):
         written = max(written, read.negative.max_tokens)
     longest = nlargest(_COUNTED, chats, key=_characters)

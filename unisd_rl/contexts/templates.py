@@ -5,6 +5,9 @@ conversation stays as it is. The negative view is the primary template with anot
 the two are equal byte for byte but for that text.
 """
 
+from collections.abc import Callable, Mapping
+
+from unisd_rl.config.contexts import ContextOrder
 from unisd_rl.types import Message
 
 Chat = tuple[Message, ...]
@@ -21,6 +24,18 @@ def with_reference(chat: Chat, reference: str) -> Chat:
     What is asked of a model that writes a solution stands in the same place.
     """
     return _last_turn(chat, f"{reference}\n\n---\n\n", "")
+
+
+def with_reference_below(chat: Chat, reference: str) -> Chat:
+    """Auxiliary view that begins as the prompt does: the prompt, a reference between separators, a closing line."""
+    return _last_turn(chat, "", f"\n\n---\n\n{reference}\n\n---\n\nNow answer the problem at the top.")
+
+
+AUXILIARY_TEMPLATES: Mapping[ContextOrder, Callable[[Chat, str], Chat]] = {
+    "reference_first": with_reference,
+    "question_first": with_reference_below,
+}
+"""The template of auxiliary views, by `contexts.order`."""
 
 
 def with_other_example(chat: Chat, question: str, demonstration: str) -> Chat:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from unisd_rl.config.contexts import (
     AuxiliaryConfig,
+    ContextOrder,
+    ContextsConfig,
     CorruptionNegative,
     GeneratedNegative,
     InductionAuxiliary,
@@ -21,7 +23,7 @@ from unisd_rl.config.contexts import (
     RetrievalAuxiliary,
     TaskNegative,
 )
-from unisd_rl.contexts.auxiliary import AuxiliaryContexts, DonorContexts, random_order
+from unisd_rl.contexts.auxiliary import AuxiliaryContexts, DonorContexts, DonorOrder, StepDonors, random_order
 from unisd_rl.contexts.induction import Instruction, InstructionContexts
 from unisd_rl.contexts.leakage import leak_detector
 from unisd_rl.contexts.negatives import (
@@ -32,8 +34,8 @@ from unisd_rl.contexts.negatives import (
     mutation_candidates,
     perturbed_candidates,
 )
-from unisd_rl.contexts.retrieval import Bm25, Embeddings, nearest_first
-from unisd_rl.contexts.templates import with_demonstration, with_reference
+from unisd_rl.contexts.retrieval import Among, Bm25, Embeddings, nearest_first
+from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, with_demonstration
 from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example, Prompt, View, ViewKind
@@ -50,9 +52,9 @@ class Contexts:
     negative: str | None = None
 
 
-def prompt_for(task: Task, example: Example, contexts: Contexts) -> Prompt:
+def prompt_for(task: Task, example: Example, contexts: Contexts, order: ContextOrder = "reference_first") -> Prompt:
     """The prompt of an example: primary view first, then the auxiliary ones, then the negative one."""
-    chat = task.student_messages(example)
+    chat, with_reference = task.student_messages(example), AUXILIARY_TEMPLATES[order]
     views = [View(ViewKind.PRIMARY, with_demonstration(chat, example.demonstration))]
     views += [View(ViewKind.AUXILIARY, with_reference(chat, reference)) for reference in contexts.auxiliary]
     if contexts.negative is not None:
@@ -78,6 +80,22 @@ def auxiliary_contexts(
             return DonorContexts(nearest_first(task.train, similarity, seed), config.views, leaks)
         case InductionAuxiliary():
             return InstructionContexts(instructions(), config.views, seed, leaks)
+
+
+def step_donors(
+    config: ContextsConfig, task: Task, seed: int, fits: Callable[[Example, str], bool]
+) -> StepDonors | None:
+    """The donors of each step, where the configuration has a pool of them; `fits` as in `StepDonors`."""
+    size, auxiliary = config.donors_per_step, config.auxiliary
+    if size is None or auxiliary is None:
+        return None
+    similarity = Bm25([each.question for each in task.train]) if isinstance(auxiliary, RetrievalAuxiliary) else None
+
+    def order(indices: Sequence[int]) -> DonorOrder:
+        pool = [task.train[index] for index in indices]
+        return nearest_first(pool, Among(similarity, indices), seed) if similarity else random_order(pool, seed)
+
+    return StepDonors(len(task.train), size, auxiliary.views, order, leak_detector(task), fits, seed)
 
 
 def negative_candidates(config: NegativeConfig, task: Task, seed: int, generate: Generate) -> Candidates:

@@ -47,7 +47,7 @@ def run_preparation(config: Config) -> PreparationReport:
     task, cache = load_task(config.task), cache_folder(config)
     config, _ = with_data_limits(config, task)
     with Console() as console:
-        model = model_folder(config, cache / f"base-{config.model.base_seed}", console)
+        model = model_folder(config, cache / f"base-{config.model.base_seed}-{config.contexts.order}", console)
 
         @contextmanager
         def open_generator() -> Iterator[ContextGenerator]:

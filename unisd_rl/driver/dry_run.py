@@ -63,7 +63,8 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
 def describe_preparation(config: Config) -> Iterator[str]:
     """The same of the contexts of a run alone."""
     read = config.contexts_read
-    auxiliary = f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type})" if read.auxiliary else None
+    pool = f" of {read.donors_per_step} donors a step" if read.donors_per_step else ""
+    auxiliary = f"{read.auxiliary.views} auxiliary views ({read.auxiliary.type}{pool})" if read.auxiliary else None
     negative = f"a negative view ({read.negative.type})" if read.negative else None
     yield f"{auxiliary or 'no auxiliary view'}, {negative or 'no negative view'}"
     yield from describe_data(config)
@@ -169,7 +170,7 @@ def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None
         of_this_run = config.run_dir / "base_model"
         if of_this_run.is_dir():  # one that is resumed
             return of_this_run.absolute()
-        folder = base_model_or_tokenizer(config.model.base_seed, scratch)
+        folder = base_model_or_tokenizer(config.model.base_seed, scratch, config.contexts.order)
         if folder == scratch:
             yield "the embedded base model is not there yet: the run trains it first, and keeps it"
         return folder

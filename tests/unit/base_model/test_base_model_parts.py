@@ -1,6 +1,8 @@
 """The base model in parts: a recipe that names its model, a tokenizer for any text, training problems only."""
 
 import dataclasses
+import hashlib
+import json
 import re
 import unicodedata
 
@@ -9,10 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unisd_rl.base_model import recipe_for
 from unisd_rl.base_model.corpus import Corpus, corpus_text, train_tokenizer
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.base_model.train import Muon, learning_batch, new_model, orthogonalised, train_model
-from unisd_rl.tasks.arithmetic import held_out_pool, training_pool
+from unisd_rl.contexts.templates import other_example, with_reference_below
+from unisd_rl.tasks.arithmetic import held_out_pool, problem_of, solution, training_pool
+from unisd_rl.types import Message
 
 RECIPE = BaseModelRecipe()
 TOKENIZER = train_tokenizer(RECIPE, corpus_text(RECIPE))
@@ -39,6 +44,26 @@ def test_every_number_of_the_recipe_the_corpus_and_the_tokenizer_change_the_mode
     names |= {RECIPE.digest("other", "tokenizer"), RECIPE.digest("corpus", "other"), name}
     assert len(names) == len(numbers) + 3
     assert name == BaseModelRecipe().digest("corpus", "tokenizer")
+
+
+def test_a_model_that_reads_no_question_first_has_the_name_it_had_before_there_was_that_form():
+    numbers = {field: value for field, value in dataclasses.asdict(RECIPE).items() if field != "question_first"}
+    parts = json.dumps([numbers, "corpus", "tokenizer"], sort_keys=True)
+    assert RECIPE.digest("corpus", "tokenizer") == hashlib.blake2b(parts.encode(), digest_size=10).hexdigest()
+
+
+def test_only_a_run_whose_questions_come_first_begins_with_a_model_that_has_read_such_prompts():
+    assert recipe_for(3, "reference_first") == BaseModelRecipe(seed=3)
+    recipe = recipe_for(3, "question_first")
+    *_, none = Corpus(RECIPE).batch()
+    *_, samples = Corpus(recipe).batch()
+    assert (none, len(samples)) == ([], recipe.question_first)
+    for sample in samples:
+        asked, donor = QUESTION.findall(sample.chat[-1].content)
+        question, other = (f"What is {''.join(parts)}?" for parts in (asked, donor))
+        shown = solution(problem_of(other))
+        assert sample.chat == with_reference_below((Message("user", question),), other_example(other, shown))
+        assert sample.completion in (solution(problem_of(question)), solution(problem_of(question), carry=0))
 
 
 def test_no_held_out_problem_occurs_in_the_corpus():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from unisd_rl.config.contexts import ContextsConfig
 from unisd_rl.config.load import load_recipe, validate_config
 from unisd_rl.config.objective import JensenShannon, TotalVariation
 from unisd_rl.config.schema import ineffective_settings, slower_settings
@@ -104,6 +105,16 @@ def test_every_setting_that_cannot_act_is_named_at_once():
 def test_a_context_that_no_term_reads_is_named(objective, unread):
     said = ineffective_settings(config_of(objective))
     assert [one.split()[0] for one in said if one.startswith("contexts.")] == unread
+
+
+@pytest.mark.parametrize("objective, acts", [(ALL_FIVE, True), (PLAIN, False)])
+def test_a_setting_of_auxiliary_views_that_no_term_reads_is_named(objective, acts):
+    contexts = {"auxiliary": {"type": "random"}, "order": "question_first", "donors_per_step": 4}
+    config = config_of(objective).model_copy(update={"contexts": ContextsConfig.model_validate(contexts)})
+    named = [said.split()[0] for said in ineffective_settings(config) if "no effect" in said]
+    assert named == ([] if acts else ["contexts.order", "contexts.donors_per_step"])
+    usual = config.model_copy(update={"contexts": ContextsConfig(order="reference_first")})
+    assert not any("no effect" in said for said in ineffective_settings(usual))
 
 
 def test_the_bound_of_the_divergence_is_the_binary_entropy_of_alpha():

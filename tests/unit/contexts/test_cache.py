@@ -102,9 +102,14 @@ def test_the_key_changes_with_whatever_the_rows_follow_from_and_with_nothing_els
         ),
         "gold completions": key(rollout={"sources": {"policy": 0.5, "gold": 0.5}}),
         "no agreement": key(objective={"agreement": None}),
+        "order of views": key(contexts={"order": "question_first"}),
     }
     assert len({first, *others.values()}) == 1 + len(others)
-    for same in ({"run": {"name": "x", "steps": 3}}, {"task": {"train_examples": 600, "eval_examples": 9}}):
+    for same in (
+        {"run": {"name": "x", "steps": 3}},
+        {"task": {"train_examples": 600, "eval_examples": 9}},
+        {"contexts": {"donors_per_step": 8}},
+    ):
         assert key(**same) == first
     longer, other_engine = {"rollout": {"max_prompt_tokens": 600}}, {"rollout": {"engine": {"type": "transformers"}}}
     assert [key(**longer) != first, key(**other_engine) != first] == [writes, writes]

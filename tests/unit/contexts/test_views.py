@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.auxiliary import shuffled
 from unisd_rl.contexts.leakage import contains_answer, non_leaking_examples
-from unisd_rl.contexts.templates import other_example, with_demonstration, with_other_example, with_reference
+from unisd_rl.contexts.templates import (
+    other_example,
+    with_demonstration,
+    with_other_example,
+    with_reference,
+    with_reference_below,
+)
 from unisd_rl.contexts.views import Contexts, auxiliary_contexts, prompt_for
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.arithmetic import Arithmetic, training_pool
@@ -34,6 +40,7 @@ def test_templates_change_the_last_turn_alone_and_keep_the_prompt_whole():
         with_demonstration(CHAT, "So."),
         with_other_example(CHAT, "Where?", "There."),
         with_reference(CHAT, "!"),
+        with_reference_below(CHAT, "!"),
     ):
         assert chat[:-1] == CHAT[:-1]
         assert chat[-1].role == "user"
@@ -46,6 +53,21 @@ def test_the_auxiliary_view_ends_with_the_prompt_and_says_the_example_is_for_ref
     assert content.endswith("\n\nWhy?")
     assert "reference only" in content.splitlines()[0]
     assert "Where?\nThere.\n" in content
+
+
+def test_with_the_question_first_every_view_begins_as_the_students_prompt_and_holds_the_same_reference():
+    example = TASK.train[0]
+    question = TASK.student_messages(example)[-1].content
+    contexts = Contexts(("one", "two"), "wrong")
+    default, first = (prompt_for(TASK, example, contexts, order) for order in ("reference_first", "question_first"))
+    assert all(view.messages[-1].content.startswith(f"{question}\n\n") for view in first.views)
+    auxiliary = [view for view in first.views if view.kind is ViewKind.AUXILIARY]
+    assert [view.messages[-1].content.split("\n\n---\n\n")[1] for view in auxiliary] == ["one", "two"]
+    assert [view.kind for view in first.views] == [view.kind for view in default.views]
+    others = [(a, b) for a, b in zip(first.views, default.views, strict=True) if a.kind is not ViewKind.AUXILIARY]
+    assert len(others) == 2
+    assert all(a == b for a, b in others), "primary and negative have one order"
+    assert prompt_for(TASK, example, contexts) == default
 
 
 @given(st.text(), st.text())

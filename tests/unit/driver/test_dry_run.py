@@ -1,6 +1,7 @@
 """The dry run tells the truth: what it shows is what the run reads, and what the run would refuse it refuses."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -133,6 +134,17 @@ def test_a_mechanism_that_is_on_and_cannot_act_is_said_beside_those_that_do(caps
     lines = said(capsys, *SMALL, *clip)
     (clipping,) = [line for line in lines if line.startswith("  clipping ")]
     assert "does not act: clip threshold 10 can never bind" in clipping
+
+
+def test_with_the_question_first_and_donors_of_a_step_it_shows_the_views_that_are_read(capsys, own):
+    order = ("--contexts.order", "question_first", "--contexts.donors_per_step", "4")
+    text = "\n".join(said(capsys, *own, *order, command=prepare.main))
+    assert text.startswith("3 auxiliary views (retrieval of 4 donors a step), ")
+    views = [view.partition("\n")[2] for view in text.split("\n--- ")[1:]]
+    question = re.search(r"How much is \d+ \+ \d+\?", views[0])[0]
+    assert len(views) == 4
+    assert all(re.search(r"How much is \d+ \+ \d+\?", view)[0] == question for view in views)
+    assert [view.count("How much is") for view in views] == [1, 1, 2, 1]
 
 
 def test_views_that_a_model_makes_are_named_and_the_others_shown(capsys):
