@@ -10,7 +10,7 @@ Pure but for the model that writes instructions and wrong demonstrations, and th
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -45,9 +45,11 @@ from unisd_rl.models.check import ModelLimits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Example, Progress, Prompt, View, ViewKind
+from unisd_rl.types import Example, Message, Progress, Prompt, View, ViewKind
 
 _INSTRUCTIONS_PER_SEGMENT = 16
+_NO_QUESTION = (Message("user", ""),)
+_SEAM = 16  # tokens that two texts may have more when they are joined; with room
 
 
 class ContextGenerator(Protocol):
@@ -116,7 +118,7 @@ class Preparation:
         self._check_positions("a held-out problem", [lengths.prompt for lengths in held_out])
         self._check_gold_positions([lengths.prompt + lengths.gold for lengths in held_out])
         rows = self._rows()
-        prepared = replace(select_examples(self.config, self.task, rows), step_donors=self._step_donors())
+        prepared = replace(select_examples(self.config, self.task, rows), step_donors=self._step_donors(rows))
         lengths = [row.lengths.prompt for row in rows]
         self._check_positions("a prompt or a view of it", [length for length in lengths if length <= most])
         return prepared
@@ -131,13 +133,21 @@ class Preparation:
             remedy = "shorten the record, or leave out evaluation.retention"
             self.limits.check_positions(what, max(lengths, default=0), remedy)
 
-    def _step_donors(self) -> StepDonors | None:
-        most, template = self.config.rollout.max_prompt_tokens, AUXILIARY_TEMPLATES[self.config.contexts.order]
+    def _step_donors(self, rows: Sequence[PreparedRow]) -> StepDonors | None:
+        template, most = AUXILIARY_TEMPLATES[self.config.contexts.order], self.config.rollout.max_prompt_tokens
+        if self.limits is not None and self.limits.positions is not None:
+            most = min(most, self.limits.positions - self.config.rollout.max_completion_tokens)
+        longest = {row.id: row.lengths.prompt for row in rows}
+
+        @lru_cache(maxsize=4096)
+        def tokens(chat: Chat) -> int:
+            return self.measure(Prompt("", chat, (View(ViewKind.AUXILIARY, chat),))).prompt
 
         def fits(example: Example, reference: str) -> bool:
-            chat = self.task.student_messages(example)
-            view = View(ViewKind.AUXILIARY, template(chat, reference))
-            return self.measure(Prompt(example.id, chat, (view,))).prompt <= most
+            # A donor's tokens are counted once; the view itself is measured only where their sum is near the limit.
+            if longest[example.id] + tokens(template(_NO_QUESTION, reference)) + _SEAM <= most:
+                return True
+            return tokens(template(self.task.student_messages(example), reference)) <= most
 
         return step_donors(self.config.contexts_read, self.task, self.config.run.seed, fits)
 

@@ -13,10 +13,11 @@ from tests.fakes.chat_tokenizers import (
 )
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.prepare import Preparation
+from unisd_rl.contexts.prompts import PromptStream, prompt_of
 from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.arithmetic import Arithmetic
-from unisd_rl.types import Message
+from unisd_rl.types import Example, Message, Prompt, ViewKind
 
 
 class Told(Arithmetic):
@@ -95,3 +96,41 @@ def test_what_is_odd_about_a_template_is_noted(tmp_path):
     plain = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     preparation, _ = prepared(tmp_path, ChatFolder(template=plain))
     assert [note.endswith("gold completions get '<|im_end|>'") for note in preparation.notes] == [True]
+
+
+class TwoKinds(Told):
+    """Long questions with short solutions, and short questions with long ones: the nearest are of the same kind."""
+
+    def __init__(self):
+        long, short = "cows graze " * 6, "because " * 20
+        self.train = [Example(f"l{n}", f"{long}{n}?", f"Answer: cow {n}", f"cow {n}") for n in range(8)]
+        self.train += [Example(f"s{n}", f"cats {n}?", f"{short}Answer: cat {n}", f"cat {n}") for n in range(8)]
+        self.evaluation = self.train[8:9]
+
+
+def longest_views(tmp_path, limit, positions=None):
+    """Tokens of the longest view of the prepared contexts, and of the longest auxiliary view of forty prompts."""
+    contexts = {"auxiliary": {"type": "retrieval", "views": 2}, "donors_per_step": 3, "negative": None}
+    given = {"contexts": {**contexts, "cache": str(tmp_path / "cache")}, "objective": {"contrastive": None}}
+    config = load_recipe("unisd_star", {**given, "rollout": {"max_prompt_tokens": limit}, "learner": {"batch_size": 4}})
+    (tmp_path / "model").mkdir(exist_ok=True)
+    model = ChatFolder(config={"max_position_embeddings": positions} if positions else {}).save(tmp_path / "model")
+    preparation = Preparation.create(config, task := TwoKinds(), model, None, Console())
+    made = preparation.prepared()
+    assert made.report.kept == 16
+    longest = [
+        preparation.measure(prompt_of(task, config, example, contexts)).prompt
+        for example, contexts in zip(made.kept, made.contexts, strict=True)
+    ]
+    stream = PromptStream(task, config, made)
+    prompts = [stream.prompt(number).prompt for number in range(40)]
+    views = [view for prompt in prompts for view in prompt.views if view.kind is ViewKind.AUXILIARY]
+    return max(longest), max(preparation.measure(Prompt("", view.messages, (view,))).prompt for view in views)
+
+
+def test_a_donor_of_a_step_beside_which_a_view_is_too_long_is_passed_over(tmp_path):
+    prepared, of_steps = longest_views(tmp_path, 512)
+    assert of_steps > prepared, "a long question beside a long solution"
+    assert longest_views(tmp_path, prepared)[1] <= prepared
+    assert longest_views(tmp_path, of_steps)[1] == of_steps
+    assert longest_views(tmp_path, 512, positions=prepared + 64)[1] <= prepared, "completions have 64 positions"
