@@ -5,9 +5,9 @@
 orders, and reads the accuracies from the runs' evaluations. Runs that are there already are not repeated. Every run has
 as many completions; with 4 answers a prompt it reads a quarter of the prompts.
 
-`--only tokens` counts instead, for one step of the default job or of the run that further words describe
-(`--model.path PATH --task.type jsonl ...`), the tokens that the teacher reads one sequence by one and in a tree of
-their prefixes. The gold completion stands for the answers, each followed by a number of its own.
+`--only tokens` counts instead, for the first steps of the default job or of the run that further words describe
+(`--model.path PATH --task.type jsonl ...`), the tokens that the teacher reads one sequence by one, and in a tree of the
+prefixes of a step's sequences. The gold completion stands for the answers, of which no two share a token.
 
 `ratios` holds `accuracy_gain.ORDER.gG`, after minus before, the mean over the seeds, and for the tokens
 `tokens.ORDER.gG`, one by one over tree.
@@ -151,30 +151,37 @@ def measure_tokens(options: argparse.Namespace, words: Sequence[str]) -> tuple[l
         for order, donors, answers in product(options.orders, (None, *options.donors), options.answers):
             contexts = {"contexts": {"order": order, "donors_per_step": donors, "cache": f"{scratch}/contexts"}}
             config = load_recipe(options.recipe, overlay(parse_fields(words, "contexts"), contexts))
-            one_by_one, tree = step_tokens(config, answers, Path(scratch))
+            one_by_one, tree = count_tokens(config, answers, options.steps, Path(scratch))
             name = order if donors is None else f"{order}, {donors} donors"
             rows.append({"contexts": name, "answers": answers, "one_by_one": one_by_one, "tree": tree})
     table = [(*row.values(), row["one_by_one"] / row["tree"]) for row in rows]
-    show_table("tokens the teacher reads in a step", (*rows[0], "one by one / tree"), table)
+    show_table(f"tokens the teacher reads in {options.steps} steps", (*rows[0], "one by one / tree"), table)
     names = [f"tokens.{row['contexts'].replace(', ', '.').replace(' ', '_')}.g{row['answers']}" for row in rows]
     return rows, {name: row["one_by_one"] / row["tree"] for name, row in zip(names, rows, strict=True)}
 
 
-def step_tokens(config: Config, answers: int, scratch: Path) -> tuple[int, int]:
-    """Tokens of the first step's views, with `answers` completions a prompt: one sequence by one, and in a tree."""
+def count_tokens(config: Config, answers: int, steps: int, scratch: Path) -> tuple[int, int]:
+    """Tokens of the views of a run's first steps, with so many answers a prompt: one by one, and in a tree a step."""
     task = load_task(config.task)
     config, _ = with_data_limits(config, task)
     own, seed = config.model.path, config.model.base_seed
     model = Path(own) if own else base_model_or_tokenizer(seed, scratch, "question_first")
-    prompts = PromptStream(task, config, Preparation.create(config, task, model, None, SilentProgress()).prepared())
+    stream = PromptStream(task, config, Preparation.create(config, task, model, None, SilentProgress()).prepared())
     tokenizer, demonstrations = ChatTokenizer(model), {each.id: each.demonstration for each in task.train}
-    sequences = []
-    for place in range(config.learner.batch_size // answers):
-        prompt = prompts.prompt(place).prompt
+
+    def sequences_of(number: int) -> list[list[int]]:
+        """Every view of a prompt before each of its answers."""
+        prompt = stream.prompt(number).prompt
         completion = tokenizer.encode_completion(demonstrations[prompt.id]).tolist()
         views = [tokenizer.encode_view(view.messages).tolist() for view in prompt.views]
-        sequences += [[*view, -1 - answer, *completion] for view, answer in product(views, range(answers))]
-    return sum(map(len, sequences)), tree_tokens(sequences)
+        return [[*view, -1 - answer, *completion] for view, answer in product(views, range(answers))]
+
+    batch, one_by_one, tree = config.learner.batch_size, 0, 0
+    for first in range(0, steps * batch, batch):
+        numbers = range(first, first + batch // answers)  # the first prompts of as many as have one answer each
+        sequences = [sequence for number in numbers for sequence in sequences_of(number)]
+        one_by_one, tree = one_by_one + sum(map(len, sequences)), tree + tree_tokens(sequences)
+    return one_by_one, tree
 
 
 def tree_tokens(sequences: Sequence[Sequence[int]]) -> int:
@@ -194,6 +201,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 4], help="answers per prompt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--donors", type=int, nargs="*", default=[8], help="sizes of the step's pool (tokens)")
+    parser.add_argument("--steps", type=int, default=8, help="whose tokens are counted")
     parser.add_argument("--recipe", default="unisd_star", help="of the step whose tokens are counted")
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
