@@ -1,16 +1,17 @@
 """What views that share tokens save, and what they cost in accuracy on the embedded task.
 
-`python -m benchmarks.contexts --json FILE` trains the default job once for each order of the auxiliary views
-(`contexts.order`), number of answers a prompt and seed, all of a seed from one base model that has read prompts of both
-orders, and reads the accuracies from the runs' evaluations. Runs that are there already are not repeated. Every run has
-as many completions; with 4 answers a prompt it reads a quarter of the prompts.
+`python -m benchmarks.contexts --json FILE` trains the default job once for each kind of contexts, number of answers a
+prompt and seed, all of a seed from one base model that has read prompts of both orders, and reads the accuracies from
+the runs' evaluations. Kinds are each order of the auxiliary views (`contexts.order`), and the default order with a pool
+of donors (`contexts.donors_per_step`). Every run has as many completions; with 4 answers a prompt it reads a quarter of
+the prompts. A run that is there already is not repeated.
 
 `--only tokens` counts instead, for the first steps of the default job or of the run that further words describe
 (`--model.path PATH --task.type jsonl ...`), the tokens that the teacher reads one sequence by one, and in a tree of the
 prefixes of a step's sequences. The gold completion stands for the answers, of which no two share a token.
 
-`ratios` holds `accuracy_gain.ORDER.gG`, after minus before, the mean over the seeds, and for the tokens
-`tokens.ORDER.gG`, one by one over tree.
+`ratios` holds `accuracy_gain.CONTEXTS.gG`, after minus before, the mean over the seeds; with `--only tokens`
+`tokens.CONTEXTS.gG`, one by one over tree.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, product, takewhile
+from itertools import combinations, pairwise, product, takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,14 +39,38 @@ from unisd_rl.driver.dry_run import SilentProgress
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 
-ORDERS = get_args(ContextOrder)
+DEFAULT_ORDER, *_ = ORDERS = get_args(ContextOrder)
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """What one run has and another has not."""
+
+    answers: int
+    order: str
+    donors: int | None
+
+    @property
+    def contexts(self) -> str:
+        return self.order if self.donors is None else f"{self.donors}_donors"
+
+    @property
+    def name(self) -> str:
+        return f"{self.contexts}.g{self.answers}"
+
+    def differs_in_one(self, other: "Arm") -> bool:
+        """Whether only the contexts, one of them the default, or only the number of answers is another."""
+        contexts = {self.contexts, other.contexts}
+        if self.answers != other.answers:
+            return len(contexts) == 1
+        return len(contexts) == 2 and DEFAULT_ORDER in contexts
 
 
 @dataclass(frozen=True)
 class Row:
     """One run. Accuracies and shares from 0 to 1."""
 
-    order: str
+    contexts: str
     answers: int
     seed: int
     accuracy_before: float
@@ -61,31 +86,55 @@ class Row:
     """The learner's seconds of a step, median."""
 
 
-def run_once(folder: Path, order: str, answers: int, seed: int) -> None:
+def arms(options: argparse.Namespace) -> list[Arm]:
+    kinds = [(order, None) for order in options.orders] + [(DEFAULT_ORDER, donors) for donors in options.donors]
+    return [Arm(answers, order, donors) for answers, (order, donors) in product(options.answers, kinds)]
+
+
+def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    rows: dict[tuple[Arm, int], Row] = {}
+    for arm, seed in product(arms(options), options.seeds):
+        folder = options.runs.absolute() / f"{arm.name}.seed{seed}"
+        if not options.read_only:
+            run_once(folder, arm, seed)
+        if (folder / "summary.json").is_file():
+            rows[arm, seed] = read(folder, arm, seed)
+    show_accuracy(rows)
+    gains = {
+        f"accuracy_gain.{arm.name}": statistics.mean(
+            row.accuracy_after - row.accuracy_before for (of, _), row in rows.items() if of == arm
+        )
+        for arm in dict.fromkeys(arm for arm, _ in rows)
+    }
+    return list(map(asdict, rows.values())), gains
+
+
+def run_once(folder: Path, arm: Arm, seed: int) -> None:
     """The default job with these contexts, unless it has run."""
     if (folder / "summary.json").is_file():
         return
     base = ensure_base_model(seed, lambda *_: None, "question_first")
     given = {
-        "--model.path": str(base),
-        "--run.seed": str(seed),
-        "--run.dir": str(folder.parent),
+        "--model.path": base,
+        "--run.seed": seed,
+        "--run.dir": folder.parent,
         "--run.name": folder.name,
-        "--contexts.order": order,
-        **({"--rollout.answers_per_prompt": str(answers)} if answers > 1 else {}),
+        "--contexts.order": arm.order,
+        **({"--contexts.donors_per_step": arm.donors} if arm.donors is not None else {}),
+        **({"--rollout.answers_per_prompt": arm.answers} if arm.answers > 1 else {}),
     }
-    words = [word for pair in given.items() for word in pair]
+    words = [str(word) for pair in given.items() for word in pair]
     command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "embedded", *words]
     subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
 
 
-def read(folder: Path, order: str, answers: int, seed: int) -> Row:
+def read(folder: Path, arm: Arm, seed: int) -> Row:
     """Every figure from the run's records."""
     steps = records(folder / "metrics.jsonl")
     before, after = (records(folder / "evaluations" / f"step-{step}.jsonl") for step in (0, len(steps)))
     return Row(
-        order=order,
-        answers=answers,
+        contexts=arm.contexts,
+        answers=arm.answers,
         seed=seed,
         accuracy_before=accuracy(before),
         accuracy_after=accuracy(after),
@@ -99,97 +148,71 @@ def read(folder: Path, order: str, answers: int, seed: int) -> Row:
     )
 
 
-def differences(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[float]]]:
-    """(what is compared, with what, the differences of the accuracies after training, seed by seed)."""
-    after = {(row.order, row.answers, row.seed): row.accuracy_after for row in rows}
-    arms = sorted({(row.order, row.answers) for row in rows}, key=lambda arm: (-ORDERS.index(arm[0]), arm[1]))
-    for (order, answers), (other, fewer) in product(arms, arms):
-        if (order == other and answers > fewer) or (answers == fewer and ORDERS.index(order) > ORDERS.index(other)):
-            seeds = sorted(seed for a, g, seed in after if (a, g) == (order, answers) and (other, fewer, seed) in after)
-            pairs = [after[order, answers, seed] - after[other, fewer, seed] for seed in seeds]
-            yield f"{order}, {answers}", f"{other}, {fewer}", pairs
-
-
-def show(rows: Sequence[Row]) -> None:
-    show_table("accuracy", list(asdict(rows[0])), [list(asdict(row).values()) for row in rows])
-    lines = [
-        (one, other, " ".join(f"{100 * pair:+.1f}" for pair in pairs), *spread(pairs))
-        for one, other, pairs in differences(rows)
-        if pairs
-    ]
-    show_table("differences of accuracy, points", ("", "minus", "seed by seed", "mean", "standard error"), lines)
-
-
-def spread(pairs: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error, in points."""
-    error = 100 * statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else None
-    return 100 * statistics.mean(pairs), error
-
-
-def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    rows = []
-    for seed, answers, order in product(options.seeds, options.answers, options.orders):
-        folder = options.runs.absolute() / f"{order}-g{answers}-{seed}"
-        if not options.read_only:
-            run_once(folder, order, answers, seed)
-        if (folder / "summary.json").is_file():
-            rows.append(read(folder, order, answers, seed))
-    show(rows)
-    arms = {(row.order, row.answers) for row in rows}
-    gains = {
-        f"accuracy_gain.{order}.g{answers}": statistics.mean(
-            row.accuracy_after - row.accuracy_before for row in rows if (row.order, row.answers) == (order, answers)
-        )
-        for order, answers in sorted(arms)
-    }
-    return [asdict(row) for row in rows], gains
+def show_accuracy(rows: dict[tuple[Arm, int], Row]) -> None:
+    """All rows, and what arms that differ in one thing make of the same seeds."""
+    show_table("runs", list(Row.__dataclass_fields__), [list(asdict(row).values()) for row in rows.values()])
+    lines = []
+    for one, other in combinations(dict.fromkeys(arm for arm, _ in rows), 2):
+        seeds = [seed for arm, seed in rows if arm == other and (one, seed) in rows]
+        points = [100 * (rows[other, s].accuracy_after - rows[one, s].accuracy_after) for s in seeds]
+        if points and one.differs_in_one(other):
+            error = statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else None
+            lines.append((other.name, one.name, " ".join(f"{p:+.1f}" for p in points), statistics.mean(points), error))
+    columns = ("accuracy of", "minus", "seed by seed, points", "mean", "standard error")
+    show_table("accuracy after training, differences", columns, lines)
 
 
 def measure_tokens(options: argparse.Namespace, words: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    rows = []
+    counts: dict[Arm, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for order, donors, answers in product(options.orders, (None, *options.donors), options.answers):
-            contexts = {"contexts": {"order": order, "donors_per_step": donors, "cache": f"{scratch}/contexts"}}
-            config = load_recipe(options.recipe, overlay(parse_fields(words, "contexts"), contexts))
-            one_by_one, tree = count_tokens(config, answers, options.steps, Path(scratch))
-            name = order if donors is None else f"{order}, {donors} donors"
-            rows.append({"contexts": name, "answers": answers, "one_by_one": one_by_one, "tree": tree})
-    table = [(*row.values(), row["one_by_one"] / row["tree"]) for row in rows]
-    show_table(f"tokens the teacher reads in {options.steps} steps", (*rows[0], "one by one / tree"), table)
-    names = [f"tokens.{row['contexts'].replace(', ', '.').replace(' ', '_')}.g{row['answers']}" for row in rows]
-    return rows, {name: row["one_by_one"] / row["tree"] for name, row in zip(names, rows, strict=True)}
+        for arm in arms(options):
+            contexts = {"order": arm.order, "donors_per_step": arm.donors, "cache": f"{scratch}/contexts"}
+            config = load_recipe(options.recipe, overlay(parse_fields(words, "contexts"), {"contexts": contexts}))
+            counts[arm] = count_tokens(config, arm.answers, options.steps, Path(scratch))
+    ratios = {arm: one_by_one / tree for arm, (one_by_one, tree) in counts.items()}
+    lines = [(arm.contexts, arm.answers, *counts[arm], ratios[arm]) for arm in counts]
+    columns = ("contexts", "answers", "one by one", "in a tree", "ratio")
+    show_table(f"tokens the teacher reads in {options.steps} steps", columns, lines)
+    rows = [
+        {"contexts": arm.contexts, "answers": arm.answers, "one_by_one": one_by_one, "tree": tree}
+        for arm, (one_by_one, tree) in counts.items()
+    ]
+    return rows, {f"tokens.{arm.name}": ratio for arm, ratio in ratios.items()}
 
 
 def count_tokens(config: Config, answers: int, steps: int, scratch: Path) -> tuple[int, int]:
     """Tokens of the views of a run's first steps, with so many answers a prompt: one by one, and in a tree a step."""
+    one_by_one, tree = 0, 0
+    for sequences in step_sequences(config, answers, steps, scratch):
+        one_by_one, tree = one_by_one + sum(map(len, sequences)), tree + tree_tokens(sequences)
+    return one_by_one, tree
+
+
+def step_sequences(config: Config, answers: int, steps: int, scratch: Path) -> Iterator[list[list[int]]]:
+    """For each step every view of its first prompts before each of their answers; as many answers as a step has."""
     task = load_task(config.task)
     config, _ = with_data_limits(config, task)
     own, seed = config.model.path, config.model.base_seed
     model = Path(own) if own else base_model_or_tokenizer(seed, scratch, "question_first")
     stream = PromptStream(task, config, Preparation.create(config, task, model, None, SilentProgress()).prepared())
     tokenizer, demonstrations = ChatTokenizer(model), {each.id: each.demonstration for each in task.train}
-
-    def sequences_of(number: int) -> list[list[int]]:
-        """Every view of a prompt before each of its answers."""
-        prompt = stream.prompt(number).prompt
-        completion = tokenizer.encode_completion(demonstrations[prompt.id]).tolist()
-        views = [tokenizer.encode_view(view.messages).tolist() for view in prompt.views]
-        return [[*view, -1 - answer, *completion] for view, answer in product(views, range(answers))]
-
-    batch, one_by_one, tree = config.learner.batch_size, 0, 0
+    batch = config.learner.batch_size
     for first in range(0, steps * batch, batch):
-        numbers = range(first, first + batch // answers)  # the first prompts of as many as have one answer each
-        sequences = [sequence for number in numbers for sequence in sequences_of(number)]
-        one_by_one, tree = one_by_one + sum(map(len, sequences)), tree + tree_tokens(sequences)
-    return one_by_one, tree
+        sequences = []
+        for number in range(first, first + batch // answers):
+            prompt = stream.prompt(number).prompt
+            completion = tokenizer.encode_completion(demonstrations[prompt.id]).tolist()
+            views = [tokenizer.encode_view(view.messages).tolist() for view in prompt.views]
+            sequences += [[*view, -1 - answer, *completion] for view, answer in product(views, range(answers))]
+        yield sequences
 
 
 def tree_tokens(sequences: Sequence[Sequence[int]]) -> int:
     """Nodes of the prefix tree of these sequences, the root not counted."""
     ordered = sorted(sequences)
     shared = (
-        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, next_, strict=False)))
-        for one, next_ in pairwise(ordered)
+        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, following, strict=False)))
+        for one, following in pairwise(ordered)
     )
     return sum(map(len, ordered)) - sum(shared)
 
@@ -198,11 +221,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("accuracy", "tokens"), default="accuracy")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument("--donors", type=int, nargs="*", default=[8], help="sizes of a step's pool, in the usual order")
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 4], help="answers per prompt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--donors", type=int, nargs="*", default=[8], help="sizes of the step's pool (tokens)")
     parser.add_argument("--steps", type=int, default=8, help="whose tokens are counted")
-    parser.add_argument("--recipe", default="unisd_star", help="of the step whose tokens are counted")
+    parser.add_argument("--recipe", default="unisd_star", help="of the run whose tokens are counted")
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
