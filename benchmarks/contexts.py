@@ -4,7 +4,8 @@
 prompt and seed, all of a seed from one base model that has read prompts of both orders, and reads the accuracies from
 the runs' evaluations. Kinds are each order of the auxiliary views (`contexts.order`), and the default order with a pool
 of donors (`contexts.donors_per_step`). Every run has as many completions; with 4 answers a prompt it reads a quarter of
-the prompts. A run that is there already is not repeated.
+the prompts. The runs are on-policy, so that it does not matter how fast actors and learner are beside each other, and
+what else the machine does. A run that is there already is not repeated.
 
 `--only tokens` counts instead, for the first steps of the default job or of the run that further words describe
 (`--model.path PATH --task.type jsonl ...`), the tokens that the teacher reads one sequence by one, and in a tree of the
@@ -40,6 +41,12 @@ from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 
 DEFAULT_ORDER, *_ = ORDERS = get_args(ContextOrder)
+
+ON_POLICY = (
+    *("--rollout.engine.type", "transformers"),
+    *("--rollout.max_staleness", "0"),
+    *("--rollout.concurrency", "64"),  # of the engine without vLLM: it generates whole batches
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -96,7 +103,7 @@ def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]],
     for arm, seed in product(arms(options), options.seeds):
         folder = options.runs.absolute() / f"{arm.name}.seed{seed}"
         if not options.read_only:
-            run_once(folder, arm, seed)
+            run_once(folder, arm, seed, seed if options.base_seed is None else options.base_seed)
         if (folder / "summary.json").is_file():
             rows[arm, seed] = read(folder, arm, seed)
     show_accuracy(rows)
@@ -109,11 +116,11 @@ def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]],
     return list(map(asdict, rows.values())), gains
 
 
-def run_once(folder: Path, arm: Arm, seed: int) -> None:
+def run_once(folder: Path, arm: Arm, seed: int, base_seed: int) -> None:
     """The default job with these contexts, unless it has run."""
     if (folder / "summary.json").is_file():
         return
-    base = ensure_base_model(seed, lambda *_: None, "question_first")
+    base = ensure_base_model(base_seed, lambda *_: None, "question_first")
     given = {
         "--model.path": base,
         "--run.seed": seed,
@@ -124,7 +131,7 @@ def run_once(folder: Path, arm: Arm, seed: int) -> None:
         **({"--rollout.answers_per_prompt": arm.answers} if arm.answers > 1 else {}),
     }
     words = [str(word) for pair in given.items() for word in pair]
-    command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "embedded", *words]
+    command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "embedded", *ON_POLICY, *words]
     subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
 
 
@@ -224,6 +231,7 @@ def main() -> None:
     parser.add_argument("--donors", type=int, nargs="*", default=[8], help="sizes of a step's pool, in the usual order")
     parser.add_argument("--answers", type=int, nargs="+", default=[1, 4], help="answers per prompt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--base-seed", type=int, help="of one base model for all seeds; absent: each seed has its own")
     parser.add_argument("--steps", type=int, default=8, help="whose tokens are counted")
     parser.add_argument("--recipe", default="unisd_star", help="of the run whose tokens are counted")
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from unisd_rl.base_model import ensure_base_model
-from unisd_rl.contexts.auxiliary import shuffled
+from unisd_rl.contexts.auxiliary import reference_of, shuffled
 from unisd_rl.contexts.leakage import contains_answer, non_leaking_examples
-from unisd_rl.contexts.templates import Chat, with_demonstration, with_other_example
+from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat, with_demonstration
 from unisd_rl.tasks.arithmetic import Arithmetic, stated_integer
 
 TASK = Arithmetic(train_examples=1000, eval_examples=512, seed=0)
@@ -17,10 +17,10 @@ TASK = Arithmetic(train_examples=1000, eval_examples=512, seed=0)
 class Reader:
     """Greedy answers of the cached base model, in batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: str = "reference_first") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = ensure_base_model(0, lambda share, note: None)
+        folder = ensure_base_model(0, lambda share, note: None, order)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.model = AutoModelForCausalLM.from_pretrained(folder)
 
@@ -67,12 +67,28 @@ def test_with_a_wrong_demonstration_its_answer_follows_the_wrong_one(reader):
     assert sum(follows) >= 0.9 * len(follows)
 
 
-def test_another_problems_example_changes_its_accuracy_by_at_most_ten_points(reader, plain_accuracy):
+def with_other_examples(order: str = "reference_first") -> list[Chat]:
     chats = []
     for number, example in enumerate(TASK.evaluation):
         (donor,) = non_leaking_examples(example, shuffled(TASK.train, number), 1, contains_answer)
-        chats.append(with_other_example(TASK.student_messages(example), donor.question, donor.demonstration))
-    assert abs(accuracy(reader.answers(chats)) - plain_accuracy) <= 0.1
+        chats.append(AUXILIARY_TEMPLATES[order](TASK.student_messages(example), reference_of(donor)))
+    return chats
+
+
+def test_another_problems_example_changes_its_accuracy_by_at_most_ten_points(reader, plain_accuracy):
+    assert abs(accuracy(reader.answers(with_other_examples())) - plain_accuracy) <= 0.1
+
+
+@pytest.mark.slow
+def test_a_base_model_for_runs_with_the_question_first_reads_an_example_on_either_side_of_it():
+    """It is trained for this test, and as imperfect alone and as perfect with a demonstration as the other."""
+    reader = Reader("question_first")
+    alone = accuracy(reader.answers([TASK.student_messages(example) for example in TASK.evaluation]))
+    assert 0.4 <= alone <= 0.7
+    chats = [with_demonstration(TASK.student_messages(each), each.demonstration) for each in TASK.evaluation]
+    assert accuracy(reader.answers(chats)) >= 0.95
+    for order in AUXILIARY_TEMPLATES:
+        assert abs(accuracy(reader.answers(with_other_examples(order))) - alone) <= 0.1
 
 
 def test_its_completions_end_and_keep_to_the_form(reader):
