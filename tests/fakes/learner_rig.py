@@ -1,13 +1,19 @@
-"""Tiny models, rollouts and rank processes for the learner's tests. `python learner_rig.py FOLDER` is one rank.
+"""Tiny models, rollouts and rank processes for the learner's tests.
 
-A job is a pickled list of `Case`s in FOLDER/job.pickle; rank 0 writes what each case found to FOLDER/<name>.pt.
+A job is a pickled list of `Case`s in FOLDER/job.pickle; rank 0 writes what each case found to FOLDER/<name>.pt. To
+import DeepSpeed takes seconds, so ranks are forks of one process that has done this and nothing else.
 """
 
+import functools
+import importlib
+import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,37 +160,65 @@ def run_ranks(folder: Path, cases: list[Case], ranks: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    outputs = [(folder / f"rank-{rank}.log").open("w+") for rank in range(ranks)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.learner_rig", str(folder)],
-            cwd=REPOSITORY,
-            env={**os.environ, **_environment(rank, ranks, port)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        codes = [process.wait(TIMEOUT_S) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    server = _server()
+    server.stdin.write(json.dumps([str(folder), ranks, port]) + "\n")
+    server.stdin.flush()
+    codes = json.loads(server.stdout.readline())
     for rank, code in enumerate(codes):
         text = (folder / f"rank-{rank}.log").read_text()
         assert code == 0, f"rank {rank} ended with {code}:\n{text[-4000:]}"
 
 
-def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """It ends when this process does, whose end closes its standard input."""
+    at_import = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.learner_rig"],
+        cwd=REPOSITORY,
+        env={**os.environ, **at_import},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _serve() -> None:
+    importlib.import_module("learner.learner")
+    for line in sys.stdin:
+        folder, ranks, port = json.loads(line)
+        children = [_forked(Path(folder), rank, ranks, port) for rank in range(ranks)]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+
+
+def _forked(folder: Path, rank: int, ranks: int, port: int) -> int:
+    """The id of the process of a rank."""
+    if child := os.fork():
+        return child
+    signal.alarm(TIMEOUT_S)
+    code = 1
+    try:
+        with (folder / f"rank-{rank}.log").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        os.environ.update(_meeting(rank, ranks, port))
+        _run_job(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _meeting(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
     }
 
 
@@ -250,7 +284,7 @@ def _base(learner: object) -> dict:
     }
 
 
-def main(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     from learner.sharding import init_process_group
 
     init_process_group(gpus=False, threads=1, timeout_s=TIMEOUT_S)
@@ -261,4 +295,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    _serve()
