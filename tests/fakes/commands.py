@@ -1,8 +1,8 @@
 """Commands of the project as a user meets them, each in a process of its own.
 
-To start Python and to import the settings takes a third of a second. The processes are therefore forks of one that has
-done this and nothing else. `started` is for what only a start shows: `python -m`, from nothing. `dry_run` is for what
-reads the data: forks of a process that has imported transformers too, which takes seconds.
+To start Python, to import the settings and to build the parser of their fields takes half a second. The processes are
+therefore forks of one that has done this and nothing else. `started` is for what only a start shows: `python -m`, from
+nothing. `dry_run` is for what reads the data: forks of a process that has imported transformers too.
 """
 
 import functools
@@ -15,7 +15,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
+from unisd_rl.cli import parse_fields
+
 HEAVY = frozenset({"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "scipy"})
+PRODUCT = ("unisd_rl", "actors", "learner")
 PROGRAMS = ("unisd_rl.run", "unisd_rl.prepare", "unisd_rl.replay", "unisd_rl.evaluate")
 LIMIT_S = 60
 ENGINES = frozenset({"ray", "vllm", "deepspeed"})
@@ -48,10 +51,14 @@ def command(program, *arguments, **environment):
     return _asked(_server(), program, arguments, environment)
 
 
-def dry_run(program, *arguments, **environment):
-    """The same with `--dry-run`, by a process that may import what reads data and tokenizers, and no engine."""
+def dry_run(program, *arguments, tree="", **environment):
+    """The same with `--dry-run`, by a process that may import what reads data and tokenizers, and no engine.
+
+    With `tree` it runs in that folder and imports the product anew from there.
+    """
     places = {"XDG_CACHE_HOME": _cache().name}
-    ended = _asked(_server("tests.fakes.dry_run_imports"), program, [*arguments, "--dry-run"], places | environment)
+    server, words = _server("tests.fakes.dry_run_imports"), [*arguments, "--dry-run"]
+    ended = _asked(server, program, words, places | environment, tree)
     assert not ended.heavy & ENGINES
     return ended
 
@@ -62,8 +69,8 @@ def _cache():
     return tempfile.TemporaryDirectory(prefix="cache-")
 
 
-def _asked(server, program, arguments, environment):
-    server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment]) + "\n")
+def _asked(server, program, arguments, environment, tree=""):
+    server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment, str(tree)]) + "\n")
     server.stdin.flush()
     code, output, errors, heavy = json.loads(server.stdout.readline())
     return Ended(code, output, errors, frozenset(heavy))
@@ -81,17 +88,19 @@ def _server(imported="tests.fakes"):
 def _serve(imported):
     for module in (*PROGRAMS, imported):
         importlib.import_module(module)
+    for program in PROGRAMS:
+        parse_fields([], f"python -m {program}")
     for line in sys.stdin:
         print(json.dumps(_forked(*json.loads(line))), flush=True)
 
 
-def _forked(program, arguments, environment):
+def _forked(program, arguments, environment, tree):
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         child = os.fork()
         if child == 0:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            _become(program, arguments, environment)
+            _become(program, arguments, environment, tree)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         *said, heavy = output.read().split("\f")
@@ -99,9 +108,11 @@ def _forked(program, arguments, environment):
         return code, "".join(said), errors.read().rstrip("\n"), json.loads(heavy or "[]")
 
 
-def _become(program, arguments, environment):
+def _become(program, arguments, environment, tree):
     signal.alarm(LIMIT_S)
     os.environ.update(environment)
+    if tree:
+        _leave_for(tree)
     sys.argv = [program, *arguments]
     code = 1
     try:
@@ -115,6 +126,13 @@ def _become(program, arguments, environment):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _leave_for(tree):
+    for module in [name for name in sys.modules if name.partition(".")[0] in PRODUCT]:
+        del sys.modules[module]
+    sys.path.insert(0, tree)
+    os.chdir(tree)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,10 +122,16 @@ def recipe_for(seed: int, order: ContextOrder) -> BaseModelRecipe:
 
 def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:
     """The tokenizer of a recipe, made in a moment, and the folder in which its model lies once it is trained."""
+    tokenizer, digest = tokenizer_and_digest(recipe)
+    return tokenizer, user_cache_path("unisd-rl") / "base-models" / digest
+
+
+@cache  # a start asks several times
+def tokenizer_and_digest(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", str]:
+    """The tokenizer of a recipe, and the digest of all that decides its model."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers asks DeepSpeed when it saves; no notice on the screen
     from unisd_rl.base_model.corpus import corpus_text, train_tokenizer
 
     text = corpus_text(recipe)
     tokenizer = train_tokenizer(recipe, text)
-    digest = recipe.digest("\n".join(text), tokenizer.backend_tokenizer.to_str())
-    return tokenizer, user_cache_path("unisd-rl") / "base-models" / digest
+    return tokenizer, recipe.digest("\n".join(text), tokenizer.backend_tokenizer.to_str())

@@ -1,6 +1,8 @@
 """Every option works: each field at the ends of its range, each member of each union and each null is accepted, or
 refused in one sentence with exit code 2; from a recipe and from the command line; never a traceback."""
 
+from functools import cache
+
 import pytest
 
 from learner.plan import scoring_plan
@@ -9,7 +11,7 @@ from unisd_rl import evaluate, run
 from unisd_rl.cli import exit_code
 from unisd_rl.cluster.cores import core_plan
 from unisd_rl.cluster.resources import describe_local, requirements
-from unisd_rl.config import Config
+from unisd_rl.config import Config, load
 from unisd_rl.config.load import load_recipe
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.evaluation.request import UNREAD
@@ -19,6 +21,14 @@ OPTIONS = ("evaluation.retention", "model.path")
 """The models of an evaluation and `--retention` are options of their own."""
 EVALUATION_ONLY = ("gpqa", "humaneval")
 LONGEST_SENTENCE = 500
+
+
+@pytest.fixture(autouse=True, scope="module")
+def recipes_read_once():
+    """Thousands of cases lie over the same two files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "_read", cache(load._read))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """deploy/Dockerfile: checked by hadolint, built from what `make` installs, without rights and without the world."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.commands import SMALL, dry_run
 from tests.fakes.deployment import DEPLOY, ROOT, checker
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -90,11 +89,9 @@ def test_what_is_copied_is_enough_to_start_a_run(tmp_path):
         for source in sources:
             target = tmp_path / place.lstrip("/")
             (shutil.copytree if (ROOT / source).is_dir() else _copied)(ROOT / source, target)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "cluster", "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "run /shared/runs/arithmetic: 40 steps of 64 prompts" in done.stdout
+    done = dry_run("unisd_rl.run", "unisd_star", "cluster", *SMALL, tree=tmp_path)
+    assert done.code == 0, done.errors
+    assert "run /shared/runs/arithmetic: 40 steps of 64 prompts" in done.output
     assert (tmp_path / "deploy/node.sh").stat().st_mode & 0o111
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.commands import SMALL, command, dry_run
+
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "add_a_term.md"
 EXAMPLE = ROOT / "examples" / "own_term.py"
@@ -83,7 +85,8 @@ def test_the_guides_term_has_the_loss_the_gradient_the_views_and_the_metrics_of_
 
 
 def test_a_command_takes_the_guides_term_and_a_tree_without_it_refuses_it(tree):
-    options = ("-m", "unisd_rl.run", "ema", "--objective.margin.weight", "0.1", "--dry-run")
-    result = run_in(tree, *options)
-    assert (result.stderr, result.returncode) == ("", 0)
-    assert run_in(ROOT, *options).returncode != 0
+    options = ("ema", "--objective.margin.weight", "0.1", *SMALL)
+    taken = dry_run("unisd_rl.run", *options, tree=tree)
+    assert (taken.errors, taken.code) == ("", 0)
+    assert "  margin (weight 0.1, slack 0.5) acts" in taken.output
+    assert command("unisd_rl.run", *options, "--dry-run").code == 2

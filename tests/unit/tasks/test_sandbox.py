@@ -238,6 +238,7 @@ def until(condition, timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not so within {timeout_s} s"
+        time.sleep(0.02)  # to look at all processes without a pause takes the core that they wait for
 
 
 def test_no_more_programs_run_at_a_time_than_the_limit_of_a_container_pays_for(monkeypatch, tmp_path):
