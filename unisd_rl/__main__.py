@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: COMMAND = {name!r} is none of {', '.join(COMMANDS)}; name one of them first", file=sys.stderr)
         return 2
-    return int(import_module(f"unisd_rl.{name}").main(others))
+    command = import_module(f"unisd_rl.{name}")
+    if arguments is not None:
+        return int(command.main(others))
+    sys.argv[1:] = others  # this process is the command's
+    return int(command.main())
 
 
 if __name__ == "__main__":

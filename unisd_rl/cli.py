@@ -31,7 +31,7 @@ def exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str] 
 
     What it returns (0: done), or 1 where a component failed, 2 where the input is wrong, 130 after Ctrl-C or SIGTERM.
     """
-    with STOP.handling():
+    with STOP.handling(ends_process=arguments is None):
         try:
             return command(sys.argv[1:] if arguments is None else arguments)
         except UserError as error:

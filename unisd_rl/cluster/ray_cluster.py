@@ -52,8 +52,7 @@ def connected(config: Config, *phases: Sequence[Requirement]) -> Iterator[None]:
             _wait_for_resources(config, needed)
         yield
     finally:
-        with STOP.kept():  # Ray's native code takes the handlers away, and the default ends a process without a word
-            ray.shutdown()
+        _shut_down()
 
 
 def cluster_state(address: str) -> ClusterState:
@@ -69,10 +68,11 @@ def cluster_state(address: str) -> ClusterState:
         alive = [node for node in ray.nodes() if node["Alive"]]
         # Several nodes may share a machine: then only the identifier tells them apart.
         nodes = (Node(f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}", node["Resources"]) for node in alive)
-        return ClusterState(tuple(nodes), ray.available_resources())
+        state = ClusterState(tuple(nodes), ray.available_resources())
     finally:
-        with STOP.kept():
-            ray.shutdown()
+        _shut_down()
+    STOP.check()
+    return state
 
 
 @contextmanager
@@ -81,6 +81,13 @@ def _stop_waits_for_ray() -> Iterator[None]:
     with STOP.kept(), STOP.deferred():
         yield
     STOP.check()
+
+
+def _shut_down() -> None:
+    """Leave the cluster, and end what was started here. A first signal meanwhile is noted only: half ended Ray leaves
+    processes behind, and what has finished has."""
+    with STOP.kept(), STOP.deferred():  # native code takes handlers away, and the default ends a process without a word
+        ray.shutdown()
 
 
 def _connect(phases: Sequence[Sequence[Requirement]], joining: int) -> None:

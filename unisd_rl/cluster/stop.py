@@ -57,18 +57,21 @@ class StopSignals:
         return "" if self._signal is None else self._signal.name
 
     @contextmanager
-    def handling(self) -> Iterator[None]:
-        """In this block, which is a command, the signals are requests; one of an earlier command counts no more."""
+    def handling(self, ends_process: bool = False) -> Iterator[None]:
+        """In this block, which is a command, the signals are requests; one of an earlier command counts no more.
+
+        `ends_process`: after it the process ends, with the command's exit code, which a late signal must not change.
+        """
         self._reset()
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         _set(dict.fromkeys(_SIGNALS, self))
         try:
             yield
         finally:
-            if self.requested:  # the process is about to end: a late signal must not change its exit code
-                self._leaving = True
+            if self.requested:
+                self._leaving = True  # a further one ends it hard, with the same exit code
             else:
-                _set(before)
+                _set(dict.fromkeys(_SIGNALS, signal.SIG_IGN) if ends_process else before)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.hand_moved import Clock
 from unisd_rl.cli import exit_code
+from unisd_rl.cluster import ray_cluster
 from unisd_rl.cluster.stop import STOP, STOPPED, StopSignals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -182,3 +183,34 @@ def test_a_process_that_closes_slowly_is_ended_by_another_signal():
         time.sleep(0.6)  # longer than what is taken for one request
     assert process.wait(10) == STOPPED
     assert process.stderr.read() == "stopped at once\n"
+
+
+FINISHES = """
+import atexit, sys, time
+from unisd_rl.cli import exit_code
+
+atexit.register(time.sleep, 1)
+atexit.register(print, "ending", flush=True)
+sys.exit(exit_code(lambda arguments: 0, None))
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_late_signal_does_not_change_the_exit_code_of_what_has_finished(number):
+    process = subprocess.Popen([sys.executable, "-c", FINISHES], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(number)
+    assert process.wait(60) == 0
+
+
+def test_a_signal_while_ray_shuts_down_leaves_what_has_finished_as_it_is(monkeypatch, handlers):
+    ended = []
+
+    def shutdown():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # the handler is called
+        ended.append(STOP.requested)
+
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", shutdown)
+    assert exit_code(lambda arguments: ray_cluster._shut_down() or 0, []) == 0
+    assert ended == [True]
