@@ -71,9 +71,9 @@ def memory(request: Request) -> list[dict[str, Any]]:
     inputs = Inputs.random(size)
     inputs.forget_gradients()
     run = _pass(name, inputs, ALPHAS[divergence])
-    before = _start_peak(size.device)
+    before = start_peak(size.device)
     seconds = _seconds(run, size.device)
-    beyond = _peak(size.device) - before - inputs.returned_bytes()
+    beyond = peak_bytes(size.device) - before - inputs.returned_bytes()
     row = {"contender": name, "divergence": divergence, "tokens": size.tokens}
     return [{**row, "peak_mib": max(0.0, beyond / MIB), "seconds": seconds}]
 
@@ -135,7 +135,8 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _start_peak(device: str) -> int:
+def start_peak(device: str) -> int:
+    """Set the peak of this process's memory back; returns the bytes it has now."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -143,7 +144,8 @@ def _start_peak(device: str) -> int:
     return _status_bytes("VmRSS")
 
 
-def _peak(device: str) -> int:
+def peak_bytes(device: str) -> int:
+    """The most bytes since `start_peak`."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else _status_bytes("VmHWM")
 
 
