@@ -49,8 +49,8 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("g1", "", 1),
-        Case("g4", "", 4),
+        Case("g1", "reference_first", 1),
+        Case("g4", "reference_first", 4),
         Case("question_first_g1", "question_first", 1),
         Case("question_first_g4", "question_first", 4),
     )
@@ -82,9 +82,7 @@ def texts_of(tasks: Iterable[dict[str, Any]]) -> list[str]:
 
 def problems_of(task_settings: dict[str, Any], model: Path, order: str, count: int) -> list[Problem]:
     """`count` training problems, drawn; donors are all of the others."""
-    from unisd_rl.config.contexts import ContextsConfig
-
-    contexts: dict[str, Any] = {"order": order} if order and "order" in ContextsConfig.model_fields else {}
+    contexts: dict[str, Any] = {"order": order}
     if task_settings["type"] in MADE_UP:
         contexts["auxiliary"] = {"type": "random", "views": VIEWS}  # retrieval asks for a package more
     config = unisd_star(model, {"task": task_settings, "contexts": contexts})

@@ -37,12 +37,6 @@ TIMEOUT_S = 900
 _VIEWS = ("primary", "auxiliary", "negative")
 
 
-def layout_key(layout: str) -> dict:
-    from unisd_rl.config.learner import LearnerConfig
-
-    return {"layout": layout} if "layout" in LearnerConfig.model_fields else {"packed": layout != "padded"}
-
-
 @dataclass(frozen=True)
 class Setting:
     """How a worker's learner is set up."""
@@ -58,7 +52,7 @@ class Setting:
     def config(self) -> Config:
         """UniSD*. The rate hardly moves a weight, so that every step is the same work on the same model."""
         learner = {
-            **layout_key(self.layout),
+            "layout": self.layout,
             "micro_batch_tokens": self.gradient_tokens,
             "gradient_checkpointing": self.device == "cuda",
             "learning_rate": 1e-12,
@@ -145,14 +139,17 @@ def _serve(connection: Connection, setting: Setting) -> None:
     from learner.sharding import init_process_group
 
     device = init_process_group(setting.device == "cuda", setting.threads, TIMEOUT_S)
-    learner = _RecordingLearner(Learner(setting.config(), setting.model, device), setting.device)
+    learner = Learner(setting.config(), setting.model, device)
+    found = learner._packing.layout
+    assert found == setting.layout, f"the model's attention allows {found}, not {setting.layout}"
+    recording = _RecordingLearner(learner, setting.device)
     connection.send("ready")
     while True:
         try:
             rollouts = connection.recv()
         except EOFError:
             return
-        connection.send(learner.step(rollouts))
+        connection.send(recording.step(rollouts))
 
 
 class _RecordingLearner:
