@@ -163,7 +163,10 @@ def rows_of(
                     "case": case,
                     "layout": layout,
                     **{name: total(found, name) for name in ("wall_s", "teacher_s", "student_s", "update_s")},
-                    **{name: total(found, name) for name in ("teacher_tokens", "student_tokens", "passes")},
+                    **{
+                        name: total(found, name)
+                        for name in ("teacher_tokens", "clip_tokens", "student_tokens", "passes")
+                    },
                     "answer_tokens": sum(len(one.completion_tokens) for p in group for one in steps[p].rollouts),
                     "peak_mib": max(one.peak_mib for rounds in found for one in rounds),
                     **differences(found, base),
@@ -216,7 +219,8 @@ def packed_over_tree(rows: Iterable[Row]) -> dict[str, float]:
         of_layout["teacher_time"] += row["teacher_s"]
         of_layout["step_time"] += row["wall_s"]
         of_layout["teacher_tokens"] += row["teacher_tokens"]
-        of_layout["step_tokens"] += row["teacher_tokens"] + GRADIENT_PASSES * row["student_tokens"]
+        without_gradient = row["teacher_tokens"] + row["clip_tokens"]
+        of_layout["step_tokens"] += without_gradient + GRADIENT_PASSES * row["student_tokens"]
     return {name: value / sums["tree"][name] for name, value in sums["packed"].items()}
 
 
@@ -294,7 +298,7 @@ def main() -> None:
         shapes={name: asdict(SHAPES[name]) for name in options.models},
         **asdict(options),
     )
-    # Beside a GPU the weights of a large model go through memory: there is more of it than time to write them to a disk.
+    # Beside a GPU the weights of a large model go through memory: a disk would take too long.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if options.device == "cuda" else None) as folder:
         rows = measure(options, arguments.data, arguments.smollm2, Path(folder))
     show(rows)

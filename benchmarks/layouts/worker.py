@@ -73,6 +73,8 @@ class StepFigures:
     update_s: float
     teacher_tokens: int
     """Tokens read in all views."""
+    clip_tokens: int
+    """Tokens that the student reads without gradient, for the quantile clip."""
     student_tokens: int
     """Tokens read with gradient."""
     passes: int
@@ -183,6 +185,7 @@ class _RecordingLearner:
             student_s=seconds["divergence"] + seconds["gradient"],
             update_s=seconds["update"],
             teacher_tokens=sum(tokens[view] for view in _VIEWS),
+            clip_tokens=tokens["divergence"],
             student_tokens=tokens["gradient"],
             passes=result.timer.forward_passes,
             peak_mib=peak / MIB,

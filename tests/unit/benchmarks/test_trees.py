@@ -16,6 +16,7 @@ def figures(wall_s=1.0, teacher_s=1.0, teacher_tokens=100, student_tokens=10, pe
         student_s=0.0,
         update_s=0.0,
         teacher_tokens=teacher_tokens,
+        clip_tokens=student_tokens,
         student_tokens=student_tokens,
         passes=1,
         peak_mib=peak_mib,
@@ -66,7 +67,7 @@ def test_tokens_with_gradient_count_three_times_and_efficiency_is_time_s_ratio_o
     tree = [[figures(wall_s=4.0, teacher_s=2.0, teacher_tokens=250, student_tokens=25, peak_mib=45.0)]]
     ratios = ratios_of(rows(packed, tree))
     assert ratios["teacher_tokens.g4"] == 4.0
-    assert ratios["step_tokens.g4"] == (1000 + 3 * 100) / (250 + 3 * 25)
+    assert ratios["step_tokens.g4"] == (1000 + 100 + 3 * 100) / (250 + 25 + 3 * 25)
     assert ratios["teacher_efficiency.g4"] == 3.0 / 4.0
     assert ratios["step_efficiency.g4"] == 2.0 / 4.0
     assert ratios["memory.g4"] == 45 / 60
