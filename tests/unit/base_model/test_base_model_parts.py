@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.base_model import recipe_for
+from unisd_rl.base_model import model_folder, recipe_for
 from unisd_rl.base_model.corpus import Corpus, corpus_text, train_tokenizer
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.base_model.train import Muon, learning_batch, new_model, orthogonalised, train_model
+from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.templates import other_example, with_reference_below
+from unisd_rl.driver.dry_run import SilentProgress
 from unisd_rl.tasks.arithmetic import held_out_pool, problem_of, solution, training_pool
 from unisd_rl.types import Message
 
@@ -64,6 +66,21 @@ def test_only_a_run_whose_questions_come_first_begins_with_a_model_that_has_read
         shown = solution(problem_of(other))
         assert sample.chat == with_reference_below((Message("user", question),), other_example(other, shown))
         assert sample.completion in (solution(problem_of(question)), solution(problem_of(question), carry=0))
+
+
+def test_a_run_begins_with_the_base_model_of_its_seed_and_of_the_order_of_its_views(tmp_path, monkeypatch):
+    (tmp_path / "trained").mkdir()
+    asked = []
+
+    def ensured(*what):
+        asked.append((what[0], what[2]))
+        return tmp_path / "trained"
+
+    monkeypatch.setattr("unisd_rl.base_model.ensure_base_model", ensured)
+    for order in ("reference_first", "question_first"):
+        config = load_recipe("unisd_star", {"model": {"base_seed": 4}, "contexts": {"order": order}})
+        assert model_folder(config, tmp_path / order, SilentProgress()).is_dir()
+    assert asked == [(4, "reference_first"), (4, "question_first")]
 
 
 def test_no_held_out_problem_occurs_in_the_corpus():
