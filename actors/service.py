@@ -1,11 +1,14 @@
-"""The loop inside a rollout actor: lease prompts, generate rollouts, commit them.
+"""The loop inside a rollout actor: lease units of prompts, generate their rollouts, commit them.
 
 ```
-queue --lease--> prompt --> rollout --> finished --commit (whole units)--> queue
-        ^                      |
-        +---- a prompt ended: room among `concurrency`
+queue --lease--> unit --> rollouts --> finished --commit--> queue
+        ^                    |
+        +---- a completion ended: room among `concurrency`
         +---- newer weights: staleness slots are free
 ```
+
+A unit (`rollout.unit_size`: the answers to one prompt, or to several) has one task, which ends when all of its
+completions have; its rollouts are committed together, or none is.
 
 Who frees a staleness slot: `weights_changed`, when the engine has applied a version v. The lease call that waits at the
 queue ends, and the next one carries v, on which `transport.rollouts.admission.may_start` lets the prompts below
@@ -18,11 +21,11 @@ or by a failure of engine or queue.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.engines.engine import NO_WEIGHTS, PromptFailed, RolloutEngine
-from actors.generate import RolloutGenerator
+from actors.engines.engine import NO_WEIGHTS, RolloutEngine
+from actors.generate import CompletionFailed, RolloutGenerator
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
@@ -31,7 +34,8 @@ from unisd_rl.types import NumberedPrompt, Rollout
 
 
 class InFlightLimit:
-    """At most `limit` prompts in flight, and how much of the time any was. For one thread; `clock` returns seconds."""
+    """At most `limit` completions in flight, and how much of the time any was. For one thread; `clock` returns
+    seconds."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
@@ -42,7 +46,7 @@ class InFlightLimit:
 
     @property
     def free(self) -> int:
-        """How many more may start; never negative, although a late lease may exceed the limit for a moment."""
+        """How many more may start; never negative, although the last unit or a late lease may exceed the limit."""
         return max(0, self._limit - self._count)
 
     @property
@@ -52,7 +56,7 @@ class InFlightLimit:
 
     @property
     def busy_s(self) -> float:
-        """Seconds since `start_timing` with at least one prompt in flight."""
+        """Seconds since `start_timing` with at least one in flight."""
         return self._busy_s + (self._clock() - self._busy_since_s if self._count else 0.0)
 
     def start_timing(self) -> None:
@@ -60,21 +64,21 @@ class InFlightLimit:
         self._began_s = self._busy_since_s = self._clock()
         self._busy_s = 0.0
 
-    def acquire(self) -> None:
-        """A prompt starts."""
+    def acquire(self, count: int = 1) -> None:
+        """So many start."""
         if self._count == 0:
             self._busy_since_s = self._clock()
-        self._count += 1
+        self._count += count
 
-    def release(self) -> None:
-        """A prompt ended."""
-        self._count -= 1
-        if self._count == 0:
+    def release(self, count: int = 1) -> None:
+        """So many ended."""
+        self._count -= count
+        if count and self._count == 0:
             self._busy_s += self._clock() - self._busy_since_s
         self._released.set()
 
     async def wait_until_free(self) -> None:
-        """Return when another prompt may start."""
+        """Return when another may start."""
         while not self.free:
             self._released.clear()
             await self._released.wait()
@@ -82,6 +86,15 @@ class InFlightLimit:
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
 _GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A unit that is being generated, and how many of its completions have not ended."""
+
+    prompts: Sequence[NumberedPrompt]
+    unanswered: int
+    task: "asyncio.Task[None] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +119,7 @@ class RolloutService:
         self._changed = asyncio.Event()
         self._draining = False
         self._lineage = 0
-        self._in_flight: dict[int, asyncio.Task[None]] = {}
-        self._partial: dict[int, list[Rollout]] = {}  # by unit, of which others are being generated
+        self._in_flight: dict[int, _Unit] = {}
         self._finished: list[Rollout] = []
         self._committing: list[Rollout] = []
         self._none_in_flight = asyncio.Event()
@@ -119,8 +131,8 @@ class RolloutService:
     @property
     def held(self) -> tuple[int, ...]:
         """Numbers of the prompts that are leased and not committed."""
-        waiting = (self._finished, self._committing, *self._partial.values())
-        return (*self._in_flight, *(rollout.number for rollouts in waiting for rollout in rollouts))
+        generated = (prompt.number for unit in self._in_flight.values() for prompt in unit.prompts)
+        return (*generated, *(rollout.number for rollout in (*self._finished, *self._committing)))
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
@@ -144,8 +156,7 @@ class RolloutService:
         """Give everything in flight back, and lease nothing until the engine is of `lineage`: no completion may have
         tokens of two lineages."""
         self._lineage = lineage
-        abandoned = tuple(self._in_flight.values())
-        self._partial.clear()
+        abandoned = tuple(unit.task for unit in self._in_flight.values() if unit.task is not None)
         for task in abandoned:
             task.cancel()
         if abandoned:
@@ -183,9 +194,11 @@ class RolloutService:
             if self._engine.version == NO_WEIGHTS or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
-            for prompt in await self._lease(self.usage.free):
-                if prompt.number not in self.held:  # else our first lease has run out, and we have it again
-                    self._begin(prompt, tasks)
+            units = self._by_unit(await self._lease(self.usage.free))
+            held = set(map(self._unit_of, self.held))
+            for index, prompts in units.items():
+                if index not in held:  # else our first lease has run out, and we have it again
+                    self._begin(index, prompts, tasks)
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
@@ -215,43 +228,42 @@ class RolloutService:
         lease = self._queue.lease(self._name, version, wanted, wait_s)
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
-    def _begin(self, prompt: NumberedPrompt, tasks: asyncio.TaskGroup) -> None:
-        self.usage.acquire()
+    def _begin(self, index: int, prompts: Sequence[NumberedPrompt], tasks: asyncio.TaskGroup) -> None:
+        unit = self._in_flight[index] = _Unit(prompts, len(prompts))
+        self.usage.acquire(len(prompts))
         self._none_in_flight.clear()
-        self._in_flight[prompt.number] = task = tasks.create_task(self._generate(prompt))
-        task.add_done_callback(lambda _: self._ended(prompt.number))  # also for one cancelled before it began
+        unit.task = tasks.create_task(self._generate(unit))
+        unit.task.add_done_callback(lambda _: self._ended(index))  # also for one cancelled before it began
 
-    def _ended(self, number: int) -> None:
-        self.usage.release()
-        del self._in_flight[number]
+    def _ended(self, index: int) -> None:
+        self.usage.release(self._in_flight.pop(index).unanswered)
         self._some_ended.set()
-        unit = self._unit(number)
-        if not any(self._unit(other) == unit for other in self._in_flight) and unit in self._partial:
-            self._finished += self._partial.pop(unit)
-            self._some_finished.set()
         if not self._in_flight:
             self._none_in_flight.set()
 
-    def _drop_unit(self, number: int) -> None:
-        """A unit is committed whole or not at all: what else there is of it would be for nothing."""
-        unit = self._unit(number)
-        self._partial.pop(unit, None)
-        for other, task in self._in_flight.items():
-            if self._unit(other) == unit and other != number:
-                task.cancel()
+    def _unit_of(self, number: int) -> int:
+        return number // self._config.unit_size
 
-    def _unit(self, number: int) -> int:
-        return number // self._config.lease_unit
+    def _by_unit(self, leased: Sequence[NumberedPrompt]) -> dict[int, list[NumberedPrompt]]:
+        """Each number once: a queue that was started again may give to a second call what it gave to the first."""
+        units: dict[int, list[NumberedPrompt]] = {}
+        for prompt in {prompt.number: prompt for prompt in leased}.values():
+            units.setdefault(self._unit_of(prompt.number), []).append(prompt)
+        return units
 
-    async def _generate(self, numbered: NumberedPrompt) -> None:
+    async def _generate(self, unit: _Unit) -> None:
+        def answered() -> None:
+            unit.unanswered -= 1
+            self.usage.release()
+
         await self._open.wait()
         try:
-            rollout = await self._generator.generate(numbered)
-        except PromptFailed as error:
-            self._drop_unit(numbered.number)
-            await self._queue.fail(self._name, numbered.number, str(error))
+            rollouts = await self._generator.generate(unit.prompts, answered)
+        except CompletionFailed as failure:
+            await self._queue.fail(self._name, failure.number, str(failure))
         else:
-            self._partial.setdefault(self._unit(rollout.number), []).append(rollout)
+            self._finished += rollouts
+            self._some_finished.set()
 
     async def _commit_finished(self) -> None:
         while True:

@@ -4,6 +4,7 @@
  objective   LossMetrics, WeightMetrics, BatchCounts   \
  learner     PolicyMetrics, MismatchMetrics,            > StepMetrics --flat()--> metrics.jsonl
              OptimizerMetrics, TeacherMetrics, Timing  /
+ driver      AnswerMetrics, where training answers are graded
 ```
 
 A number is declared here and made in one place. Its field's name is its name in metrics.jsonl, so no two parts share
@@ -11,7 +12,7 @@ one. Log-probs and divergences are in nats, times in seconds; nan stands where a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -199,6 +200,30 @@ class Timing:
             "forward_passes": self.forward_passes,
             "padding_share": self.padding_share,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMetrics:
+    """Grades of the answers that the step trained on, where each prompt has several; nan without any.
+
+    They are of the versions that sampled them, which may be several: no evaluation, which is of one.
+    """
+
+    answers_per_prompt: int
+    """G, `rollout.answers_per_prompt`."""
+    train_accuracy: float
+    """Share of right answers."""
+    train_pass_at_g: float
+    """pass@G: share of the prompts of which at least one answer is right."""
+
+    @classmethod
+    def of(cls, answers_per_prompt: int, groups: Sequence[Sequence[bool]]) -> "AnswerMetrics":
+        """Of the grades of each prompt's answers; a group may lack some that were given up."""
+        graded = [grades for grades in groups if grades]
+        right, answers = sum(map(sum, graded)), sum(map(len, graded))
+        if not answers:
+            return cls(answers_per_prompt, math.nan, math.nan)
+        return cls(answers_per_prompt, right / answers, sum(map(any, graded)) / len(graded))
 
 
 @dataclass(frozen=True, slots=True)

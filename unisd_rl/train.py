@@ -147,6 +147,8 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopSignals) -> PolicyVe
         admit(run, step)
         with times.measure("wait_s"):
             batch = take(run, step, version)
+        if run.grader is not None:
+            run.grader.start(batch)
         with times.measure("learn_s"):
             metrics = run.learners.step(batch.shards, step, run.config.run.step_timeout_s, version.lineage)
         version = PolicyVersion(version.lineage, step + 1)
@@ -189,9 +191,11 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     """
     balance = run.meter.add(metrics, times, run.rollouts.pulses, batch.depth)
     tokens_per_s = batch.tokens / max(times.total_s, 1e-9)
+    answers = None if run.grader is None else run.grader.result()
     line = {"lineage": version.lineage, **metrics.flat(), **asdict(times), **asdict(balance)}
-    run.directory.log_step({**line, "tokens_per_s": tokens_per_s})
-    run.console.print_step(metrics, tokens_per_s)
+    grades = {} if answers is None else asdict(answers)
+    run.directory.log_step({**line, "tokens_per_s": tokens_per_s, **grades})
+    run.console.print_step(metrics, tokens_per_s, answers)
     run.notices.observe(metrics)
     run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
     if version.number == 1 and run.store.version == version:

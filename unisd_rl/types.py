@@ -88,7 +88,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class NumberedPrompt:
-    """An admitted prompt: its position in the training order, the seed of its sampling, and who completes it."""
+    """An admitted prompt: its position in the training order, the seed of its sampling, and who completes it.
+
+    One completion each: of G answers to a problem there are G of these, with consecutive numbers, that share `prompt`.
+    """
 
     number: int
     seed: int

@@ -27,7 +27,7 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
         verify=config.weights.checksum,
         seed=config.run.seed,
         adapter=config.model.lora,
-        group=GroupShape(rollout.lease_unit, rollout.max_prompt_tokens) if rollout.lease_unit > 1 else None,
+        group=GroupShape(rollout.group_rows, rollout.max_prompt_tokens) if rollout.group_rows else None,
     )
     match engine:
         case TransformersEngine():

@@ -117,7 +117,8 @@ def looped(part: str, config: Config, steps: int) -> Row:
 def unconnected(config: Config, steps: int) -> Row:
     """Both sides at once, each by itself, on what the run of this configuration left."""
     run = RecordedRun.at(config.run_dir)
-    recording = Recording(run, config.learner.batch_size, config.run.total_steps)
+    group_size = config.rollout.answers_per_prompt
+    recording = Recording(run, config.learner.batch_size, group_size, config.run.total_steps)
     folder, plan = config.run_dir, core_plan(config)
     model = folder / "base_model"
     (folder / "unconnected" / "logs").mkdir(parents=True)

@@ -36,6 +36,7 @@ class Setting:
     lease_unit: int
     steps: int
     max_attempts: int = 2
+    answers: int = 1  # per prompt
 
     @property
     def prompts(self) -> int:
@@ -95,6 +96,7 @@ class World:
             max_staleness=setting.max_staleness,
             lease_s=LEASE_S,
             max_attempts=setting.max_attempts,
+            answers_per_prompt=setting.answers,
             lease_unit=setting.lease_unit,
         )
         self.told: set[str] = set()  # who this process of the queue knows to be retired
@@ -175,7 +177,11 @@ class World:
         numbers = self.batch(self.step)
         expected = [number for number in numbers if number not in self.quarantined()]
         assert list(taken.numbers) == expected, f"step {self.step} was handed {taken.numbers}"
-        rows = {row.number: row for shard in taken.shards for row in decode(shard)}
+        shards = [decode(shard) for shard in taken.shards]
+        groups = list(dict.fromkeys(number // self.setting.answers for number in expected))
+        dealt = [[n for n in expected if n // self.setting.answers in groups[rank::SHARDS]] for rank in range(SHARDS)]
+        assert [[row.number for row in rows] for rows in shards] == dealt, "a group was split, or not dealt in turn"
+        rows = {row.number: row for rows in shards for row in rows}
         for number, row in rows.items():
             name, versions = self.stored[number]
             assert row.actor == name, f"prompt {number} is not the one that came first"
@@ -408,7 +414,7 @@ class World:
         return list(range(first, first + self.setting.lease_unit))
 
     def source(self, number: int) -> Source:
-        return Source.GOLD if number % 5 == 3 else Source.POLICY
+        return Source.GOLD if number // self.setting.answers % 5 == 3 else Source.POLICY
 
     def encoded(self, actor: Actor, rows) -> bytes:
         return encode(

@@ -15,9 +15,11 @@ VERSION_0 = PolicyVersion(0, 0)
 END_OF_TURN = 0
 
 
-def numbered(number: int, source: Source = Source.POLICY) -> NumberedPrompt:
-    view = View(ViewKind.PRIMARY, (Message("user", f"view of {number}"),))
-    prompt = Prompt(f"id-{number}", (Message("user", f"q{number}"),), (view,), gold=f"gold of {number}")
+def numbered(number: int, source: Source = Source.POLICY, answers: int = 1) -> NumberedPrompt:
+    """Of `answers` answers to each prompt the one with this number."""
+    group = number // answers
+    view = View(ViewKind.PRIMARY, (Message("user", f"view of {group}"),))
+    prompt = Prompt(f"id-{group}", (Message("user", f"q{group}"),), (view,), gold=f"gold of {group}")
     return NumberedPrompt(number, 100 + number, prompt, source)
 
 
@@ -29,9 +31,13 @@ async def until(condition) -> None:
 
 
 class ByteTokenizer:
-    """One token per byte of all messages; a byte of zero ends a turn."""
+    """One token per byte of all messages; a byte of zero ends a turn. `encoded` are the texts of all calls."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
 
     def encode(self, messages) -> np.ndarray:
+        self.encoded += [message.content for message in messages]
         return np.frombuffer("".join(message.content for message in messages).encode(), np.uint8).astype(np.int32)
 
     encode_view = encode
@@ -44,10 +50,11 @@ class ByteTokenizer:
 
 
 class HeldEngine:
-    """Echoes a prompt once `release` says so; a prompt that contains `poison` cannot be answered."""
+    """Echoes a prompt once `release` says so; a prompt that contains `poison`, or has `poisoned` for its number, cannot
+    be answered."""
 
-    def __init__(self, version=VERSION_0, poison: str = "no prompt") -> None:
-        self.version, self.poison = version, poison
+    def __init__(self, version=VERSION_0, poison: str = "no prompt", poisoned: int | None = None) -> None:
+        self.version, self.poison, self.poisoned = version, poison, poisoned
         self.started: list[str] = []
         self.samplings = []
         self.cancelled = self.finished = 0
@@ -71,7 +78,7 @@ class HeldEngine:
         self.samplings.append(sampling)
         if self.failure is not None:
             raise self.failure
-        if self.poison in text:
+        if self.poison in text or sampling.number == self.poisoned:
             raise PromptFailed(f"{text} is poison")
         try:
             await self._released.acquire()
@@ -84,10 +91,11 @@ class HeldEngine:
 
 
 class ListQueue:
-    """Leases numbers in order to versions >= number // batch; remembers every call."""
+    """Leases numbers in order and whole groups to versions >= number // batch; remembers every call."""
 
-    def __init__(self, prompts: int, batch: int = 1000, source: Source = Source.POLICY) -> None:
-        self.waiting = [numbered(number, source) for number in range(prompts)]
+    def __init__(self, prompts: int, batch: int = 1000, source: Source = Source.POLICY, answers: int = 1) -> None:
+        self.waiting = [numbered(number, source, answers) for number in range(prompts)]
+        self.answers = answers
         self.batch = batch
         self.leases: list[tuple[PolicyVersion, int]] = []
         self.commits: list[list[int]] = []
@@ -111,7 +119,8 @@ class ListQueue:
         self.leases.append((applied, wanted))
         self._newer_call.set()
         self._newer_call = mine = asyncio.Event()
-        may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:wanted]
+        whole = -(-wanted // self.answers) * self.answers
+        may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:whole]
         if wanted and not may:
             await mine.wait()
             may, self._given, self.gives_on_end = self._given + self.gives_on_end, [], []

@@ -178,7 +178,11 @@ class RolloutConfig(Section):
     cores: Annotated[Cores | None, Decides.NOTHING] = None
     """CPU cores of the rollout actors on a shared machine. Absent: derived, and printed at start."""
     concurrency: Annotated[Count, Decides.NOTHING] = 64
-    """Prompts an actor has in flight."""
+    """Completions an actor has in flight. It leases whole units (`lease_unit`), so the last one may go over it."""
+    answers_per_prompt: Annotated[Count, Decides.LOSS] = 1
+    """Completions of each prompt (G), a group: one problem with its views, G seeds. `learner.batch_size` counts
+    completions, so a step has batch_size / G prompts. A group is leased, committed and trained on as a whole, by one
+    learner rank."""
     temperature: Annotated[Temperature, Decides.LOSS] = 0.7
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0), Decides.LOSS] = 1.0
@@ -195,10 +199,11 @@ class RolloutConfig(Section):
     """Largest number of optimiser steps between the version of a token and the step that trains on it."""
     lease_s: Annotated[Seconds, Decides.NOTHING] = 300.0
     """A prompt whose actor has not renewed its lease for so long is issued again."""
-    lease_unit: Count = 1
-    """Prompts are leased, and committed, in units of so many consecutive ones: all of a unit or none. Divides
-    learner.batch_size. Above 1 the transformers engine generates them in groups of so many rows, padded to
-    max_prompt_tokens: with max_staleness 0 the bits of a rollout then follow from its prompt and its seed."""
+    lease_unit: Count | None = None
+    """Completions are leased, and committed, in units of so many with consecutive numbers: all of a unit or none. A
+    multiple of `answers_per_prompt` that divides `learner.batch_size`. Absent: `answers_per_prompt`. Where it is given,
+    above 1, the transformers engine generates units in groups of so many rows, padded to max_prompt_tokens: with
+    max_staleness 0 the bits of a rollout then follow from its prompt and its seed."""
     max_attempts: Annotated[Count, Decides.NOTHING] = 3
     """A prompt that failed so often is quarantined."""
     fsync: Annotated[bool, Decides.NOTHING] = False
@@ -227,6 +232,20 @@ class RolloutConfig(Section):
     def actors_at_most(self) -> int:
         """Rollout actors the configuration plans for."""
         return self.actors.max if isinstance(self.actors, AutoActors) else self.actors
+
+    @property
+    def unit_size(self) -> int:
+        """Completions that are leased and committed together."""
+        return self.lease_unit or self.answers_per_prompt
+
+    @property
+    def group_rows(self) -> int | None:
+        """Rows of the fixed groups in which the transformers engine generates; None: as many as there is to do.
+
+        Only a `lease_unit` that is given asks for them: they cost the padding of every row, and several answers to a
+        prompt alone are no reason for that.
+        """
+        return self.lease_unit if self.lease_unit is not None and self.lease_unit > 1 else None
 
     @property
     def on_gpu(self) -> bool:

@@ -19,8 +19,9 @@ class RunConfig(Section):
     steps: Annotated[Count | None, Decides.LOSS] = 40
     """Optimiser steps. Absent where `epochs` is given."""
     epochs: Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, Decides.LOSS] = None
-    """Passes over the training problems that are kept, instead of `steps`: epochs * problems / `learner.batch_size`
-    steps, rounded up, counted at the run's start and recorded as `steps`."""
+    """Passes over the training problems that are kept, instead of `steps`: epochs * problems *
+    `rollout.answers_per_prompt` / `learner.batch_size` steps, rounded up, counted at the run's start and recorded as
+    `steps`."""
     seed: Annotated[Seed, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
     checkpoint_every: Annotated[CountOrNone, Decides.NOTHING] = 20
@@ -59,11 +60,14 @@ class RunConfig(Section):
         count, unit = (self.steps, "step") if self.steps is not None else (self.epochs, "epoch")
         return f"{count:,} {unit}{'s' * (count != 1)}"
 
-    def counted(self, problems: int, batch_size: int) -> "RunConfig":
-        """The same run with its length in steps: epochs * problems / batch_size, rounded up."""
+    def counted(self, completions: int, batch_size: int) -> "RunConfig":
+        """The same run with its length in steps: epochs * completions / batch_size, rounded up.
+
+        `completions` are those of one pass over the training problems.
+        """
         if self.epochs is None:
             return self
-        return self.model_copy(update={"steps": -(-self.epochs * problems // batch_size), "epochs": None})
+        return self.model_copy(update={"steps": -(-self.epochs * completions // batch_size), "epochs": None})
 
 
 class FaultsConfig(Section):

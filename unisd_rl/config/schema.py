@@ -48,6 +48,7 @@ class Config(Section):
             _transport_has_gpus,
             _engine_takes_the_longest,
             _base_actors_keep_the_initial_weights,
+            _groups_are_sampled,
             _units_fill_batches,
         ):
             check(self)
@@ -55,7 +56,14 @@ class Config(Section):
 
     def counted(self, problems: int) -> "Config":
         """The same configuration with `run.epochs` as `run.steps`, for so many training problems that are kept."""
-        return self.model_copy(update={"run": self.run.counted(problems, self.learner.batch_size)})
+        completions = problems * self.rollout.answers_per_prompt
+        return self.model_copy(update={"run": self.run.counted(completions, self.learner.batch_size)})
+
+    def describe_batch(self) -> str:
+        """What a step trains on, for people: `64 prompts`, or `16 prompts, 4 answers each`."""
+        answers = self.rollout.answers_per_prompt
+        prompts = self.learner.batch_size // answers
+        return f"{prompts} prompts" + (f", {answers} answers each" if answers > 1 else "")
 
     @property
     def run_dir(self) -> Path:
@@ -203,11 +211,27 @@ def _engine_takes_the_longest(config: Config) -> None:
         )
 
 
-def _units_fill_batches(config: Config) -> None:
-    unit, batch = config.rollout.lease_unit, config.learner.batch_size
-    if batch % unit:
+def _groups_are_sampled(config: Config) -> None:
+    answers, gold = config.rollout.answers_per_prompt, config.rollout.sources.gold
+    if answers > 1 and gold:
         raise ValueError(
-            f"rollout.lease_unit = {unit} does not divide learner.batch_size = {batch}: a unit would be of two steps; "
+            f"rollout.answers_per_prompt = {answers} and rollout.sources.gold = {gold:g}: a problem has one gold "
+            f"completion, which a step would train on {answers} times; set the first to 1 or the second to 0"
+        )
+
+
+def _units_fill_batches(config: Config) -> None:
+    rollout, batch = config.rollout, config.learner.batch_size
+    unit, answers = rollout.unit_size, rollout.answers_per_prompt
+    if unit % answers:
+        raise ValueError(
+            f"rollout.lease_unit = {unit} is no multiple of rollout.answers_per_prompt = {answers}: a group would have "
+            "two leases; choose one that is, or leave it out"
+        )
+    if batch % unit:
+        name = "answers_per_prompt" if rollout.lease_unit is None else "lease_unit"
+        raise ValueError(
+            f"rollout.{name} = {unit} does not divide learner.batch_size = {batch}: a unit would be of two steps; "
             "choose one that does"
         )
 

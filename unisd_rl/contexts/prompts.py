@@ -3,6 +3,13 @@
 Prompt `number` is a pure function of the configuration and the data: a resumed run goes on with the
 same prompts, and any process can say what prompt 4711 was. Whatever is filtered is filtered before
 numbering (`selection.py`), so that batch k is always the prompts kB .. kB+B-1, without holes.
+
+    number   0 1 2 3 | 4 5 6 7 | 8 ...       G = 4 answers per prompt
+    group       0    |    1    | 2 ...       place g of the stream: problem, views, source
+    seed     one of each number
+
+A number is a completion's. With `rollout.answers_per_prompt` G, numbers gG .. gG+G-1 are group g: the problem at place
+g, with one source and the same views, sampled with a seed of each number's own.
 """
 
 from dataclasses import dataclass, replace
@@ -85,9 +92,10 @@ class PromptStream:
         self._config = config
         self._prepared = prepared
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._newest: tuple[int, Prompt] | None = None
 
     def __len__(self) -> int:
-        """Prompts in an epoch."""
+        """Problems in an epoch."""
         return len(self._prepared.kept)
 
     @property
@@ -115,25 +123,35 @@ class PromptStream:
 
     def prompt(self, number: int) -> NumberedPrompt:
         """Prompt `number` >= 0, with the seed of its sampling and the source of its completion."""
-        epoch, position = divmod(number, len(self))
-        index, seed = int(self._epoch_order(epoch)[position]), self._config.run.seed
-        source = source_of(number, seed, self._config.rollout.sources)
-        prompt = prompt_of(self._task, self._config, self._prepared.kept[index], self._contexts(index, number))
-        return NumberedPrompt(number, derive_seed(seed, "sampling", number), prompt, source)
+        group, seed = number // self._config.rollout.answers_per_prompt, self._config.run.seed
+        source = source_of(group, seed, self._config.rollout.sources)
+        return NumberedPrompt(number, derive_seed(seed, "sampling", number), self.problem(group), source)
 
-    def _contexts(self, index: int, number: int) -> Contexts:
-        """The contexts of the problem at this index where it is prompt `number`."""
-        contexts, donors = self._prepared.contexts[index], self._prepared.step_donors
+    def problem(self, place: int) -> Prompt:
+        """The problem at `place` >= 0 of the stream with its views: one object for a whole group, which is then
+        pickled once."""
+        if self._newest is None or self._newest[0] != place:
+            self._newest = place, prompt_of(self._task, self._config, self.example(place), self._contexts(place))
+        return self._newest[1]
+
+    def example(self, place: int) -> Example:
+        """The same as the task gives it, with its reference answer."""
+        return self._prepared.kept[self._index(place)]
+
+    def _contexts(self, place: int) -> Contexts:
+        """The contexts of the problem at this place, in the step that trains on it there."""
+        contexts, donors = self._prepared.contexts[self._index(place)], self._prepared.step_donors
         if donors is None:
             return contexts
-        step = number // self._config.learner.batch_size
-        return replace(contexts, auxiliary=donors.for_example(self._prepared.kept[index], step, contexts.auxiliary))
+        step = place * self._config.rollout.answers_per_prompt // self._config.learner.batch_size
+        return replace(contexts, auxiliary=donors.for_example(self.example(place), step, contexts.auxiliary))
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+    def _index(self, place: int) -> int:
+        epoch, position = divmod(place, len(self))
         if self._order is None or self._order[0] != epoch:
             draw = np.random.default_rng(derive_seed(self._config.run.seed, "epoch", epoch))
             self._order = epoch, draw.permutation(len(self))
-        return self._order[1]
+        return int(self._order[1][position])
 
 
 def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:
@@ -143,8 +161,8 @@ def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) 
     return Prompt(example.id, task.student_messages(example), views, gold)
 
 
-def source_of(number: int, seed: int, shares: SourcesConfig) -> Source:
-    """Who completes prompt `number` of a run: a draw by the shares, and a pure function of its arguments."""
+def source_of(group: int, seed: int, shares: SourcesConfig) -> Source:
+    """Who completes group `group` of a run: a draw by the shares, and a pure function of its arguments."""
     others = [source for source, share in ((Source.POLICY, shares.policy), (Source.BASE, shares.base)) if share]
-    drawn = derive_seed(seed, "source", number) / 2**31
+    drawn = derive_seed(seed, "source", group) / 2**31
     return Source.GOLD if drawn < shares.gold or not others else others[0]

@@ -19,6 +19,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.prepare import ContextGenerator, Preparation
 from unisd_rl.contexts.prompts import PromptStream
+from unisd_rl.driver.answer_grader import AnswerGrader, answer_grader
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Console, StepNotices
 from unisd_rl.driver.context_generation import generation_engine
@@ -48,6 +49,8 @@ class Run:
     meter: BottleneckMeter
     retention: RetentionScorer | None
     """None where retention is not measured."""
+    grader: AnswerGrader | None
+    """None where training answers are not graded."""
     notices: StepNotices
     report: Report
     """Receives every event."""
@@ -87,6 +90,9 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             rollouts.check()
             store_monitor.check_health()
 
+        grader = answer_grader(config, task, prompts, model)
+        if grader is not None:
+            stack.callback(grader.close)
         learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
@@ -106,6 +112,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             console=console,
             meter=BottleneckMeter(config.learner.ranks),
             retention=retention_scorer(config, plan, model, directory.path, stack),
+            grader=grader,
             notices=StepNotices(config, report),
             report=report,
         )
@@ -116,8 +123,7 @@ def counted(config: Config, problems: int, directory: RunDirectory, console: Con
     steps = config.counted(problems)
     if steps != config:
         directory.write_config(steps)
-        batch = config.learner.batch_size
-        console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {batch} prompts")
+        console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {config.describe_batch()}")
         said = ineffective_settings(config)
         console.print_notes(sentence for sentence in ineffective_settings(steps) if sentence not in said)
     console.expect_steps(steps.run.total_steps)

@@ -15,7 +15,7 @@ from typing_extensions import override
 from unisd_rl.config import Config
 from unisd_rl.evaluation.evaluate import Evaluation
 from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut
-from unisd_rl.metrics import ENOUGH_TOKENS, MismatchMetrics, StepMetrics, WeightMetrics
+from unisd_rl.metrics import ENOUGH_TOKENS, AnswerMetrics, MismatchMetrics, StepMetrics, WeightMetrics
 from unisd_rl.types import Event, Failure, Notice, Progress, Recovery, Report, Resumption, Scaling, Stop
 
 MISMATCH_KL = 0.015
@@ -98,8 +98,8 @@ class Console(Progress):
         finally:
             self._bars.remove_task(task)
 
-    def print_step(self, metrics: StepMetrics, tokens_per_s: float) -> None:
-        """Print the line of one step."""
+    def print_step(self, metrics: StepMetrics, tokens_per_s: float, answers: AnswerMetrics | None = None) -> None:
+        """Print the line of one step; `answers` are the grades of those it trained on, where there are any."""
         loss, weights, policy = metrics.loss, metrics.weights, metrics.policy
         self._bars.update(self._training, completed=metrics.step + 1, visible=True)
         fields = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
@@ -110,6 +110,11 @@ class Console(Progress):
             fields += [f"agreement {weights.weight_mean:.3f} ({spread})"]
         if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
             fields += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
+        if answers is not None:
+            fields.append(
+                f"training answers right {answers.train_accuracy:.1%}, pass@{answers.answers_per_prompt} "
+                f"{answers.train_pass_at_g:.1%} (mixed versions)"
+            )
         self.print("  ".join([*fields, f"{tokens_per_s:,.0f} tokens/s"]))
 
     def print_evaluation(self, evaluation: Evaluation, limit: int) -> None:

@@ -53,7 +53,7 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     Raises:
         UserError: what the run would refuse before it starts a process.
     """
-    yield f"run {config.run_dir}: {config.run.length} of {config.learner.batch_size} prompts"
+    yield f"run {config.run_dir}: {config.run.length} of {config.describe_batch()}"
     yield from (default.describe() for default in defaults)
     yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
@@ -112,7 +112,8 @@ def describe_replay(request: ReplayRequest) -> Iterator[str]:
     """
     config, run = request.config, request.run.path
     check_model(config)
-    recording = Recording(request.run, config.learner.batch_size, config.run.total_steps)
+    group_size = config.rollout.answers_per_prompt
+    recording = Recording(request.run, config.learner.batch_size, group_size, config.run.total_steps)
     yield f"replay {run} -> {config.run_dir}, from the model {config.model.path}"
     yield (
         f"the ledger holds {recording.steps} of {config.run.total_steps} steps whole, {recording.rollouts} rollouts in "
@@ -195,9 +196,10 @@ def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> It
     if began is not None and without is config:
         now, noted = {**model_origin(model), **task_origin(config.task, task, prompts)}, read_origin(began)
         check_origin(began, {kind: now[kind] for kind in now.keys() & noted.keys()}, model)
-    count = config.counted(len(prompts)).run.total_steps * config.learner.batch_size
+    completions = config.counted(len(prompts)).run.total_steps * config.learner.batch_size
+    count = completions // config.rollout.answers_per_prompt
     yield f"trains on {prepared.report.describe()}; {count:,} prompts are {count / len(prompts):.3g} epochs"
-    first = prompts.prompt(0).prompt
+    first = prompts.problem(0)
     yield f"prompt 0 is problem {first.id}, as each view reads it:"
     yield from _views(first, ChatTokenizer(model, config.model.chat_template))
     for kind, section in (("auxiliary", read.auxiliary), ("negative", read.negative)):

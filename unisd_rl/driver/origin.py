@@ -53,8 +53,8 @@ def task_origin(config: TaskConfig, task: Task, prompts: PromptStream) -> dict[s
 def _rendered(prompts: PromptStream) -> str:
     """Of what the student and every teacher read of each problem, and of gold completions: one epoch, in its order."""
     state = xxhash.xxh3_128()
-    for number in range(len(prompts)):
-        prompt = prompts.prompt(number).prompt
+    for place in range(len(prompts)):
+        prompt = prompts.problem(place)
         chats = [(view.kind, view.messages) for view in prompt.views]
         for kind, messages in (("student", prompt.messages), *chats):
             turns = [[message.role, message.content] for message in messages]

@@ -47,7 +47,7 @@ def verify_published(run: Run, version: PolicyVersion) -> None:
     config, on_wait = run.config, partial(check_weight_sources, run, version)
     run.rollouts.wait_for(version, config.weights.timeout_s, on_wait)
     sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_completion_tokens, config.run.seed)
-    chats = [run.prompts.prompt(number).prompt.messages for number in range(PROBES)]
+    chats = [run.prompts.problem(place).messages for place in range(PROBES)]
     engine: list[Logprobs] = [np.empty(0, np.float32)]
     learner: list[Logprobs] = [np.empty(0, np.float32)]
     for answer in run.rollouts.answers(chats, sampling, version, on_wait):

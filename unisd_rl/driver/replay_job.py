@@ -72,7 +72,8 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
     """
     config = request.config
     check_model(config)
-    recording = Recording(request.run, config.learner.batch_size, config.run.total_steps)
+    group_size = config.rollout.answers_per_prompt
+    recording = Recording(request.run, config.learner.batch_size, group_size, config.run.total_steps)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config):
         summary = _replay_in(directory, request, recording)

@@ -67,9 +67,13 @@ def load_task(config: TaskConfig, for_training: bool = True) -> Task:
     if overlap := describe_overlap(task):
         print_once(f"{origin}: {overlap}")
     if not isinstance(config, SelfContained):  # these make their solutions, some wrong on purpose
-        runs_programs = isinstance(config, MBPPTask | HumanEvalTask | PythonTask)  # one's own may
-        check_gold(task, origin, _GRADED_PROGRAMS if runs_programs else _GRADED)
+        check_gold(task, origin, _GRADED_PROGRAMS if runs_programs(config) else _GRADED)
     return task
+
+
+def runs_programs(config: TaskConfig) -> bool:
+    """Whether a grade may take a program that is run: of a benchmark of programs, or of a task of one's own."""
+    return isinstance(config, MBPPTask | HumanEvalTask | PythonTask)
 
 
 def _loaded(config: TaskConfig) -> Task:

@@ -46,3 +46,18 @@ def test_waiting_ends_when_a_place_is_given_up():
         return limit.free
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_several_start_and_end_at_once_and_none_is_no_end():
+    clock = Clock()
+    limit = InFlightLimit(4, clock)
+    limit.start_timing()
+    limit.acquire(4)
+    clock.now = 2.0
+    limit.release(3)
+    assert limit.free == 3
+    clock.now = 5.0
+    limit.release()
+    clock.now = 9.0
+    limit.release(0)
+    assert (limit.free, limit.busy_s) == (4, pytest.approx(5.0))

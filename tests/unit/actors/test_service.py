@@ -20,8 +20,8 @@ from unisd_rl.types import PolicyVersion, Source
 
 
 @asynccontextmanager
-async def serving(queue, engine, **settings):
-    service = RolloutService("a", RolloutConfig(**settings), engine, ByteTokenizer(), queue)
+async def serving(queue, engine, tokenizer=None, **settings):
+    service = RolloutService("a", RolloutConfig(**settings), engine, tokenizer or ByteTokenizer(), queue)
     task = asyncio.create_task(service.serve())
     try:
         yield service
@@ -341,3 +341,103 @@ def test_the_prompts_of_a_unit_are_committed_together_or_not_at_all():
             return early, queue.commits, queue.failed, engine.cancelled
 
     assert asyncio.run(scenario()) == ([], [[0, 1, 2]], [(4, "q4 is poison")], 2)
+
+
+def test_the_answers_to_a_prompt_have_its_tokens_read_once_and_a_seed_each():
+    async def scenario():
+        queue, engine, tokenizer = ListQueue(8, answers=4), HeldEngine(), ByteTokenizer()
+        async with serving(queue, engine, tokenizer, answers_per_prompt=4):
+            engine.release(8)
+            await until(lambda: len(queue.rollouts) == 8)
+            return queue.rollouts, engine, tokenizer.encoded
+
+    rollouts, engine, encoded = asyncio.run(scenario())
+    assert sorted(encoded) == ["q0", "q1", "view of 0", "view of 1"]
+    assert engine.started == ["q0"] * 4 + ["q1"] * 4
+    assert [(sampling.number, sampling.seed) for sampling in engine.samplings] == [(n, 100 + n) for n in range(8)]
+    by_number = {rollout.number: rollout for rollout in rollouts}
+    for number in range(8):
+        row, group = by_number[number], number // 4
+        assert (row.id, row.seed) == (f"id-{group}", 100 + number)
+        assert bytes(row.prompt_tokens.tolist()) == f"q{group}".encode()
+        assert [bytes(view.tokens.tolist()) for view in row.views] == [f"view of {group}".encode()]
+
+
+def test_a_group_is_committed_whole_when_its_last_answer_is_there():
+    async def scenario():
+        queue, engine = ListQueue(8, answers=4), HeldEngine()
+        async with serving(queue, engine, answers_per_prompt=4):
+            await until(lambda: len(engine.started) == 8)
+            engine.release(3)
+            await until(lambda: engine.finished == 3)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            early = list(queue.commits)
+            engine.release(1)
+            await until(lambda: queue.commits)
+            return early, queue.commits
+
+    assert asyncio.run(scenario()) == ([], [[0, 1, 2, 3]])
+
+
+def test_each_answer_that_ends_frees_a_place_and_groups_are_leased_whole():
+    """Five places: a second group goes over them; three answers later there is no room yet, four later for one."""
+
+    async def scenario():
+        queue, engine = ListQueue(16, answers=4), HeldEngine()
+        async with serving(queue, engine, concurrency=5, answers_per_prompt=4) as service:
+            await until(lambda: len(engine.started) == 8)
+            assert (service.usage.free, len(service.held)) == (0, 8)
+            engine.release(3)
+            await until(lambda: engine.finished == 3)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(engine.started) == 8
+            engine.release(1)
+            await until(lambda: len(engine.started) == 12)
+            return [wanted for _, wanted in queue.leases]
+
+    assert asyncio.run(scenario()) == [5, 1]
+
+
+def test_of_a_group_with_an_answer_that_fails_that_number_is_reported_and_the_others_are_stopped():
+    async def scenario():
+        queue, engine = ListQueue(8, answers=4), HeldEngine(poisoned=6)
+        async with serving(queue, engine, answers_per_prompt=4) as service:
+            await until(lambda: queue.failed)
+            engine.release(4)
+            await until(lambda: service.committed == 4)
+            return queue.commits, queue.failed, engine.cancelled, service.usage.free, service.held
+
+    assert asyncio.run(scenario()) == ([[0, 1, 2, 3]], [(6, "q1 is poison")], 3, 64, ())
+
+
+def test_what_is_left_of_a_group_is_generated_alone():
+    """One of its answers was given up: its place stays empty."""
+
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        queue.waiting = [numbered(number, answers=4) for number in (4, 6, 7)]
+        async with serving(queue, engine, answers_per_prompt=4):
+            engine.release(3)
+            await until(lambda: queue.commits)
+            return queue.commits, engine.started
+
+    assert asyncio.run(scenario()) == ([[4, 6, 7]], ["q1"] * 3)
+
+
+def test_a_lease_that_two_calls_were_given_is_generated_once():
+    """The queue was started again in between, and had forgotten the first."""
+
+    async def scenario():
+        queue, engine = ListQueue(0, answers=4), HeldEngine()
+        async with serving(queue, engine, answers_per_prompt=4) as service:
+            await until(lambda: queue.leases)
+            group = [numbered(number, answers=4) for number in range(4)]
+            queue.waiting, queue.gives_on_end = list(group), group
+            service.weights_changed()
+            engine.release(8)
+            await until(lambda: queue.commits)
+            return queue.commits, engine.started
+
+    assert asyncio.run(scenario()) == ([[0, 1, 2, 3]], ["q0"] * 4)

@@ -55,7 +55,7 @@ def refusal(arguments, capsys):
 
 
 def recording(folder, steps=STEPS):
-    return Recording(RecordedRun.at(folder), BATCH, steps)
+    return Recording(RecordedRun.at(folder), BATCH, 1, steps)
 
 
 def test_a_batch_is_its_steps_stored_prompts_in_order_dealt_to_the_ranks(folder):
@@ -64,6 +64,12 @@ def test_a_batch_is_its_steps_stored_prompts_in_order_dealt_to_the_ranks(folder)
     shards, numbers = found.shards(1, 2)
     assert numbers == [4, 6, 7]
     assert [[row.number for row in decode(shard)] for shard in shards] == [[4, 7], [6]]
+
+
+def test_groups_of_answers_are_dealt_whole_as_the_run_dealt_them(folder):
+    shards, numbers = Recording(RecordedRun.at(folder), BATCH, 2, STEPS).shards(1, 2)
+    assert numbers == [4, 6, 7]
+    assert [[row.number for row in decode(shard)] for shard in shards] == [[4], [6, 7]]
 
 
 def test_no_more_steps_than_asked_and_than_are_whole(folder):

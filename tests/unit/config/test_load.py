@@ -6,7 +6,7 @@ import pytest
 
 from unisd_rl.cli import parse_fields
 from unisd_rl.config import Config
-from unisd_rl.config.load import RENAMED, load_recipe, overlay
+from unisd_rl.config.load import RECIPES, RENAMED, load_recipe, overlay
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
 
@@ -93,6 +93,19 @@ def test_a_section_of_the_same_kind_is_merged():
         ),
         ({"contexts": {"donors_per_step": 8, "auxiliary": {"model": "minilm"}}}, ["donors_per_step = 8", "'minilm'"]),
         ({"rollout": {"lease_unit": 3}}, ["rollout.lease_unit = 3", "learner.batch_size"]),
+        ({"rollout": {"answers_per_prompt": 3}}, ["rollout.answers_per_prompt = 3 does not divide learner.batch_size"]),
+        (
+            {"rollout": {"answers_per_prompt": 4, "lease_unit": 2}},
+            ["rollout.lease_unit = 2 is no multiple of rollout.answers_per_prompt = 4"],
+        ),
+        (
+            {"rollout": {"answers_per_prompt": 4, "lease_unit": 12}},
+            ["rollout.lease_unit = 12 does not divide learner.batch_size = 64"],
+        ),
+        (
+            {"rollout": {"answers_per_prompt": 2, "sources": {"policy": 0.5, "gold": 0.5}}},
+            ["rollout.answers_per_prompt = 2", "rollout.sources.gold = 0.5", "set the first to 1 or the second to 0"],
+        ),
         ({"weights": {"publish_every": 3}}, ["weights.publish_every = 3", "rollout.max_staleness", "1"]),
         ({"objective": {"clipping": {"threshold": 1.0, "quantile": 0.9}}}, ["threshold", "quantile"]),
         ({"task": {"type": "jsonl", "train": "x.jsonl"}}, ["jsonl", "model.path"]),
@@ -104,6 +117,31 @@ def test_a_bad_value_is_refused_with_the_value_and_the_remedy(overrides, names):
     message = str(refused.value)
     assert "\n" not in message
     assert all(name in message for name in names), message
+
+
+@pytest.mark.parametrize(
+    ("rollout", "unit", "rows"),
+    [
+        ({}, 1, None),
+        ({"lease_unit": 1}, 1, None),
+        ({"lease_unit": 8}, 8, 8),
+        ({"answers_per_prompt": 4}, 4, None),
+        ({"answers_per_prompt": 4, "lease_unit": 4}, 4, 4),
+        ({"answers_per_prompt": 4, "lease_unit": 8}, 8, 8),
+    ],
+)
+def test_a_unit_is_a_group_unless_it_is_given_and_only_then_has_the_engine_fixed_groups(rollout, unit, rows):
+    config = load_recipe("unisd_star", {"rollout": rollout})
+    assert (config.rollout.unit_size, config.rollout.group_rows) == (unit, rows)
+
+
+def test_answers_of_the_initial_model_may_be_several():
+    assert load_recipe("ssd", {"rollout": {"answers_per_prompt": 4}}).rollout.unit_size == 4
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_a_recipe_of_the_papers_rows_has_one_answer_per_prompt(name):
+    assert load_recipe(name).rollout.answers_per_prompt == 1
 
 
 def key_and_value(entry):

@@ -37,6 +37,17 @@ def test_epochs_are_counted_as_steps_rounded_up_once(epochs, problems, batch, st
     assert config.counted(problems).run.epochs is None
 
 
+def test_an_epoch_counts_problems_each_of_which_has_so_many_answers(capsys, tmp_path):
+    """100 problems with 4 answers each are 400 completions: 6.25 steps of 64."""
+    directory, sections = RunDirectory(tmp_path / "run"), {"run": {"epochs": 1}, "rollout": {"answers_per_prompt": 4}}
+    config = load_recipe("unisd_star", sections)
+    directory.create(config)
+    assert counted(config, 100, directory, Console()).run.total_steps == 7
+    directory.close()
+    assert "1 epoch of 100 problems: 7 steps of 16 prompts, 4 answers each" in capsys.readouterr().out
+    assert "1 epoch of 16 prompts, 4 answers each" in next(describe_run(config, False))
+
+
 def test_steps_that_are_given_stay_whatever_the_data_holds():
     config = load_recipe("unisd_star")
     assert config.run.total_steps == 40

@@ -1,5 +1,7 @@
 """The stream of prompts: each number is one prompt for ever, and every epoch holds every example once."""
 
+import pickle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from tests.fakes.prepared import prepared_stream
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, TaskNegative
 from unisd_rl.config.objective import JensenShannon, LogprobContrast, ObjectiveConfig, TokenAgreement
+from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.config.run import RunConfig
 from unisd_rl.contexts.prompts import PreparationReport, PromptStream
 from unisd_rl.errors import UserError
@@ -17,10 +20,12 @@ from unisd_rl.tasks.arithmetic import Arithmetic
 TASK = Arithmetic(train_examples=40, eval_examples=5, seed=0)
 
 
-def stream(seed: int = 0, fits=lambda prompt: True) -> PromptStream:
+def stream(seed: int = 0, fits=lambda prompt: True, answers: int = 1) -> PromptStream:
     contexts = ContextsConfig(auxiliary=RandomAuxiliary(views=2), negative=TaskNegative())
     objective = ObjectiveConfig(divergence=JensenShannon(), agreement=TokenAgreement(), contrastive=LogprobContrast())
-    return prepared_stream(Config(run=RunConfig(seed=seed), contexts=contexts, objective=objective), TASK, fits=fits)
+    rollout = RolloutConfig(answers_per_prompt=answers)
+    config = Config(run=RunConfig(seed=seed), contexts=contexts, rollout=rollout, objective=objective)
+    return prepared_stream(config, TASK, fits=fits)
 
 
 @settings(max_examples=25)
@@ -51,6 +56,30 @@ def test_numbers_seeds_and_order_follow_the_runs_seed():
     assert [prompts.prompt(number).number for number in range(40)] == list(range(40))
     assert len({prompts.prompt(number).seed for number in range(40)}) == 40
     assert [prompts.prompt(n).prompt.id for n in range(40)] != [others.prompt(n).prompt.id for n in range(40)]
+
+
+def test_with_four_answers_four_numbers_are_one_problem_with_a_seed_each_and_an_epoch_counts_problems():
+    one, four = stream(), stream(answers=4)
+    for number in (*range(12), 158, 160, 321):  # 40 problems are 160 numbers
+        single, answer = one.prompt(number // 4), four.prompt(number)
+        assert (answer.number, answer.prompt, answer.source) == (number, single.prompt, single.source)
+        assert answer.seed == derive_seed(0, "sampling", number)
+    assert len(four) == 40
+    assert len({four.prompt(number).seed for number in range(320)}) == 320
+
+
+def test_a_group_shares_one_object_which_is_pickled_once():
+    four = stream(answers=4)
+    first, *others = (four.prompt(number).prompt for number in range(4, 8))
+    assert all(other is first for other in others)
+    assert four.prompt(8).prompt is not first
+    group, one = (pickle.dumps([four.prompt(number) for number in numbers]) for numbers in (range(4, 8), [4]))
+    assert len(group) < 1.5 * len(one)
+
+
+def test_a_problem_and_its_reference_answer_stand_at_the_same_place():
+    four = stream(answers=4)
+    assert all(four.problem(place).id == four.example(place).id for place in range(80))
 
 
 def test_prompts_that_do_not_fit_are_counted_and_leave_no_hole():

@@ -11,6 +11,7 @@ from tests.fakes.step_metrics import step_metrics
 from unisd_rl.driver.bottleneck import Balance, StepTimes
 from unisd_rl.driver.summary import Summary
 from unisd_rl.evaluation.statistics import EvaluationSummary
+from unisd_rl.metrics import AnswerMetrics
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.types import Event
 
@@ -20,7 +21,9 @@ def names(*kinds):
 
 
 WRITTEN = {
-    "metrics.jsonl": {"lineage", "tokens_per_s"} | set(step_metrics().flat()) | names(StepTimes, Balance),
+    "metrics.jsonl": {"lineage", "tokens_per_s"}
+    | set(step_metrics().flat())
+    | names(StepTimes, Balance, AnswerMetrics),
     "events.jsonl": {"time_s", "event"} | names(*get_args(Event)),
     "summary.json": names(Summary, EvaluationSummary, QueueReport),
 }

@@ -9,7 +9,7 @@ import pytest
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.publish import verify_published
 from unisd_rl.errors import RunFailed
-from unisd_rl.types import Message, NumberedPrompt, PolicyVersion, Prompt
+from unisd_rl.types import Message, PolicyVersion, Prompt
 
 TOKENS = 60
 
@@ -40,8 +40,8 @@ class Learner:
 
 
 class Prompts:
-    def prompt(self, number):
-        return NumberedPrompt(number, 0, Prompt(str(number), (Message("user", "?"),), ()))
+    def problem(self, place):
+        return Prompt(str(place), (Message("user", "?"),), ())
 
 
 def verify(gaps, dtype):

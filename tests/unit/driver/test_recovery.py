@@ -131,7 +131,7 @@ def rig(tmp_path, request, monkeypatch):
     learners, queue = Learners(said), Queue(said, tmp_path)
     run = Run(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Silent(),
-        BottleneckMeter(1), None, StepNotices(config, events.append), events.append,
+        BottleneckMeter(1), None, None, StepNotices(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

@@ -13,6 +13,7 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.console import Console, StepNotices
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.metrics import AnswerMetrics
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.weights.store import StoreClient
@@ -72,13 +73,13 @@ def started(tmp_path, monkeypatch):
     """A function that makes a run of so many steps, and its parts."""
     monkeypatch.setattr("unisd_rl.driver.publish.PROBES", 0)
 
-    def start(steps, recipe="unisd_star", **sections):
+    def start(steps, recipe="unisd_star", grader=None, **sections):
         sections = {"run": {"steps": steps, "checkpoint_every": 0}, "learner": {"batch_size": BATCH}, **sections}
         config, parts, directory = load_recipe(recipe, sections), Parts(), RunDirectory(tmp_path / "run")
         directory.create(config)
         run = Run(
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
-            rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None,
+            rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None, grader=grader,
             meter=BottleneckMeter(1), notices=StepNotices(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts
@@ -147,3 +148,34 @@ def test_after_a_rollback_the_steps_are_of_the_new_lineage(started):
     run, parts = started(3)
     assert train_steps(run, PolicyVersion(2, 1), parts.stop) == PolicyVersion(2, 3)
     assert [call for call in parts.calls if call.startswith("step")] == ["step 1", "step 2"]
+
+
+class Grader:
+    """Notes when it is asked, and says the same of every step."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, batch):
+        self.calls.append(f"start {batch.step}")
+
+    def result(self):
+        self.calls.append("result")
+        return AnswerMetrics(4, 0.5, 0.75)
+
+
+def test_grades_of_training_answers_stand_in_the_line_of_their_step_and_only_where_there_are_any(started):
+    grader = Grader()
+    run, parts = started(2, grader=grader)
+    train_steps(run, INITIAL_VERSION, parts.stop)
+    assert grader.calls == ["start 0", "result", "start 1", "result"]
+    lines = [json.loads(line) for line in (run.directory.path / "metrics.jsonl").read_text().splitlines()]
+    grades = {"answers_per_prompt": 4, "train_accuracy": 0.5, "train_pass_at_g": 0.75}
+    assert [{name: line.get(name) for name in grades} for line in lines] == [grades, grades]
+
+
+def test_a_run_of_one_answer_per_prompt_has_no_grades_in_its_lines(started):
+    run, parts = started(1)
+    train_steps(run, INITIAL_VERSION, parts.stop)
+    (line,) = (run.directory.path / "metrics.jsonl").read_text().splitlines()
+    assert not {"answers_per_prompt", "train_accuracy", "train_pass_at_g"} & json.loads(line).keys()

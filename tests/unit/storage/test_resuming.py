@@ -120,6 +120,10 @@ def test_a_field_decides_what_its_section_does_unless_it_says_otherwise():
         ({"run": {"name": "other"}}, ["run.name", "'mine'"]),
         ({"learner": {"batch_size": 3}}, ["learner.batch_size = 3", "has 64"]),
         ({"rollout": {"max_staleness": 2}}, ["rollout.max_staleness = 2"]),
+        (
+            {"rollout": {"answers_per_prompt": 4}},
+            ["rollout.answers_per_prompt = 4", "has 1", "it says what is trained"],
+        ),
         ({"rollout": {"engine": {"type": "transformers"}}}, ["rollout.engine.type = 'transformers'", "'vllm'"]),
         ({"objective": {"ema": None}}, ["objective.ema"]),
         ({"model": {"lora": {"rank": 4}}}, ["model.lora"]),

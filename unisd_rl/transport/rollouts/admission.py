@@ -1,9 +1,10 @@
 """The rule that bounds staleness by pacing instead of by throwing work away (decision 6).
 
-The batch of step k is prompts k*B .. k*B+B-1, and the learner that takes it has version k. A
-prompt may start on an actor only while that actor's weights are at most `max_staleness` steps
-behind the step that will train on it. Versions on an actor only rise, so the oldest token of a
-rollout is at least as new as the weights it started on:
+The batch of step k is prompts k*B .. k*B+B-1, one completion each (of G answers to a problem there are
+G, one after the other), and the learner that takes it has version k. A prompt may start on an actor only
+while that actor's weights are at most `max_staleness` steps behind the step that will train on it.
+Versions on an actor only rise, so the oldest token of a rollout is at least as new as the weights it
+started on:
 
     version of any token >= applied version at its start >= floor(number / B) - max_staleness
 

@@ -30,9 +30,9 @@ Shard = TypeVar("Shard")
 class QueueBatch(Generic[Shard]):
     """The rollouts of one optimiser step, in prompt order, split for the learner's ranks.
 
-    `shards[r]` is (or refers to) an Arrow IPC stream with rows r, r + len(shards), ...; it has zero rows when there
-    are fewer rollouts than ranks. `numbers` are the prompt numbers of all rows, quarantined ones left
-    out. `max_staleness` is that of the oldest token (0 without policy rows), `tokens` counts
+    `shards[r]` is (or refers to) an Arrow IPC stream with groups r, r + len(shards), ... of those there are; it has
+    zero rows when there are fewer groups than ranks. `numbers` are the prompt numbers of all rows, quarantined ones
+    left out. `max_staleness` is that of the oldest token (0 without policy rows), `tokens` counts
     completion tokens. `depth` rollouts more are complete, for later steps.
     """
 
@@ -80,9 +80,13 @@ def committed_rows(data: Stream) -> list[CommittedRow]:
     return [CommittedRow(number, tokens, span[0] if span else None) for number, tokens, span in columns]
 
 
-def split_for_ranks(rows: pa.Table, shards: int) -> tuple[pa.Buffer, ...]:
-    """Deal the rows in turn to `shards` IPC streams: row i goes to stream i mod `shards`."""
-    picks = [range(shard, rows.num_rows, shards) for shard in range(shards)]
+def split_for_ranks(rows: pa.Table, shards: int, group_size: int) -> tuple[pa.Buffer, ...]:
+    """Deal the groups in turn to `shards` IPC streams, whole: of the groups that have rows, i goes to i mod `shards`.
+
+    Group g is the numbers g * `group_size` and on; rows are in the order of their numbers.
+    """
+    _, group_of_row = np.unique(rows["number"].to_numpy() // group_size, return_inverse=True)
+    picks = [np.flatnonzero(group_of_row % shards == shard).tolist() for shard in range(shards)]
     return tuple(to_ipc(*rows_of(rows, pick).to_batches()) for pick in picks)
 
 

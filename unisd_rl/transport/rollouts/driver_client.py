@@ -13,6 +13,7 @@ both again.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from unisd_rl.cluster.ray_cluster import driver_node_only
 from unisd_rl.cluster.retry import Patience, RestartPolicy
@@ -31,11 +33,13 @@ from unisd_rl.storage.files import FolderLock
 from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
-from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report, no_op
+from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report, Rollout, no_op
 
 _COMPONENT = "queue"
 _CALLS_IN_FLIGHT = 10_000  # a call that waits (lease, take) occupies a place
 _OWNER_S = 60.0
+_SHARD_S = 60.0
 _TAKE_MARGIN_S = 60.0  # the queue itself ends a `take` that lasts too long
 
 Answer = TypeVar("Answer")
@@ -84,6 +88,15 @@ def spawn_queue(directory: Path, config: Config) -> ActorHandle:
 
 Batch = QueueBatch["ray.ObjectRef[bytes]"]
 """A batch whose shards lie in Ray's object store."""
+
+
+def rollouts_of(batch: Batch) -> list[Rollout]:
+    """The rollouts of a batch, shard after shard; those of a shard that was lost are left out."""
+    rollouts: list[Rollout] = []
+    for shard in batch.shards:
+        with suppress(RayError):
+            rollouts += decode(ray.get(shard, timeout=_SHARD_S))
+    return rollouts
 
 
 class _RetryableError(Exception):

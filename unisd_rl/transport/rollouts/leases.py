@@ -7,8 +7,9 @@
 
 Prompts are leased in units of `unit_size` U consecutive numbers: unit u is the numbers u*U .. u*U+U-1, those that are
 done (stored or quarantined) left out. A unit has one lease, and its prompts wait, are leased and expire together. It is
-one prompt (`rollout.lease_unit` 1) but for the reference mode: there the transformers engine computes whole units, so
-that the bits of a rollout do not depend on what else is generated.
+one group, the answers to one problem (`rollout.answers_per_prompt`), or several where `rollout.lease_unit` says so: in
+the reference mode the transformers engine computes whole units, so that the bits of a rollout do not depend on what
+else is generated.
 
 Pure bookkeeping without waiting: the queue asks and decides. A lease that is not renewed within `lease_s` has expired
 and its unit waits again, in its old place in the order.

@@ -55,8 +55,8 @@ class RolloutQueue:
     """Bounded (by the admission rule), durable and in order. All counts are of this directory's run.
 
     `batch_size` B: step k trains on prompts kB .. kB+B-1. Of the rollout section it reads `max_staleness`, `lease_s`
-    (of `clock`), `max_attempts`, `lease_unit`, `fsync` and `ledger` (where rollouts are kept instead of in
-    `directory`), which the argument `ledger` overrides.
+    (of `clock`), `max_attempts`, `unit_size`, `answers_per_prompt`, `fsync` and `ledger` (where rollouts are kept
+    instead of in `directory`), which the argument `ledger` overrides.
     """
 
     def __init__(
@@ -68,11 +68,12 @@ class RolloutQueue:
         ledger: Ledger | None = None,
     ) -> None:
         self._batch_size, self._max_staleness, fsync = batch_size, rollout.max_staleness, rollout.fsync
+        self._group_size = rollout.answers_per_prompt
         self._ledger = _open_ledger(directory, rollout) if ledger is None else ledger
         self._quarantine = Quarantine(directory / "quarantined.jsonl", fsync, rollout.max_attempts)
         self._lineages = LineageLog(directory / "lineages.jsonl")
         self._consumption = Consumption(directory / "consumed.jsonl", fsync, self._lineages, rollout.max_staleness)
-        self._book = LeaseBook(rollout.lease_s, clock, rollout.lease_unit)
+        self._book = LeaseBook(rollout.lease_s, clock, rollout.unit_size)
         done = NumberSet.from_ranges((*self._ledger.numbers.ranges, *self._quarantine.numbers.ranges))
         self._dispatcher = Dispatcher(self._book, self._may_start, done)
         self._batches, self._rejected = BatchWaits(), RejectedRows()
@@ -86,7 +87,7 @@ class RolloutQueue:
 
         Waits until there is at least one; after `timeout_s` seconds the list is empty. A later call of
         the same actor (it has newer weights by now) ends an earlier one that still waits. Whole units are leased
-        (`rollout.lease_unit`): the last one may go over `wanted`. A retired actor gets nothing.
+        (`rollout.unit_size`): the last one may go over `wanted`. A retired actor gets nothing.
         """
         return await self._dispatcher.lease(actor, applied, wanted, timeout_s)
 
@@ -162,7 +163,8 @@ class RolloutQueue:
     async def take(self, step: int, shards: int, timeout_s: float) -> QueueBatch[pa.Buffer]:
         """The rollouts of `step` in prompt order, split for `shards` ranks, and written to `consumed.jsonl`.
 
-        Quarantined prompts are left out. The step taken last may be asked for again: it is consumed once.
+        No group is split. Quarantined prompts are left out. The step taken last may be asked for again: it is consumed
+        once.
 
         Raises:
             NotAdmitted: a prompt of the step was neither admitted nor is it done.
@@ -178,7 +180,7 @@ class RolloutQueue:
         records = consumed_records(step, lineage, rows)
         return QueueBatch(
             step=step,
-            shards=split_for_ranks(rows, shards),
+            shards=split_for_ranks(rows, shards, self._group_size),
             numbers=stored,
             max_staleness=self._consumption.record(step, records),
             tokens=sum(record.tokens for record in records),
@@ -223,7 +225,7 @@ class RolloutQueue:
         if missing:
             raise ValueError(
                 f"{actor} committed prompts {sorted(numbers)} without {sorted(missing)}, which are leased with them: "
-                "a unit (rollout.lease_unit) is committed whole"
+                "a unit (rollout.answers_per_prompt, rollout.lease_unit) is committed whole"
             )
 
     def _too_stale(self, rows: Sequence[CommittedRow]) -> set[int]:

@@ -9,13 +9,13 @@ from unisd_rl.transport.rollouts.ledger import Ledger
 class Recording:
     """The steps of a run, from 0 on, of which no prompt is missing."""
 
-    def __init__(self, run: RecordedRun, batch_size: int, steps: int) -> None:
-        """Read every row of at most `steps` steps once.
+    def __init__(self, run: RecordedRun, batch_size: int, group_size: int, steps: int) -> None:
+        """Read every row of at most `steps` steps once. `group_size`: answers per prompt.
 
         Raises:
             UserError: a segment is damaged, or not even the first step is whole.
         """
-        self._location, self._batch_size = run.ledger, batch_size
+        self._location, self._batch_size, self._group_size = run.ledger, batch_size, group_size
         self._quarantined = run.quarantined()
         try:
             self._ledger = Ledger(self._location, fsync=False)
@@ -37,7 +37,7 @@ class Recording:
         """
         numbers = [number for number in self._numbers(step) if number not in self._quarantined]
         try:
-            return split_for_ranks(self._ledger.read(numbers), ranks), numbers
+            return split_for_ranks(self._ledger.read(numbers), ranks, self._group_size), numbers
         except (OSError, ValueError) as error:
             raise UserError(f"{error}; the rollouts of step {step} cannot be trained on again") from None
 

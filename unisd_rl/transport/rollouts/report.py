@@ -10,7 +10,8 @@ from unisd_rl.transport.rollouts.batch import CommittedRow
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """Counts are of prompts unless they say otherwise, and of the steps that count where steps matter.
+    """Counts are of prompts, one completion each, unless they say otherwise, and of the steps that count where steps
+    matter.
 
     admitted: entered the queue. issued: leased to an actor at least once. leases: prompts leased,
     repeats included. committed: completed and on storage. consumed: trained on at least once.

@@ -30,9 +30,8 @@ def queue(tmp_path, clock):
     return make(tmp_path, clock)
 
 
-def make(directory, clock, batch_size=2, max_staleness=1, max_attempts=2, lease_unit=1):
-    rollout = RolloutConfig(max_staleness=max_staleness, lease_s=10.0, max_attempts=max_attempts, lease_unit=lease_unit)
-    return RolloutQueue(directory, batch_size, rollout, clock)
+def make(directory, clock, batch_size=2, max_attempts=2, **rollout):
+    return RolloutQueue(directory, batch_size, RolloutConfig(lease_s=10.0, max_attempts=max_attempts, **rollout), clock)
 
 
 async def admit(queue, count):
@@ -488,6 +487,52 @@ def test_a_quarantined_prompt_leaves_the_rest_of_its_unit_to_be_issued_again(tmp
         assert await lease(queue, "b") == [1]
         await commit(queue, 1, actor="b")
         assert (await queue.take(0, 1, 0.0)).numbers == (1,)
+
+    run(scenario())
+
+
+def test_a_group_is_leased_committed_and_dealt_to_one_rank_whole(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=12, answers_per_prompt=4)
+        await admit(queue, 12)
+        assert await lease(queue, wanted=1) == [0, 1, 2, 3]
+        assert await lease(queue, "b", wanted=5) == [4, 5, 6, 7, 8, 9, 10, 11]
+        with pytest.raises(ValueError, match=r"rollout\.answers_per_prompt"):
+            await commit(queue, 0, 1, 2)
+        await commit(queue, 3, 1, 0, 2)
+        await commit(queue, *range(4, 12), actor="b")
+        dealt = [[row.number for row in decode(shard)] for shard in (await queue.take(0, 2, 0.0)).shards]
+        assert dealt == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7]]
+
+    run(scenario())
+
+
+def test_a_number_that_is_given_up_leaves_its_place_in_the_group_empty_and_the_others_stay_together(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=8, answers_per_prompt=4, max_attempts=1)
+        await admit(queue, 8)
+        assert await lease(queue) == list(range(8))
+        await queue.fail("a", 1, "no")
+        assert await lease(queue, "b") == [0, 2, 3]
+        await commit(queue, 0, 2, 3, actor="b")
+        await commit(queue, 4, 5, 6, 7)
+        batch = await queue.take(0, 2, 0.0)
+        assert batch.numbers == (0, 2, 3, 4, 5, 6, 7)
+        assert [[row.number for row in decode(shard)] for shard in batch.shards] == [[0, 2, 3], [4, 5, 6, 7]]
+
+    run(scenario())
+
+
+def test_a_group_that_was_given_up_whole_is_not_dealt(tmp_path, clock):
+    async def scenario():
+        queue = make(tmp_path, clock, batch_size=6, answers_per_prompt=2, max_attempts=1)
+        await admit(queue, 6)
+        for number in (0, 1):
+            assert number in await lease(queue)
+            await queue.fail("a", number, "no")
+        await commit(queue, 2, 3, 4, 5)
+        dealt = [[row.number for row in decode(shard)] for shard in (await queue.take(0, 2, 0.0)).shards]
+        assert dealt == [[2, 3], [4, 5]]
 
     run(scenario())
 

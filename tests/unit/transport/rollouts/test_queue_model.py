@@ -4,7 +4,7 @@ Hypothesis plays `queue_world.World`: actors die before and after a commit, hang
 expire; the queue is opened again from its files; the learner rolls back to a checkpoint, also to the one before, also
 while it waits for a batch; the driver starts again with everything new; the disk is full; prompts fail until they are
 quarantined; writing is slow and everything else comes in between; actors come and go. Publication is every 1 to 4 steps
-at any staleness that allows it, and units have one or several prompts.
+at any staleness that allows it, a prompt has one to four answers, and units have one or several prompts.
 
 After each step: staleness is bounded, the steps that count have consumed 0, 1, 2, ... each once and in order, versions
 rise by one within a lineage, nothing stored is generated again, nothing acknowledged is gone. At the end of each run
@@ -45,12 +45,13 @@ ANY = st.integers(0, 99)  # which of those that are there, counted round
 
 @st.composite
 def some_setting(draw):
-    unit = draw(st.sampled_from([1, 1, 2, 3]))
+    answers = draw(st.sampled_from([1, 1, 4]))
+    unit = answers * draw(st.sampled_from([1, 1, 2, 3] if answers == 1 else [1, 1, 2]))
     batch_size = unit * draw(st.integers(1, 2))
     every = draw(st.integers(1, 4))
     steps = draw(st.integers(2, 6))
     staleness, attempts = every - 1 + draw(st.integers(0, 1)), draw(st.integers(1, 2))
-    return Setting(batch_size, staleness, every, unit, steps, attempts)
+    return Setting(batch_size, staleness, every, unit, steps, attempts, answers)
 
 
 class Model(RuleBasedStateMachine):
