@@ -19,8 +19,8 @@ sides running at the same time unconnected; `loop_vs_alternating`: over those of
 
 `--part actor`: `rollout_vs_engine`, tokens/s through one rollout actor (admission, leases, tokenising, commits to the
 ledger) over those of vLLM alone on the same prompts, with the same settings on the same core, for answers of up to 128
-tokens of a model of 10 million parameters; `rollout_vs_engine_embedded` for the embedded model. Medians; see
-`loops/rollout.py`.
+tokens of a model of 10 million parameters; `rollout_vs_engine_embedded` for the embedded model, and
+`rollout_vs_engine_embedded.G` for the same with G answers per prompt. Medians; see `loops/rollout.py`.
 """
 
 import argparse
@@ -57,9 +57,11 @@ def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
     if "ahead" in seconds:
         found["loop_vs_unconnected"] = seconds["unconnected"] / seconds["ahead"]
         found["loop_vs_alternating"] = seconds["alternating"] / seconds["ahead"]
-    for model, name in SPEED.items():
-        if speeds := [row for row in rows if isinstance(row, SpeedRow) and row.model == model]:
-            found[name] = median_speed("actor", speeds) / median_speed("vLLM alone", speeds)
+    speed_rows = [row for row in rows if isinstance(row, SpeedRow)]
+    for model, group in dict.fromkeys((row.model, row.group) for row in speed_rows):
+        speeds = [row for row in speed_rows if (row.model, row.group) == (model, group)]
+        name = SPEED[model] + (f".{group}" if group > 1 else "")
+        found[name] = median_speed("actor", speeds) / median_speed("vLLM alone", speeds)
     return found
 
 
@@ -88,7 +90,7 @@ def main() -> None:
     parser.add_argument("--weights-mib", type=int, default=40, help="what the stand-in publishes after every step")
     parser.add_argument("--repeats", type=int, default=3, help="of the real parts")
     parser.add_argument("--concurrency", type=int, default=64, help="prompts in flight in the real engine")
-    parser.add_argument("--actor-batches", type=int, default=16, help="of 64 prompts, of each row of the actor's part")
+    parser.add_argument("--actor-batches", type=int, default=16, help="of 64 completions, of each row of `actor`")
     parser.add_argument("--larger-batches", type=int, default=2, help="the same, with the larger model")
     parser.add_argument("--quick", action="store_true", help="a few steps, stand-ins ten times as fast")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")

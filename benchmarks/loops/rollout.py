@@ -5,6 +5,8 @@ Two models with the embedded task's prompts:
     embedded    0.1 million parameters, answers of 20 tokens: a rollout is 3 ms of vLLM's work, hardly more than the
                 tokenising of its prompt and views
     10m         10 million random parameters, answers that mostly go on to the limit of 128 tokens
+
+The embedded one with one answer per prompt, and with several, whose prompt and views are read once.
 """
 
 import argparse
@@ -27,24 +29,30 @@ from unisd_rl.driver.build import Run
 from unisd_rl.driver.recovery import LearnerRecovery
 
 EMBEDDED, LARGER = "embedded", "10m"
+GROUPS = (1, 4)
+"""Answers per prompt of the embedded model's rows."""
 
 
 def actor(options: argparse.Namespace) -> list[SpeedRow]:
-    """`options.repeats` rounds with each model, after one that warms up."""
+    """`options.repeats` rounds with each model and size of groups, after one that warms up."""
+    rows = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        embedded = rounds(EMBEDDED, Path(folder), options, options.actor_batches, {})
+        for group in GROUPS:
+            changes = {"rollout": {"answers_per_prompt": group}}
+            rows += rounds(EMBEDDED, Path(folder), options, options.actor_batches, changes)
         larger = {
             "model": {"path": str(larger_model(Path(folder) / LARGER))},
             "rollout": {"max_completion_tokens": 128},
         }
-        return embedded + rounds(LARGER, Path(folder), options, options.larger_batches, larger)
+        return rows + rounds(LARGER, Path(folder), options, options.larger_batches, larger)
 
 
 def rounds(
     model: str, folder: Path, options: argparse.Namespace, batches: int, changes: Mapping[str, Mapping[str, Any]]
 ) -> list[SpeedRow]:
-    """Rows of one model."""
-    path, steps = folder / f"run-{model}", (1 + options.repeats) * batches
+    """Rows of one model, with one size of groups."""
+    group, steps = changes["rollout"].get("answers_per_prompt", 1), (1 + options.repeats) * batches
+    path = folder / f"run-{model}-{group}"
     config = configured(path, options.concurrency, steps, staleness=steps, changes=changes)
     rows = []
     with run_of(config, TimedDirectory(path)) as run:
@@ -89,7 +97,8 @@ def through_both(model: str, run: Run, bare: "ray.actor.ActorHandle", steps: ran
     tokens = sum(run.queue.take(step, 1, STEP_S, lambda: None).tokens for step in steps)
     seconds = time.perf_counter() - began_s
     alone = ray.get(bare.generate.remote(prompts), timeout=STEP_S)
+    group = run.config.rollout.answers_per_prompt
     return [
-        SpeedRow("actor", model, len(prompts), tokens, seconds),
-        SpeedRow("vLLM alone", model, len(prompts), *alone),
+        SpeedRow("actor", model, group, len(prompts), tokens, seconds),
+        SpeedRow("vLLM alone", model, group, len(prompts), *alone),
     ]

@@ -20,11 +20,12 @@ class Row:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """The same prompts through a rollout actor or straight into vLLM."""
+    """The same prompts through a rollout actor or straight into vLLM; `group` completions of each prompt."""
 
     part: str
     model: str
-    prompts: int
+    group: int
+    completions: int
     tokens: int
     seconds: float
 

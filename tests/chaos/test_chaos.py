@@ -1,8 +1,9 @@
 """One run, and more than twenty things that go wrong with it, of all kinds, at random moments: it ends as if nothing
 had happened.
 
-Real Ray with four nodes, real processes killed and stopped, once with the transformers engine and once with vLLM.
-UNISD_CHAOS_SEED chooses another schedule; a failure names its own.
+Real Ray with four nodes, real processes killed and stopped, once with the transformers engine and once with vLLM; one
+of the two runs has four answers to each prompt, which one follows from the seed. UNISD_CHAOS_SEED chooses another
+schedule; a failure names its own.
 """
 
 import json
@@ -21,6 +22,7 @@ from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
+    assert_groups_are_whole,
     assert_staleness_within,
     finished,
     start_job,
@@ -57,17 +59,20 @@ class Plan:
     kinds: tuple[type[ChaosFault], ...]
     faults: int
     steps: int
+    answers: int  # per prompt
 
     @property
     def settings(self) -> tuple[str, ...]:
         rate = SUM_OF_RATES / (0.5 * self.steps)  # the schedule is a cosine
         own = ("--run.steps", str(self.steps), "--learner.learning_rate", f"{rate:.2e}")
-        return (*SETTINGS, *own, "--rollout.engine.type", self.engine)
+        rollout = ("--rollout.engine.type", self.engine, "--rollout.answers_per_prompt", str(self.answers))
+        return (*SETTINGS, *own, *rollout)
 
 
+ONE_AND_FOUR = (4, 1) if SEED % 2 else (1, 4)
 PLANS = (
-    Plan("transformers", KINDS, faults=26, steps=240),
-    Plan("vllm", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=320),
+    Plan("transformers", KINDS, faults=26, steps=240, answers=ONE_AND_FOUR[0]),
+    Plan("vllm", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=320, answers=ONE_AND_FOUR[1]),
 )
 
 
@@ -128,6 +133,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_whatever_happens_to_the_run(cha
     assert len(played.struck) >= LEAST_FAULTS
     assert len({one.kind for one in played.struck}) >= LEAST_KINDS
     assert_the_chain_is_whole(run, plan.steps)
+    assert_groups_are_whole(run, plan.answers)
     assert_versions_rise_by_one_within_a_lineage(run)
     assert_every_fault_is_followed_by_a_recovery(run)
     assert_accuracy_is_what_its_items_say(run)

@@ -135,6 +135,21 @@ def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, 
     assert run.summary["queue"]["duplicated"] == 0
 
 
+def assert_groups_are_whole(run: FinishedRun, answers: int) -> None:
+    """The answers to a prompt are of one problem, one actor and one commit; nothing was quarantined."""
+    groups: dict[int, list[dict]] = {}
+    for row in run.chain:
+        groups.setdefault(row["prompt"] // answers, []).append(row)
+    for rows in groups.values():
+        assert len(rows) == answers
+        assert len({(row["id"], row["actor"], row["step"]) for row in rows}) == 1
+    for entry in (run.path / "rollouts" / "index").glob("*.json"):
+        numbers = json.loads(entry.read_text())["numbers"]
+        assert sorted(numbers) == sorted(
+            group * answers + place for group in {n // answers for n in numbers} for place in range(answers)
+        )
+
+
 def assert_staleness_within(run: FinishedRun, bound: int) -> None:
     staleness = [row["step"] - row["oldest"] for row in run.surviving]
     assert min(staleness) >= 0 or run.rollbacks  # rows of a lineage that had gone further are fed again

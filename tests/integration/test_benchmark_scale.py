@@ -7,7 +7,10 @@ import pytest
 from tests.fakes.quick_benchmark import quick
 
 pytestmark = pytest.mark.slow
-REAL = {"loop_vs_unconnected", "loop_vs_alternating", "rollout_vs_engine", "rollout_vs_engine_embedded"}
+REAL = {
+    "loop_vs_unconnected", "loop_vs_alternating",
+    "rollout_vs_engine", "rollout_vs_engine_embedded", "rollout_vs_engine_embedded.4",
+}  # fmt: skip
 STAND_IN = {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)}
 
 
@@ -27,8 +30,8 @@ def test_the_loop_on_the_real_engine_and_learner_is_held_against_each_by_itself(
     found, _ = quick("loop", tmp_path, "--part", "real", "actor")
     assert set(found["ratios"]) == REAL
     assert all(math.isfinite(ratio) and ratio > 0.0 for ratio in found["ratios"].values())
-    for model in ("embedded", "10m"):
-        rows = {row["part"]: row for row in found["rows"] if row.get("model") == model}
+    for kind in (("embedded", 1), ("embedded", 4), ("10m", 1)):
+        rows = {row["part"]: row for row in found["rows"] if (row.get("model"), row.get("group")) == kind}
         actor, alone = rows["actor"], rows["vLLM alone"]
-        assert actor["prompts"] == alone["prompts"]
+        assert actor["completions"] == alone["completions"]
         assert actor["tokens"] == pytest.approx(alone["tokens"], rel=0.05)  # the same seeds; batches differ

@@ -22,9 +22,11 @@ def rollouts(run: FinishedRun):
 
 
 @pytest.mark.slow
-def test_one_actor_and_two_make_the_same_rollouts_and_losses_bit_for_bit(tmp_path):
-    one = run_job(tmp_path / "one", *REFERENCE)
-    two = run_job(tmp_path / "two", *REFERENCE, "--rollout.actors", "2", "--rollout.concurrency", str(UNIT))
+@pytest.mark.parametrize("answers", [1, 4])
+def test_one_actor_and_two_make_the_same_rollouts_and_losses_bit_for_bit(tmp_path, answers):
+    settings = (*REFERENCE, "--rollout.answers_per_prompt", str(answers))
+    one = run_job(tmp_path / "one", *settings)
+    two = run_job(tmp_path / "two", *settings, "--rollout.actors", "2", "--rollout.concurrency", str(UNIT))
     assert len({row["actor"] for row in two.consumed}) == 2
     for run in (one, two):
         assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)

@@ -1,4 +1,7 @@
-"""A run's training again from its ledger, as a person types it; two learner ranks, the transformers engine."""
+"""A run's training again from its ledger, as a person types it; two learner ranks, the transformers engine.
+
+Each prompt has four answers, which are dealt to one rank.
+"""
 
 import json
 import shutil
@@ -13,6 +16,7 @@ STEPS, BATCH = 4, 16
 TINY = (
     "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--learner.ranks", "2",
     "--task.train_examples", "100", "--task.eval_examples", "8", "--run.steps", str(STEPS),
+    "--rollout.answers_per_prompt", "4",
 )  # fmt: skip
 
 

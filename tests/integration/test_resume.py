@@ -13,6 +13,7 @@ from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
+    assert_groups_are_whole,
     assert_staleness_within,
     finished,
     process_of,
@@ -53,7 +54,8 @@ def assert_fed_again_and_not_generated_anew(run: FinishedRun) -> None:
 
 
 def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tmp_path):
-    running = start_job(tmp_path, *SHORT)
+    """Four answers to each prompt; most of the others here have one."""
+    running = start_job(tmp_path, *SHORT, "--rollout.answers_per_prompt", "4")
     read_until(running, f"step    5/{STEPS}")
     running.kill()
     running.wait(timeout=60)
@@ -61,6 +63,8 @@ def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tm
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
+    assert_groups_are_whole(run, answers=4)
+    assert all(row["train_accuracy"] <= row["train_pass_at_g"] <= 1.0 for row in run.metrics)
     assert run.rollbacks[0]["step"] == 3
     assert run.summary["queue"]["steps_lost"] == run.rollbacks[0]["steps_lost"] >= 2
     assert "evaluating version 0" not in run.output

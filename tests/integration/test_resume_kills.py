@@ -1,8 +1,9 @@
 """`kill -9` of the driver at ten moments of one run, `--resume` at once each time.
 
 In the reference mode the run equals one that nobody killed, bit for bit; with vLLM it trains on the same prompts, each
-exactly once. The moments are random within phases that together are the whole life of a driver: its start, a step, the
-sending of weights, a checkpoint being written, an evaluation, the end. `kills.json` beside the run says what happened.
+exactly once. Each prompt of these two runs has four answers, of the shorter ones below one. The moments are random
+within phases that together are the whole life of a driver: its start, a step, the sending of weights, a checkpoint
+being written, an evaluation, the end. `kills.json` beside the run says what happened.
 """
 
 import json
@@ -18,6 +19,7 @@ from tests.fakes.finished import (
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
+    assert_groups_are_whole,
     assert_staleness_within,
     finished,
     process_of,
@@ -135,10 +137,13 @@ def assert_versions_rise_by_one(run: FinishedRun) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
-    expected, pace = unharmed(tmp_path / "unharmed", *REFERENCE, *SIZES)
-    found = killed(tmp_path / "killed", (*REFERENCE, *SIZES), moments(SEED, PHASES), pace)
+    """Two groups of four answers in each unit."""
+    settings = (*REFERENCE, *SIZES, "--rollout.answers_per_prompt", "4")
+    expected, pace = unharmed(tmp_path / "unharmed", *settings)
+    found = killed(tmp_path / "killed", settings, moments(SEED, PHASES), pace)
     assert len(found.kills) == 10
     assert_the_chain_is_whole(found.run, bound=0)
+    assert_groups_are_whole(found.run, answers=4)
     assert_bit_for_bit(found.run, expected)
 
 
@@ -146,10 +151,12 @@ def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bi
 @pytest.mark.engine
 @pytest.mark.timeout(3600)
 def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_once(tmp_path):
-    expected, pace = unharmed(tmp_path / "unharmed", *SIZES)
-    found = killed(tmp_path / "killed", SIZES, moments(SEED, PHASES), pace)
+    settings = (*SIZES, "--rollout.answers_per_prompt", "4")
+    expected, pace = unharmed(tmp_path / "unharmed", *settings)
+    found = killed(tmp_path / "killed", settings, moments(SEED, PHASES), pace)
     assert len(found.kills) == 10
     assert_the_chain_is_whole(found.run, bound=1)
+    assert_groups_are_whole(found.run, answers=4)
     assert [row["id"] for row in found.run.surviving] == [row["id"] for row in expected.surviving]
 
 

@@ -13,6 +13,7 @@ from tests.fakes.finished import (
     assert_accuracy_is_what_its_items_say,
     assert_agreement_acts,
     assert_every_prompt_exactly_once_and_in_order,
+    assert_groups_are_whole,
     assert_staleness_within,
     run_job,
     start_job,
@@ -114,9 +115,11 @@ def test_the_checkpoint_loads_as_a_plain_transformers_model(short_run):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage):
-    run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, "--learner.zero_stage", str(stage), "--run.steps", "3")
+@pytest.mark.parametrize(("stage", "answers"), [(2, 1), (3, 4)])
+def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage, answers):
+    settings = ("--learner.zero_stage", str(stage), "--run.steps", "3", "--rollout.answers_per_prompt", str(answers))
+    run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, *settings)
+    assert_groups_are_whole(run, answers)
     assert_every_prompt_exactly_once_and_in_order(run, 3, BATCH)
     assert_staleness_within(run, bound=1)
     assert_accuracy_is_what_its_items_say(run)
