@@ -249,11 +249,23 @@ def ineffective_settings(config: Config) -> tuple[str, ...]:
 
 
 def slower_settings(config: Config) -> tuple[str, ...]:
-    """One sentence for every setting that keeps a GPU from the fast path."""
+    """One sentence for every setting that leaves a rank without work or keeps a GPU from the fast path."""
+    return (*_idle_ranks(config), *_without_kernel(config))
+
+
+def _idle_ranks(config: Config) -> Iterator[str]:
+    ranks, prompts = config.learner.ranks, config.learner.batch_size // config.rollout.answers_per_prompt
+    if prompts < ranks:
+        yield (
+            f"learner.ranks = {ranks}: a step has {config.describe_batch()}, and a prompt's answers are on one rank; "
+            f"{ranks - prompts} would have nothing to do"
+        )
+
+
+def _without_kernel(config: Config) -> Iterator[str]:
     divergence = config.objective.divergence
-    if not config.learner.gpus_per_rank or divergence is None or divergence.has_triton_kernel:
-        return ()
-    return (f"objective.divergence: {divergence.title} has no Triton kernel; it runs in plain torch, which is slower",)
+    if config.learner.gpus_per_rank and divergence is not None and not divergence.has_triton_kernel:
+        yield f"objective.divergence: {divergence.title} has no Triton kernel; it runs in plain torch, which is slower"
 
 
 def _auxiliary_temperature(config: Config) -> Iterator[str]:

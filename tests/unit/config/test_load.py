@@ -7,6 +7,7 @@ import pytest
 from unisd_rl.cli import parse_fields
 from unisd_rl.config import Config
 from unisd_rl.config.load import RECIPES, RENAMED, load_recipe, overlay
+from unisd_rl.config.schema import slower_settings
 from unisd_rl.errors import UserError
 from unisd_rl.run import main
 
@@ -133,6 +134,14 @@ def test_a_bad_value_is_refused_with_the_value_and_the_remedy(overrides, names):
 def test_a_unit_is_a_group_unless_it_is_given_and_only_then_has_the_engine_fixed_groups(rollout, unit, rows):
     config = load_recipe("unisd_star", {"rollout": rollout})
     assert (config.rollout.unit_size, config.rollout.group_rows) == (unit, rows)
+
+
+def test_ranks_for_which_a_step_has_no_prompt_are_named():
+    sections = {"learner": {"batch_size": 8, "ranks": 3}, "rollout": {"answers_per_prompt": 4}}
+    (said,) = slower_settings(load_recipe("unisd_star", sections))
+    assert "learner.ranks = 3: a step has 2 prompts, 4 answers each" in said
+    assert said.endswith("1 would have nothing to do")
+    assert slower_settings(load_recipe("unisd_star", overlay(sections, {"learner": {"ranks": 2}}))) == ()
 
 
 def test_answers_of_the_initial_model_may_be_several():
