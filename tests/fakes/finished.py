@@ -138,7 +138,7 @@ def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, 
 def assert_groups_are_whole(run: FinishedRun, answers: int) -> None:
     """The answers to a prompt are of one problem, one actor and one commit; nothing was quarantined."""
     groups: dict[int, list[dict]] = {}
-    for row in run.chain:
+    for row in run.surviving:
         groups.setdefault(row["prompt"] // answers, []).append(row)
     for rows in groups.values():
         assert len(rows) == answers
