@@ -42,12 +42,13 @@ def own(example, count=VIEWS):
     return tuple(f"prepared for {example.id}, {number}" for number in range(count))
 
 
-def stream(size=DONORS, seed=0, batch=BATCH):
+def stream(size=DONORS, seed=0, batch=BATCH, answers=1):
     auxiliary = RandomAuxiliary(views=VIEWS)
     config = Config(
         contexts=ContextsConfig(auxiliary=auxiliary, donors_per_step=size),
         objective=ObjectiveConfig(divergence=JensenShannon(), agreement=TokenAgreement()),
         learner=LearnerConfig(batch_size=batch),
+        rollout={"answers_per_prompt": answers},
         run={"seed": seed},
     )
     contexts = tuple(Contexts(own(example)) for example in EXAMPLES)
@@ -85,6 +86,14 @@ def test_the_step_of_a_prompt_is_its_number_by_the_batch_size():
     assert read_by(prompts, range(4)) <= pool(0)
     assert read_by(prompts, [4]) <= pool(1)
     assert not read_by(prompts, [4]) <= pool(0)
+
+
+def test_with_several_answers_a_step_has_fewer_problems_and_still_a_pool_of_its_own():
+    """Eight completions are two problems."""
+    prompts = stream(batch=8, answers=4)
+    for step in range(6):
+        assert read_by(prompts, range(8 * step, 8 * step + 8)) <= pool(step)
+    assert not read_by(prompts, [8]) <= pool(0)
 
 
 @settings(max_examples=25)
