@@ -53,10 +53,15 @@ class FinishedRun:
 
     @property
     def stored(self) -> list[int]:
-        """Prompt numbers of all commits in the ledger, doubles included. So short a run compacts nothing."""
+        """Prompt numbers of all commits in the ledger, doubles included."""
+        return [number for numbers in self.commits for number in numbers]
+
+    @property
+    def commits(self) -> list[list[int]]:
+        """Prompt numbers of each commit in the ledger. So short a run compacts nothing."""
         index = sorted((self.path / "rollouts" / "index").iterdir())
         whole = [line for file in index for line in file.read_text().rpartition("\n")[0].splitlines()]
-        return [number for line in whole for number in json.loads(line)["numbers"]]
+        return [json.loads(line)["numbers"] for line in whole]
 
     def answers(self, step: int) -> list[dict]:
         return lines(self.path / "evaluations" / f"step-{step}.jsonl")
@@ -143,8 +148,7 @@ def assert_groups_are_whole(run: FinishedRun, answers: int) -> None:
     for rows in groups.values():
         assert len(rows) == answers
         assert len({(row["id"], row["actor"], row["step"]) for row in rows}) == 1
-    for entry in (run.path / "rollouts" / "index").glob("*.json"):
-        numbers = json.loads(entry.read_text())["numbers"]
+    for numbers in run.commits:
         assert sorted(numbers) == sorted(
             group * answers + place for group in {n // answers for n in numbers} for place in range(answers)
         )

@@ -147,7 +147,7 @@ def test_a_dry_run_refuses_what_the_replay_would(folder):
     write_lines(folder / "quarantined.jsonl", [])
     save_tokenizer(folder / "base_model")
     save_model(folder / "base_model", tied=True)
-    (folder / "rollouts" / "index" / "00000003.json").unlink()
+    (folder / "rollouts" / "index" / "00000003.jsonl").unlink()
     ended = dry_run("unisd_rl.replay", folder)
     assert (ended.code, ended.output) == (2, "")
     assert "1 of its 4 prompts are not there, 2 first; there is nothing to train on" in ended.errors
