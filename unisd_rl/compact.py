@@ -1,4 +1,4 @@
-"""The command that rewrites a stopped run's many rollout segments as Parquet: `python -m unisd_rl.compact RUN`.
+"""The command that rewrites the rollouts of a stopped run as Parquet, all of them: `python -m unisd_rl.compact RUN`.
 
 RUN is the run's folder. A compacted run is resumed, replayed and read as before, and by whatever reads Parquet
 (RUN/rollouts/segments/*.parquet, or where `rollout.ledger` put it). Exit codes: `cli.exit_code`.
@@ -14,8 +14,8 @@ from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.files import FolderLock
 
 PROGRAM = "python -m unisd_rl.compact"
-_DESCRIPTION = """Rewrite the rollouts of a stopped run, many small segments, as Parquet. The run can be resumed and
-replayed as before."""
+_DESCRIPTION = """Rewrite the rollouts of a stopped run as Parquet, also the newest, which the run has not compacted
+itself. It can be resumed and replayed as before."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -207,7 +207,7 @@ class RolloutConfig(Section):
     max_attempts: Annotated[Count, Decides.NOTHING] = 3
     """A prompt that failed so often is quarantined."""
     fsync: Annotated[bool, Decides.NOTHING] = False
-    """Sync each ledger segment to the disk: survives power loss, not only killed processes."""
+    """Sync each commit to the disk: survives power loss, not only killed processes."""
     ledger: str | None = None
     """Where completed rollouts are kept: an absolute folder or an fsspec URL, e.g. s3://bucket/ledgers, under which
     this run gets a place of its own. Absent: RUN/rollouts."""
