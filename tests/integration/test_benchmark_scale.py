@@ -11,18 +11,30 @@ REAL = {
     "loop_vs_unconnected", "loop_vs_alternating",
     "rollout_vs_engine", "rollout_vs_engine_embedded", "rollout_vs_engine_embedded.4",
 }  # fmt: skip
+LENGTH = {f"length.{name}" for name in ("commit", "take", "report", "memory_mib", "files", "reopen_s")}
 STAND_IN = {f"loop_vs_ideal{way}.{staleness}" for way in ("", "_even") for staleness in (0, 1)}
 
 
 @pytest.mark.parametrize(
     ("name", "options", "promised"),
-    [("scale", (), {"scale_linearity.1", "scale_linearity.8"}), ("loop", ("--part", "stand-in"), STAND_IN)],
+    [
+        ("scale", ("--part", "actors"), {"scale_linearity.1", "scale_linearity.8"}),
+        ("loop", ("--part", "stand-in"), STAND_IN),
+    ],
     ids=["scale", "loop"],
 )
 def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name, options, promised):
     found, _ = quick(name, tmp_path, *options)
     assert set(found["ratios"]) == promised
     assert all(0.0 < ratio < 1.1 for ratio in found["ratios"].values())  # nothing is faster than what it sleeps
+
+
+def test_a_long_run_is_measured_at_each_length(tmp_path):
+    found, _ = quick("scale", tmp_path, "--part", "length")
+    assert set(found["ratios"]) == LENGTH
+    assert [row["rollouts"] for row in found["rows"]] == [1024, 4096]
+    assert found["ratios"]["length.files"] == 2  # one segment and its index
+    assert all(value > 0.0 for row in found["rows"] for value in row.values())
 
 
 @pytest.mark.engine
