@@ -250,9 +250,10 @@ def _flex(
     """One kernel for the row of a tree. Its mask is a list of the blocks of 128 by 128 tokens that are not empty."""
     attend, block_mask = _compiled_flex()
     length, device = query.shape[2], query.device
+    depth_T, subtree_end_T = packing.depth_T, packing.subtree_end_T  # a compiled mask may close over tensors
 
     def seen(batch: Tensor, head: Tensor, query_row: Tensor, key_row: Tensor) -> Tensor:
-        return sees(query_row, key_row, packing.depth_T, packing.subtree_end_T, window)
+        return sees(query_row, key_row, depth_T, subtree_end_T, window)
 
     mask = packing.once(("flex", window), lambda: block_mask(seen, None, None, length, length, device=device))
     output: Tensor = attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)

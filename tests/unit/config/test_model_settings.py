@@ -20,6 +20,16 @@ def test_alpha_follows_the_rank_unless_it_is_set(layers, rank):
     assert (own.effective_alpha, own.scaling) == (16, 16 / rank)
 
 
+@pytest.mark.parametrize(
+    ("asked", "dropout", "best"),
+    [("tree", 0.0, "tree"), ("tree", 0.05, "packed"), ("packed", 0.05, "packed"), ("padded", 0.05, "padded")],
+)
+def test_no_answers_share_a_token_of_which_dropout_would_drop_the_same_for_all(asked, dropout, best):
+    fields = {"learner": {"layout": asked}, "model": {"lora": {"dropout": dropout}}}
+    assert load_recipe("unisd_star", fields).best_layout == best
+    assert load_recipe("unisd_star", {"learner": {"layout": asked}}).best_layout == asked
+
+
 def test_an_engine_is_told_the_alpha_that_the_learner_computes_with():
     assert peft_config(LoraConfig(rank=8), "model").lora_alpha == 16
     assert peft_config(LoraConfig(rank=8, alpha=3), "model").lora_alpha == 3
