@@ -34,7 +34,7 @@ class LearnerConfig(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3), Decides.ROUNDING] = 0
     """DeepSpeed ZeRO stage."""
     batch_size: Count = 64
-    """Prompts per optimiser step, over all ranks."""
+    """Completions per optimiser step, over all ranks: so many prompts with `rollout.answers_per_prompt` 1."""
     micro_batch_tokens: Annotated[Count, Decides.ROUNDING] = 4096
     """Tokens that one rank reads in one pass with gradient, shared ones once; does not change the gradient. Longer
     sequences go alone."""
