@@ -100,7 +100,7 @@ def arms(options: argparse.Namespace) -> list[Arm]:
 
 def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
     rows: dict[tuple[Arm, int], Row] = {}
-    for arm, seed in product(arms(options), options.seeds):
+    for seed, arm in product(options.seeds, arms(options)):
         folder = options.runs.absolute() / f"{arm.name}.seed{seed}"
         if not options.read_only:
             run_once(folder, arm, seed, seed if options.base_seed is None else options.base_seed)
