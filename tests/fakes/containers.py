@@ -61,6 +61,7 @@ class Containers:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "UNISD_IMAGE": IMAGE,
             "UNISD_DASHBOARD_PORT": str(free_port()),
+            "UNISD_WAIT_S": "900",  # longer than a test waits: a head takes minutes on a busy machine
         }
 
     def compose(self, *words: str, timeout_s: float = COMMAND_TIMEOUT_S, **variables: str) -> str:
