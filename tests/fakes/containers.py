@@ -51,6 +51,7 @@ class Containers:
     folder: Path
     project: str = field(default_factory=lambda: f"unisd-test-{secrets.token_hex(4)}")
     environment: dict[str, str] = field(default_factory=dict)
+    _given: bool = False
 
     def __post_init__(self) -> None:
         token = self.folder / "token"
@@ -84,8 +85,9 @@ class Containers:
             for name in (".", "cache", "cache/unisd-rl", MODELS):
                 tar.addfile(_of_the_user(tarfile.TarInfo(name), tarfile.DIRTYPE))
             tar.add(folder, f"{MODELS}/{folder.name}", filter=_of_the_user)
-        self.podman("volume", "create", f"{self.project}_shared")
-        self.podman("volume", "import", f"{self.project}_shared", str(archive))
+        self.podman("volume", "create", self._volume)
+        self._given = True
+        self.podman("volume", "import", self._volume, str(archive))
 
     def in_head(self, *words: str) -> str:
         """What a command prints in the head's container."""
@@ -119,6 +121,12 @@ class Containers:
         """
         self.podman("pod", "rm", "--force", "--ignore", f"pod_{self.project}")
         self.compose("down", *options)
+        if "--volumes" in options and self._given:  # it knows only the volumes that it made itself
+            self.podman("volume", "rm", self._volume)
+
+    @property
+    def _volume(self) -> str:
+        return f"{self.project}_shared"
 
 
 def _of_the_user(entry: tarfile.TarInfo, kind: bytes | None = None) -> tarfile.TarInfo:
