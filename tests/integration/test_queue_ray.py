@@ -162,7 +162,7 @@ def test_a_queue_that_does_not_come_back_is_one_clear_sentence(cluster, tmp_path
             ray.get(handle.lineage.remote(), timeout=CALL_S)
     with pytest.raises(
         RunFailed,
-        match=r"faults.patience_s = 1 s for the rollout queue to come back; .* report: its process died",
+        match=r"faults.patience_s = 1 s for the rollout queue to come back; the last time: .*: its process died",
     ):
         client.report()
     assert [(event.component, event.restart) for event in events] == [("queue", 1)]
