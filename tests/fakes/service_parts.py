@@ -78,7 +78,7 @@ class HeldEngine:
         self.samplings.append(sampling)
         if self.failure is not None:
             raise self.failure
-        if self.poison in text or sampling.number == self.poisoned:
+        if self.poison in text or (self.poisoned is not None and sampling.number == self.poisoned):
             raise PromptFailed(f"{text} is poison")
         try:
             await self._released.acquire()
