@@ -13,15 +13,17 @@ from tests.fakes.appending import row
 from tests.fakes.rollout_rows import same_rollouts
 from unisd_rl.transport.rollouts.ledger import Ledger
 
-ROUNDS = 4
+ROUNDS, MOST_ROUNDS = 4, 20
 PATIENCE_S = 120
 
 
 @pytest.mark.parametrize("fsync", [False, True])
 def test_what_was_acknowledged_before_a_kill_is_there_and_every_row_is_whole(tmp_path, fsync):
     chance, acknowledged = random.Random(f"kill {fsync}"), []
-    for round_ in range(ROUNDS):
+    for round_ in range(MOST_ROUNDS):
         ledger = Ledger(tmp_path, fsync=False)
+        if round_ >= ROUNDS and ledger.compacted:
+            break  # a slow machine may need more rounds until a compaction comes to its end
         acknowledged += killed_after(tmp_path, 1000 * round_, fsync, chance.randint(1, 40))
         again = Ledger(tmp_path, fsync=False)
         assert set(ledger.numbers) | set(acknowledged) <= set(again.numbers)
