@@ -5,7 +5,7 @@ prompt and seed, all of a seed from one base model that has read prompts of both
 the runs' evaluations. Kinds are each order of the auxiliary views (`contexts.order`), and the default order with a pool
 of donors (`contexts.donors_per_step`). Every run has as many completions; with 4 answers a prompt it reads a quarter of
 the prompts. The runs are on-policy, so that it does not matter how fast actors and learner are beside each other, and
-what else the machine does. A run that is there already is not repeated.
+what else the machine does. A run that is there already is not repeated, and one that was stopped is resumed.
 
 `--only tokens` counts instead, for the first steps of the default job or of the run that further words describe
 (`--model.path PATH --task.type jsonl ...`), the tokens that the teacher reads one sequence by one, and in a tree of the
@@ -117,8 +117,12 @@ def measure_accuracy(options: argparse.Namespace) -> tuple[list[dict[str, Any]],
 
 
 def run_once(folder: Path, arm: Arm, seed: int, base_seed: int) -> None:
-    """The default job with these contexts, unless it has run."""
+    """The default job with these contexts, or the rest of it."""
+    program = [sys.executable, "-m", "unisd_rl.run"]
     if (folder / "summary.json").is_file():
+        return
+    if (folder / "config.toml").is_file():
+        subprocess.run([*program, "--resume", str(folder)], check=True, timeout=RUN_TIMEOUT_S)
         return
     base = ensure_base_model(base_seed, lambda *_: None, "question_first")
     given = {
@@ -131,8 +135,7 @@ def run_once(folder: Path, arm: Arm, seed: int, base_seed: int) -> None:
         **({"--rollout.answers_per_prompt": arm.answers} if arm.answers > 1 else {}),
     }
     words = [str(word) for pair in given.items() for word in pair]
-    command = [sys.executable, "-m", "unisd_rl.run", "unisd_star", "embedded", *ON_POLICY, *words]
-    subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
+    subprocess.run([*program, "unisd_star", "embedded", *ON_POLICY, *words], check=True, timeout=RUN_TIMEOUT_S)
 
 
 def read(folder: Path, arm: Arm, seed: int) -> Row:
