@@ -16,6 +16,7 @@ Where there is no GPU every part runs at a tiny size, which shows that it runs.
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,7 +94,8 @@ def run(part: Part, folder: Path) -> Outcome:
     seconds, text = time.perf_counter() - started, log.read_text(errors="replace").strip()
     print(f"== {part.name}: {' '.join(words)}\n{text}", flush=True)
     if not part.writes_json and not note:
-        note = text.splitlines()[-1]
+        # The libraries of a GPU may say more after pytest's summary.
+        note = next((line for line in reversed(text.splitlines()) if re.search(r"\d (passed|skipped)\b", line)), "")
     found = json.loads(target.read_text()) if target.exists() else {"machine": {}, "rows": []}
     return Outcome(note, seconds, found["machine"], found["rows"])
 

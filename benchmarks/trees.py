@@ -3,8 +3,9 @@
 `python -m benchmarks.trees --json FILE` takes steps of UniSD* (K = 3, 8 answers) on real ScienceQA and MBPP records
 (`--data`, by default ../shared/data) with answers that the models sample themselves, in `learner.layout` packed and
 tree in turns. Cases: `g1`, one answer to each of 8 prompts; `g4`, 4 answers to each of 2 prompts, in two steps; both
-with `contexts.order = "question_first"` too. Models: SmolLM2-135M's sizes, and those of Qwen2.5-0.5B with 4 of its
-layers; random weights, or SmolLM2's own (`--smollm2 FOLDER`, which examples/smollm2.py makes).
+with `contexts.order = "question_first"` too; a round takes one step of each. SmolLM2-135M's sizes read ScienceQA, those
+of Qwen2.5-0.5B with 4 of its layers MBPP (with `--models` or `--records`, each model all records); weights are random,
+or SmolLM2's own (`--smollm2 FOLDER`, which examples/smollm2.py makes).
 
 Ratios, packed over tree, of medians that are summed over models and records (`NAME.CASE`), and of each of those alone
 (`NAME.CASE.MODEL.RECORDS`): `teacher_time`, the passes over all views; `step_time`, all of a step but the optimiser's
@@ -50,6 +51,8 @@ class Options:
 
     models: list[str]
     records: list[str]
+    paired: bool
+    """The first model reads the first kind of records, the second the second; else each reads all."""
     layouts: list[str]
     cases: list[str]
     answers: int
@@ -79,20 +82,21 @@ def measure(options: Options, data: Path, smollm2: Path | None, folder: Path) ->
     tasks = {name: task_settings(name, data) for name in options.records}
     tokenizer = tokenizer_of(smollm2) if smollm2 else trained_tokenizer(texts_of(tasks.values()))
     with Progress(console=Console(stderr=True)) as progress:
-        for name in options.models:
+        for place, name in enumerate(options.models):
             bar = progress.add_task(f"{name}: its own answers", total=None)
             own = smollm2 if name == "smollm2" else None
             model = own or write_model(SHAPES[name], tokenizer, options.device, options.dtype, folder / name)
-            steps = [step for records in tasks for step in steps_with(options, tasks[records], model, own is not None)]
-            progress.update(bar, description=f"{name}: steps", total=(options.rounds + 1) * len(steps))
+            read = [options.records[place]] if options.paired else options.records
+            steps = [step for records in read for step in steps_with(options, tasks[records], model, own is not None)]
+            progress.update(bar, description=f"{name}: steps", total=len(schedule(steps, options.rounds)))
             figures: dict[tuple[int, str], list[StepFigures]] = defaultdict(list)
             with ExitStack() as stack:
                 workers = workers_of(options, model, stack)
-                for number in range(-1, options.rounds):
-                    for place, step in enumerate(steps):
-                        for layout, found in one_turn(workers, step, number, options.device).items():
-                            figures[place, layout].append(found)
-                        progress.advance(bar)
+                warm_up(workers, steps, options.device)
+                for number, at in schedule(steps, options.rounds):
+                    for layout in list(workers)[:: 1 if number % 2 else -1]:
+                        figures[at, layout].append(workers[layout].step(steps[at].rollouts))
+                    progress.advance(bar)
             rows += rows_of(name, steps, figures, options)
     return rows
 
@@ -133,25 +137,33 @@ def workers_of(options: Options, model: Path, stack: ExitStack) -> dict[str, Wor
     return workers
 
 
-def one_turn(workers: dict[str, Worker], step: Step, number: int, device: str) -> dict[str, StepFigures]:
-    """All layouts take the step, in every other round the other way round. Round -1 warms up and gives no figures."""
-    layouts = list(workers)[:: 1 if number % 2 else -1]
-    if number >= 0:
-        return {layout: workers[layout].step(step.rollouts) for layout in layouts}
-    for layout in layouts:  # on a GPU kernels are compiled for its lengths; elsewhere one answer makes the moments
-        workers[layout].step(step.rollouts if device == "cuda" else step.rollouts[:1])
-    return {}
+def warm_up(workers: dict[str, Worker], steps: Sequence[Step], device: str) -> None:
+    """Elsewhere than on a GPU one answer makes gradients and moments; there kernels are compiled for every length."""
+    for step in steps if device == "cuda" else steps[:1]:
+        for worker in workers.values():
+            worker.step(step.rollouts if device == "cuda" else step.rollouts[:1])
+
+
+def schedule(steps: Sequence[Step], rounds: int) -> list[tuple[int, int]]:
+    """(number of the round, place of the step): each round takes one step of every case, its next one."""
+    groups = places_of(steps).values()
+    return [(number, group[number % len(group)]) for number in range(rounds) for group in groups]
+
+
+def places_of(steps: Sequence[Step]) -> dict[tuple[str, str], list[int]]:
+    """Where the steps of each kind of records and case stand."""
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, step in enumerate(steps):
+        places[step.records, step.case].append(place)
+    return places
 
 
 def rows_of(
     model: str, steps: Sequence[Step], figures: dict[tuple[int, str], list[StepFigures]], options: Options
 ) -> list[Row]:
     """Of each kind of records, case and layout the sums over its steps of medians over the rounds."""
-    places: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, step in enumerate(steps):
-        places[step.records, step.case].append(place)
     rows = []
-    for (records, case), group in places.items():
+    for (records, case), group in places_of(steps).items():
         layouts = [layout for layout in options.layouts if (group[0], layout) in figures]
         for layout in layouts:
             found = [figures[place, layout] for place in group]
@@ -267,8 +279,8 @@ def main() -> None:
     for name, known in (("models", SHAPES), ("records", (*FILES, *MADE_UP)), ("layouts", LAYOUTS), ("cases", CASES)):
         parser.add_argument(f"--{name}", type=lambda text, known=known: names(known, text), help=", ".join(known))
     parser.add_argument("--answers", type=int, default=8, help="answers of a step (default 8)")
-    parser.add_argument("--longest-answer", type=int, help="tokens of the longest answer (default 96)")
-    parser.add_argument("--rounds", type=int, help="how often each step is taken (default 3)")
+    parser.add_argument("--longest-answer", type=int, help="tokens of the longest answer (default 64)")
+    parser.add_argument("--rounds", type=int, help="at least 2, so that every step is taken (default 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--lora", type=int, help="train an adapter of this rank (default: all weights)")
@@ -277,14 +289,16 @@ def main() -> None:
     quick, real = arguments.quick, arguments.data.is_dir()
     if not real and not arguments.records:
         screen().print(f"{arguments.data} is not a folder: problems are made up")
+    paired = not quick and real and not (arguments.models or arguments.records)
     options = Options(
         models=arguments.models or (["tiny"] if quick else ["smollm2", "qwen2.5-0.5b"]),
         records=arguments.records or (list(FILES) if real and not quick else list(MADE_UP[:1])),
+        paired=paired,
         layouts=arguments.layouts or ["packed", "tree"],
         cases=arguments.cases or list(CASES),
         answers=arguments.answers,
-        longest_answer=arguments.longest_answer or (12 if quick else 96),
-        rounds=arguments.rounds or (1 if quick else 3),
+        longest_answer=arguments.longest_answer or (12 if quick else 64),
+        rounds=max(arguments.rounds or 2, 2),
         device=arguments.device,
         dtype="bfloat16" if arguments.device == "cuda" else "float32",
         lora=arguments.lora,

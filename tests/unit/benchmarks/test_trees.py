@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.layouts.rollouts import CASES, Problem, answers_needed, steps_of
 from benchmarks.layouts.worker import StepFigures
-from benchmarks.trees import Options, Step, ratios_of, rows_of
+from benchmarks.trees import Options, Step, ratios_of, rows_of, schedule
 from unisd_rl.types import TokenView, ViewKind
 
 
@@ -47,7 +47,7 @@ def test_a_case_has_8_answers_a_step_and_4_distinct_prompts_and_no_answer_twice(
 
 def rows(packed, tree):
     """Rows of one case over two steps, each taken in as many rounds as there are figures."""
-    options = Options(["m"], ["r"], ["packed", "tree"], ["g4"], 8, 9, 3, "cpu", "float32", None, 4096, 1)
+    options = Options(["m"], ["r"], False, ["packed", "tree"], ["g4"], 8, 9, 3, "cpu", "float32", None, 4096, 1)
     steps = [Step("r", "g4", []) for _ in packed]
     found = {(place, "packed"): rounds for place, rounds in enumerate(packed)}
     found |= {(place, "tree"): rounds for place, rounds in enumerate(tree)}
@@ -87,3 +87,8 @@ def test_a_view_that_a_completion_has_not_got_is_no_difference_and_one_that_only
     assert figures(logprobs=without).largest_difference(figures(logprobs=without)) == 0.0
     with_it = {0: np.array([[-1.0, -1.0], [-3.0, -3.0]])}
     assert figures(logprobs=with_it).largest_difference(figures(logprobs=without)) == np.inf
+
+
+def test_a_round_takes_one_step_of_each_case_and_two_rounds_take_every_step():
+    steps = [Step("r", "g1", []), Step("r", "g4", []), Step("r", "g4", []), Step("s", "g1", [])]
+    assert schedule(steps, 3) == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3)]
