@@ -32,7 +32,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks.output import finish, machine, result_file, show_table
 from learner.schedule import learning_rate
 from unisd_rl.config import Config
-from unisd_rl.types import Rollout, Source, TokenView, ViewKind
+from unisd_rl.types import Rollout, Source, Tokens, TokenView, ViewKind
 
 KINDS = ("ours", "dense")
 VIEWS = 3
@@ -135,24 +135,35 @@ def rollouts_of(size: Size) -> list[Rollout]:
 
     kinds = (ViewKind.PRIMARY, *[ViewKind.AUXILIARY] * VIEWS, ViewKind.NEGATIVE)
     return [
-        Rollout(
-            number=number,
-            id=str(number),
-            source=Source.GOLD,
-            prompt_tokens=tokens(size.context // 2),
-            views=tuple(TokenView(kind, tokens(size.context)) for kind in kinds),
-            completion_tokens=tokens(size.completion),
-            logprobs=None,
-            lineages=None,
-            versions=None,
-            finish_reason="stop",
-            seed=number,
-            actor="",
-            started_s=0.0,
-            finished_s=0.0,
+        gold_rollout(
+            number,
+            str(number),
+            tokens(size.context // 2),
+            tuple(TokenView(kind, tokens(size.context)) for kind in kinds),
+            tokens(size.completion),
         )
         for number in range(size.sequences)
     ]
+
+
+def gold_rollout(number: int, name: str, prompt: Tokens, views: tuple[TokenView, ...], completion: Tokens) -> Rollout:
+    """`Source.GOLD`: of no policy version, so that staleness and log-probs of an engine are not looked at."""
+    return Rollout(
+        number=number,
+        id=name,
+        source=Source.GOLD,
+        prompt_tokens=prompt,
+        views=views,
+        completion_tokens=completion,
+        logprobs=None,
+        lineages=None,
+        versions=None,
+        finish_reason="stop",
+        seed=number,
+        actor="",
+        started_s=0.0,
+        finished_s=0.0,
+    )
 
 
 def config_of() -> Config:

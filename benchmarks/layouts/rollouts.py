@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
-from benchmarks.learner_step import aligned
+from benchmarks.learner_step import aligned, gold_rollout
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.config.task import TaskConfig
@@ -28,7 +28,7 @@ from unisd_rl.contexts.selection import measure_with
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import grade_all
-from unisd_rl.types import Rollout, Source, Tokens, TokenView
+from unisd_rl.types import Rollout, Tokens, TokenView
 
 MADE_UP = ("tool_use", "multiples")
 """Tasks that need no records."""
@@ -146,7 +146,13 @@ def steps_of(
     prompts = size // case.answers
     return [
         [
-            _rollout(number, problems[index], answers[index][number % case.answers])
+            gold_rollout(
+                number,
+                problems[index].id,
+                problems[index].prompt,
+                problems[index].views,
+                answers[index][number % case.answers],
+            )
             for number, index in enumerate(np.repeat(np.arange(start, start + prompts), case.answers))
         ]
         for start in range(0, max(PROMPTS, prompts), prompts)
@@ -160,23 +166,3 @@ def answers_needed(cases: Sequence[Case], size: int) -> list[int]:
         for index in range(max(PROMPTS, size // case.answers)):
             most[index] = max(most[index], case.answers)
     return [most[index] for index in range(len(most))]
-
-
-def _rollout(number: int, problem: Problem, answer: Tokens) -> Rollout:
-    """`Source.GOLD`: of no policy version, so that staleness and log-probs of an engine are not looked at."""
-    return Rollout(
-        number=number,
-        id=problem.id,
-        source=Source.GOLD,
-        prompt_tokens=problem.prompt,
-        views=problem.views,
-        completion_tokens=answer,
-        logprobs=None,
-        lineages=None,
-        versions=None,
-        finish_reason="stop",
-        seed=number,
-        actor="",
-        started_s=0.0,
-        finished_s=0.0,
-    )

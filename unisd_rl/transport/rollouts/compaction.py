@@ -167,11 +167,6 @@ class BackgroundCompaction:
             self._thread.submit(self._remove_leftovers)
             self._running = self._thread.submit(compact_segments, self._files, number, segments, rows_of)
 
-    def busy(self) -> bool:
-        """Wait for what the thread was given; whether it has `finished` something."""
-        self._thread.submit(lambda: None).result()
-        return self._running is not None
-
     def finished(self) -> Compaction | None:
         """What was done since this was asked last; `remove` it when its segments are not read any more."""
         if self._running is None or not self._running.done():

@@ -241,11 +241,6 @@ class Ledger:
             bytes_after=sum(file.nbytes for file in written),
         )
 
-    def wait_for_compaction(self) -> None:
-        """Return when nothing is being compacted, and what was compacted is removed."""
-        while self._background.busy():
-            self._compact_in_background()
-
     def _compact_in_background(self) -> None:
         """Take over what was compacted meanwhile, and begin with what is due."""
         if done := self._background.finished():

@@ -56,16 +56,25 @@ def whole(ledger, numbers, actor="a"):
     return same_rollouts(found, [row(number, actor) for number in numbers]) and ledger.tokens == tokens
 
 
+def wait_for_compaction(ledger):
+    """Return when nothing is being compacted, and what was compacted is removed."""
+    while True:
+        ledger._background._thread.submit(lambda: None).result()  # after all that it was given
+        if ledger._background._running is None:
+            return
+        ledger._compact_in_background()
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_whatever_was_compacted_meanwhile_rows_are_read_as_they_came(place, waits):
     ledger, order = Ledger(place, fsync=False), nearly_in_order(61)
     for count, number in enumerate(order):
         assert append(ledger, row(number), row(order[count // 2])) == (number,)
         if waits:
-            ledger.wait_for_compaction()
+            wait_for_compaction(ledger)
         if count % 7 == 0:
             assert same_rollouts(ledger.rollouts(order[: count + 1]), rows(order[: count + 1]))
-    ledger.wait_for_compaction()
+    wait_for_compaction(ledger)
     for one in (ledger, Ledger(place, fsync=False)):
         assert list(one.numbers) == list(range(61))
         assert whole(one, list(range(61)))
@@ -78,7 +87,7 @@ def test_files_and_what_is_known_of_single_rows_are_bounded_by_what_is_not_compa
     ledger = Ledger(tmp_path, fsync=False)
     for number in nearly_in_order(120):
         append(ledger, row(number))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     assert len(ledger._positions) <= 2 * 4 + 3  # two segments, one that is open, and what is in memory
     assert len(ledger.compacted) == 120 // 4 - 1
     assert len(files(tmp_path)) <= 2 * (120 // 4) + 2 * 3
@@ -96,7 +105,7 @@ def test_stopped_after_any_file_operation_nothing_acknowledged_is_lost_and_the_n
                     acknowledged += append(ledger, row(number))
                 except OSError:
                     assert stop.stopped
-                ledger.wait_for_compaction()
+                wait_for_compaction(ledger)
         stopped = stop.stopped
         names = files(folder)
         unfinished += any("compacted" in name for name in names) and any("00000001.a" in name for name in names)
@@ -105,7 +114,7 @@ def test_stopped_after_any_file_operation_nothing_acknowledged_is_lost_and_the_n
         assert same_rollouts(again.rollouts(list(again.numbers)), rows(again.numbers))
         for number in range(11):
             append(again, row(number))
-        again.wait_for_compaction()
+        wait_for_compaction(again)
         last = Ledger(folder, fsync=True)
         assert list(last.numbers) == list(range(11))
         assert whole(last, list(range(11)))
@@ -153,7 +162,7 @@ def test_a_compaction_that_fails_is_tried_again_and_fails_no_commit(place, monke
     with caplog.at_level(logging.WARNING):
         for number in range(12):
             append(ledger, row(number))
-            ledger.wait_for_compaction()
+            wait_for_compaction(ledger)
     assert "does not read back as it was written: nothing was removed" in caplog.text
     assert ledger.compacted == Ledger(place, fsync=False).compacted == []
     assert whole(ledger, list(range(12)))
@@ -163,7 +172,7 @@ def test_a_compaction_that_fails_is_tried_again_and_fails_no_commit(place, monke
     monkeypatch.setattr(compaction, "_COMPACTED_BYTES", int(4.5 * ROW_BYTES))
     for number in range(12, 16):
         append(ledger, row(number))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     assert ledger.compacted
     assert whole(ledger, list(range(16)))
     assert whole(Ledger(place, fsync=False), list(range(16)))
@@ -176,7 +185,7 @@ def test_a_reader_that_was_opened_before_a_compaction_reads_what_was_there(place
     reader = Ledger(place, fsync=False)
     for number in range(4, 30):
         append(ledger, row(number))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     assert len(ledger.compacted) >= 5
     assert same_rollouts(reader.rollouts([2, 0, 3, 1]), rows([2, 0, 3, 1]))
 
@@ -202,7 +211,7 @@ def test_what_a_failure_left_behind_does_not_count_beside_what_was_compacted_sin
     assert 3 in Ledger(tmp_path, fsync=True)
     for number in range(3, 8):
         append(ledger, row(number, "stored"))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     for one in (ledger, Ledger(tmp_path, fsync=True)):
         assert [found.actor for found in one.rollouts(list(range(8)))] == ["a"] * 3 + ["stored"] * 5
         assert (len(one), one.tokens) == (8, sum(number % 3 for number in range(8)))
@@ -277,7 +286,7 @@ def test_a_ledger_of_an_earlier_version_opens_goes_on_and_is_compacted(old):
     assert whole(Ledger(old, fsync=False), list(range(9)))
     for number in range(9, 20):
         append(ledger, row(number))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     assert whole(ledger, list(range(20)))
     assert whole(Ledger(old, fsync=False), list(range(20)))
     Ledger(old, fsync=False).compact()
@@ -291,7 +300,7 @@ def test_a_commit_that_is_larger_than_a_file_is_one(place):
     assert append(ledger, *large) == tuple(range(8))
     for number in range(8, 20):
         append(ledger, row(number))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
     assert ledger.compacted[0].ranges.tolist() == [[0, 8]]
     assert same_rollouts(Ledger(place, fsync=False).rollouts(list(range(8))), large)
 
@@ -313,7 +322,7 @@ def test_commits_go_on_while_a_file_is_compacted(tmp_path):
         await asyncio.gather(*(ledger.append(encode([row(number)])) for number in range(64)))
         for number in range(64, 96):
             await ledger.append(encode([row(number)]))
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
         return ledger
 
     assert whole(asyncio.run(scenario()), list(range(96)))
