@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,13 @@ def parts_for(device: str, tiny: bool) -> list[Part]:
     else:
         step += ["--answers", "16", "--longest-answer", "256", "--gradient-tokens", "16384"]
         models = [["--models", "qwen2.5-1.5b"], ["--models", "qwen2.5-7b", "--rounds", "2"]]
+    # Most of their time compiles kernels on the CPU.
+    side_by_side = ["-n", "4"] if device == "cuda" and find_spec("xdist") else []
     return [
-        Part("tests", ["pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"], 160, writes_json=False),
+        Part("tests", ["pytest", "-q", "-p", "no:cacheprovider", *side_by_side, "tests/gpu"], 110, writes_json=False),
         Part("objective", objective, 80),
-        Part("layouts", [*step, *models[0], "--layouts", "packed,tree,padded"], 90),
-        Part("step_7b", [*step, *models[1], "--layouts", "tree"], 90),
+        Part("layouts", [*step, *models[0], "--layouts", "packed,tree,padded"], 120),
+        Part("step_7b", [*step, *models[1], "--layouts", "tree"], 110),
     ]
 
 

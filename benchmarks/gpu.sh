@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 # Of the versions in locks/gpu.txt. pydantic-core is compiled, so PYTHON_VERSION must be that of the other machine.
 PACKAGES=(pydantic pydantic-core pydantic-settings annotated-types typing-inspection msgspec platformdirs tomli-w
-    python-dotenv hjson)
+    python-dotenv hjson trl datasets dill multiprocess)
 LIGER=liger-kernel==0.8.5
 
 locked() { sed -nE "s/^($1==[^ ;\\]+).*/\\1/p" locks/gpu.txt; }

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.layouts.shapes import trained_tokenizer
 from benchmarks.output import finish, machine, result_file, show_table
 from learner.schedule import learning_rate
 from unisd_rl.config import Config
@@ -75,6 +76,7 @@ def step_rows(quick: bool, threads: int = os.cpu_count() or 1) -> tuple[list[dic
     found: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         model_of(size).save_pretrained(folder)
+        trained_tokenizer(["a model folder has a tokenizer"]).save_pretrained(folder)
         for _ in range(1 if quick else 3):
             for kind in KINDS:
                 found[kind].append(measure_in_fresh_process(kind, size, Path(folder)))

@@ -11,7 +11,7 @@ largest ratio of our error against float64 to the dense formula's, over divergen
 """
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import platform
@@ -44,11 +44,15 @@ def default_size(quick: bool) -> Size:
 
 def contenders(size: Size) -> list[str]:
     names = ["dense", "ours"]
-    for name, library, needs_gpu in (("trl", "trl", False), ("liger", "liger_kernel", True)):
+    modules = (("trl", "trl.kernels.chunked_divergence", False), ("liger", "liger_kernel.transformers", True))
+    for name, module, needs_gpu in modules:
         if needs_gpu and size.device != "cuda":
             screen().print(f"{name} is left out: its kernels need a GPU")
-        elif importlib.util.find_spec(library) is None:
-            screen().print(f"{name} is left out: {library} is not installed")
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # it may be missing, or not go together with what is installed
+            screen().print(f"{name} is left out: {module} cannot be imported ({error})")
         else:
             names.append(name)
     return names

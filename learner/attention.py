@@ -2,8 +2,7 @@
 
 ```
  Inputs.packing --keyword--> decoder --> layers --> packed_attention           one call a layer, no mask, no padding
-                                                    |-- CUDA, 16 bits: torch's variable-length flash kernel,
-                                                    |                  for a tree FlexAttention
+                                                    |-- CUDA, 16 bits: FlexAttention, one kernel for the row
                                                     +-- elsewhere: scaled_dot_product_attention, block by block
 ```
 
@@ -34,7 +33,7 @@ from learner.prefix_tree import Row, Span
 
 PACKED = "unisd_packed"
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
-_FLASH_HEAD_WIDTH = 256
+_KERNEL_HEAD_WIDTH = 256
 _MASKED_ROWS = 256
 """Rows of a block with a mask, at most: masks stay small."""
 
@@ -62,11 +61,6 @@ class Packing:
         starts = torch.tensor([0, *(stop for _, stop in row.segments)], dtype=torch.int32).to(device)
         depth, end = (torch.from_numpy(array).to(device) for array in (row.depth_T, row.subtree_end_T))
         return Packing(tuple(stop - start for start, stop in row.segments), row.prefixes, starts, depth, end)
-
-    @property
-    def shares(self) -> bool:
-        """Whether a token is part of several sequences."""
-        return any(self.prefixes)
 
     def keywords(self) -> dict[str, object]:
         """What a model's forward pass over the row is told beside the ids."""
@@ -104,18 +98,17 @@ def packed_attention(
     wanted = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if wanted or not getattr(module, "is_causal", True):
         raise NotPackable(f"{type(module).__name__} wants {', '.join(wanted) or 'to look ahead'}")
-    kernel = _flex if packing.shares else _flash
-    attend = kernel if _has_flash(query_1hTd, value_1gTd) else _blockwise
+    attend = _flex if _has_kernel(query_1hTd, value_1gTd) else _blockwise
     return attend(query_1hTd, key_1gTd, value_1gTd, packing, scaling, sliding_window), None
 
 
 AttentionInterface.register(PACKED, packed_attention)
 
 
-def _has_flash(query: Tensor, value: Tensor) -> bool:
+def _has_kernel(query: Tensor, value: Tensor) -> bool:
     narrow = query.dtype in (torch.bfloat16, torch.float16)
     width = query.shape[-1]
-    return query.is_cuda and narrow and width == value.shape[-1] <= _FLASH_HEAD_WIDTH and width % 8 == 0
+    return query.is_cuda and narrow and width == value.shape[-1] <= _KERNEL_HEAD_WIDTH and width % 8 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,30 +217,10 @@ def _pieces(blocks: Sequence[_Block], spans: Sequence[Span]) -> Iterator[tuple[i
             yield place, max(start, block.start) - block.start, min(stop, block.stop) - block.start
 
 
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
-) -> Tensor:
-    """One kernel for a row that shares nothing. It counts the tokens before a token, without the token itself."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    longest = max(packing.lengths)
-    output = varlen_attn(
-        *(tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)),
-        packing.starts_S,
-        packing.starts_S,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=True,
-    )
-    return output.unsqueeze(0)
-
-
 def _flex(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Tensor:
-    """One kernel for the row of a tree. Its mask is a list of the blocks of 128 by 128 tokens that are not empty."""
+    """One kernel for the row. Its mask is a list of the blocks of 128 by 128 tokens that are not empty."""
     attend, block_mask = _compiled_flex()
     length, device = query.shape[2], query.device
     depth_T, subtree_end_T = packing.depth_T, packing.subtree_end_T  # a compiled mask may close over tensors
@@ -256,7 +229,9 @@ def _flex(
         return sees(query_row, key_row, depth_T, subtree_end_T, window)
 
     mask = packing.once(("flex", window), lambda: block_mask(seen, None, None, length, length, device=device))
-    output: Tensor = attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True)
+    # Without the option rows of fewer than 128 tokens would take a kernel for decoding, which is compiled beside it.
+    options = {"FORCE_USE_FLEX_ATTENTION": True}
+    output: Tensor = attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=True, kernel_options=options)
     return output.transpose(1, 2).contiguous()
 
 

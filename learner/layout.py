@@ -64,10 +64,9 @@ def reads_rows(model: PreTrainedModel, layout: Layout) -> bool:
                 return False  # not through the interface: transformers would mask the whole row, at a quadratic cost
             found = _read(model, sequences, layout)
             (gradient,) = torch.autograd.grad(found.float().square().sum(), [model.get_input_embeddings().weight])
-        except (NotPackable, TypeError):  # a TypeError: its forward pass knows no further keywords
-            return False
-        except RuntimeError as error:  # a kernel that this GPU cannot run, forward or backward
-            print(f"{layout}: {error}", file=sys.stderr)
+        except (NotPackable, TypeError, RuntimeError) as error:
+            # TypeError: its forward pass knows no further keywords; RuntimeError: a kernel that this GPU cannot run.
+            print(f"layout {layout} is not for {type(model).__name__}: {error}", file=sys.stderr)
             return False
         finally:
             model.set_attn_implementation(before)

@@ -5,6 +5,7 @@ a function or under TYPE_CHECKING counts too: what it names is what the file kno
 """
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -34,7 +35,7 @@ ALLOWED = {
         "actors/engines/vllm_engine.py",
         "unisd_rl/transport/weights/adapter_extension.py",
         "unisd_rl/transport/weights/object_store_engine.py",
-        "unisd_rl/transport/weights/adapter.py",
+        "unisd_rl/transport/weights/adapter_loader.py",
         "unisd_rl/transport/weights/object_store.py",
         "unisd_rl/transport/weights/transport.py",
         "unisd_rl/transport/weights/vllm_trainer.py",
@@ -95,10 +96,11 @@ def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-def imports_of(name: str, present: dict[str, Path]) -> set[str]:
-    """The product's modules that this one imports anywhere in its file; `from a import b` may name the module `a.b`."""
-    found = set()
-    for node in ast.walk(ast.parse(present[name].read_text())):
+def imports_of(name: str, present: dict[str, Path], at_start: bool = False) -> set[str]:
+    """The product's modules that this one imports anywhere in its file, or where it is imported itself (`at_start`);
+    `from a import b` may name the module `a.b`."""
+    found, tree = set(), ast.parse(present[name].read_text())
+    for node in tree.body if at_start else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -115,6 +117,21 @@ def test_the_objective_knows_of_this_project_only_its_own_configuration_metrics_
     own = {name for name in present if name.startswith("unisd_rl.objective")}
     assert own
     assert {found for name in own for found in imports_of(name, present)} - own <= allowed
+
+
+def test_a_learner_outside_a_cluster_needs_neither_ray_nor_vllm():
+    """A benchmark of steps, or a debugger, takes `learner.learner` alone."""
+    present, found, new = modules(), set(), {"learner.learner"}
+    while new:
+        found |= new
+        new = {one for name in new for one in imports_of(name, present, at_start=True)} - found
+    lines = {
+        (name, ast.unparse(node))
+        for name in found
+        for node in ast.parse(present[name].read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert {line for line in lines if re.match(r"(import|from) (ray|vllm)\b", line[1])} == set()
 
 
 def test_no_import_circle_exists_between_files():

@@ -1,14 +1,12 @@
 """A packed row gives each sequence what it gets alone, whether or not it shares tokens with others."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from learner.attention import NotPackable, Packing, _flash, _flex, packed_attention, sees
+from learner.attention import NotPackable, Packing, _flex, packed_attention, sees
 from learner.layout import choose_layout
 from learner.prefix_tree import PrefixTree
 from tests.fakes.attention_models import (
@@ -131,7 +129,7 @@ def test_a_row_without_packing_or_with_a_mask_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, WINDOW])
-def test_the_flash_kernel_agrees_with_attention_sequence_by_sequence(window):
+def test_the_kernel_agrees_with_attention_sequence_by_sequence(window):
     torch.manual_seed(5)
     query, key, value = (torch.randn(1, heads, sum(LENGTHS), 16, device="cuda") for heads in (4, 2, 2))
     direction = torch.randn(1, sum(LENGTHS), 4, 16, device="cuda")
@@ -157,35 +155,3 @@ def test_flex_attention_is_asked_for_the_definition(monkeypatch, window):
     query, key, value = (torch.randn(1, heads, len(row.depth_T), 16) for heads in (4, 2, 2))
     found = _flex(query, key, value, Packing.of(row, CPU), 0.3, window)
     assert torch.allclose(found, dense_attention(query, key, value, row, 0.3, window), atol=1e-5)
-
-
-@pytest.mark.parametrize("window,expected", [(None, (-1, 0)), (WINDOW, (WINDOW - 1, 0))])
-def test_the_flash_kernel_is_asked_for_the_right_spans(monkeypatch, window, expected):
-    """Without a GPU: a kernel written as a loop, by its documentation, stands in for torch's."""
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", loop_attention)
-    query, key, value = (torch.randn(1, heads, sum(LENGTHS), 8) for heads in (4, 2, 2))
-    packing = packing_of(LENGTHS)
-    found = _flash(query, key, value, packing, 0.3, window)
-    exact, _ = packed_attention(
-        nn.Module(), query, key, value, None, packing=packing, scaling=0.3, sliding_window=window
-    )
-    assert torch.allclose(found, exact, atol=1e-5)
-    assert loop_attention.window == expected
-
-
-def loop_attention(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    assert enable_gqa
-    assert torch.equal(cu_seq_q, cu_seq_k)
-    assert max_q == max_k == int(cu_seq_q.diff().max())
-    loop_attention.window = window_size
-    left, right = window_size
-    assert right == 0
-    out = torch.empty_like(query)
-    for start, stop in pairwise(cu_seq_q.tolist()):
-        for at in range(start, stop):
-            first = start if left < 0 else max(start, at - left)
-            for head in range(query.shape[1]):
-                group = head * key.shape[1] // query.shape[1]
-                weights = (key[first : at + 1, group] @ query[at, head] * scale).softmax(0)
-                out[at, head] = weights @ value[first : at + 1, group]
-    return out

@@ -71,7 +71,7 @@ class ObjectStoreTransport(WeightTransport):
         lora, verify = self._config.model.lora, self._config.weights.checksum
         if lora is None:
             return WholeModelLoader(verify)
-        from unisd_rl.transport.weights.adapter import AdapterLoader  # peft takes seconds to import
+        from unisd_rl.transport.weights.adapter_loader import AdapterLoader  # peft takes seconds to import
 
         return AdapterLoader(lora, model_path, verify)
 

@@ -8,8 +8,8 @@ import pytest
 
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import WeightsConfig
-from unisd_rl.transport.weights import adapter, object_store
-from unisd_rl.transport.weights.adapter import AdapterLoader
+from unisd_rl.transport.weights import adapter_loader, object_store
+from unisd_rl.transport.weights.adapter_loader import AdapterLoader
 from unisd_rl.transport.weights.build import TRANSPORTS, weight_transport
 from unisd_rl.transport.weights.object_store import ObjectStoreTransport, WholeModelLoader
 from unisd_rl.transport.weights.store import StoreClient
@@ -26,7 +26,7 @@ def test_every_name_of_a_transport_has_one():
     assert set(get_args(WeightsConfig.model_fields["transport"].annotation)) == set(TRANSPORTS)
 
 
-@pytest.mark.parametrize("module", [object_store, adapter])
+@pytest.mark.parametrize("module", [object_store, adapter_loader])
 def test_the_worker_extension_that_vllm_imports_by_name_is_there(module):
     name, _, class_name = module._EXTENSION.rpartition(".")
     spec = find_spec(name)
