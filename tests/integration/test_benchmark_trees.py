@@ -28,7 +28,7 @@ def test_everything_for_a_gpu_runs_at_tiny_sizes_without_one(tmp_path):
     found, _ = quick("gpu", tmp_path)
     notes = {row["part"]: row["note"] for row in found["rows"] if "note" in row}
     assert notes.keys() == {part.name for part in parts_for("cpu", tiny=True)}
-    assert "passed" in notes.pop("tests") or "skipped" in notes
+    assert "skipped" in notes.pop("tests")  # all of them want a GPU
     assert set(notes.values()) == {""}
     steps = [row for row in found["rows"] if "teacher_tokens" in row]
     assert {row["what"].rsplit(maxsplit=1)[1] for row in steps} == {"packed", "tree", "padded"}
