@@ -86,7 +86,7 @@ def losses_of(model, folder, ranks, shards, **learner):
         references = [ray.put(shard) for shard in shards]
         reports = [group.step(references, version, TIMEOUT_S) for version in range(2)]
         where = nodes_of(group)
-        return [report.loss for report in reports], where, [stored(node) for node in where]
+        return [report.loss.loss for report in reports], where, [stored(node) for node in where]
     finally:
         group.close()
 

@@ -130,6 +130,7 @@ def test_weights_of_a_higher_lineage_find_nothing_in_flight(parts):
     parts.until(lambda: parts.queue.report().leased, "prompts are in flight")
     parts.queue.roll_back(1, 0)
     parts.group.wait_for(parts.publish(0, lineage=1), WAIT_S)
+    parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))  # as a driver does after a roll-back
     batch = parts.queue.take(0, 1, WAIT_S, parts.group.check)
     assert [len(set(rollout.lineages)) for rollout in decode(ray.get(batch.shards[0]))] == [1] * BATCH
     assert parts.queue.report().leases > BATCH  # what was in flight was given back, and leased again
