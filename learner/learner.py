@@ -93,10 +93,10 @@ class Learner:
         self._adapter_config = None if lora is None else peft_config(lora, str(model_path))
         lm = load_model(model_path, config.model.dtype).to(device)
         layout = choose_layout(lm.model, config.best_layout)
-        self._packing = PackingConfig(layout, config.learner.micro_batch_tokens, config.learner.scoring_budget)
+        self.packing = PackingConfig(layout, config.learner.micro_batch_tokens, config.learner.scoring_budget)
         self.student, self.teacher = student_and_teacher(lm, config, plan.needs_teacher)
         self._vocabulary = lm.model.config.get_text_config().vocab_size
-        self._scorer = Scorer(self.teacher, plan, self._settings)
+        self.scorer = Scorer(self.teacher, plan, self._settings)
 
     def step(self, data: bytes, version: int, lineage: int = 0) -> StepMetrics:
         """Train version `version` of `lineage` on this rank's rollouts (an IPC stream of them) into the next.
@@ -112,12 +112,12 @@ class Learner:
         truncated_share = self._truncated_share(rollouts)
         if self._config.learner.mask_truncated_completions:
             rollouts = without_truncated(rollouts)
-        batch, timer = RankBatch(rollouts, self._device, self._packing), StepTimer()
+        batch, timer = RankBatch(rollouts, self._device, self.packing), StepTimer()
         if not any(all_reduce_max([batch.tokens], self._device)):
             policy, mismatch = self._policy_metrics(batch, [], PolicyVersion(lineage, version), truncated_share)
             return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, mismatch, timer)
         with timer.measure_views():
-            scores = self._scorer.score(batch, timer)
+            scores = self.scorer.score(batch, timer)
         if self.teacher:
             check_teacher_logprobs(all_gather_ragged(scores.probe_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
@@ -170,7 +170,7 @@ class Learner:
 
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """The student's float32 log-prob of each completion token at the sampling temperature."""
-        inputs = collate([(prompt, completion)], self._packing.layout, self._device)
+        inputs = collate([(prompt, completion)], self.packing.layout, self._device)
         logprob_N = self.student.forward(inputs, partial(self._sampling_logprobs, targets_N=inputs.targets_N))
         return logprob_N.cpu().numpy()
 
@@ -192,7 +192,7 @@ class Learner:
         Raises:
             RunFailed: it is of another model.
         """
-        empty_inputs = collate([], self._packing.layout, self._device)
+        empty_inputs = collate([], self.packing.layout, self._device)
         archive = Archive(path / STATE)
         restore(self.student, self.teacher, archive.tensor, archive.optimizer_steps(version), empty_inputs)
 

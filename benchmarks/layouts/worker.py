@@ -142,7 +142,7 @@ def _serve(connection: Connection, setting: Setting) -> None:
 
     device = init_process_group(setting.device == "cuda", setting.threads, TIMEOUT_S)
     learner = Learner(setting.config(), setting.model, device)
-    found = learner._packing.layout
+    found = learner.packing.layout
     assert found == setting.layout, f"the model's attention allows {found}, not {setting.layout}"
     recording = _RecordingLearner(learner, setting.device)
     connection.send("ready")
@@ -160,14 +160,14 @@ class _RecordingLearner:
     def __init__(self, learner: "Learner", device: str) -> None:
         self._learner, self._device = learner, device
         self._scored: tuple[RankBatch, Scores] | None = None
-        score = learner._scorer.score
+        score = learner.scorer.score
 
         def recorded(batch: "RankBatch", timer: "StepTimer") -> "Scores":
             scores = score(batch, timer)
             self._scored = batch, scores
             return scores
 
-        learner._scorer.score = recorded  # type: ignore[method-assign]
+        learner.scorer.score = recorded  # type: ignore[method-assign]
 
     def step(self, rollouts: list[Rollout]) -> StepFigures:
         _return_free_memory(self._device)
