@@ -18,10 +18,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from pydantic.fields import FieldInfo
-
-from docs.configuration import kinds_of
 from unisd_rl.config import Config
+from unisd_rl.config.fields import field_names as fields
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("unisd_rl", "actors", "learner")
@@ -149,19 +147,6 @@ def file_names(root: Path) -> frozenset[str]:
     """The names of all files of the tree, without their folders."""
     below = [path for folder in _CODE for path in (root / folder).rglob("*")]
     return frozenset(path.name for path in (*below, *root.iterdir()))
-
-
-@cache
-def fields() -> frozenset[str]:
-    """`section.field` of every field and section of the configuration."""
-    return frozenset(path for name, field in Config.model_fields.items() for path in _below(name, field))
-
-
-def _below(path: str, field: FieldInfo) -> Iterator[str]:
-    yield path
-    for kind in kinds_of(field.annotation):
-        for name, inner in kind.model_fields.items():
-            yield from _below(f"{path}.{name}", inner)
 
 
 def defined(name: str, root: Path) -> bool:

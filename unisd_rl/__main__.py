@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 COMMANDS = {
@@ -11,28 +12,28 @@ COMMANDS = {
     "replay": "train again from the rollouts that a run stored",
     "scale": "change the number of rollout actors during a run",
     "compact": "rewrite the rollouts of a stopped run as few Parquet files",
+    "recipes": "list the shipped recipes, what each is and what it costs",
+    "completion": "print a completion script for bash or zsh",
 }
-_HELP = "\n".join(
-    [
-        "usage: unisd-rl COMMAND ...",
-        "",
-        "On-policy self-distillation of language models.",
-        "",
-        *(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items()),
-        "",
-        "`unisd-rl COMMAND --help` lists the options of a command.",
-    ]
-)
+
+
+def _help() -> str:
+    from unisd_rl.config.help import overview  # pydantic; no other command waits for it
+
+    options = {"COMMAND --help": "the options of a command"}
+    return overview("unisd-rl COMMAND ...", options, COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first word names with the other words; returns the exit code."""
     name, *others = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("-h", "--help"):
-        print(_HELP)
+        print(_help())
         return 0
     if name not in COMMANDS:
-        print(f"error: COMMAND = {name!r} is none of {', '.join(COMMANDS)}; name one of them first", file=sys.stderr)
+        close = get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "name one of them first"
+        print(f"error: COMMAND = {name!r} is none of {', '.join(COMMANDS)}; {remedy}", file=sys.stderr)
         return 2
     command = import_module(f"unisd_rl.{name}")
     if arguments is not None:

@@ -19,11 +19,16 @@ from unisd_rl.cluster.stop import STOP, STOPPED
 from unisd_rl.config import Config
 from unisd_rl.config.base import expand_path
 from unisd_rl.config.contexts import ContextsConfig, RetrievalAuxiliary
+from unisd_rl.config.fields import did_you_mean, field_names
+from unisd_rl.config.help import all_sections_help, overview, section_help
 from unisd_rl.config.load import check_renamed, nested
 from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 DEFAULT_RECIPE = "unisd_star"
+_RUN_OPTIONS = {"--resume RUN": "go on with the run in this folder; its recipe is its own"}
+_OPTIONS = {"--dry-run": "look at data, prompts, settings and room; start nothing"}
+_UNRECOGNIZED = "unrecognized arguments:"  # argparse's words
 
 
 def exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None) -> int:
@@ -252,10 +257,7 @@ def _fields_of(program: str) -> CliSettingsSource[Any]:
 
         model_config = SettingsConfigDict(cli_implicit_flags=True)
 
-    usage = "[RECIPE ...] [--dry-run] [--SECTION.FIELD VALUE ...]"
-    if program.endswith(".run"):
-        usage += f"\n       {program} --resume RUN_FOLDER [--dry-run] [--SECTION.FIELD VALUE ...]"
-    parser = CliParser(program, usage)
+    parser = _FieldsParser(program)
     parser.add_dry_run()
     return CliSettingsSource(
         Fields, cli_parse_args=[], cli_hide_none_type=True, root_parser=parser, add_argument_method=_add_argument
@@ -285,6 +287,20 @@ class _Switch(BooleanOptionalAction):
             setattr(namespace, self.dest, values)
 
 
+class _Help(Action):
+    """`--help` shows the parser's own text, `--help SECTION` that section's fields, `--help-all` every field."""
+
+    @override
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        if option == "--help-all":
+            print_lines([all_sections_help()])
+        elif values:
+            print_lines([section_help(values)])
+        else:
+            parser.print_help()
+        parser.exit()
+
+
 class CliParser(ArgumentParser):
     """An argument parser that refuses in one sentence, takes no abbreviations, and shows its texts as they are."""
 
@@ -297,7 +313,12 @@ class CliParser(ArgumentParser):
             epilog=epilog,
             allow_abbrev=False,
             formatter_class=RawDescriptionHelpFormatter,
+            add_help=False,
         )
+        self.add_argument(
+            "-h", "--help", action=_Help, nargs="?", metavar="SECTION", help="this text, or the fields of a section"
+        )
+        self.add_argument("--help-all", action=_Help, nargs=0, help="the fields of all sections of a configuration")
 
     def add_dry_run(self) -> None:
         """Add the option `--dry-run`."""
@@ -307,4 +328,22 @@ class CliParser(ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists all options")
+        unknown = next((word for word in message.split() if word.startswith("--")), "")
+        own = {option.removeprefix("--") for option in self._option_string_actions}
+        name = unknown.removeprefix("--").partition("=")[0]
+        resembling = did_you_mean(name, own | field_names(), "--") if message.startswith(_UNRECOGNIZED) else ""
+        raise UserError(f"{message}{resembling or ';'} `{self.prog} --help` lists all options")
+
+
+class _FieldsParser(CliParser):
+    """The parser of a command that takes recipes and fields: of its two hundred options `--help` names the sections."""
+
+    def __init__(self, program: str) -> None:
+        words = "[RECIPE ...] [OPTION ...] [--SECTION.FIELD VALUE ...]"
+        runs = program.endswith(".run")
+        super().__init__(program, words + (f"\n       {program} --resume RUN [OPTION ...]" if runs else ""))
+        self._shown = {**(_RUN_OPTIONS if runs else {}), **_OPTIONS}
+
+    @override
+    def format_help(self) -> str:
+        return overview(str(self.usage), self._shown) + "\n"

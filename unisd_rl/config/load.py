@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from unisd_rl.config.fields import did_you_mean
 from unisd_rl.config.own_model import Default, has_own_model, own_model_defaults
 from unisd_rl.config.schema import Config
 from unisd_rl.errors import UserError
@@ -131,8 +132,10 @@ def recipe_path(recipe: str, folder: Path = Path()) -> Path:
     for path in (RECIPES / f"{recipe}.toml", SETUPS / f"{recipe}.toml", folder / os.path.expanduser(recipe)):
         if os.path.isfile(path):  # False too where no file can have such a name
             return path
+    shipped = [file.stem for place in (RECIPES, SETUPS) for file in place.glob("*.toml")]
     raise UserError(
-        f"recipe {_short(recipe)} is neither a file nor a shipped recipe; shipped are: {recipe_names(RECIPES)}; "
+        f"recipe {_short(recipe)} is neither a file nor a shipped recipe{did_you_mean(recipe, shipped) or ';'} "
+        f"shipped are: {recipe_names(RECIPES)}; "
         f"set-ups to lay over them: {recipe_names(SETUPS)}"
     )
 
@@ -253,7 +256,8 @@ def _sentence(where: str, kind: str, item: ErrorDetails) -> str:
     match item["type"]:
         case "extra_forbidden":
             of = f" of {kind!r}" if kind else ""
-            return f"unknown key {where:.200}{of}; `python -m unisd_rl.run --help` lists all keys"
+            resembling = did_you_mean(where[:200]) or ";"
+            return f"unknown key {where:.200}{of}{resembling} `python -m unisd_rl.run --help-all` lists all keys"
         case "missing" if where == "objective":
             return (
                 "nothing says what to minimise: give an [objective], or put a recipe before the set-up, one of "

@@ -107,7 +107,7 @@ def test_a_command_of_the_documents_is_accepted(words, reader):
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
         return
-    if words == ["unisd-rl", "--help"]:
+    if words[0] == "unisd-rl":
         assert main(words[1:]) == 0
         return
     assert words[0] == "python"
