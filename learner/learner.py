@@ -34,6 +34,7 @@ from learner.plan import scoring_plan
 from learner.schedule import learning_rate
 from learner.scoring import Scorer, Scores, agreed_passes, student_divergences
 from learner.sharding import all_gather_ragged, all_reduce_max
+from learner.signals import sampled_entropies, signal_metrics
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
 from learner.training_state import Archive, restore, training_state
@@ -44,6 +45,7 @@ from unisd_rl.metrics import (
     MismatchMetrics,
     OptimizerMetrics,
     PolicyMetrics,
+    SignalMetrics,
     StepMetrics,
     WeightMetrics,
 )
@@ -67,6 +69,8 @@ class MicroBatchResult:
     report: MicroReport
     sampling_logprob_N: Tensor
     """The student's, at the temperature of the rollouts."""
+    entropy_n: Tensor
+    """The student's, of some tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class StepResult:
     counts: BatchCounts
     policy: PolicyMetrics
     mismatch: MismatchMetrics
+    signals: SignalMetrics
     timer: StepTimer
 
 
@@ -115,7 +120,8 @@ class Learner:
         batch, timer = RankBatch(rollouts, self._device, self.packing), StepTimer()
         if not any(all_reduce_max([batch.tokens], self._device)):
             policy, mismatch = self._policy_metrics(batch, [], PolicyVersion(lineage, version), truncated_share)
-            return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, mismatch, timer)
+            signals = signal_metrics(batch.rollouts, (), (), self._device)
+            return StepResult(version, no_loss(), NO_WEIGHTS, BatchCounts(0, 0, 0), policy, mismatch, signals, timer)
         with timer.measure_views():
             scores = self.scorer.score(batch, timer)
         if self.teacher:
@@ -136,7 +142,9 @@ class Learner:
         loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
         policy, mismatch = self._policy_metrics(batch, micro_batches, PolicyVersion(lineage, version), truncated_share)
-        return StepResult(version, loss, terms.weights, terms.counts, policy, mismatch, timer)
+        entropies = [micro_batch.entropy_n for micro_batch in micro_batches]
+        signals = signal_metrics(batch.rollouts, entropies, scores.entropies, self._device)
+        return StepResult(version, loss, terms.weights, terms.counts, policy, mismatch, signals, timer)
 
     def optim_step(self, result: StepResult) -> StepMetrics:
         """Take the optimiser's step on the accumulated gradient, then update the teacher's average.
@@ -159,6 +167,7 @@ class Learner:
             counts=result.counts,
             policy=result.policy,
             mismatch=result.mismatch,
+            signals=result.signals,
             optimizer=OptimizerMetrics(norm, rate),
             teacher=teacher,
             timing=result.timer.timing(self._device),
@@ -229,9 +238,13 @@ class Learner:
         def on_hidden(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
             states = HiddenStates(hidden_NH, teacher_NH, negative_NH)
             loss, report = micro_batch_loss(states, head, teacher_head or head, targets_N, terms, self._settings)
-            if one_temperature:  # the objective has them already
-                return loss, MicroBatchResult(report, report.student_logprob_N)
-            return loss, MicroBatchResult(report, self._sampling_logprobs(hidden_NH, head, targets_N))
+            entropy_n, logprob_N = (
+                sampled_entropies(hidden_NH, head, self._settings.temperature),
+                report.student_logprob_N,
+            )
+            if not one_temperature:  # else the objective has them already
+                logprob_N = self._sampling_logprobs(hidden_NH, head, targets_N)
+            return loss, MicroBatchResult(report, logprob_N, entropy_n)
 
         return on_hidden
 

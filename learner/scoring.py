@@ -21,6 +21,7 @@ from torch import Tensor
 from learner.batch import Inputs, InputSequence, Pass, RankBatch
 from learner.plan import ScoringPlan, ViewSpec
 from learner.sharding import all_reduce_max
+from learner.signals import sampled_entropies
 from learner.step_timer import StepTimer
 from learner.student import Student
 from learner.teacher import Teacher
@@ -44,6 +45,8 @@ class Scores:
     """Final hidden states of the negative view."""
     probe_n: Tensor
     """Log-probs under the primary view, whether or not a term needs them: if not, of a few tokens a pass."""
+    entropies: Sequence[Tensor]
+    """`entropy_n` of the primary view, of some tokens of each pass."""
 
 
 _PROBES_PER_PASS = 64
@@ -67,6 +70,7 @@ class ScoreBuffer:
         self._logprob_LN = torch.full((len(plan.specs), batch.tokens), math.nan, device=batch.device)
         self._states: dict[int, Tensor] = {}
         self._probes = [torch.empty(0, device=batch.device)]
+        self._entropies: list[Tensor] = []
 
     def collect(self, inputs: Inputs, spans: Sequence[_Span], hidden_nH: Tensor, head: Head) -> None:
         """Score the hidden states of one pass, where they and the head exist."""
@@ -80,6 +84,9 @@ class ScoreBuffer:
         for span in spans:
             if span.spec.states:
                 self._record_hidden_states(span.view, inputs.result_index_N[span.tokens], hidden_nH[span.tokens])
+            if span.spec.kind is ViewKind.PRIMARY:
+                states_nH = hidden_nH[span.tokens]
+                self._entropies.append(sampled_entropies(states_nH, head, self._settings.temperature))
             if span.spec.kind is ViewKind.PRIMARY and span.spec.temperature is None:
                 probes = slice(span.tokens.start, min(span.tokens.stop, span.tokens.start + _PROBES_PER_PASS))
                 self._probes.append(logprobs(probes, self._settings.temperature))
@@ -99,7 +106,9 @@ class ScoreBuffer:
             order_S=self._batch.order(),
         )
         probe_n = torch.cat(self._probes) if primary_N is None else primary_N
-        return Scores(inputs, self._states_of(ViewKind.PRIMARY), self._states_of(ViewKind.NEGATIVE), probe_n)
+        return Scores(
+            inputs, self._states_of(ViewKind.PRIMARY), self._states_of(ViewKind.NEGATIVE), probe_n, self._entropies
+        )
 
     def _record_hidden_states(self, view: int, result_index_n: Tensor, hidden_nH: Tensor) -> None:
         """Write the hidden states of one view; without tokens they still show how wide they are."""

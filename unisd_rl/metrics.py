@@ -3,7 +3,8 @@
 ```
  objective   LossMetrics, WeightMetrics, BatchCounts   \
  learner     PolicyMetrics, MismatchMetrics,            > StepMetrics --flat()--> metrics.jsonl
-             OptimizerMetrics, TeacherMetrics, Timing  /
+             SignalMetrics, OptimizerMetrics,         /
+             TeacherMetrics, Timing                  /
  driver      AnswerMetrics, where training answers are graded
 ```
 
@@ -158,6 +159,25 @@ class MismatchMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalMetrics:
+    """What a loss curve does not show: how sure policy and teacher are, and what the completions are like.
+
+    Means over the step; nan where there is nothing to take one of.
+    """
+
+    policy_entropy: float
+    """Nats, of the student's distributions at the objective's temperature, at tokens spread over the step."""
+    teacher_entropy: float
+    """The same of the teacher that reads the primary view."""
+    completion_tokens_mean: float
+    """Tokens of a completion."""
+    repeated_share: float
+    """Share of a completion's runs of four tokens that stand in it earlier."""
+    copied_share: float
+    """Share of a completion's runs of four tokens that stand in the primary view and not in the student's prompt."""
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerMetrics:
     """The optimiser's step."""
 
@@ -237,13 +257,14 @@ class StepMetrics:
     counts: BatchCounts
     policy: PolicyMetrics
     mismatch: MismatchMetrics
+    signals: SignalMetrics
     optimizer: OptimizerMetrics
     teacher: TeacherMetrics
     timing: Timing
 
     def flat(self) -> dict[str, float]:
         """Every number under its own name: the step's part of its line in metrics.jsonl."""
-        parts = (self.weights, self.counts, self.policy, self.mismatch, self.optimizer, self.teacher)
+        parts = (self.weights, self.counts, self.policy, self.mismatch, self.signals, self.optimizer, self.teacher)
         numbers: dict[str, float] = {"step": self.step, **self.loss.flat()}
         for part in parts:
             numbers |= asdict(part)

@@ -196,7 +196,7 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     grades = {} if answers is None else asdict(answers)
     run.directory.log_step({**line, "tokens_per_s": tokens_per_s, **grades})
     run.console.print_step(metrics, tokens_per_s, answers)
-    run.notices.observe(metrics)
+    run.alarms.observe(metrics)
     run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
     if version.number == 1 and run.store.version == version:
         verify_published(run, version)

@@ -254,6 +254,20 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """A number of a step passed its bar, which ended nothing: an event of the run; `reason` as in `Failure`."""
+
+    component: str
+    reason: str
+    signal: str
+    """Its name in metrics.jsonl."""
+    step: int
+    """Counted from 1, as on the screen."""
+    value: float
+    bar: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scaling:
     """There shall be another number of rollout actors, `actors` instead of `before`: an event of the run."""
 
@@ -279,7 +293,7 @@ class Resumption:
     seconds: float
 
 
-Event = Failure | Recovery | Notice | Scaling | Stop | Resumption
+Event = Failure | Recovery | Alarm | Notice | Scaling | Stop | Resumption
 
 Report = Callable[[Event], None]
 """Receives every event: the run's folder and the console."""

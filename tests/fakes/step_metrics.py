@@ -10,6 +10,7 @@ from unisd_rl.metrics import (
     OptimizerMetrics,
     PolicyMetrics,
     ReadPart,
+    SignalMetrics,
     StepMetrics,
     TeacherMetrics,
     Timing,
@@ -28,6 +29,7 @@ def step_metrics(
         counts=BatchCounts(tokens, 0, 0),
         policy=PolicyMetrics(staleness, staleness, 0.0),
         mismatch=MismatchMetrics(0, *[0.0] * 4),
+        signals=SignalMetrics(*[0.0] * 5),
         optimizer=OptimizerMetrics(0.0, 0.0),
         teacher=TeacherMetrics(0.0, 0.0),
         timing=Timing(

@@ -1,4 +1,4 @@
-"""The sections `run` and `faults`: a run's name, folder, length and time limits; what happens when a part fails."""
+"""The sections `run`, `faults` and `alarms`: a run's name and length; what happens when a part fails or drifts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, CountOrNone, Decides, FileName, Seconds, Section, Seed, UserPath
+from unisd_rl.config.base import (
+    Count,
+    CountOrNone,
+    Decides,
+    FileName,
+    OpenFraction,
+    Positive,
+    Seconds,
+    Section,
+    Seed,
+    UserPath,
+)
 
 
 class RunConfig(Section):
@@ -100,3 +111,30 @@ class FaultsConfig(Section):
                 "dead before it is asked a second time; lower ping_s"
             )
         return self
+
+
+class AlarmsConfig(Section):
+    """When the numbers of a step are worth a line and an event. An alarm ends nothing; absent: that one never sounds.
+
+    It sounds when it begins, and again once the number has been on the right side of the bar (of half of it for
+    `mismatch_kl`) in between. Means are over the last `window` steps; what they are compared with is the mean of the
+    first steps since the start or the resumption.
+    """
+
+    window: Count = 8
+    """Steps of a mean."""
+    mismatch_kl: Positive | None = 0.015
+    """Divergence of engine and learner on the same tokens, above (nats a token; over at least 32 tokens). The default
+    is prime-rl's bar."""
+    mismatch_p99: Positive | None = None
+    """99th percentile of the difference of their log-probs, above (nats). By its root mean square
+    `learner.logprob_tolerance` ends the run."""
+    entropy_fall: OpenFraction | None = 0.1
+    """Mean entropy of the policy, below this fraction of that of the first steps: it answers one way only."""
+    length_factor: Annotated[float, Field(gt=1.0, le=1e6)] | None = 2.0
+    """Mean length of completions, longer or shorter by this factor than in the first steps."""
+    repeated_share: OpenFraction | None = 0.5
+    """Mean share of a completion's runs of four tokens that stand in it earlier, above."""
+    copied_share: OpenFraction | None = None
+    """Mean share of a completion's runs of four tokens that only the teacher read, above. Absent by default: where an
+    answer is short, a right one is the demonstration's."""

@@ -18,7 +18,7 @@ from unisd_rl.config.learner import Layout, LearnerConfig
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import ObjectiveConfig, ObjectiveSettings, TermConfig
 from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
-from unisd_rl.config.run import FaultsConfig, RunConfig
+from unisd_rl.config.run import AlarmsConfig, FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
 from unisd_rl.types import ViewKind
 
@@ -36,6 +36,7 @@ class Config(Section):
     objective: Annotated[ObjectiveConfig, Decides.LOSS]
     evaluation: EvaluationConfig = EvaluationConfig()
     faults: Annotated[FaultsConfig, Decides.NOTHING] = FaultsConfig()
+    alarms: Annotated[AlarmsConfig, Decides.NOTHING] = AlarmsConfig()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":

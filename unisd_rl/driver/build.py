@@ -19,9 +19,10 @@ from unisd_rl.config import Config
 from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.prepare import ContextGenerator, Preparation
 from unisd_rl.contexts.prompts import PromptStream
+from unisd_rl.driver.alarms import Alarms
 from unisd_rl.driver.answer_grader import AnswerGrader, answer_grader
 from unisd_rl.driver.bottleneck import BottleneckMeter
-from unisd_rl.driver.console import Console, StepNotices
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.origin import check_origin, model_origin, task_origin
 from unisd_rl.driver.run_dir import RunDirectory
@@ -51,7 +52,7 @@ class Run:
     """None where retention is not measured."""
     grader: AnswerGrader | None
     """None where training answers are not graded."""
-    notices: StepNotices
+    alarms: Alarms
     report: Report
     """Receives every event."""
 
@@ -113,7 +114,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             meter=BottleneckMeter(config.learner.ranks),
             retention=retention_scorer(config, plan, model, directory.path, stack),
             grader=grader,
-            notices=StepNotices(config, report),
+            alarms=Alarms(config, report),
             report=report,
         )
 

@@ -6,10 +6,10 @@ import pytest
 
 from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.alarms import Alarms
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint, write_with_retries
-from unisd_rl.driver.console import StepNotices
 from unisd_rl.driver.publish import check_health, publish_and_verify
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
@@ -131,7 +131,7 @@ def rig(tmp_path, request, monkeypatch):
     learners, queue = Learners(said), Queue(said, tmp_path)
     run = Run(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Silent(),
-        BottleneckMeter(1), None, None, StepNotices(config, events.append), events.append,
+        BottleneckMeter(1), None, None, Alarms(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

@@ -9,9 +9,10 @@ import pytest
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.cluster.stop import StopSignals
 from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.alarms import Alarms
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
-from unisd_rl.driver.console import Console, StepNotices
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.metrics import AnswerMetrics
 from unisd_rl.train import train_steps
@@ -80,7 +81,7 @@ def started(tmp_path, monkeypatch):
         run = Run(
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
             rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None, grader=grader,
-            meter=BottleneckMeter(1), notices=StepNotices(config, lambda event: None), report=lambda event: None,
+            meter=BottleneckMeter(1), alarms=Alarms(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts
 

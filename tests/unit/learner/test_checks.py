@@ -7,13 +7,7 @@ from learner.checks import check_finite, check_teacher_logprobs, logprob_mismatc
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import RunFailed
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory):
-    store = tmp_path_factory.mktemp("rendezvous") / "store"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def test_constant_log_probs_stop_the_run():
