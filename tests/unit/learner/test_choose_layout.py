@@ -142,7 +142,7 @@ def test_a_kernel_that_the_machine_cannot_run_leaves_the_packed_layout(monkeypat
 
     monkeypatch.setattr("learner.attention._mask", fails)
     assert choose_layout(make("llama"), "tree") == "packed"
-    assert "tree: no kernel for this tree" in capsys.readouterr().err
+    assert "layout tree is not for LlamaForCausalLM: no kernel for this tree" in capsys.readouterr().err
 
 
 def test_an_attention_soft_cap_is_padded_and_not_left_out(tmp_path):
