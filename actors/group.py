@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -181,11 +182,34 @@ class RolloutGroup:
         if self._desired.leases_paused:
             yield
             return
-        self._desired.leases_paused = True
-        for process in self._processes():
-            process.call(RolloutActor.pause_leases)
-        try:
+        with self._leases_ended_by(RolloutActor.pause_leases):
             yield
+
+    @contextmanager
+    def asleep(self, timeout_s: float, on_wait: OnWait = no_op) -> Iterator[None]:
+        """As `leases_paused`, and the block begins when all that the actors held is committed: nothing is in flight in
+        it, and no lease is held. `on_wait` is called about once a second until then; what it raises ends the wait.
+
+        Raises:
+            RunFailed: that took longer than `timeout_s` seconds. What an actor held that failed is leased by others
+                later.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._leases_ended_by(RolloutActor.sleep) as calls:
+            while pending := [call for call in calls if not call.done()]:
+                if time.monotonic() > deadline_s:
+                    task = "complete what it holds before the learner's turn (run.step_timeout_s)"
+                    raise self._too_late(self._supervisors[0], task, timeout_s)
+                self.check()
+                on_wait()
+                self._wait(min(_POLL_S, timeout_s), pending)
+            yield
+
+    @contextmanager
+    def _leases_ended_by(self, method: Callable[[RolloutActor], Any]) -> Iterator[list[PendingCall[Any]]]:
+        self._desired.leases_paused = True
+        try:
+            yield [process.call(method) for process in self._processes()]
         finally:
             self._desired.leases_paused = False
             for process in self._processes():

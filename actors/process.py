@@ -10,7 +10,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.rollout_actor import ActorSpec, RolloutActor
-from unisd_rl.cluster.cores import Cores
+from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores
 from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
 from unisd_rl.cluster.waiting import CallFailed, fetch
@@ -144,6 +144,8 @@ def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[st
         variables["HF_HUB_OFFLINE"] = "1"
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
+    if config.run.colocated:  # threads that wait would spin in the learner's turn, on its cores
+        variables |= PASSIVE_THREADS
     if not config.rollout.on_gpu:
         variables |= config.rollout.engine.cpu_environment
     return variables

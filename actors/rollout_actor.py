@@ -155,6 +155,10 @@ class RolloutActor(VllmPushEndpoint):
         """Start no prompt of the queue from now on; those in flight are completed."""
         self._service.pause()
 
+    async def sleep(self) -> None:
+        """Lease nothing from now on; returns when what is in flight is completed and committed."""
+        await self._service.sleep()
+
     def resume_leases(self) -> None:
         """Serve the queue again."""
         self._service.resume()

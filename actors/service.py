@@ -14,6 +14,9 @@ Who frees a staleness slot: `weights_changed`, when the engine has applied a ver
 queue ends, and the next one carries v, on which `transport.rollouts.admission.may_start` lets the prompts below
 (v + max_staleness + 1) B start.
 
+Between two batches it may sleep: it leases nothing, and what was held is committed before. A step of the learner may
+take longer than a lease.
+
 The loop ends in one of three ways: cancelled, which gives back what is held; drained, after what is held is committed;
 or by a failure of engine or queue.
 """
@@ -42,6 +45,7 @@ class InFlightLimit:
         self._count = 0
         self._began_s = self._busy_since_s = clock()
         self._busy_s = 0.0
+        self._stopped_s: float | None = None
         self._released = asyncio.Event()
 
     @property
@@ -51,8 +55,9 @@ class InFlightLimit:
 
     @property
     def served_s(self) -> float:
-        """Seconds since `start_timing`."""
-        return self._clock() - self._began_s
+        """Seconds since `start_timing`, without those between `stop_timing` and `resume_timing`."""
+        now_s = self._clock() if self._stopped_s is None else self._stopped_s
+        return now_s - self._began_s
 
     @property
     def busy_s(self) -> float:
@@ -62,7 +67,17 @@ class InFlightLimit:
     def start_timing(self) -> None:
         """The time to be measured starts now."""
         self._began_s = self._busy_since_s = self._clock()
-        self._busy_s = 0.0
+        self._busy_s, self._stopped_s = 0.0, None
+
+    def stop_timing(self) -> None:
+        """Nothing is in flight, and nothing will be before `resume_timing`: the time between is neither."""
+        self._stopped_s = self._clock()
+
+    def resume_timing(self) -> None:
+        """Count again; nothing, where it was not stopped."""
+        if self._stopped_s is not None:
+            self._began_s += self._clock() - self._stopped_s
+            self._stopped_s = None
 
     def acquire(self, count: int = 1) -> None:
         """So many start."""
@@ -114,8 +129,10 @@ class RolloutService:
         self._name, self._config, self._engine, self._queue = name, config, engine, queue
         self._generator = RolloutGenerator(name, config, engine, tokenizer)
         self.usage = InFlightLimit(config.concurrency)
-        self._open = asyncio.Event()
-        self._open.set()
+        self._leasing, self._starting = asyncio.Event(), asyncio.Event()  # set: prompts may be leased; may start
+        self._leasing.set()
+        self._starting.set()
+        self._asking = False
         self._changed = asyncio.Event()
         self._draining = False
         self._lineage = 0
@@ -136,12 +153,25 @@ class RolloutService:
 
     def pause(self) -> None:
         """Lease and start nothing from now on; what is in flight goes on."""
-        self._open.clear()
+        self._leasing.clear()
+        self._starting.clear()
         self._wake_lease_call()
+
+    async def sleep(self) -> None:
+        """Lease nothing from now on; returns once all that is held is committed. Until `resume` no time counts as
+        served."""
+        self._leasing.clear()  # `_starting` stays: what a lease call is just being given has to be done
+        self._wake_lease_call()
+        while self._asking or self.held:
+            await self._some_ended.wait()
+            self._some_ended.clear()
+        self.usage.stop_timing()
 
     def resume(self) -> None:
         """Lease again."""
-        self._open.set()
+        self.usage.resume_timing()
+        self._leasing.set()
+        self._starting.set()
 
     def weights_changed(self) -> None:
         """The engine has newer weights, which frees staleness slots: a lease call that waits asks again with them."""
@@ -189,16 +219,19 @@ class RolloutService:
 
     async def _lease_prompts(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
-            await self._open.wait()
+            await self._leasing.wait()
             await self.usage.wait_until_free()
             if self._engine.version == NO_WEIGHTS or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
+            self._asking = True
             units = self._by_unit(await self._lease(self.usage.free))
             held = set(map(self._unit_of, self.held))
             for index, prompts in units.items():
                 if index not in held:  # else our first lease has run out, and we have it again
                     self._begin(index, prompts, tasks)
+            self._asking = False
+            self._some_ended.set()
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
@@ -224,7 +257,7 @@ class RolloutService:
 
     def _ask(self, wanted: int) -> _LeaseCall:
         version = self._engine.version
-        wanted, wait_s = (wanted, _LEASE_WAIT_S) if self._open.is_set() and not self._draining else (0, 0.0)
+        wanted, wait_s = (wanted, _LEASE_WAIT_S) if self._leasing.is_set() and not self._draining else (0, 0.0)
         lease = self._queue.lease(self._name, version, wanted, wait_s)
         return _LeaseCall(version.lineage, asyncio.create_task(lease))
 
@@ -256,7 +289,7 @@ class RolloutService:
             unit.unanswered -= 1
             self.usage.release()
 
-        await self._open.wait()
+        await self._starting.wait()
         try:
             rollouts = await self._generator.generate(unit.prompts, answered)
         except CompletionFailed as failure:

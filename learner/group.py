@@ -162,7 +162,8 @@ class LearnerGroup:
     def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
         config, bundle = self._config, learner_bundle(self._config)
         cores = self._plan.learner[rank] if self._plan.learner else ()
-        shared = any(set(cores) & set(others) for others in self._plan.rollout)
+        # Colocated, the actor has nothing to do in the learner's turn.
+        shared = not config.run.colocated and any(set(cores) & set(others) for others in self._plan.rollout)
         return (
             ray.remote(RankProcess)
             .options(

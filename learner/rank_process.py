@@ -12,7 +12,7 @@ import psutil
 import ray
 
 from learner.errors import translate_collective_errors
-from unisd_rl.cluster.cores import Cores, bind_to
+from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores, bind_to
 from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
@@ -32,7 +32,7 @@ _NICENESS = 5
 
 def rank_environment(config: Config, cores: Cores) -> dict[str, str]:
     """Environment variables of a rank's process. Idle threads sleep: spinning ones starve the engine beside them."""
-    variables = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    variables = {"TOKENIZERS_PARALLELISM": "false", **PASSIVE_THREADS}
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
     if not config.learner.gpus_per_rank:

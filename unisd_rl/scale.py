@@ -53,7 +53,13 @@ def _check_request(run: Path, requests: ScaleRequests, actors: int) -> None:
         raise UserError(f"{run} is not the folder of a run: it has no config.toml; name the folder that `run` printed")
     if not requests.running:
         raise UserError(f"the run in {run} is not running: resume it first, then scale it")
-    configured = recipe_tree(str(run / "config.toml"))["rollout"]["actors"]
+    recorded = recipe_tree(str(run / "config.toml"))
+    if recorded["run"].get("placement") == "colocated":
+        raise UserError(
+            f'--actors {actors}: this run has run.placement = "colocated", where one actor and the learner take turns: '
+            "resume it with --run.placement apart to scale it"
+        )
+    configured = recorded["rollout"]["actors"]
     bounds = AutoActors.model_validate(configured) if isinstance(configured, dict) else None
     if bounds is not None and not bounds.min <= actors <= bounds.max:
         raise UserError(

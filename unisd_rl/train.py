@@ -23,11 +23,17 @@ A staleness slot is freed when an actor applies version v: prompts below (v + ma
 no token is more than `max_staleness` versions old when it is trained on, and nothing deadlocks: the proof stands in
 transport/rollouts/admission.py. Nothing is dropped, and nothing is trained on twice.
 
+Under `run.placement = "colocated"` both sides compute on the same cores, in turns, and a step is: generate until the
+batch of step k is there; let the actors complete and commit what they hold, and sleep; step; publish, and let the
+actors apply it; wake them. It is the same loop: only `learners_turn` lies around the step.
+
 Failures are repaired beside the loop: those of actors by their group (`rollouts.check`), those of the learner by
 driver/recovery.py, which enters the loop again at a checkpoint.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -42,7 +48,7 @@ from unisd_rl.driver.build import Run, started_run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
 from unisd_rl.driver.console import Console, describe_stop
 from unisd_rl.driver.evaluations import baseline_evaluation, evaluate_if_due, final_evaluation
-from unisd_rl.driver.publish import check_health, publish, verify_published
+from unisd_rl.driver.publish import check_health, check_weight_sources, publish, verify_published
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
@@ -147,18 +153,43 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopSignals) -> PolicyVe
         admit(run, step)
         with times.measure("wait_s"):
             batch = take(run, step, version)
-        if run.grader is not None:
-            run.grader.start(batch)
-        with times.measure("learn_s"):
-            metrics = run.learners.step(batch.shards, step, run.config.run.step_timeout_s, version.lineage)
-        version = PolicyVersion(version.lineage, step + 1)
-        with times.measure("publish_s"):
-            publish_if_due(run, version)
-        check_health(run, version)
-        after_step(run, version, metrics, batch, times)
-        if not stop.requested:
-            run_periodic_work(run, version, stop)
+        with learners_turn(run, version, times):
+            version = train_step(run, version, batch, times)
+            if not stop.requested:
+                run_periodic_work(run, version, stop)
     return version
+
+
+def train_step(run: Run, version: PolicyVersion, batch: Batch, times: StepTimes) -> PolicyVersion:
+    """Train `version` on its batch, publish and log; returns the version that follows."""
+    step = version.number
+    if run.grader is not None:
+        run.grader.start(batch)
+    with times.measure("learn_s"):
+        metrics = run.learners.step(batch.shards, step, run.config.run.step_timeout_s, version.lineage)
+    version = PolicyVersion(version.lineage, step + 1)
+    with times.measure("publish_s"):
+        publish_if_due(run, version)
+    check_health(run, version)
+    after_step(run, version, metrics, batch, times)
+    return version
+
+
+@contextmanager
+def learners_turn(run: Run, version: PolicyVersion, times: StepTimes) -> Iterator[None]:
+    """The block in which the learner computes; colocated, the actors sleep in it.
+
+    Nothing is in flight then and no lease is held: a step may take longer than `rollout.lease_s`. Completing what they
+    held is a wait for rollouts. After a failure in the block they are woken too.
+    """
+    if not run.config.run.colocated:
+        yield
+        return
+    with ExitStack() as turn:
+        with times.measure("wait_s"):
+            others = partial(check_weight_sources, run, version)
+            turn.enter_context(run.rollouts.asleep(run.config.run.step_timeout_s, others))
+        yield
 
 
 def admit(run: Run, step: int) -> None:
@@ -175,9 +206,15 @@ def take(run: Run, step: int, version: PolicyVersion) -> Batch:
 
 
 def publish_if_due(run: Run, version: PolicyVersion) -> None:
-    """Publish every `weights.publish_every` steps, unless no rollout is sampled by the student."""
+    """Publish every `weights.publish_every` steps, unless no rollout is sampled by the student.
+
+    Colocated, wait until the actors have applied it: what they began before would be read twice.
+    """
     if run.config.rollout.sources.on_policy and version.number % run.config.weights.publish_every == 0:
         publish(run, version)
+        if run.config.run.colocated:
+            others = partial(check_weight_sources, run, version)
+            run.rollouts.wait_for(version, run.config.weights.timeout_s, others)
 
 
 def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Batch, times: StepTimes) -> None:

@@ -5,6 +5,8 @@ learner beside vLLM slows it by an order of magnitude. So every rollout actor an
 rank is given cores of its own where there are enough, and shares them evenly where there are not.
 Processes that own a GPU need no plan and get none; one on a node without its cores is left to the system.
 
+Under `run.placement = "colocated"` the two sides take turns, and each has all cores in its own.
+
 Where the number of actors may change (`rollout.actors.max`), cores are assigned for the largest number: an engine fixes
 its threads when it starts and cannot hand cores over later. So an actor alone has no more cores than one of many. Those
 that `python -m unisd_rl.scale` adds beyond the plan share the cores of the first ones, in turn; on a node of their own
@@ -28,6 +30,9 @@ CGROUP = Path("/sys/fs/cgroup")
 
 Cores = tuple[int, ...]
 
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+"""Environment variables under which the threads of GNU's and of Intel's OpenMP sleep while they wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class CorePlan:
@@ -50,7 +55,14 @@ class CorePlan:
 def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
     available, rollout, learner = available_cores(), config.rollout, config.learner
-    plan = plan_cores(available, rollout.actors_at_most, learner.ranks, rollout.cores, learner.cores)
+    everywhere = available if config.run.colocated else None
+    plan = plan_cores(
+        available,
+        rollout.actors_at_most,
+        learner.ranks,
+        rollout.cores or everywhere,
+        learner.cores or everywhere,
+    )
     return CorePlan(
         rollout=() if rollout.gpus_per_actor else plan.rollout,
         learner=() if learner.gpus_per_rank else plan.learner,

@@ -75,6 +75,11 @@ def cluster_state(address: str) -> ClusterState:
     return state
 
 
+def on_one_node() -> bool:
+    """Whether the connected cluster is one node."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1
+
+
 @contextmanager
 def _stop_waits_for_ray() -> Iterator[None]:
     """A stop that is requested while Ray starts comes after that: half started it leaves processes behind."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ from unisd_rl.config.base import (
     Seed,
     UserPath,
 )
+
+Placement = Literal["apart", "colocated"]
 
 
 class RunConfig(Section):
@@ -43,6 +45,10 @@ class RunConfig(Section):
     """How long the loop waits for one batch or one optimiser step before it gives up."""
     start_timeout_s: Annotated[Seconds, Decides.NOTHING] = 600.0
     """How long an engine or a learner may take to start."""
+    placement: Annotated[Placement, Decides.NOTHING] = "apart"
+    """Where the rollout actors and the learner compute: `apart` on cores of their own, at the same time, or `colocated`
+    on the same ones, in turns: the actors generate until the next batch is there and sleep while the learner trains on
+    it. Then there is one actor, on the CPUs of one machine, and `rollout.max_staleness` is 0 or 1."""
     cluster_timeout_s: Annotated[Seconds, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
 
@@ -58,6 +64,11 @@ class RunConfig(Section):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"steps = {self.steps} and epochs = {self.epochs}: a run has one length; give one of them")
         return self
+
+    @property
+    def colocated(self) -> bool:
+        """Whether generation and learning take turns on the same cores."""
+        return self.placement == "colocated"
 
     @property
     def total_steps(self) -> int:

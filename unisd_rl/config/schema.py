@@ -17,7 +17,7 @@ from unisd_rl.config.evaluation import EvaluationConfig
 from unisd_rl.config.learner import Layout, LearnerConfig
 from unisd_rl.config.model import ModelConfig
 from unisd_rl.config.objective import ObjectiveConfig, ObjectiveSettings, TermConfig
-from unisd_rl.config.rollout import RolloutConfig, WeightsConfig
+from unisd_rl.config.rollout import AutoActors, RolloutConfig, WeightsConfig
 from unisd_rl.config.run import AlarmsConfig, FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
 from unisd_rl.types import ViewKind
@@ -51,6 +51,7 @@ class Config(Section):
             _base_actors_keep_the_initial_weights,
             _groups_are_sampled,
             _units_fill_batches,
+            _sides_can_take_turns,
         ):
             check(self)
         return self
@@ -116,6 +117,11 @@ class Config(Section):
         what is dropped of it."""
         dropped = self.model.lora is not None and self.model.lora.dropout
         return "packed" if dropped and self.learner.layout == "tree" else self.learner.layout
+
+    @property
+    def may_be_colocated(self) -> bool:
+        """Whether `run.placement` may be "colocated", all else being the same."""
+        return not any(_objections_to_turns(self))
 
     @property
     def reads_teacher(self) -> bool:
@@ -234,6 +240,36 @@ def _units_fill_batches(config: Config) -> None:
         raise ValueError(
             f"rollout.{name} = {unit} does not divide learner.batch_size = {batch}: a unit would be of two steps; "
             "choose one that does"
+        )
+
+
+def _sides_can_take_turns(config: Config) -> None:
+    if config.run.colocated and (objection := next(_objections_to_turns(config), None)):
+        raise ValueError(f'run.placement = "colocated": {objection}; or leave run.placement out')
+
+
+def _objections_to_turns(config: Config) -> Iterator[str]:
+    """Why generation and learning cannot take turns, each with its remedy."""
+    rollout, learner, transport = config.rollout, config.learner, config.weights.transport
+    if isinstance(rollout.actors, AutoActors):
+        yield (
+            f"rollout.actors.max = {rollout.actors.max} asks for more actors while the learner waits, and colocated it "
+            "waits at every step: set rollout.actors to 1"
+        )
+    elif rollout.actors > 1:
+        yield f"rollout.actors = {rollout.actors}, and in its turn one has all cores: set it to 1"
+    if transport == "nccl":
+        yield 'weights.transport = "nccl" sends between GPUs that are apart: set it to "object_store"'
+    if rollout.gpus_per_actor or learner.gpus_per_rank:
+        yield (
+            f"rollout.gpus_per_actor = {rollout.gpus_per_actor:g} and learner.gpus_per_rank = "
+            f"{learner.gpus_per_rank:g}, and turns are taken on CPUs only, where no memory has to be given back: set "
+            "both to 0"
+        )
+    if rollout.max_staleness > 1:
+        yield (
+            f"rollout.max_staleness = {rollout.max_staleness} lets rollouts run ahead of a learner at work, and they "
+            "sleep then: set it to 0 or 1"
         )
 
 

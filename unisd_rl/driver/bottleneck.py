@@ -7,6 +7,17 @@ served meanwhile, s seconds each on average, and had a prompt in flight for b of
     actor idle   = 1 - b / s
     suggested    = ceil(n*),  n* of `actors.scaling`'s equation
 
+Colocated, one side sleeps in the other's turn, which is not waiting: s is without an actor's sleep, and the learner
+waits only while no prompt is in flight either, for (1 - b / s) of w. The number of actors is one.
+
+Would it be faster so? Apart, with half the cores each, a step lasts as long as the slower side's work, or as both
+sides' with `max_staleness` 0; colocated both do it on twice the cores, one after the other. With r seconds of a step in
+which prompts are in flight the gain is at most
+
+    2 max(r, l) / (r + l),  or 2 with `max_staleness` 0
+
+if the work spreads over cores without loss. It is told where it would be a tenth or more; nothing switches by itself.
+
 With `max_staleness` 0 the two sides take turns whatever their number, and n* only says whose turn is longer.
 
 Nothing here asks anybody: the figures come with what is there anyway (the step's report, the batch, answered pings).
@@ -16,7 +27,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from actors.scaling import Utilization, balanced_actors
@@ -25,6 +36,7 @@ from unisd_rl.types import Pulse
 
 Phase = Literal["wait_s", "learn_s", "publish_s"]
 _SLACK = 0.05  # a side that waits for less than this share does not hold the other up
+_WORTH_TELLING = 1.1  # gain
 
 
 @dataclass(slots=True)
@@ -89,6 +101,13 @@ def balance(times: StepTimes, actors: float, idle: float, depth: float) -> Balan
     return Balance(actors, idle, wait, balanced_actors(actors, 1.0 - idle, wait), depth)
 
 
+def colocated_gain(times: StepTimes, busy_share: float, lockstep: bool) -> float:
+    """How many times as fast the two sides would be in turns, of the module's equation; nan where nothing is known."""
+    generate_s, learn_s = busy_share * times.total_s, times.learn_s
+    both_s = generate_s + learn_s
+    return 2.0 * (both_s if lockstep else max(generate_s, learn_s)) / both_s if both_s else math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
     """The whole run: seconds are sums over its steps, of the slowest rank for what ranks do.
@@ -110,9 +129,14 @@ class Bottleneck:
     update_s: float
     depth: float
     staleness: float
+    colocated: bool = False
+    colocated_gain: float | None = None
+    """How many times as fast the run might be colocated; None where it could not be, or where nothing is known."""
 
     def describe(self) -> str:
         """One line for the screen."""
+        if self.colocated:
+            return self._describe_turns()
         shares = f"learner idle {self.learner_wait:.0%}"
         if self.actors_suggested is None:
             return f"{shares}; how busy the actors were is not known"
@@ -120,7 +144,19 @@ class Bottleneck:
         return (
             f"{side.get(self.bound_by, 'rollouts are the bottleneck')}: {shares}, actors idle {self.actor_idle:.0%}; "
             f"suggested actors: {self.actors_suggested} ({self.actors_per_rank:.1f} per learner rank)"
+            f"{self._suggest_turns()}"
         )
+
+    def _describe_turns(self) -> str:
+        total_s = self.wait_s + self.learn_s + self.publish_s
+        parts = {"generating": self.wait_s, "learning": self.learn_s, "publishing": self.publish_s}
+        shares = ", ".join(f"{name} {part_s / total_s:.0%}" for name, part_s in parts.items())
+        return f"taking turns (colocated): {shares} of the time"
+
+    def _suggest_turns(self) -> str:
+        if self.colocated_gain is None or self.colocated_gain < _WORTH_TELLING:
+            return ""
+        return f'; with run.placement = "colocated" up to {self.colocated_gain:.1f} times as fast'
 
 
 @dataclass(slots=True)
@@ -128,6 +164,12 @@ class BottleneckMeter:
     """Adds up the steps of a run. For one thread, the driver's."""
 
     ranks: int
+    colocated: bool = False
+    """Whether the two sides take turns on the same cores."""
+    may_be_colocated: bool = False
+    """Whether they have cores apart now and could take turns."""
+    lockstep: bool = False
+    """Whether no rollout may run ahead of the learner (`max_staleness` 0)."""
     busy_share: float = 1.0
     """Mean over the actors of the last step of the share, 0 to 1, that each one was busy when it last said so."""
     times: StepTimes = field(default_factory=StepTimes)
@@ -155,16 +197,17 @@ class BottleneckMeter:
         staleness, tokens = metrics.policy.staleness_mean, metrics.counts.tokens
         if not math.isnan(staleness):
             self._staleness, self._policy_tokens = self._staleness + staleness * tokens, self._policy_tokens + tokens
-        return balance(times, len(pulses), idle, depth)
+        return self._balance(times, len(pulses), idle, depth)
 
     def total(self) -> Bottleneck | None:
         """What all steps say together; None before the first."""
         if not self._steps:
             return None
         actors, idle = self._actors / self._steps, 1.0 - self._utilization.total()
-        mean = balance(self.times, actors, idle, self._depth / self._steps)
+        mean = self._balance(self.times, actors, idle, self._depth / self._steps)
+        gain = colocated_gain(self.times, 1.0 - idle, self.lockstep) if self.may_be_colocated else math.nan
         return Bottleneck(
-            bound_by=mean.bound_by,
+            bound_by="both" if self.colocated else mean.bound_by,
             actor_idle=idle,
             learner_wait=mean.learner_wait,
             actors=actors,
@@ -177,4 +220,12 @@ class BottleneckMeter:
             update_s=self._update_s,
             depth=mean.depth,
             staleness=self._staleness / self._policy_tokens if self._policy_tokens else math.nan,
+            colocated=self.colocated,
+            colocated_gain=None if math.isnan(gain) else gain,
         )
+
+    def _balance(self, times: StepTimes, actors: float, idle: float, depth: float) -> Balance:
+        found = balance(times, actors, idle, depth)
+        if not self.colocated:
+            return found
+        return replace(found, learner_wait=found.learner_wait * idle, actors_wanted=actors)

@@ -14,7 +14,8 @@ from actors.scale_requests import ScaleRequests
 from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.cores import core_plan, generation_cores
+from unisd_rl.cluster.cores import CorePlan, core_plan, generation_cores
+from unisd_rl.cluster.ray_cluster import on_one_node
 from unisd_rl.config import Config
 from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.prepare import ContextGenerator, Preparation
@@ -26,6 +27,7 @@ from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.origin import check_origin, model_origin, task_origin
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
@@ -68,6 +70,11 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: a component does not start.
     """
+    if config.run.colocated and not on_one_node():
+        raise UserError(
+            'run.placement = "colocated" is for one machine, and this cluster has several nodes: leave it out, or '
+            "unset RAY_ADDRESS to run on this one alone"
+        )
     model = model_folder(config, directory.path, console)
     check_origin(directory.path, model_origin(model), model)
     prompts = prompt_stream(config, task, model, directory, console)
@@ -111,12 +118,23 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             learners=learners,
             directory=directory,
             console=console,
-            meter=BottleneckMeter(config.learner.ranks),
+            meter=bottleneck_meter(config, plan),
             retention=retention_scorer(config, plan, model, directory.path, stack),
             grader=grader,
             alarms=Alarms(config, report),
             report=report,
         )
+
+
+def bottleneck_meter(config: Config, plan: CorePlan) -> BottleneckMeter:
+    """Empty; it suggests turns where both sides are on this machine and have cores of their own."""
+    apart = not {core for cores in plan.rollout for core in cores} & {core for cores in plan.learner for core in cores}
+    return BottleneckMeter(
+        config.learner.ranks,
+        colocated=config.run.colocated,
+        may_be_colocated=apart and config.may_be_colocated and not config.run.colocated and on_one_node(),
+        lockstep=config.rollout.max_staleness == 0,
+    )
 
 
 def counted(config: Config, problems: int, directory: RunDirectory, console: Console) -> Config:

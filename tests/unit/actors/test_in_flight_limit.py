@@ -27,6 +27,24 @@ def test_the_busy_time_is_the_time_with_a_prompt_in_flight():
     assert (limit.busy_s, limit.served_s) == pytest.approx((9.0, 12.0))
 
 
+def test_the_time_between_stop_and_resume_counts_as_neither_served_nor_busy():
+    clock = Clock()
+    limit = InFlightLimit(1, clock)
+    limit.start_timing()
+    limit.acquire()
+    clock.now = 3.0
+    limit.release()
+    clock.now = 4.0
+    limit.stop_timing()
+    clock.now = 104.0
+    assert (limit.busy_s, limit.served_s) == (3.0, 4.0)
+    limit.resume_timing()
+    limit.resume_timing()
+    limit.acquire()
+    clock.now = 110.0
+    assert (limit.busy_s, limit.served_s) == (9.0, 10.0)
+
+
 def test_free_places_never_fall_below_none():
     limit = InFlightLimit(1)
     limit.acquire()

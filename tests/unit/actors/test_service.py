@@ -326,6 +326,74 @@ def test_a_pause_ends_the_call_that_waits_for_prompts():
     assert asyncio.run(scenario()) == [64, 0, 64]
 
 
+def test_a_service_sleeps_when_all_it_held_is_on_storage_and_leases_again_when_woken():
+    async def scenario():
+        queue, engine = ListQueue(5), HeldEngine()
+        queue.storing.clear()
+        async with serving(queue, engine, concurrency=2) as service:
+            await until(lambda: len(engine.started) == 2)
+            sleeping = asyncio.create_task(service.sleep())
+            engine.release(2)
+            await until(lambda: queue.commits)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert not sleeping.done(), "generated, and not stored yet"
+            queue.storing.set()
+            await asyncio.wait_for(sleeping, 10.0)
+            assert (service.held, sorted(row.number for row in queue.rollouts)) == ((), [0, 1])
+            asked = len(queue.leases)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(queue.leases) == asked
+            service.resume()
+            await until(lambda: len(engine.started) == 4)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_lease_call_is_given_while_it_is_being_ended_is_done_before_the_service_sleeps():
+    """Given back, or kept, it would be a lease that runs out in the learner's turn."""
+
+    async def scenario():
+        queue, engine = ListQueue(0), HeldEngine()
+        async with serving(queue, engine) as service:
+            await until(lambda: queue.leases)
+            queue.gives_on_end = [numbered(0)]
+            sleeping = asyncio.create_task(service.sleep())
+            await until(lambda: engine.started)
+            assert not sleeping.done()
+            engine.release(1)
+            await asyncio.wait_for(sleeping, 10.0)
+            return [wanted for _, wanted in queue.leases], [rollout.number for rollout in queue.rollouts], service.held
+
+    assert asyncio.run(scenario()) == ([64, 0], [0], ())
+
+
+def test_a_service_without_weights_falls_asleep_at_once():
+    async def scenario():
+        async with serving(ListQueue(1), HeldEngine(NO_VERSION)) as service:
+            await asyncio.sleep(0)
+            await asyncio.wait_for(service.sleep(), 10.0)
+
+    asyncio.run(scenario())
+
+
+def test_the_time_asleep_is_no_time_of_service():
+    async def scenario():
+        queue, engine = ListQueue(2), HeldEngine()
+        async with serving(queue, engine, concurrency=1) as service:
+            await until(lambda: engine.started)
+            engine.release(1)
+            await service.sleep()
+            served_s = service.usage.served_s
+            await asyncio.sleep(0.02)
+            assert service.usage.served_s == served_s
+            service.resume()
+            await until(lambda: service.usage.served_s > served_s)
+
+    asyncio.run(scenario())
+
+
 def test_the_prompts_of_a_unit_are_committed_together_or_not_at_all():
     async def scenario():
         queue, engine = ListQueue(6), HeldEngine(poison="q4")

@@ -121,3 +121,11 @@ def test_a_limited_container_takes_its_threads_from_the_plan_and_its_cores_from_
         assert core_plan(load_recipe("unisd_star")) == CorePlan(((0,),), ((1,),))
     bind_to((2, 3, 9))
     assert eight_cores == bound_to
+
+
+def test_colocated_both_sides_have_all_cores_unless_they_are_given(monkeypatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: (0, 1, 2, 3))
+    turns = {"run": {"placement": "colocated"}}
+    assert core_plan(load_recipe("unisd_star", turns)) == CorePlan(((0, 1, 2, 3),), ((0, 1, 2, 3),))
+    two_ranks = {**turns, "learner": {"ranks": 2}, "rollout": {"cores": [0, 1, 2]}}
+    assert core_plan(load_recipe("unisd_star", two_ranks)) == CorePlan(((0, 1, 2),), ((0, 1), (2, 3)))

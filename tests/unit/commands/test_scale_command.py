@@ -72,6 +72,18 @@ def test_a_run_that_chooses_itself_refuses_what_is_beyond_its_bounds(tmp_path, c
     run.close()
 
 
+def test_a_colocated_run_is_not_scaled(tmp_path, capsys):
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(load_recipe("unisd_star", {"run": {"placement": "colocated"}}))
+    code, said = scaled(capsys, directory.path, "--actors", 2, "--no-wait")
+    assert (code, said.count("\n")) == (2, 0)
+    assert said.startswith(
+        'error: --actors 2: this run has run.placement = "colocated", where one actor and the learner'
+    )
+    assert ScaleRequests(directory.path).requested_actors() is None
+    directory.close()
+
+
 def test_the_request_is_written_whole_and_the_command_ends_when_so_many_serve(run, capsys):
     control = ScaleRequests(run.path)
     control.report(THREE_SERVE)

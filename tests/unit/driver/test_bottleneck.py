@@ -90,5 +90,42 @@ def test_the_whole_run_adds_up_its_steps():
     assert total.describe() == told
 
 
+def test_colocated_sleep_is_no_waiting_and_the_number_of_actors_stays():
+    # A turn of 6 s with a prompt in flight for 5.4 of them, one of 3 s, and 1 s of publishing.
+    meter = BottleneckMeter(ranks=1, colocated=True)
+    step = meter.add(step_metrics(), StepTimes(6.0, 3.0, 1.0), {"a": pulse(6.0, 5.4)}, depth=0)
+    assert step.actor_idle == pytest.approx(0.1)
+    assert step.learner_wait == pytest.approx(0.06)
+    assert step.actors_wanted == 1
+    total = meter.total()
+    assert (total.bound_by, total.actors_suggested, total.colocated_gain) == ("both", 1, None)
+    assert total.describe() == "taking turns (colocated): generating 60%, learning 30%, publishing 10% of the time"
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "learn_s", "busy_s", "lockstep", "gain"),
+    [
+        (0.0, 8.0, 2.0, False, 1.6),  # the learner is slower: 8 s apart, (8 + 2) / 2 in turns
+        (6.0, 2.0, 8.0, False, 1.6),  # the actor is
+        (0.0, 8.0, 8.0, False, 1.0),
+        (3.0, 5.0, 3.0, True, 2.0),  # apart they took turns too, with half the cores each
+    ],
+)
+def test_the_gain_of_turns_is_what_two_sides_with_twice_the_cores_would_need(wait_s, learn_s, busy_s, lockstep, gain):
+    meter = BottleneckMeter(ranks=1, may_be_colocated=True, lockstep=lockstep)
+    meter.add(step_metrics(), StepTimes(wait_s, learn_s), {"a": pulse(8.0, busy_s)}, depth=0)
+    total = meter.total()
+    assert total.colocated_gain == pytest.approx(gain)
+    told = f'; with run.placement = "colocated" up to {gain:.1f} times as fast'
+    assert total.describe().endswith(told) == (gain > 1.1)
+
+
+def test_turns_are_suggested_only_where_they_can_be_taken():
+    meter = BottleneckMeter(ranks=1)
+    meter.add(step_metrics(), StepTimes(0.0, 8.0), {"a": pulse(8.0, 2.0)}, depth=0)
+    assert meter.total().colocated_gain is None
+    assert "colocated" not in meter.total().describe()
+
+
 def test_before_the_first_step_there_is_nothing_to_tell():
     assert BottleneckMeter(ranks=1).total() is None

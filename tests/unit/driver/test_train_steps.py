@@ -2,10 +2,12 @@
 
 import json
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
+from learner.errors import LearnerLost
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.cluster.stop import StopSignals
 from unisd_rl.config.load import load_recipe
@@ -29,7 +31,7 @@ class Parts:
     handles, pulses = (), {}
 
     def __init__(self):
-        self.calls, self.admitted, self.stop_at, self.stop = [], 0, None, StopSignals()
+        self.calls, self.admitted, self.stop_at, self.lost_at, self.stop = [], 0, None, None, StopSignals()
 
     def admit(self, prompts):
         self.admitted += len(prompts)
@@ -42,6 +44,8 @@ class Parts:
 
     def step(self, shards, step, timeout_s, lineage):
         self.calls.append(f"step {step}")
+        if step == self.lost_at:
+            raise LearnerLost("gone")
         if step == self.stop_at:
             with self.stop.deferred():
                 self.stop(signal.SIGTERM, None)
@@ -63,6 +67,15 @@ class Parts:
         return None
 
     def check(self): ...
+
+    @contextmanager
+    def asleep(self, timeout_s, on_wait):
+        on_wait()
+        self.calls.append("sleep")
+        try:
+            yield
+        finally:
+            self.calls.append("wake")
 
     def broadcast(self, version): ...
 
@@ -99,6 +112,27 @@ def test_a_step_is_admit_take_step_publish_and_prompts_are_admitted_as_far_as_st
     ]  # fmt: skip
     lines = [json.loads(line) for line in (run.directory.path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["lineage"], line["step"]) for line in lines] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_colocated_the_actors_sleep_from_the_batch_until_they_have_the_new_weights(started, monkeypatch):
+    run, parts = started(3, run={"steps": 3, "checkpoint_every": 1, "placement": "colocated"})
+    monkeypatch.setattr(
+        "unisd_rl.train.save_checkpoint", lambda run, version: parts.calls.append(f"save {version.number}")
+    )
+    train_steps(run, INITIAL_VERSION, parts.stop)
+    assert parts.calls == [
+        "admit to 12", "take 0", "sleep", "step 0", "publish 1", "verify 1", "verify 1", "save 1", "wake",
+        "admit to 12", "take 1", "sleep", "step 1", "publish 2", "verify 2", "save 2", "wake",
+        "admit to 12", "take 2", "sleep", "step 2", "publish 3", "verify 3", "wake",
+    ]  # fmt: skip
+
+
+def test_colocated_actors_are_woken_when_the_learner_is_lost_in_its_turn(started):
+    run, parts = started(3, run={"steps": 3, "checkpoint_every": 0, "placement": "colocated"})
+    parts.lost_at = 1
+    with pytest.raises(LearnerLost):
+        train_steps(run, INITIAL_VERSION, parts.stop)
+    assert parts.calls[-4:] == ["take 1", "sleep", "step 1", "wake"]
 
 
 def test_versions_are_published_as_seldom_as_configured(started):
