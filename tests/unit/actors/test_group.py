@@ -12,7 +12,7 @@ from tests.fakes.hand_moved import Clock
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Failure, Recovery
 
@@ -48,6 +48,54 @@ def test_actors_without_a_place_are_waited_for_in_words_and_not_for_ever(monkeyp
         actors._wait_for_placement()
     told = "waiting up to 0.2 s for places of 2 rollout actors, 1 CPU, 1 rollout each\n"
     assert capsys.readouterr().err == told, "said once"
+
+
+class Sleeper:
+    """A serving actor that falls asleep at the second look at it, or never."""
+
+    name, state, awaited, pulse, applied = "rollout-0", State.SERVING, (), None, None
+
+    def __init__(self, sleeps=True):
+        self.process, self.calls, self.reference = self, [], None
+        self._sleeps, self._looks = sleeps, 0
+
+    def call(self, method):
+        self.calls.append(method.__name__)
+        return self
+
+    def done(self):
+        return self._sleeps and self._looks > 1
+
+    def check(self):
+        self._looks += 1
+
+
+def with_one(actor, monkeypatch):
+    monkeypatch.setattr(group, "wait", lambda references, timeout_s: None)
+    config = load_recipe("unisd_star", {"run": {"placement": "colocated"}})
+    actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
+    actors._supervisors = [actor]
+    return actors
+
+
+def test_the_learners_turn_begins_when_the_actor_sleeps_and_it_is_woken_after_it(monkeypatch):
+    actor, waited = Sleeper(), []
+    actors = with_one(actor, monkeypatch)
+    with actors.asleep(10.0, lambda: waited.append(1)):
+        assert (actor.calls, len(waited)) == (["sleep"], 2)
+        with actors.leases_paused():  # an evaluation in the learner's turn
+            assert actor.calls == ["sleep"]
+        assert actors._desired.leases_paused, "one that joins now leases nothing"
+    assert actor.calls == ["sleep", "resume_leases"]
+    assert not actors._desired.leases_paused
+
+
+def test_an_actor_that_never_falls_asleep_ends_the_wait_in_words_and_goes_on(monkeypatch):
+    actor = Sleeper(sleeps=False)
+    told = r"waited 0\.01 s for rollout-0 to complete what it holds before the learner's turn \(run\.step_timeout_s\)"
+    with pytest.raises(RunFailed, match=told), with_one(actor, monkeypatch).asleep(0.01):
+        raise AssertionError("its turn never comes")
+    assert actor.calls == ["sleep", "resume_leases"]
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
