@@ -14,7 +14,6 @@ the second attempt either is a failure of the run. Afterwards the run goes on wi
 has for `run.cluster_timeout_s` + `run.start_timeout_s`.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from unisd_rl.cluster.ray_cluster import free_of
 from unisd_rl.cluster.resources import describe_amounts, rollout_bundle
 from unisd_rl.cluster.waiting import wait, wait_until
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.terminal import say
 from unisd_rl.transport.rollouts.actor_client import RetiredActors
 from unisd_rl.transport.weights.manifest import label
 from unisd_rl.types import ActorReport, Event, Failure, OnWait, PolicyVersion, Pulse, Report, Sampling, no_op
@@ -67,7 +67,7 @@ class OutageTimer:
 
 def print_event(event: Event) -> None:
     """One line on standard error: the report of a group that belongs to no run, which fails and recovers only."""
-    print(f"{event.component}: {event.reason if isinstance(event, Failure) else 'works again'}", file=sys.stderr)
+    say(f"{event.component}: {event.reason if isinstance(event, Failure) else 'works again'}")
 
 
 class RolloutGroup:

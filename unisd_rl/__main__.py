@@ -12,6 +12,7 @@ COMMANDS = {
     "replay": "train again from the rollouts that a run stored",
     "scale": "change the number of rollout actors during a run",
     "compact": "rewrite the rollouts of a stopped run as few Parquet files",
+    "status": "show how a running or finished run stands",
     "recipes": "list the shipped recipes, what each is and what it costs",
     "completion": "print a completion script for bash or zsh",
 }

@@ -27,7 +27,8 @@ from unisd_rl.errors import RunFailed, UserError
 
 DEFAULT_RECIPE = "unisd_star"
 _RUN_OPTIONS = {"--resume RUN": "go on with the run in this folder; its recipe is its own"}
-_OPTIONS = {"--dry-run": "look at data, prompts, settings and room; start nothing"}
+_QUIET = "show failures and results, and nothing else"
+_OPTIONS = {"--dry-run": "look at data, prompts, settings and room; start nothing", "--quiet": _QUIET}
 _UNRECOGNIZED = "unrecognized arguments:"  # argparse's words
 
 
@@ -98,6 +99,12 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     others = [argument for argument in arguments if argument != "--dry-run"]
     recipes = list(takewhile(lambda argument: not argument.startswith("-"), others))
     return recipes or [DEFAULT_RECIPE], len(others) < len(arguments), others[len(recipes) :]
+
+
+def split_flag(arguments: Sequence[str], flag: str) -> tuple[bool, list[str]]:
+    """(Whether this option without a value is given, the other arguments)."""
+    others = [argument for argument in arguments if argument != flag]
+    return len(others) < len(arguments), others
 
 
 def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -319,6 +326,10 @@ class CliParser(ArgumentParser):
             "-h", "--help", action=_Help, nargs="?", metavar="SECTION", help="this text, or the fields of a section"
         )
         self.add_argument("--help-all", action=_Help, nargs=0, help="the fields of all sections of a configuration")
+
+    def add_quiet(self) -> None:
+        """Add the option `--quiet`."""
+        self.add_argument("--quiet", action="store_true", help=_QUIET)
 
     def add_dry_run(self) -> None:
         """Add the option `--dry-run`."""

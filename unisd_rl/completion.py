@@ -21,12 +21,13 @@ _DESCRIPTION = (
     """Print a completion script for bash and zsh. In ~/.bashrc or ~/.zshrc: eval "$(unisd-rl completion)"."""
 )
 OPTIONS: Mapping[str, str] = {
-    "run": "--resume --dry-run",
-    "evaluate": "--task --recipe --samples --k --temperature --retention --out --dry-run",
-    "prepare": "--dry-run",
-    "replay": "--check --dry-run",
+    "run": "--resume --dry-run --quiet",
+    "evaluate": "--task --recipe --samples --k --temperature --retention --out --dry-run --quiet",
+    "prepare": "--dry-run --quiet",
+    "replay": "--check --dry-run --quiet",
     "scale": "--actors --timeout --no-wait",
     "compact": "",
+    "status": "--watch",
     "recipes": "",
     "completion": "",
 }

@@ -22,6 +22,7 @@ from unisd_rl.cli import (
     user_path,
 )
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
+from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import BASE, EvaluationRequest, evaluation_request, task_types
 
@@ -53,9 +54,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
         print_lines(describe_evaluation(request))
         return 0
-    from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
-
-    run_evaluation(request)
+    with Console(quiet=options.quiet, captures=True) as console:
+        with console.waiting("loading the libraries"):
+            from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
+        run_evaluation(request, console)
     return 0
 
 
@@ -108,6 +110,7 @@ def _parser() -> CliParser:
     )
     parser.add_argument("--out", type=user_path, help="folder of the results (default: run.dir/evaluation-DATE-TIME)")
     parser.add_dry_run()
+    parser.add_quiet()
     return parser
 
 

@@ -19,10 +19,12 @@ from unisd_rl.cli import (
     parse_fields,
     print_lines,
     split_arguments,
+    split_flag,
 )
 from unisd_rl.cluster.resources import generation_requirements
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_with_defaults
+from unisd_rl.driver.console import Console
 
 PROGRAM = "python -m unisd_rl.prepare"
 
@@ -33,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(arguments: Sequence[str]) -> int:
-    recipes, dry_run, fields = split_arguments(arguments)
+    quiet, others = split_flag(arguments, "--quiet")
+    recipes, dry_run, fields = split_arguments(others)
     config = load_with_defaults(recipes, parse_fields(fields, PROGRAM), machine_gpus)[0]
     check_without_imports(config)
     if config.contexts_read.generated:
@@ -44,9 +47,10 @@ def _prepare(arguments: Sequence[str]) -> int:
 
         print_lines(describe_preparation(config))
         return 0
-    from unisd_rl.driver.context_generation import run_preparation  # heavy: torch, Ray
-
-    run_preparation(config)
+    with Console(quiet=quiet, captures=True) as console:
+        with console.waiting("loading the libraries"):
+            from unisd_rl.driver.context_generation import run_preparation  # heavy: torch, Ray
+        run_preparation(config, console)
     return 0
 
 

@@ -28,6 +28,7 @@ from unisd_rl.cli import (
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.config.load import overlay
+from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import RecordedRun, ReplayRequest, changed_settings, check_run_folder
 
@@ -65,9 +66,10 @@ def _replay(arguments: Sequence[str]) -> int:
 
         print_lines(describe_replay(request))
         return 0
-    from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
-
-    run_replay(request)
+    with Console(quiet=options.quiet, captures=True) as console:
+        with console.waiting("loading the libraries"):
+            from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
+        run_replay(request, console)
     return 0
 
 
@@ -111,10 +113,13 @@ def _check_request(run: RecordedRun, config: Config, changed: tuple[str, ...], c
 
 
 def _parser() -> CliParser:
-    parser = CliParser(PROGRAM, "RUN [--check] [--dry-run] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS)
+    parser = CliParser(
+        PROGRAM, "RUN [--check] [--dry-run] [--quiet] [--SECTION.FIELD VALUE ...]", _DESCRIPTION, _FIELDS
+    )
     parser.add_argument("run", metavar="RUN", type=user_path, help="the run's folder")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a loss is not the run's, bit for bit")
     parser.add_dry_run()
+    parser.add_quiet()
     return parser
 
 

@@ -22,6 +22,7 @@ from unisd_rl.cli import (
     parse_fields,
     print_lines,
     split_arguments,
+    split_flag,
     split_resume,
 )
 from unisd_rl.cluster.resources import requirements
@@ -30,6 +31,7 @@ from unisd_rl.config import Config
 from unisd_rl.config.load import load_with_defaults
 from unisd_rl.config.own_model import Default
 from unisd_rl.config.schema import ineffective_settings, slower_settings
+from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
 from unisd_rl.storage.recorded_run import check_run_folder, resumed_config
 from unisd_rl.storage.stores import check_reachable
@@ -54,9 +56,10 @@ class RunRequest:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    request = checked_request(arguments)
+    quiet, others = split_flag(arguments, "--quiet")
+    request = checked_request(others)
     config = request.config
-    for sentence in notes(config):
+    for sentence in () if quiet else notes(config):
         print(f"note: {sentence}", file=sys.stderr)
     check_machine(requirements(config))
     limit_openmp_spinning()
@@ -65,9 +68,12 @@ def _run(arguments: Sequence[str]) -> int:
 
         print_lines(describe_run(config, request.resumed, request.defaults))
         return 0
-    from unisd_rl.train import run_job  # heavy: torch, Ray
-
-    return STOPPED if run_job(config, resumed=request.resumed).status == "interrupted" else 0
+    with Console(quiet=quiet, captures=True) as console:
+        console.print(f"run {config.run_dir}: {config.run.length} of {config.describe_batch()}")
+        with console.waiting("loading the libraries"):
+            from unisd_rl.train import run_job  # heavy: torch, Ray
+        summary = run_job(config, request.resumed, console)
+    return STOPPED if summary.status == "interrupted" else 0
 
 
 def notes(config: Config) -> tuple[str, ...]:

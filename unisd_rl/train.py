@@ -38,6 +38,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 
+from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOP, StopSignals
@@ -61,7 +62,7 @@ from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.types import PolicyVersion, Stop
 
 
-def run_job(config: Config, resumed: bool = False) -> Summary:
+def run_job(config: Config, resumed: bool, console: Console) -> Summary:
     """Prepare, connect, train, summarise. `resumed`: in the folder that a run of this configuration left.
 
     Raises:
@@ -70,24 +71,28 @@ def run_job(config: Config, resumed: bool = False) -> Summary:
         KeyboardInterrupt: it was stopped outside a step; the sentence says how it goes on.
     """
     config = config.with_clock_stopped(datetime.now())
-    task = load_task(config.task)
-    config, defaults = with_data_limits(config, task)
-    check_model(config)
+    with console.waiting("reading the data"):
+        task = load_task(config.task)
+        config, defaults = with_data_limits(config, task)
+        check_model(config)
     directory = RunDirectory(config.run_dir)
     try:
         with directory.claimed(config, resumed):
+            console.keep_output(log_path(directory.path, "driver"))
             for default in defaults:
-                print(default.describe())
-            return _connect_and_train(directory, task, config, resumed)
+                console.print(default.describe())
+            return _connect_and_train(directory, task, config, resumed, console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(describe_stop(directory.path)) from None
 
 
-def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resumed: bool) -> Summary:
+def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resumed: bool, console: Console) -> Summary:
     started = time.monotonic()
-    with Console() as console, connected(config, requirements(config)):
-        if directory.notice:
-            console.print(directory.notice)
+    if directory.notice:
+        console.print(directory.notice)
+    with ExitStack() as stack:
+        with console.waiting("connecting to Ray"):
+            stack.enter_context(connected(config, requirements(config)))
         with started_run(config, task, directory, console) as run:
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
@@ -151,7 +156,7 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopSignals) -> PolicyVe
             break
         times = StepTimes()
         admit(run, step)
-        with times.measure("wait_s"):
+        with run.console.phase("waiting for rollouts"), times.measure("wait_s"):
             batch = take(run, step, version)
         with learners_turn(run, version, times):
             version = train_step(run, version, batch, times)
@@ -165,10 +170,10 @@ def train_step(run: Run, version: PolicyVersion, batch: Batch, times: StepTimes)
     step = version.number
     if run.grader is not None:
         run.grader.start(batch)
-    with times.measure("learn_s"):
+    with run.console.phase("learning"), times.measure("learn_s"):
         metrics = run.learners.step(batch.shards, step, run.config.run.step_timeout_s, version.lineage)
     version = PolicyVersion(version.lineage, step + 1)
-    with times.measure("publish_s"):
+    with run.console.phase("publishing"), times.measure("publish_s"):
         publish_if_due(run, version)
     check_health(run, version)
     after_step(run, version, metrics, batch, times)
@@ -231,7 +236,9 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     answers = None if run.grader is None else run.grader.result()
     line = {"lineage": version.lineage, **metrics.flat(), **asdict(times), **asdict(balance)}
     grades = {} if answers is None else asdict(answers)
-    run.directory.log_step({**line, "tokens_per_s": tokens_per_s, **grades})
+    line |= {"tokens_per_s": tokens_per_s, **grades}
+    run.directory.log_step(line)
+    run.console.observe_step(line, run.consumed.tokens_by_actor(metrics.step, version.lineage))
     run.console.print_step(metrics, tokens_per_s, answers)
     run.alarms.observe(metrics)
     run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)

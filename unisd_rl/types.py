@@ -306,10 +306,13 @@ class Progress(Protocol):
         """Show that work of unknown length runs in this block."""
         ...
 
-    def progress(self, what: str) -> AbstractContextManager[Callable[[float, str], None]]:
-        """Show a bar; the block reports its share done (0 to 1) and a short note."""
+    def progress(self, what: str) -> AbstractContextManager["ReportProgress"]:
+        """Show a bar; the block reports how many of how many are done, and a short note."""
         ...
 
+
+ReportProgress: TypeAlias = Callable[[int, int, str], None]
+"""A callback of long work: how many problems or steps are done, of how many, and a note, which may be empty."""
 
 OnWait: TypeAlias = Callable[[], None]
 """A callback of a wait, called about once a second; what it raises ends the wait."""

@@ -36,7 +36,7 @@ pytestmark = [
 def containers(tmp_path_factory) -> Iterator[Containers]:
     build_image()
     project = Containers(tmp_path_factory.mktemp("containers"))
-    model = ensure_base_model(0, lambda share, note: None)  # in its container it would be trained for minutes
+    model = ensure_base_model(0, lambda *_: None)  # in its container it would be trained for minutes
     try:
         project.give_base_model(model)
         yield project

@@ -20,7 +20,7 @@ class Reader:
     def __init__(self, order: str = "reference_first") -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = ensure_base_model(0, lambda share, note: None, order)
+        folder = ensure_base_model(0, lambda *_: None, order)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.model = AutoModelForCausalLM.from_pretrained(folder)
 

@@ -68,7 +68,7 @@ def test_the_quick_start_runs_word_for_word(tmp_path):
     ],
 )
 def test_an_example_trains(tmp_path, line, name, steps):
-    model = ensure_base_model(0, lambda share, note: None)
+    model = ensure_base_model(0, lambda *_: None)
     options = f"--model.path {model} --rollout.engine.type transformers --run.dir {tmp_path}"
     ended = run(f"{line} {options}", ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -60,7 +60,7 @@ def moved_model(tmp_path_factory):
     """The embedded base model with every weight moved a little: it reads and writes the same tokens, and errs more."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base, folder = ensure_base_model(0, lambda share, note: None), tmp_path_factory.mktemp("moved")
+    base, folder = ensure_base_model(0, lambda *_: None), tmp_path_factory.mktemp("moved")
     model = AutoModelForCausalLM.from_pretrained(base)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -35,7 +35,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    return str(ensure_base_model(0, lambda share, note: None))
+    return str(ensure_base_model(0, lambda *_: None))
 
 
 FIELDS = ("--task.fields.prompt", "question", "--task.fields.demonstration", "worked", "--task.fields.answer", "result")

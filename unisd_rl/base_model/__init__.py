@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import ContextOrder
 from unisd_rl.storage.files import replace_directory
-from unisd_rl.types import Progress
+from unisd_rl.types import Progress, ReportProgress
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
@@ -84,10 +83,10 @@ def base_model_or_tokenizer(seed: int, into: Path, order: ContextOrder = "refere
     return into
 
 
-def ensure_base_model(seed: int, report: Callable[[float, str], None], order: ContextOrder = "reference_first") -> Path:
+def ensure_base_model(seed: int, report: ReportProgress, order: ContextOrder = "reference_first") -> Path:
     """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
 
-    `report` gets the share done (0 to 1) and a short note. Several processes may ask at once: each
+    `report` gets the steps done and their number. Several processes may ask at once: each
     trains, the first to finish counts.
     """
     recipe = recipe_for(seed, order)

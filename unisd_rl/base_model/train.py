@@ -5,7 +5,7 @@ is Muon, which halves the steps a small model needs.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from unisd_rl.base_model.corpus import Corpus, Sample
 from unisd_rl.base_model.recipe import BaseModelRecipe
+from unisd_rl.types import ReportProgress
 
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
-
-ReportProgress = Callable[[float, str], None]
 
 THREADS = 2
 
 
 def train_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer", report: ReportProgress) -> "Qwen2ForCausalLM":
-    """The trained model, in evaluation state; `report` gets the share done (0 to 1) and the loss."""
+    """The trained model, in evaluation state; `report` gets the steps done, their number and the loss."""
     with _training_environment(recipe.seed):
         model = new_model(recipe, tokenizer).train()
         optimizers = _optimizers(recipe, model)
@@ -37,7 +36,7 @@ def train_model(recipe: BaseModelRecipe, tokenizer: "Qwen2Tokenizer", report: Re
             for stepped in (*optimizers, *schedules):
                 stepped.step()
             model.zero_grad()
-            report((step + 1) / recipe.steps, f"loss {loss:.3f}")
+            report(step + 1, recipe.steps, f"loss {loss:.3f}")
     return model.eval()
 
 

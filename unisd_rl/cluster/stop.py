@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from unisd_rl.terminal import write_at_once
 from unisd_rl.types import no_op
 
 STOPPED = 130
@@ -29,7 +30,7 @@ _SAME_S = 0.5  # `timeout` and some schedulers signal a process and then its gro
 
 def _end_hard() -> None:
     """As `kill -9` would: Ray's processes, engines and sandboxes end when the process that started them has."""
-    os.write(2, b"stopped at once\n")
+    write_at_once(b"stopped at once\n")
     os._exit(STOPPED)
 
 

@@ -5,7 +5,6 @@ unresponsive ends it.
 """
 
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from unisd_rl.errors import PermanentFailure, RunFailed, UserError
+from unisd_rl.terminal import say
 from unisd_rl.types import OnWait, no_op
 
 CHECK_S = 1.0
@@ -117,7 +117,7 @@ def wait_until(
         if waited_s > limit_s:
             return False
         if not said and waited_s >= quiet_s:
-            print(f"waiting up to {limit_s:g} s for {awaited}", file=sys.stderr)
+            say(f"waiting up to {limit_s:g} s for {awaited}")
             said = True
         look()
     return True

@@ -186,7 +186,7 @@ class Preparation:
 
             def built(number: int, indices: range) -> list[Row]:
                 rows = builder.rows([train[index] for index in indices], f"segment {number}")
-                report(indices.stop / len(train), f"{indices.stop} of {len(train)}")
+                report(indices.stop, len(train), "")
                 return [row.to_json() for row in rows]
 
             return segments.read_or_make(inputs, built)

@@ -27,6 +27,7 @@ from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.origin import check_origin, model_origin, task_origin
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
@@ -49,6 +50,7 @@ class Run:
     learners: LearnerGroup
     directory: RunDirectory
     console: Console
+    consumed: ConsumedTail
     meter: BottleneckMeter
     retention: RetentionScorer | None
     """None where retention is not measured."""
@@ -118,6 +120,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             learners=learners,
             directory=directory,
             console=console,
+            consumed=ConsumedTail(directory.path / "consumed.jsonl"),
             meter=bottleneck_meter(config, plan),
             retention=retention_scorer(config, plan, model, directory.path, stack),
             grader=grader,
@@ -145,7 +148,7 @@ def counted(config: Config, problems: int, directory: RunDirectory, console: Con
         console.print(f"{config.run.length} of {problems:,} problems: {steps.run.length} of {config.describe_batch()}")
         said = ineffective_settings(config)
         console.print_notes(sentence for sentence in ineffective_settings(steps) if sentence not in said)
-    console.expect_steps(steps.run.total_steps)
+    console.expect_steps(steps.run.total_steps, config.run.name)
     return steps
 
 

@@ -2,22 +2,34 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich import console as rich_console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.progress import Progress as ProgressBars
+from rich.progress import ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
-from unisd_rl.evaluation.evaluate import Evaluation
+from unisd_rl.driver.status import RunStatus, clock
 from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut
 from unisd_rl.metrics import AnswerMetrics, StepMetrics
-from unisd_rl.types import Alarm, Event, Failure, Notice, Progress, Recovery, Resumption, Scaling, Stop
+from unisd_rl.terminal import OutputCapture, is_terminals_process, spoken_by
+from unisd_rl.types import Alarm, Event, Failure, Notice, Progress, Recovery, ReportProgress, Resumption, Scaling, Stop
+
+if TYPE_CHECKING:  # its modules import torch and Ray, for which the first line on the screen does not wait
+    from unisd_rl.evaluation.evaluate import Evaluation
 
 _WIDE = 1000  # columns: no line of a table is folded in a log
+_REFRESH_HZ = 4
 
 
 def describe_stop(directory: Path) -> str:
@@ -25,38 +37,84 @@ def describe_stop(directory: Path) -> str:
     return f"stopped; resume with: python -m unisd_rl.run {shlex.join(['--resume', str(directory)])}"
 
 
-class Console(Progress):
-    """The terminal, with progress bars below the lines. On a pipe or in a job's log there are only lines."""
+def fitted(fields: Iterable[tuple[int, str]], width: int) -> str:
+    """One line of these (rank, text), of which those with the highest ranks are left out until it fits `width`."""
+    kept = list(fields)
+    while len(line := "  ".join(text for _, text in kept)) > width:
+        last = max(rank for rank, _ in kept)
+        if last == 0:
+            break
+        kept = [field for field in kept if field[0] != last]
+    return line
 
-    def __init__(self, steps: int = 0) -> None:
+
+class _Count(ProgressColumn):
+    """`384/512`, of work whose amount is known."""
+
+    @override
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if task.total else "")
+
+
+class Console(Progress):
+    """The terminal of a command: lines, and below them what is going on. On a pipe or in a log there are only lines.
+
+    `captures`: what libraries write goes to a log meanwhile (`unisd_rl/terminal.py`). `quiet`: only what ends a command
+    or is a failure is shown.
+    """
+
+    def __init__(self, steps: int = 0, quiet: bool = False, captures: bool = False) -> None:
+        self._captures = captures
+        self._capture: OutputCapture | None = None
         self._terminal = rich_console.Console(highlight=False, soft_wrap=True)
-        self._steps = steps
+        self._live_view = self._terminal.is_terminal and not quiet
+        self._quiet, self._open = quiet, ExitStack()
+        self.status = RunStatus(steps=steps)
         self._bars = ProgressBars(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._terminal,
-            transient=True,
-            disable=not self._terminal.is_terminal,
+            SpinnerColumn(), TextColumn("{task.description}"), _Count(), TimeElapsedColumn(), console=self._terminal
         )
-        self._training = self._bars.add_task("steps", total=steps, visible=False)
+        self._live = Live(
+            get_renderable=self._below, console=self._terminal, transient=True, refresh_per_second=_REFRESH_HZ,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
 
     def __enter__(self) -> "Console":
-        self._bars.start()
+        if self._captures and is_terminals_process():
+            self._capture = OutputCapture()
+            self._terminal.file = self._capture.stream
+            self._open.callback(self._give_back, self._capture)
+        self._open.enter_context(spoken_by(self.print))
+        if self._live_view:
+            self._open.enter_context(self._live)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._open.close()
 
-    def expect_steps(self, steps: int) -> None:
-        """How many steps the training will have, once that is known."""
-        self._steps = steps
-        self._bars.update(self._training, total=steps)
+    def _give_back(self, capture: OutputCapture) -> None:
+        self._terminal.file, self._capture = sys.stdout, None
+        capture.close()
+
+    def _below(self) -> RenderableType:
+        """What stands below the lines: how the run stands, once it trains, and what is waited for."""
+        return Group(self.status, self._bars) if self.status.now else self._bars.get_renderable()
+
+    def keep_output(self, log: Path) -> None:
+        """What libraries wrote and will write is to be found there."""
+        if self._capture is not None:
+            self._capture.keep_in(log)
+
+    def expect_steps(self, steps: int, name: str = "") -> None:
+        """How many steps the training will have, once that is known, and of which run."""
+        self.status.steps, self.status.name = steps, name
 
     def print(self, line: str) -> None:
-        """Print one line, or several."""
+        """Print one line, or several; nothing where the command is to be quiet."""
+        if not self._quiet:
+            self.announce(line)
+
+    def announce(self, line: str) -> None:
+        """Print what a quiet command says too."""
         self._terminal.print(line, markup=False)
 
     def print_notes(self, notes: Iterable[str]) -> None:
@@ -72,49 +130,89 @@ class Console(Progress):
     @override
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        task = self._bars.add_task(what, total=None)
-        try:
+        with self._task(what, None):
             yield
-        finally:
-            self._bars.remove_task(task)
 
     @override
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
-        if not self._terminal.is_terminal:
-            self.print(f"{what} ...")
-        task = self._bars.add_task(what, total=100)
+    def progress(self, what: str) -> Iterator[ReportProgress]:
+        with self._task(what, None) as task:
 
-        def report(share: float, note: str) -> None:
-            self._bars.update(task, completed=round(100 * share), description=f"{what}: {note}")
+            def report(done: int, total: int, note: str) -> None:
+                self._bars.update(task, completed=done, total=total, description=f"{what}: {note}" if note else what)
 
-        try:
             yield report
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Show that the run does this in this block, part of a step."""
+        self.status.begin(what)
+        yield
+
+    @contextmanager
+    def _task(self, what: str, total: int | None) -> Iterator[TaskID]:
+        if not self._live_view:
+            self.print(f"{what} ...")
+        if self.status.now:
+            self.status.begin(what)
+        task = self._bars.add_task(what, total=total)
+        try:
+            yield task
         finally:
             self._bars.remove_task(task)
 
-    def print_step(self, metrics: StepMetrics, tokens_per_s: float, answers: AnswerMetrics | None = None) -> None:
-        """Print the line of one step; `answers` are the grades of those it trained on, where there are any."""
-        loss, weights, policy = metrics.loss, metrics.weights, metrics.policy
-        self._bars.update(self._training, completed=metrics.step + 1, visible=True)
-        fields = [f"step {metrics.step + 1:>4}/{self._steps}", f"loss {loss.loss:8.4f}"]
-        if not math.isnan(loss.divergence):  # nan: there is no divergence term
-            fields += [f"divergence {loss.divergence:.4f}", f"clipped {loss.clipped_share:5.1%}"]
-        if not math.isnan(weights.weight_mean):  # nan: no agreement
-            spread = f"{weights.weight_below_half:.1%} < 0.5, ESS {weights.effective_sample_size:.3f}"
-            fields += [f"agreement {weights.weight_mean:.3f} ({spread})"]
-        if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
-            fields += [f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"]
-        if answers is not None:
-            fields.append(
-                f"training answers right {answers.train_accuracy:.1%}, pass@{answers.answers_per_prompt} "
-                f"{answers.train_pass_at_g:.1%} (mixed versions)"
-            )
-        self.print("  ".join([*fields, f"{tokens_per_s:,.0f} tokens/s"]))
+    def observe_step(self, line: Mapping[str, Any], tokens: Mapping[str, int]) -> None:
+        """Take a step into account, by its line of metrics.jsonl and the tokens that each rollout actor made for it."""
+        self.status.observe_step(line)
+        self.status.tokens = tokens
 
-    def print_evaluation(self, evaluation: Evaluation, limit: int) -> None:
+    def observe_actors(self, states: Sequence[str]) -> None:
+        """Print which rollout actors came, went or changed since the last look; a state is `rollout-1: serving`."""
+        before, self.status.actor_states = self.status.actor_states, tuple(states)
+        if before:
+            now = {state.partition(": ")[0] for state in states}
+            gone = [name for state in before if (name := state.partition(": ")[0]) not in now]
+            for change in (*(state for state in states if state not in before), *(f"{name}: gone" for name in gone)):
+                self.print(change)
+
+    def print_step(self, metrics: StepMetrics, tokens_per_s: float, answers: AnswerMetrics | None = None) -> None:
+        """Print the line of one step; `answers` are the grades of those it trained on, where there are any.
+
+        On a terminal what does not fit its width is left out, the least telling first.
+        """
+        width = self._terminal.width if self._terminal.is_terminal else _WIDE
+        self.print(fitted(self._step_fields(metrics, tokens_per_s, answers), width))
+
+    def _step_fields(
+        self, metrics: StepMetrics, tokens_per_s: float, answers: AnswerMetrics | None
+    ) -> Iterator[tuple[int, str]]:
+        """(Rank, text) of each field of a step's line; rank 0 is never left out."""
+        loss, weights, policy, step_s = metrics.loss, metrics.weights, metrics.policy, self.status.step_s
+        yield 0, f"step {metrics.step + 1:>4}/{self.status.steps}"
+        yield 0, f"loss {loss.loss:8.4f}"
+        if not math.isnan(loss.divergence):  # nan: there is no divergence term
+            yield 5, f"divergence {loss.divergence:.4f}"
+            yield 6, f"clipped {loss.clipped_share:5.1%}"
+        if not math.isnan(weights.weight_mean):  # nan: no agreement
+            yield 1, f"agreement {weights.weight_mean:.3f} ({weights.weight_below_half:.1%} < 0.5)"
+            yield 7, f"ESS {weights.effective_sample_size:.3f}"
+        if not math.isnan(policy.staleness_max):  # nan: the policy sampled nothing
+            yield 4, f"staleness {policy.staleness_mean:.2f} (max {policy.staleness_max:g})"
+        if answers is not None:
+            yield (
+                2,
+                f"training answers right {answers.train_accuracy:.1%}, pass@{answers.answers_per_prompt} "
+                f"{answers.train_pass_at_g:.1%} (mixed versions)",
+            )
+        yield 3, f"{tokens_per_s:,.0f} tokens/s"
+        if not math.isnan(step_s):
+            yield 0, f"{step_s:.1f} s/step"
+            yield 0, f"{clock(self.status.left_s)} left"
+
+    def print_evaluation(self, evaluation: "Evaluation", limit: int) -> None:
         """Print the result of one evaluation, whose answers had at most `limit` tokens."""
         interval, retention = evaluation.pass_rate().interval, evaluation.retention
+        self.status.accuracies[evaluation.version.number] = evaluation.accuracy
         self.print(
             f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
             f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
@@ -130,14 +228,15 @@ class Console(Progress):
 
     def print_event(self, event: Event) -> None:
         """Print what a person should see of an event."""
+        self.status.observe_event({"time_s": time.time(), "event": type(event).__name__.lower(), **asdict(event)})
         match event:
             case Failure():
                 restart = f"; restart {event.restart} in {event.wait_s:g} s" if event.restart else ""
-                self.print(f"{event.component} failed: {event.reason}{restart}")
+                self.announce(f"{event.component} failed: {event.reason}{restart}")
             case Recovery():
-                self.print(f"{event.component} recovered after {event.seconds:.1f} s")
+                self.announce(f"{event.component} recovered after {event.seconds:.1f} s")
             case Alarm():
-                self.print(f"alarm: {event.reason}")
+                self.announce(f"alarm: {event.reason}")
             case Notice():
                 self.print_notes([event.reason])
             case Scaling():
@@ -147,18 +246,18 @@ class Console(Progress):
 
     def print_stop_notice(self) -> None:
         """Print what the first Ctrl-C or SIGTERM does."""
-        self.print("finishing this step and saving a checkpoint; press Ctrl-C again to stop now")
+        self.announce("finishing this step and saving a checkpoint; press Ctrl-C again to stop now")
 
     def print_finished(
         self, before: EvaluationSummary, after: EvaluationSummary, limit: int, directory: Path, checkpoint: Path
     ) -> None:
         """Print the last lines of a run that took all its steps; answers had at most `limit` tokens."""
         gain = 100 * (after.accuracy - before.accuracy)
-        self.print(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
+        self.announce(f"accuracy {before.accuracy:.1%} -> {after.accuracy:.1%} ({gain:+.1f} points)")
         if after.cut:
-            self.print(describe_cut(after.cut, after.problems * after.samples, limit))
-        self.print(f"model  {checkpoint}\nfiles  {directory}")
+            self.announce(describe_cut(after.cut, after.problems * after.samples, limit))
+        self.announce(f"model  {checkpoint}\nfiles  {directory}")
 
     def print_interrupted(self, directory: Path) -> None:
         """Print the last line of a run that was stopped."""
-        self.print(describe_stop(directory))
+        self.announce(describe_stop(directory))

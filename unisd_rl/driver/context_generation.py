@@ -36,7 +36,7 @@ _SLICE = 64  # requests that go out together; fixed, because each one's seed fol
 _MARGIN = 256  # tokens that a request may be longer than a prompt, where nothing else is said
 
 
-def run_preparation(config: Config) -> PreparationReport:
+def run_preparation(config: Config, console: Console) -> PreparationReport:
     """Prepare, and say what came of it. A cluster is joined, and engines start, only for what the model has to write.
 
     Raises:
@@ -44,21 +44,21 @@ def run_preparation(config: Config) -> PreparationReport:
         RunFailed: an engine failed; what was prepared until then stays.
     """
     config = config.with_clock_stopped(datetime.now())
-    task, cache = load_task(config.task), cache_folder(config)
-    config, _ = with_data_limits(config, task)
-    with Console() as console:
-        model = model_folder(config, cache / f"base-{config.model.base_seed}-{config.contexts.order}", console)
+    with console.waiting("reading the data"):
+        task, cache = load_task(config.task), cache_folder(config)
+        config, _ = with_data_limits(config, task)
+    model = model_folder(config, cache / f"base-{config.model.base_seed}-{config.contexts.order}", console)
 
-        @contextmanager
-        def open_generator() -> Iterator[ContextGenerator]:
-            needed, cores = generation_requirements(config), generation_cores(config)
-            with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
-                yield generator
+    @contextmanager
+    def open_generator() -> Iterator[ContextGenerator]:
+        needed, cores = generation_requirements(config), generation_cores(config)
+        with connected(config, needed), generation_engine(config, cores, model, cache) as generator:
+            yield generator
 
-        preparation = Preparation.create(config, task, model, open_generator, console)
-        console.print_notes(preparation.notes)
-        report = preparation.prepared().report
-        console.print(f"prepared {report.describe()}\nfiles  {cache}")
+    preparation = Preparation.create(config, task, model, open_generator, console)
+    console.print_notes(preparation.notes)
+    report = preparation.prepared().report
+    console.announce(f"prepared {report.describe()}\nfiles  {cache}")
     return report
 
 

@@ -6,7 +6,7 @@ is prepared the run finds in the cache.
 """
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -38,7 +38,7 @@ from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task, describe_overlap
 from unisd_rl.transport.rollouts.recording import Recording
-from unisd_rl.types import Progress, Prompt, Tokens, ViewKind
+from unisd_rl.types import Progress, Prompt, ReportProgress, Tokens, ViewKind
 
 _TITLES = {
     ViewKind.PRIMARY: "teacher, with the worked solution",
@@ -283,5 +283,5 @@ class SilentProgress(Progress):
 
     @override
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[float, str], None]]:
-        yield lambda share, note: None
+    def progress(self, what: str) -> Iterator[ReportProgress]:
+        yield lambda *_: None

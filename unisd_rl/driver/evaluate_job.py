@@ -16,6 +16,7 @@ from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import generation_cores
+from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.driver.console import Console
@@ -47,19 +48,23 @@ from unisd_rl.transport.weights.store import StoreClient, spawn_store
 Tasks = Mapping[str, Task]
 
 
-def run_evaluation(request: EvaluationRequest) -> list[Result]:
+def run_evaluation(request: EvaluationRequest, console: Console) -> list[Result]:
     """Answer, grade, compare; files in `request.out`, tables on the console.
 
     Raises:
         UserError: the data, a model or the cluster is not what the request says.
         RunFailed: a component failed.
     """
-    tasks = {name: load_task(config.task, for_training=False) for name, config in request.by_task.items()}
+    with console.waiting("reading the data"):
+        tasks = {name: load_task(config.task, for_training=False) for name, config in request.by_task.items()}
     request = with_task_limits(request, tasks)
     config = request.config
     phases = generation_requirements(config), retention_requirement(config)
-    with Console() as console, connected(config, *phases):
+    with ExitStack() as stack:
+        with console.waiting("connecting to Ray"):
+            stack.enter_context(connected(config, *phases))
         request.out.mkdir(parents=True, exist_ok=True)
+        console.keep_output(log_path(request.out, "driver"))
         configs = {target.model: target.config for target in reversed(request.targets)}
         folders = {model: model_folder(configs[model], request.out, console) for model in request.models}
         base = _base_folder(request, folders, console)
@@ -86,7 +91,7 @@ def run_evaluation(request: EvaluationRequest) -> list[Result]:
             console.print(f"{result.model} on {result.task}: {sentence}")
     if compared:
         console.print_table(comparison_table(compared))
-    console.print(f"files  {request.out.absolute()}")
+    console.announce(f"files  {request.out.absolute()}")
     return results
 
 

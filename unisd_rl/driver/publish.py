@@ -65,6 +65,7 @@ def check_health(run: Run, version: PolicyVersion) -> None:
     """Check actors, learner and store while the learner, at `version`, is idle: each second that a batch is waited for,
     and once a step. Raises as `check_weight_sources` does."""
     run.rollouts.check()
+    run.console.observe_actors(run.rollouts.counts().states)
     check_weight_sources(run, version)
 
 

@@ -11,12 +11,13 @@ A prompt's number is stored once, whatever happened to the run, so the rows of a
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import CorePlan, core_plan
+from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -63,7 +64,7 @@ class ReplaySummary:
     wall_s: float
 
 
-def run_replay(request: ReplayRequest) -> ReplaySummary:
+def run_replay(request: ReplayRequest, console: Console) -> ReplaySummary:
     """Train, compare, report.
 
     Raises:
@@ -76,16 +77,22 @@ def run_replay(request: ReplayRequest) -> ReplaySummary:
     recording = Recording(request.run, config.learner.batch_size, group_size, config.run.total_steps)
     directory = RunDirectory(config.run_dir)
     with directory.claimed(config):
-        summary = _replay_in(directory, request, recording)
+        console.keep_output(log_path(directory.path, "driver"))
+        summary = _replay_in(directory, request, recording, console)
     if request.check and summary.compared is not None and summary.compared.first is not None:
         raise RunFailed(verdict(request, summary))
     return summary
 
 
-def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recording) -> ReplaySummary:
+def _replay_in(
+    directory: RunDirectory, request: ReplayRequest, recording: Recording, console: Console
+) -> ReplaySummary:
     started, config = time.monotonic(), request.config
     plan = CorePlan((), core_plan(config).learner)
-    with Console(recording.steps) as console, connected(config, (learner_requirement(config),)):
+    console.expect_steps(recording.steps, config.run.name)
+    with ExitStack() as stack:
+        with console.waiting("connecting to Ray"):
+            stack.enter_context(connected(config, (learner_requirement(config),)))
         console.print(plan.describe())
         if recording.steps < config.run.total_steps:
             console.print(
@@ -111,7 +118,7 @@ def _replay_in(directory: RunDirectory, request: ReplayRequest, recording: Recor
             wall_s=time.monotonic() - started,
         )
         directory.write_summary(asdict(summary))
-        console.print(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
+        console.announce(f"{verdict(request, summary)}\nmodel  {directory.checkpoint(recording.steps)}")
     return summary
 
 
@@ -123,10 +130,13 @@ def steps(
     for step in range(recording.steps):
         started = time.monotonic()
         shards, _ = recording.shards(step, config.learner.ranks)
+        console.status.begin("learning")
         metrics = learners.step(shards, step, config.run.step_timeout_s, request.run.lineage_of(step))
         learn_s = time.monotonic() - started
         tokens_per_s = metrics.counts.tokens / learn_s
-        directory.log_step({"lineage": 0, **metrics.flat(), "learn_s": learn_s, "tokens_per_s": tokens_per_s})
+        line = {"lineage": 0, **metrics.flat(), "learn_s": learn_s, "tokens_per_s": tokens_per_s}
+        directory.log_step(line)
+        console.observe_step(line, {})
         console.print_step(metrics, tokens_per_s)
         yield metrics
 

@@ -1,7 +1,7 @@
 """Evaluation of one version of a model on held-out problems, through the rollout actors (decision 14)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from unisd_rl.evaluation.retention import Retention
 from unisd_rl.evaluation.statistics import EvaluationSummary, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.task import Task, grade_all
-from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, Sampling, no_op
+from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, ReportProgress, Sampling, no_op
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def evaluate(
     task: Task,
     config: Config,
     version: PolicyVersion,
-    progress: Callable[[float, str], None],
+    progress: ReportProgress,
     on_wait: OnWait = no_op,
 ) -> Evaluation:
     """Let the actors answer every held-out problem with the weights of `version`, and grade every answer.
@@ -126,7 +126,7 @@ def evaluate(
             size = config.evaluation.concurrency * max(1, group.serving)
             chats = [task.student_messages(example) for example, _ in requests[start : start + size]]
             answers += group.answers(chats, _sampling(config, start), version, on_wait)
-            progress(len(answers) / len(requests), f"{len(answers)} of {len(requests)}")
+            progress(len(answers), len(requests), "")
     return Evaluation(version, samples, _graded(task, requests, answers), time.monotonic() - started)
 
 

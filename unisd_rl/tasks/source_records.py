@@ -6,7 +6,6 @@ field. `data_files.py` reads what is no JSON.
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unisd_rl.errors import UserError
+from unisd_rl.terminal import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def half_of_a_pair(value: object) -> str | None:
 @cache
 def print_once(sentence: str) -> None:
     """Say something on stderr, once in a process: a run reads its data once to check it and once to use it."""
-    print(f"note: {sentence}", file=sys.stderr)
+    say(f"note: {sentence}")
 
 
 def _is_text(value: object, may_be_empty: bool = False) -> bool:

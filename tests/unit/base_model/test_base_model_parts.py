@@ -169,8 +169,8 @@ def test_training_is_a_function_of_the_seed_reports_its_share_and_leaves_torch_a
     recipe = dataclasses.replace(RECIPE, steps=2, warmup_steps=1, plain=2, auxiliary=2, demonstrated=2, layers=1)
     threads, shares = torch.get_num_threads(), list[float]()
     torch.manual_seed(7)
-    first = train_model(recipe, TOKENIZER, lambda share, note: shares.append(share))
-    again = train_model(recipe, TOKENIZER, lambda share, note: None)
+    first = train_model(recipe, TOKENIZER, lambda done, steps, _: shares.append(done / steps))
+    again = train_model(recipe, TOKENIZER, lambda *_: None)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert shares == [0.5, 1.0]
     assert torch.get_num_threads() == threads

@@ -1,12 +1,14 @@
 """`python -m unisd_rl.run` as a user meets it: refusals, help and the dry run, in a process of its own."""
 
 import socket
+import sys
 from functools import partial
 
 import pytest
 
 from tests.fakes.commands import SMALL, command, dry_run, started
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
+from unisd_rl import run
 from unisd_rl.run import checked_request
 
 command, dry_run = partial(command, "unisd_rl.run"), partial(dry_run, "unisd_rl.run")
@@ -20,6 +22,13 @@ def test_help_imports_nothing_heavy_and_lists_the_fields():
     assert result.code == 0
     assert "--dry-run" in result.output
     assert not result.heavy
+
+
+def test_the_screen_says_what_runs_before_anything_heavy_is_imported(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "unisd_rl.train", None)  # its import fails
+    with pytest.raises(ImportError):
+        run._run(["ema", "--run.dir", str(tmp_path)])
+    assert capsys.readouterr().out == f"run {tmp_path}/ema: 40 steps of 64 prompts\nloading the libraries ...\n"
 
 
 def test_a_dry_run_imports_no_engine_and_names_the_processes():

@@ -98,7 +98,7 @@ class Silent:
     def progress(self, what):
         from contextlib import nullcontext
 
-        return nullcontext(lambda share, note: None)
+        return nullcontext(lambda *_: None)
 
     waiting = progress
 

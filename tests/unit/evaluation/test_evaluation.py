@@ -29,7 +29,9 @@ def config(**evaluation):
 
 def examined(settings, task=None, group=None):
     shares = []
-    found = evaluate(group or FakeGroup(), task or Echo(), settings, VERSION, lambda share, _: shares.append(share))
+    found = evaluate(
+        group or FakeGroup(), task or Echo(), settings, VERSION, lambda done, total, _: shares.append(done / total)
+    )
     return found, shares
 
 

@@ -164,10 +164,11 @@ def test_a_checkpoint_of_each_family_has_what_loads_it(tmp_path):
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "targets": ["nowhere"]}])
 def test_a_run_asks_before_it_has_a_folder_or_a_cluster(model, tmp_path, lora):
+    from unisd_rl.driver.console import Console
     from unisd_rl.train import run_job
 
     if lora is None:
         (model / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"adapter_config.json|names 'nowhere'"):
-        run_job(config(model, lora, run={"dir": str(tmp_path / "runs")}))
+        run_job(config(model, lora, run={"dir": str(tmp_path / "runs")}), False, Console())
     assert not (tmp_path / "runs").exists()

@@ -20,6 +20,7 @@ from unisd_rl.cluster.cores import available_cores
 from unisd_rl.errors import RunFailed
 from unisd_rl.tasks.sandbox.limits import Limits, Trial, Verdict
 from unisd_rl.tasks.sandbox.probe import GAPS, REQUIRED
+from unisd_rl.terminal import say
 
 START_TIMEOUT_S = 60.0
 SLOT_TIMEOUT_S = 3600.0
@@ -184,5 +185,5 @@ def shared_sandbox() -> Sandbox:
     sandbox = Sandbox()
     atexit.register(sandbox.close)
     for sentence in sandbox.gaps():
-        print(f"note: in the sandbox {sentence}", file=sys.stderr)
+        say(f"note: in the sandbox {sentence}")
     return sandbox
