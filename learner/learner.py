@@ -153,7 +153,7 @@ class Learner:
         """
         learner = self._config.learner
         schedule = (learner.learning_rate, learner.warmup_fraction, learner.warmup_from_zero)
-        rate = learning_rate(result.version, self._config.run.total_steps, *schedule)
+        rate = learning_rate(result.version, self._config.run.schedule_steps(result.version), *schedule)
         with result.timer.measure("update"):
             norm, teacher = 0.0, NO_UPDATE
             if result.counts.tokens:

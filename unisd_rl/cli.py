@@ -26,7 +26,10 @@ from unisd_rl.config.task import TaskConfig
 from unisd_rl.errors import RunFailed, UserError
 
 DEFAULT_RECIPE = "unisd_star"
-_RUN_OPTIONS = {"--resume RUN": "go on with the run in this folder; its recipe is its own"}
+_RUN_OPTIONS = {
+    "--resume RUN": "go on with the run in this folder; a larger --run.steps prolongs it",
+    "--fork RUN@STEP": "begin a new run with that checkpoint and the run's settings, or other ones",
+}
 _QUIET = "show failures and results, and nothing else"
 _OPTIONS = {"--dry-run": "look at data, prompts, settings and room; start nothing", "--quiet": _QUIET}
 _UNRECOGNIZED = "unrecognized arguments:"  # argparse's words
@@ -113,17 +116,39 @@ def split_resume(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: no folder follows it.
     """
+    folder, others = _split_option(arguments, "--resume", "the folder of the run to resume", "runs/arithmetic")
+    return (None if folder is None else user_path(folder)), others
+
+
+def split_fork(arguments: Sequence[str]) -> tuple[tuple[Path, int] | None, list[str]]:
+    """((the folder, the step) of `--fork RUN@STEP`, None without that option; the other arguments).
+
+    Raises:
+        UserError: no such word follows it.
+    """
+    remedy = "the folder of a run and a step that it has a checkpoint of", "runs/arithmetic@20"
+    word, others = _split_option(arguments, "--fork", *remedy)
+    if word is None:
+        return None, others
+    folder, _, step = word.rpartition("@")
+    if not folder or not (step.isascii() and step.isdecimal()):
+        raise UserError(f"--fork {word!r:.80} needs {remedy[0]}, e.g. --fork {remedy[1]}")
+    return (user_path(folder), int(step)), others
+
+
+def _split_option(arguments: Sequence[str], name: str, what: str, example: str) -> tuple[str | None, list[str]]:
+    """(The word after this option, None without it; the other arguments)."""
     others = list(arguments)
     for index, argument in enumerate(others):
-        option, equals, folder = argument.partition("=")
-        if option != "--resume":
+        option, equals, word = argument.partition("=")
+        if option != name:
             continue
         if not equals:
-            folder = others.pop(index + 1) if index + 1 < len(others) else ""
-        if not folder or folder.startswith("-"):
-            raise UserError("--resume needs the folder of the run to resume, e.g. --resume runs/arithmetic")
+            word = others.pop(index + 1) if index + 1 < len(others) else ""
+        if not word or word.startswith("-"):
+            raise UserError(f"{name} needs {what}, e.g. {name} {example}")
         del others[index]
-        return user_path(folder), others
+        return word, others
     return None, others
 
 
@@ -352,7 +377,9 @@ class _FieldsParser(CliParser):
     def __init__(self, program: str) -> None:
         words = "[RECIPE ...] [OPTION ...] [--SECTION.FIELD VALUE ...]"
         runs = program.endswith(".run")
-        super().__init__(program, words + (f"\n       {program} --resume RUN [OPTION ...]" if runs else ""))
+        super().__init__(
+            program, words + (f"\n       {program} --resume RUN | --fork RUN@STEP [OPTION ...]" if runs else "")
+        )
         self._shown = {**(_RUN_OPTIONS if runs else {}), **_OPTIONS}
 
     @override

@@ -21,7 +21,7 @@ _DESCRIPTION = (
     """Print a completion script for bash and zsh. In ~/.bashrc or ~/.zshrc: eval "$(unisd-rl completion)"."""
 )
 OPTIONS: Mapping[str, str] = {
-    "run": "--resume --dry-run --quiet",
+    "run": "--resume --fork --dry-run --quiet",
     "evaluate": "--task --recipe --samples --k --temperature --retention --out --dry-run --quiet",
     "prepare": "--dry-run --quiet",
     "replay": "--check --dry-run --quiet",

@@ -5,11 +5,13 @@ The input is checked here, before anything heavy is imported; the rest is `train
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from learner.schedule import learning_rate
 from unisd_rl.cli import (
     check_absolute_under_a_job,
     check_contexts,
@@ -23,6 +25,7 @@ from unisd_rl.cli import (
     print_lines,
     split_arguments,
     split_flag,
+    split_fork,
     split_resume,
 )
 from unisd_rl.cluster.resources import requirements
@@ -33,6 +36,7 @@ from unisd_rl.config.own_model import Default
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.driver.console import Console
 from unisd_rl.errors import UserError
+from unisd_rl.storage.fork import forked_config
 from unisd_rl.storage.recorded_run import check_run_folder, resumed_config
 from unisd_rl.storage.stores import check_reachable
 
@@ -78,7 +82,22 @@ def _run(arguments: Sequence[str]) -> int:
 
 def notes(config: Config) -> tuple[str, ...]:
     """What a person should know of settings that are right but do less than they say."""
-    return (*ineffective_settings(config), *slower_settings(config))
+    return (*ineffective_settings(config), *slower_settings(config), *_schedules(config))
+
+
+def _schedules(config: Config) -> Iterator[str]:
+    """What becomes of the learning rate of a run that was prolonged."""
+    run, learner = config.run, config.learner
+    lengths = (*run.earlier_steps, run.total_steps) if run.earlier_steps else ()
+    for before, after in pairwise(lengths):
+        last, first = (
+            learning_rate(step, steps, learner.learning_rate, learner.warmup_fraction, learner.warmup_from_zero)
+            for step, steps in ((before - 1, before), (before, after))
+        )
+        yield (
+            f"prolonged from {before} to {after} steps: the learning rate ends the schedule of {before} with "
+            f"{last:.2g} in step {before}, and goes on by that of {after} with {first:.2g} in step {before + 1}"
+        )
 
 
 def checked_request(arguments: Sequence[str]) -> RunRequest:
@@ -88,14 +107,31 @@ def checked_request(arguments: Sequence[str]) -> RunRequest:
         UserError: one sentence with the value and the remedy.
     """
     folder, others = split_resume(arguments)
+    fork, others = split_fork(others)
     recipes, dry_run, fields = split_arguments(others)
     overrides = parse_fields(fields, PROGRAM)
-    if folder is None:
+    if fork is not None:
+        config, defaults = _forked(*fork, folder, others, overrides), ()
+    elif folder is None:
         config, defaults = load_with_defaults(recipes, overrides, machine_gpus)
         check_without_imports(config)
     else:
         config, defaults = _resumed(folder, others, overrides), ()
     return RunRequest(config, folder is not None, dry_run, defaults)
+
+
+def _forked(
+    source: Path, step: int, resumed: Path | None, others: Sequence[str], overrides: Mapping[str, Any]
+) -> Config:
+    if resumed is not None:
+        raise UserError(f"--resume {resumed} goes on with a run, and --fork begins another: leave one of them out")
+    if others and not others[0].startswith("-"):
+        raise UserError(f"--fork {source}@{step} has its own recipe, config.toml in it; leave out {others[0]!r}")
+    config = forked_config(source, step, overrides)
+    if config.run_dir.absolute() == source.absolute():
+        raise UserError(f"--run.name {config.run.name} is the run to fork from; take another name")
+    check_without_imports(config)
+    return config
 
 
 def _resumed(folder: Path, others: Sequence[str], overrides: Mapping[str, Any]) -> Config:

@@ -56,6 +56,7 @@ from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
+from unisd_rl.storage.fork import keep_checkpoint
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.rollouts.driver_client import Batch
@@ -79,6 +80,7 @@ def run_job(config: Config, resumed: bool, console: Console) -> Summary:
     try:
         with directory.claimed(config, resumed):
             console.keep_output(log_path(directory.path, "driver"))
+            keep_checkpoint(config, directory.path)
             for default in defaults:
                 console.print(default.describe())
             return _connect_and_train(directory, task, config, resumed, console)

@@ -35,6 +35,11 @@ class RunConfig(Section):
     """Passes over the training problems that are kept, instead of `steps`: epochs * problems *
     `rollout.answers_per_prompt` / `learner.batch_size` steps, rounded up, counted at the run's start and recorded as
     `steps`."""
+    earlier_steps: Annotated[tuple[Count, ...], Decides.LOSS] = ()
+    """Lengths that the run had before `--resume RUN --run.steps N` prolonged it, which writes them here: the learning
+    rate of a step follows the schedule of the shortest length that the step is within."""
+    forked_from: Annotated[str | None, Decides.LOSS] = None
+    """The checkpoint that `--fork RUN@STEP` began this run from, which writes it here; the files are in `fork/`."""
     seed: Annotated[Seed, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
     checkpoint_every: Annotated[CountOrNone, Decides.NOTHING] = 20
@@ -75,6 +80,26 @@ class RunConfig(Section):
         """Optimiser steps of the whole run; `epochs` must have been counted (`counted`)."""
         assert self.steps is not None, "run.epochs is turned into run.steps once the problems are counted"
         return self.steps
+
+    def schedule_steps(self, step: int) -> int:
+        """The length of the learning rate's schedule at `step` (from 0): other than `total_steps` for a step that was
+        taken before the run was prolonged."""
+        return next(length for length in (*self.earlier_steps, self.total_steps) if step < length)
+
+    def prolonged(self, steps: int) -> "RunConfig":
+        """The same run with more steps; those it would have had keep their learning rates."""
+        earlier = (*self.earlier_steps, self.total_steps)
+        return self.model_copy(update={"steps": steps, "earlier_steps": earlier})
+
+    @model_validator(mode="after")
+    def _grew(self) -> "RunConfig":
+        lengths = (*self.earlier_steps, *([self.steps] if self.steps is not None else []))
+        if list(lengths) != sorted(set(lengths)):
+            raise ValueError(
+                f"earlier_steps = {list(self.earlier_steps)}, steps = {self.steps}: a run only grows, so each must be "
+                "more than the one before; leave earlier_steps to --resume"
+            )
+        return self
 
     @property
     def length(self) -> str:

@@ -21,6 +21,7 @@ from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.publish import publish_and_verify
 from unisd_rl.storage.checkpoints import latest_valid
+from unisd_rl.storage.fork import fork_of
 from unisd_rl.types import INITIAL_VERSION, Failure, PolicyVersion, Recovery, Resumption
 
 Result = TypeVar("Result")
@@ -46,6 +47,7 @@ class LearnerRecovery:
             if resumed:
                 self.version = self._resume()
             else:
+                load_fork(self._run)
                 publish_and_verify(self._run, INITIAL_VERSION)
         except LearnerLost as lost:
             self.version = self._roll_back(lost)
@@ -90,6 +92,12 @@ class LearnerRecovery:
         return self._restarts.recover(lost, restart, retryable, run.report, back_off, run.directory.steps_logged)
 
 
+def load_fork(run: Run) -> None:
+    """Give the learner, just started, the state that a fork begins with: it is version 0 of this run."""
+    if (checkpoint := fork_of(run.config, run.directory.path)) is not None:
+        run.learners.load(checkpoint.path, checkpoint.state.version)
+
+
 def resume_from_checkpoint(run: Run) -> PolicyVersion:
     """Begin a new lineage at the newest valid checkpoint; the learner, just started, has the initial model.
 
@@ -100,6 +108,7 @@ def resume_from_checkpoint(run: Run) -> PolicyVersion:
     checkpoint = latest_valid(run.directory.checkpoints_folder, run.directory.rollbacks(), run.report)
     version = PolicyVersion(lineage, checkpoint.state.version if checkpoint else 0)
     on_policy = run.config.rollout.sources.on_policy
+    load_fork(run)
     if not on_policy and run.store.version is None:
         publish_and_verify(run, INITIAL_VERSION)
     if checkpoint:
@@ -107,6 +116,6 @@ def resume_from_checkpoint(run: Run) -> PolicyVersion:
     run.queue.roll_back(version.lineage, version.number)
     if on_policy:
         publish_and_verify(run, version)
-    source = checkpoint.path if checkpoint else "the initial model"
+    source = checkpoint.path if checkpoint else run.config.run.forked_from or "the initial model"
     run.console.print(f"resumed from {source} (lineage {version.lineage})")
     return version

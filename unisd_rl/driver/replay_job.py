@@ -28,6 +28,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
 from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.storage.fork import fork_of
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.transport.rollouts.recording import Recording
 
@@ -103,6 +104,8 @@ def _replay_in(
         with closing(LearnerGroup(config, plan, model, directory.path)) as learners:
             with console.waiting("starting the learner"):
                 learners.start(config.run.start_timeout_s)
+                if (fork := fork_of(request.run.original, request.run.path)) is not None:
+                    learners.load(fork.path, fork.state.version)
             trained = steps(request, recording, learners, directory, console)
             losses = {metrics.step: metrics.loss.loss for metrics in trained}
             learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))

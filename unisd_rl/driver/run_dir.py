@@ -57,7 +57,7 @@ class RunDirectory:
         self.notice = ""
         """What `create` did with an earlier run of that name: a sentence for the person, empty where there was none."""
         self.stopped_before = False
-        """Whether the run that `reopen` goes on with ended because it was asked to."""
+        """Whether the run that `reopen` goes on with had been asked to stop, or had finished and is prolonged."""
         self._metrics: JsonLinesFile | None = None
         self._events: JsonLinesFile | None = None
         self._lock: FolderLock | None = None
@@ -137,7 +137,7 @@ class RunDirectory:
         """
         try:
             self._claim()
-            self.stopped_before = _status(self.summary) == "interrupted"
+            self.stopped_before = _status(self.summary) in ("interrupted", "completed")
             self.summary.unlink(missing_ok=True)
             recorded = tomllib.loads(self.config.read_text(encoding="utf-8"))
             if _recorded(config)["rollout"]["actors"] != recorded.get("rollout", {}).get("actors"):

@@ -22,7 +22,9 @@ from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
 Tree = Mapping[str, Any]
 _BASE_MODEL, _DECODER = "base_model", "text_decoder-"
 _WHY_FIXED = {
-    "run.steps": "the learning rate's schedule follows from it",
+    "run.steps": "the learning rate's schedule follows from it, and a run can only be prolonged",
+    "run.earlier_steps": "its steps were taken so",
+    "run.forked_from": "it began there",
     "run.epochs": "its length is recorded as run.steps",
     "run.name": "the folder has its name",
     "run.dir": "the folder has its place",
@@ -32,7 +34,7 @@ _WHY_FIXED = {
 
 _STARTED = {
     "lock", "config.toml", "summary.json", "prompts.json", "events.jsonl", "logs", "control", "base_model",
-    "base_model.partial",
+    "base_model.partial", "fork", "fork.partial",
 }  # fmt: skip
 """What a run leaves that ended before its first answer; nothing of it is worth keeping."""
 
@@ -76,11 +78,19 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
         UserError: there is no run, it is alive, it has finished, or an override would change what it trains.
     """
     _check_resumable(folder)
-    recorded = recipe_tree(str(folder / "config.toml"), under=_BEFORE_TREES)
     location = {"run": {"dir": str(folder.absolute().parent), "name": folder.absolute().name}}
-    before = validate_config(overlay(recorded, location))
-    now = validate_config(overlay(overlay(recorded, location), overrides))
-    for name, (was, given) in _differences(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
+    recorded = overlay(recorded_tree(folder), location)
+    before = validate_config(recorded)
+    now = validate_config(overlay(recorded, overrides))
+    if now.run.epochs is None and before.run.epochs is None and now.run.total_steps > before.run.total_steps:
+        before, now = _prolonged(before, now)
+    elif _status(folder) == "completed":
+        steps = before.run.total_steps
+        raise UserError(
+            f"--resume {folder}: that run has finished; prolong it with --run.steps above its {steps}, or begin "
+            f"another from a checkpoint with --fork {folder}@{steps}"
+        )
+    for name, (was, given) in differing_settings(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
         reason = _WHY_FIXED.get(name, "it says what is trained")
         raise UserError(
             f"{name} = {given!r}: the run in {folder} has {was!r}, and {reason}; leave it out, or start a new run"
@@ -88,15 +98,27 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
     return now
 
 
+def _prolonged(before: Config, now: Config) -> tuple[Config, Config]:
+    """Both with the longer run: that it is longer is no difference."""
+    run = before.run.prolonged(now.run.total_steps)
+    lengths = {"steps": run.total_steps, "earlier_steps": run.earlier_steps}
+    return before.model_copy(update={"run": run}), now.model_copy(update={"run": now.run.model_copy(update=lengths)})
+
+
+def recorded_tree(folder: Path) -> dict[str, Any]:
+    """The sections and fields of the run in `folder`, as it took them."""
+    return recipe_tree(str(folder / "config.toml"), under=_BEFORE_TREES)
+
+
 def changed_settings(run: Config, replay: Config) -> tuple[str, ...]:
     """Names of the settings that a step's loss depends on, beside its rollouts and the model, and that differ.
 
     The place of the model is none of them: a run's folder may have moved.
     """
-    return tuple(_differences(run, replay, Decides.LOSS, Decides.ROUNDING))
+    return tuple(differing_settings(run, replay, Decides.LOSS, Decides.ROUNDING))
 
 
-def _differences(before: Config, now: Config, *decides: Decides) -> dict[str, tuple[Any, Any]]:
+def differing_settings(before: Config, now: Config, *decides: Decides) -> dict[str, tuple[Any, Any]]:
     """Name -> (before, now) of the settings that decide one of these and differ, sorted; absent ones are None."""
     old, new = settings(before), settings(now)
     return {
@@ -108,18 +130,18 @@ def _differences(before: Config, now: Config, *decides: Decides) -> dict[str, tu
 
 
 def _check_resumable(folder: Path) -> None:
+    """Raise `UserError` where there is no run to go on with, or nobody may."""
     if not (folder / "config.toml").is_file():
         raise UserError(f"--resume {folder}: no run began there (it has no config.toml); name the folder of a run")
     if is_locked(folder):
         raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--resume {folder}: the folder cannot be written; mend its permissions, or copy it")
+
+
+def _status(folder: Path) -> str:
     summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "completed":
-        raise UserError(
-            f"--resume {folder}: that run has finished; start another from its last checkpoint with --model.path, "
-            "under another --run.name"
-        )
+    return str(json.loads(summary.read_text(encoding="utf-8"))["status"]) if summary.is_file() else ""
 
 
 @dataclass(frozen=True, slots=True)

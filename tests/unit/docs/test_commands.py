@@ -3,7 +3,7 @@
 Every command of a `console` block is one of these:
 
 - `python -m unisd_rl.run`, `prepare`, `evaluate`: run as it stands, with `--dry-run` behind it;
-- `python -m unisd_rl.replay`, `scale`, `compact`, which need a run: each option is in `--help`, each field exists;
+- `python -m unisd_rl.replay`, `scale`, `compact`, `status`, which need a run: options are in `--help`, fields exist;
 - `ray job submit ... -- COMMAND`: the command behind `--`, as above;
 - `make TARGET`: the target exists; `python FILE`: the file exists; a few words of the shell.
 
@@ -26,7 +26,7 @@ from unisd_rl.__main__ import main
 from unisd_rl.config.load import load_recipe
 
 DRY = ("run", "prepare", "evaluate")
-NEED_A_RUN = ("replay", "scale", "compact")
+NEED_A_RUN = ("replay", "scale", "compact", "status")
 SHELL = ("source .venv/bin/activate", "pre-commit install")
 OWN_TASK = {"--task.type", "--task", "--resume", "cats.toml"}
 """Words of a command that does not run on the embedded task as it is."""

@@ -4,15 +4,18 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from actors.scale_requests import ActorCounts
 from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from unisd_rl.config.load import load_recipe
 from unisd_rl.driver.alarms import Alarms
 from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint, write_with_retries
+from unisd_rl.driver.console import Console
 from unisd_rl.driver.publish import check_health, publish_and_verify
 from unisd_rl.driver.recovery import LearnerRecovery
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError
@@ -78,6 +81,9 @@ class Rollouts:
 
     def check(self): ...
 
+    def counts(self):
+        return ActorCounts(1, 1, ("rollout-0: serving",))
+
     def broadcast(self, version): ...
 
     def wait_for(self, version, timeout_s, on_wait):
@@ -90,12 +96,6 @@ class Rollouts:
 class Prompts:
     def prompt(self, number):
         raise AssertionError("nothing is sampled here")
-
-
-class Silent:
-    """Stands for the console."""
-
-    def print(self, line): ...
 
 
 @dataclass
@@ -130,8 +130,9 @@ def rig(tmp_path, request, monkeypatch):
     directory.checkpoints_folder.mkdir()
     learners, queue = Learners(said), Queue(said, tmp_path)
     run = Run(
-        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory, Silent(),
-        BottleneckMeter(1), None, None, Alarms(config, events.append), events.append,
+        config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory,
+        Console(quiet=True), ConsumedTail(tmp_path / "consumed.jsonl"), BottleneckMeter(1), None, None,
+        Alarms(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.scale_requests import ActorCounts
 from learner.errors import LearnerLost
 from tests.fakes.step_metrics import step_metrics
 from unisd_rl.cluster.stop import StopSignals
@@ -16,6 +17,7 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.build import Run
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.metrics import AnswerMetrics
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
@@ -81,6 +83,9 @@ class Parts:
 
     def observe(self, wait_share, busy_share, batches_ready): ...
 
+    def counts(self):
+        return ActorCounts(1, 1, ("rollout-0: serving",))
+
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
@@ -93,7 +98,8 @@ def started(tmp_path, monkeypatch):
         directory.create(config)
         run = Run(
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
-            rollouts=parts, learners=parts, directory=directory, console=Console(steps), retention=None, grader=grader,
+            rollouts=parts, learners=parts, directory=directory, console=Console(steps),
+            consumed=ConsumedTail(directory.path / "consumed.jsonl"), retention=None, grader=grader,
             meter=BottleneckMeter(1), alarms=Alarms(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts

@@ -1,5 +1,7 @@
 """A resumed run trains what it trained, or is refused in one sentence."""
 
+import math
+
 import pytest
 
 from unisd_rl.cli import split_resume
@@ -7,6 +9,7 @@ from unisd_rl.config.base import Decides, settings
 from unisd_rl.config.load import RECIPES, load_recipe
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import UserError
+from unisd_rl.run import notes
 from unisd_rl.storage.files import FolderLock
 from unisd_rl.storage.recorded_run import resumed_config
 
@@ -116,7 +119,7 @@ def test_a_field_decides_what_its_section_does_unless_it_says_otherwise():
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        ({"run": {"steps": 9}}, ["run.steps = 9", "has 7", "learning rate's schedule"]),
+        ({"run": {"steps": 3}}, ["run.steps = 3", "has 7", "learning rate's schedule"]),
         ({"run": {"name": "other"}}, ["run.name", "'mine'"]),
         ({"learner": {"batch_size": 3}}, ["learner.batch_size = 3", "has 64"]),
         ({"rollout": {"max_staleness": 2}}, ["rollout.max_staleness = 2"]),
@@ -164,6 +167,42 @@ def test_only_a_run_that_came_to_its_end_has_finished(ended, status, resumes):
     else:
         with pytest.raises(UserError, match="has finished"):
             resumed_config(ended.path, {})
+
+
+def test_a_run_is_prolonged_finished_or_not_and_its_config_says_how_long_it_was(ended):
+    for status in ("interrupted", "completed"):
+        ended.write_summary({"status": status})
+        config = resumed_config(ended.path, {"run": {"steps": 20}})
+        assert (config.run.total_steps, config.run.earlier_steps) == (20, (7,))
+    ended.write_config(config)
+    again = resumed_config(ended.path, {"run": {"steps": 50}})
+    assert (again.run.total_steps, again.run.earlier_steps) == (50, (7, 20))
+
+
+def test_prolonging_changes_nothing_else_that_is_trained(ended):
+    with pytest.raises(UserError, match=r"learner\.learning_rate"):
+        resumed_config(ended.path, {"run": {"steps": 20}, "learner": {"learning_rate": 1.0}})
+    with pytest.raises(UserError, match=r"run\.steps = 3: .* has 7, and .* can only be prolonged"):
+        resumed_config(ended.path, {"run": {"steps": 3}})
+
+
+def test_a_step_keeps_the_schedule_of_the_length_it_was_taken_under():
+    run = CONFIG.run.prolonged(20).prolonged(50)
+    assert [run.schedule_steps(step) for step in (0, 6, 7, 19, 20, 49)] == [7, 7, 20, 20, 50, 50]
+    assert CONFIG.run.schedule_steps(3) == 7
+
+
+def test_a_run_that_is_prolonged_says_where_its_learning_rate_goes_on():
+    run = CONFIG.run.prolonged(20)
+    (said,) = [note for note in notes(CONFIG.model_copy(update={"run": run})) if "prolonged" in note]
+    # peak 2e-4, a tenth of warm-up: the last of 7 steps is 5/6 through its cosine, and the eighth of 20 is 5/18
+    last, first = (1e-4 * (1 + math.cos(math.pi * done)) for done in (5 / 6, 5 / 18))
+    assert f"with {last:.2g} in step 7, and goes on by that of 20 with {first:.2g} in step 8" in said
+
+
+def test_lengths_that_do_not_grow_are_refused():
+    with pytest.raises(UserError, match="a run only grows"):
+        load_recipe("ema", {"run": {"steps": 7, "earlier_steps": [7]}})
 
 
 @pytest.mark.parametrize("words", [["--resume", "a b", "--x", "1"], ["--x", "1", "--resume=a b"]])
