@@ -110,13 +110,14 @@ def checked_request(arguments: Sequence[str]) -> RunRequest:
     fork, others = split_fork(others)
     recipes, dry_run, fields = split_arguments(others)
     overrides = parse_fields(fields, PROGRAM)
+    defaults: tuple[Default, ...] = ()
     if fork is not None:
-        config, defaults = _forked(*fork, folder, others, overrides), ()
+        config = _forked(*fork, folder, others, overrides)
     elif folder is None:
         config, defaults = load_with_defaults(recipes, overrides, machine_gpus)
         check_without_imports(config)
     else:
-        config, defaults = _resumed(folder, others, overrides), ()
+        config = _resumed(folder, others, overrides)
     return RunRequest(config, folder is not None, dry_run, defaults)
 
 

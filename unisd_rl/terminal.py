@@ -97,7 +97,8 @@ class OutputCapture:
 
 def is_terminals_process() -> bool:
     """Whether standard output is the process's own: not replaced by a test, a notebook or `redirect_stdout`."""
+    own = (sys.__stdout__, sys.__stderr__)
     try:
-        return sys.stdout is sys.__stdout__ and sys.stdout.fileno() == 1 and sys.stderr.fileno() == 2
+        return (sys.stdout, sys.stderr) == own and tuple(stream.fileno() for stream in own if stream) == _STREAMS
     except (AttributeError, OSError, ValueError):  # closed, or none at all
         return False
