@@ -21,6 +21,12 @@ sides running at the same time unconnected; `loop_vs_alternating`: over those of
 ledger) over those of vLLM alone on the same prompts, with the same settings on the same core, for answers of up to 128
 tokens of a model of 10 million parameters; `rollout_vs_engine_embedded` for the embedded model, and
 `rollout_vs_engine_embedded.G` for the same with G answers per prompt. Medians; see `loops/rollout.py`.
+
+`--part colocated`: `colocated_vs_ideal`, the seconds that both sides take alone on all cores, one after the other, over
+those of a colocated loop that does the same work in turns; UniSD* with one and with four answers to each prompt on
+SmolLM2's shape (the smaller of the two) and on the embedded model (`colocated_vs_ideal.MODEL.gG`).
+`colocated_vs_apart.MODEL.gG`: how many times as fast that loop is as the one with half the cores for each side. See
+`loops/turns.py`. Takes half an hour on two cores.
 """
 
 import argparse
@@ -28,25 +34,30 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from benchmarks.loops.real import real
 from benchmarks.loops.rollout import EMBEDDED, LARGER, actor
-from benchmarks.loops.rows import Row, SpeedRow
+from benchmarks.loops.rows import Row, SpeedRow, TurnsRow
 from benchmarks.loops.stand_in import stand_in
+from benchmarks.loops.turns import GROUPS, MODELS, turns, turns_ratios
 from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 
 STALENESS = (0, 1, 2, 4)
 IDEAL = {"stand-in": "loop_vs_ideal", "stand-in, even": "loop_vs_ideal_even"}
 SPEED = {LARGER: "rollout_vs_engine", EMBEDDED: "rollout_vs_engine_embedded"}
-PARTS: dict[str, Callable[[argparse.Namespace], Sequence[Row | SpeedRow]]] = {
+AnyRow = Row | SpeedRow | TurnsRow
+DATA = Path(__file__).parents[2] / "shared" / "data"
+PARTS: dict[str, Callable[[argparse.Namespace], Sequence[AnyRow]]] = {
     "stand-in": stand_in,
     "real": real,
     "actor": actor,
+    "colocated": turns,
 }
 
 
-def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
+def ratios(rows: Sequence[AnyRow]) -> dict[str, float]:
     """What is compared with what, as far as it was measured."""
     found = {
         f"{IDEAL[row.part]}.{row.staleness}": max(row.rollout_s or 0.0, row.learn_s) / row.seconds
@@ -62,12 +73,13 @@ def ratios(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
         speeds = [row for row in speed_rows if (row.model, row.group) == (model, group)]
         name = SPEED[model] + (f".{group}" if group > 1 else "")
         found[name] = median_speed("actor", speeds) / median_speed("vLLM alone", speeds)
-    return found
+    return found | turns_ratios([row for row in rows if isinstance(row, TurnsRow)])
 
 
-def medians(rows: Sequence[Row | SpeedRow]) -> dict[str, float]:
-    """Seconds by part."""
-    return {one.part: statistics.median(row.seconds for row in rows if row.part == one.part) for one in rows}
+def medians(rows: Sequence[AnyRow]) -> dict[str, float]:
+    """Seconds by part of the loop on the embedded model."""
+    loops = [row for row in rows if isinstance(row, Row)]
+    return {one.part: statistics.median(row.seconds for row in loops if row.part == one.part) for one in loops}
 
 
 def median_speed(part: str, rows: Sequence[SpeedRow]) -> float:
@@ -75,8 +87,9 @@ def median_speed(part: str, rows: Sequence[SpeedRow]) -> float:
     return statistics.median(row.tokens_per_s for row in rows if row.part == part)
 
 
-def show(rows: Sequence[Row | SpeedRow]) -> None:
-    for kind, title in ((Row, "the loop, seconds"), (SpeedRow, "the same prompts")):
+def show(rows: Sequence[AnyRow]) -> None:
+    titles = ((Row, "the loop, seconds"), (TurnsRow, "in turns, seconds"), (SpeedRow, "the same prompts"))
+    for kind, title in titles:
         chosen = [asdict(row) for row in rows if isinstance(row, kind)]
         if chosen:
             show_table(title, [field.name for field in fields(kind)], [list(row.values()) for row in chosen])
@@ -92,12 +105,19 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64, help="prompts in flight in the real engine")
     parser.add_argument("--actor-batches", type=int, default=16, help="of 64 completions, of each row of `actor`")
     parser.add_argument("--larger-batches", type=int, default=2, help="the same, with the larger model")
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS, help="of `colocated`")
+    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS, help="answers per prompt of `colocated`")
+    parser.add_argument("--turns-steps", type=int, default=3, help="of SmolLM2's shape, in each row of `colocated`")
+    parser.add_argument("--turns-answers", type=int, default=16, help="of a step of SmolLM2's shape")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with scienceqa.jsonl")
+    parser.add_argument("--no-apart", dest="apart", action="store_false", help="leave the loop that is apart out")
     parser.add_argument("--quick", action="store_true", help="a few steps, stand-ins ten times as fast")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.staleness, options.weights_mib = 5, (0, 1), 1
         options.repeats, options.actor_batches, options.larger_batches = 1, 2, 1
+        options.turns_steps, options.turns_answers = 2, 8
     os.environ.update(RAY_ENVIRONMENT)
     found_on = machine()
     rows = [row for part in options.part for row in PARTS[part](options)]

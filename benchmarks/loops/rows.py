@@ -19,6 +19,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TurnsRow:
+    """Seconds for `steps` steps of `group` answers to each prompt, of the loop or of one side alone."""
+
+    part: str
+    model: str
+    group: int
+    steps: int
+    seconds: float
+    waited_s: float | None = None
+    learn_s: float | None = None
+    published_s: float | None = None
+
+
+@dataclass(frozen=True)
 class SpeedRow:
     """The same prompts through a rollout actor or straight into vLLM; `group` completions of each prompt."""
 
