@@ -13,6 +13,7 @@ COMMANDS = {
     "scale": "change the number of rollout actors during a run",
     "compact": "rewrite the rollouts of a stopped run as few Parquet files",
     "status": "show how a running or finished run stands",
+    "init": "look at data of your own and write a commented recipe for it",
     "recipes": "list the shipped recipes, what each is and what it costs",
     "completion": "print a completion script for bash or zsh",
 }

@@ -28,6 +28,7 @@ OPTIONS: Mapping[str, str] = {
     "scale": "--actors --timeout --no-wait",
     "compact": "",
     "status": "--watch",
+    "init": "--held-out --model --out --prompt --demonstration --answer",
     "recipes": "",
     "completion": "",
 }

@@ -1,0 +1,153 @@
+"""The command that writes a recipe for data of one's own: `python -m unisd_rl.init DATA [--held-out DATA] [...]`.
+
+The records are read and checked as a run does it. What is in doubt stands in the recipe as a comment: a line that
+begins with `#` may be switched on. Exit codes: `cli.exit_code`.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unisd_rl.cli import CliParser, check_model_folder, exit_code, user_model, user_path
+from unisd_rl.config.own_model import ADAPTER_RATE, FULL_RATE
+from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
+from unisd_rl.errors import UserError
+from unisd_rl.tasks.data_files import field_names_of, named_files
+from unisd_rl.tasks.field_names import USUAL, guessed_fields
+from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.task import Task
+
+PROGRAM = "python -m unisd_rl.init"
+_DESCRIPTION = """Look at data of your own and write a commented recipe for it.
+
+DATA: a file (.jsonl, .json, .csv, .tsv, .parquet), or several by a pattern in quotes, as 'data/train-*.parquet'."""
+_BATCH = 16
+"""`learner.batch_size` where nobody says otherwise."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a recipe; returns the exit code."""
+    return exit_code(_init, arguments)
+
+
+def _init(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    files = named_files("DATA", options.data)
+    name = files[0].stem if len(files) == 1 else files[0].parent.absolute().name
+    out: Path = options.out or Path(f"{name}.toml")
+    if out.exists():
+        raise UserError(f"--out {out} is there already: name another file, or remove it")
+    check_model_folder("--model", options.model)
+    given = {role: field for role in USUAL if (field := getattr(options, role)) is not None}
+    fields = guessed_fields(field_names_of(files[0]), given, str(files[0]))
+    section = _section(options, files, fields)
+    found = _Found(name, options.model, section, load_task(section), out)
+    try:
+        out.write_text("\n".join(_recipe(found)) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}; name another file") from None
+    print(f"{out}: {_describe(found.task, fields)}")
+    print(f"look first: {_command(found)} --dry-run")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the recipe is written from."""
+
+    name: str
+    model: str | None
+    section: JsonlTask | DatasetsTask
+    task: Task
+    out: Path
+
+
+def _section(options: Namespace, files: Sequence[Path], fields: Fields) -> JsonlTask | DatasetsTask:
+    if len(files) == 1 and files[0].suffix == ".jsonl":
+        held_out = None if options.held_out is None else user_path(options.held_out)
+        return JsonlTask(type="jsonl", train=files[0], evaluation=held_out, fields=fields)
+    return DatasetsTask(type="datasets", path=options.data, evaluation=options.held_out, fields=fields)
+
+
+def _describe(task: Task, fields: Fields) -> str:
+    named = f"prompt = {fields.prompt}, worked solution = {fields.demonstration}, answer = {fields.answer}"
+    return f"{len(task.train):,} problems to train on, {len(task.evaluation):,} held out; {named}"
+
+
+def _command(found: _Found) -> str:
+    model = "" if found.model else " --model.path PATH_OR_HUB_NAME"
+    return f"python -m unisd_rl.run {found.out}{model}"
+
+
+def _recipe(found: _Found) -> Iterator[str]:
+    """The lines of the recipe."""
+    task, steps = found.task, -(-len(found.task.train) // _BATCH)
+    longest = max((example.demonstration for example in task.train), key=len)
+    yield f"# UniSD*: {_describe(task, found.section.fields)}."
+    yield "#"
+    yield f"#     {_command(found)} --dry-run"
+    yield "#"
+    yield "# Lines that begin with `#` may be switched on; --dry-run shows what holds without them, and why."
+    yield ""
+    yield 'extends = "unisd_star"  # another row of the paper\'s table: `unisd-rl recipes` lists them'
+    yield ""
+    yield "[run]"
+    yield f"name = {_text(found.name)}  # its files go to runs/{found.name}"
+    yield f"# epochs = 1  # passes over the problems: {steps:,} steps of {_BATCH} prompts"
+    yield ""
+    yield "[model]"
+    yield f"path = {_text(found.model)}" if found.model else '# path = "PATH_OR_HUB_NAME"  # or --model.path'
+    yield ""
+    yield "# [model.lora]  # adapters instead of all weights"
+    yield "# rank = 64"
+    yield ""
+    yield from _task_lines(found.section)
+    yield ""
+    yield "[rollout]"
+    yield f"# max_completion_tokens = ...  # twice the longest worked solution, which has {len(longest):,} characters"
+    yield ""
+    yield "[learner]"
+    yield f"# batch_size = {_BATCH}"
+    yield f"# learning_rate = {FULL_RATE:g}  # with adapters {ADAPTER_RATE:g}"
+    yield ""
+    yield "[evaluation]"
+    yield "# every = 20  # steps between evaluations; without it one before the first step and one after the last"
+
+
+def _task_lines(section: JsonlTask | DatasetsTask) -> Iterator[str]:
+    yield "[task]"
+    yield f'type = "{section.type}"'
+    source = {"train": section.train} if isinstance(section, JsonlTask) else {"path": section.path}
+    for key, value in source.items():
+        yield f"{key} = {_text(str(value))}"
+    if section.evaluation is not None:
+        yield f"evaluation = {_text(str(section.evaluation))}"
+    else:
+        yield '# evaluation = "held_out.jsonl"  # without it a fifth of the records, at most 500, is held out'
+    yield ""
+    yield "[task.fields]"
+    for role in USUAL:
+        yield f"{role} = {_text(getattr(section.fields, role))}"
+
+
+def _text(text: str) -> str:
+    """A TOML string: JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _parser() -> CliParser:
+    parser = CliParser(PROGRAM, "DATA [--held-out DATA] [--model MODEL] [--out FILE] [OPTION ...]", _DESCRIPTION)
+    parser.add_argument("data", metavar="DATA", help="the records to train on")
+    parser.add_argument("--held-out", metavar="DATA", help="those to evaluate on (default: some of DATA)")
+    parser.add_argument("--model", type=user_model, help="a model folder or a hub name")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="the recipe's file (default: NAME.toml here)")
+    for role in USUAL:
+        parser.add_argument(f"--{role}", metavar="FIELD", help=f"the field that is the {role} (default: by its name)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
