@@ -50,7 +50,7 @@ class RunConfig(Section):
     """How long the loop waits for one batch or one optimiser step before it gives up."""
     start_timeout_s: Annotated[Seconds, Decides.NOTHING] = 600.0
     """How long an engine or a learner may take to start."""
-    placement: Annotated[Placement, Decides.NOTHING] = "apart"
+    placement: Annotated[Placement, Decides.ROUNDING] = "apart"
     """Where the rollout actors and the learner compute: `apart` on cores of their own, at the same time, or `colocated`
     on the same ones, in turns: the actors generate until the next batch is there and sleep while the learner trains on
     it. Then there is one actor, on the CPUs of one machine, and `rollout.max_staleness` is 0 or 1."""

@@ -31,9 +31,9 @@ BASE = "base"
 """The name of the embedded base model."""
 UNREAD = (
     "contexts", "weights", "learner", "objective", "faults", "run.name", "run.steps", "run.epochs",
-    "run.checkpoint_every", "run.keep_checkpoints", "model.lora", "rollout.sources", "rollout.top_p", "rollout.top_k",
-    "rollout.max_staleness", "rollout.lease_s", "rollout.max_attempts", "rollout.fsync", "rollout.ledger",
-    "evaluation.every",
+    "run.placement", "run.checkpoint_every", "run.keep_checkpoints", "model.lora", "rollout.sources", "rollout.top_p",
+    "rollout.top_k", "rollout.max_staleness", "rollout.lease_s", "rollout.max_attempts", "rollout.fsync",
+    "rollout.ledger", "evaluation.every",
 )  # fmt: skip
 """What an evaluation has no use for: it trains nothing, leases nothing, and samples over the whole vocabulary."""
 Tree = Mapping[str, Any]
@@ -147,7 +147,7 @@ def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, 
     if retention_base is not None and isinstance(evaluation, Mapping):
         evaluation = {**evaluation, "retention": tree.get("evaluation", {}).get("retention") or {}}
     return {
-        "run": tree.get("run", {}),
+        "run": _without(tree.get("run", {}), "placement"),
         "model": _of_model(tree.get("model", {}), model),
         "task": tree["task"],
         "rollout": _without(tree.get("rollout", {}), "sources"),

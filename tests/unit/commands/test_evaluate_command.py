@@ -127,6 +127,12 @@ def test_models_of_ones_own_answer_on_gpus_where_there_are_any(folder):
     assert devices(["base", "./model"], gpus=1) == (0.0, "float32"), "as the base computes"
 
 
+def test_a_recipe_that_trains_in_turns_is_evaluated_with_as_many_actors_as_are_asked_for(folder):
+    (folder / "turns.toml").write_text('extends = "ema"\n[run]\nplacement = "colocated"\n')
+    config = request(["base"], "--rollout.actors", "2", recipe=["turns.toml"]).config
+    assert (config.rollout.actors, config.run.colocated) == (2, False)
+
+
 def test_limits_come_from_the_recipe_and_a_model_is_whole(folder):
     config = request(["./model"], recipe=["limits.toml"]).config
     assert config.rollout.max_completion_tokens == 99
