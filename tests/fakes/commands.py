@@ -63,6 +63,11 @@ def dry_run(program, *arguments, tree="", **environment):
     return ended
 
 
+def in_tree(tree, program):
+    """A module's `main` in a fork that runs in the folder `tree` and imports the product anew from there."""
+    return _asked(_server("tests.fakes.dry_run_imports"), program, [], {}, tree)
+
+
 @functools.cache
 def _cache():
     """A cache folder of this process: no base model is in it, and what is prepared is prepared once."""

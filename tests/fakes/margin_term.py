@@ -1,6 +1,6 @@
-"""The guide's term in a tree that has it; run as a program, by `tests/unit/objective/test_add_a_term.py`.
+"""The guide's term in a tree that has it; `tests/unit/objective/test_add_a_term.py` runs it as a command.
 
-Prints one line for each thing that is not as it should be.
+It prints one line for each thing that is not as it should be.
 """
 
 from collections.abc import Iterator
@@ -81,5 +81,6 @@ def wrong_mathematics() -> Iterator[str]:
         yield f"loss = {metrics['loss']} with margin_loss = {metrics['margin_loss']}, expected {whole}"
 
 
-if __name__ == "__main__":
+def main() -> int:
     print("\n".join(wrong()) or "all as it should be")
+    return 0

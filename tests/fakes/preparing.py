@@ -1,11 +1,7 @@
-"""A preparation with a model folder of three small files, a generator by hand and no engine: for tests of the cache.
-
-Run as a script with a folder it prepares there, and kills itself in mid-segment: `python preparing.py FOLDER SEGMENTS`.
-"""
+"""A preparation with a model folder of three small files, a generator by hand and no engine: for tests of the cache."""
 
 import os
 import signal
-import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -80,7 +76,7 @@ def preparation(config: Config, model: Path, grade: GradeMany | None = None, gen
     return Preparation(config, task, model, open_generator, Console(), measure, grade or partial(grade_all, task))
 
 
-if __name__ == "__main__":
-    folder, end = Path(sys.argv[1]), int(sys.argv[2])
-    config = configuration(folder / "cache")
-    preparation(config, model_in(folder / "model"), CountingGrader(load_task(config.task), end, kill=True)).prepared()
+def killed_in_segment(end: int, cache: Path, model: Path) -> None:
+    """A preparation that kills its process in the `end`-th segment."""
+    config = configuration(cache)
+    preparation(config, model, CountingGrader(load_task(config.task), end, kill=True)).prepared()

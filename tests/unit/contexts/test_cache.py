@@ -1,16 +1,24 @@
 """The cache: whole or not at all, resumed where it ended, and filed under everything that matters."""
 
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import unisd_rl
 from tests.fakes import preparing
-from tests.fakes.preparing import INDUCES, WRITES, CountingGrader, HandGenerator, configuration, model_in, preparation
+from tests.fakes.preparing import (
+    INDUCES,
+    WRITES,
+    CountingGrader,
+    HandGenerator,
+    configuration,
+    killed_in_segment,
+    model_in,
+    preparation,
+)
 from unisd_rl.contexts.cache import Segments, code_fingerprint, records_fingerprint
 from unisd_rl.contexts.prepare import folder_of, training_inputs
 from unisd_rl.errors import UserError
@@ -29,12 +37,11 @@ def files(cache: Path) -> dict[str, bytes]:
 
 def test_what_a_killed_process_made_is_kept_and_the_rest_is_made_the_same(tmp_path, model):
     """SIGKILL in the third segment of three: a second process makes that one only, and nothing differs."""
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.fakes.preparing", str(tmp_path), "3"],
-        timeout=120,
-        cwd=Path(__file__).parents[3],
-    )
-    assert killed.returncode == -signal.SIGKILL
+    # A fork: it has imported what a new process would need seconds for.
+    killed = multiprocessing.get_context("fork").Process(target=killed_in_segment, args=(3, tmp_path / "cache", model))
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
     left = files(tmp_path / "cache" / "problems")
     assert sorted(Path(name).name for name in left) == ["segment-00000.jsonl", "segment-00001.jsonl"]
 

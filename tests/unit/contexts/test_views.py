@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
@@ -100,7 +100,6 @@ def chosen(request):
     return auxiliary_contexts(request.param, TASK, 7, no_instructions)
 
 
-@settings(max_examples=100, deadline=None)
 @given(example=examples)
 def test_no_auxiliary_view_of_arithmetic_contains_its_own_answer(chosen, example):
     answer = re.compile(rf"(?<!\d){example.answer}(?!\d)")

@@ -1,17 +1,14 @@
 """The example's term, applied to a copy of the tree as the guide says, is a term: three files, nothing else."""
 
 import ast
-import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.commands import SMALL, command, dry_run
+from tests.fakes.commands import SMALL, command, dry_run, in_tree
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "add_a_term.md"
@@ -59,14 +56,6 @@ def tree(tmp_path):
     return tmp_path
 
 
-def run_in(tree, *command):
-    path = os.pathsep.join([str(tree), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, "-P", *command], env=environment, cwd=tree, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_the_guide_and_the_example_are_one_text():
     _, section, term = pieces()
     assert [guide()[0], guide()[2]] == [section, term]
@@ -80,8 +69,8 @@ def test_the_example_states_the_derivative_that_autograd_finds(capsys):
 
 
 def test_the_guides_term_has_the_loss_the_gradient_the_views_and_the_metrics_of_its_formula(tree):
-    result = run_in(tree, str(ROOT / "tests/fakes/margin_term.py"))
-    assert (result.stdout.strip(), result.returncode) == ("all as it should be", 0), result.stderr
+    found = in_tree(tree, "tests.fakes.margin_term")
+    assert (found.output.strip(), found.code) == ("all as it should be", 0), found.errors
 
 
 def test_a_command_takes_the_guides_term_and_a_tree_without_it_refuses_it(tree):

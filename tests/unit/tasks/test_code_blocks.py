@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -130,7 +130,6 @@ def as_commonmark_reads(text: str) -> list[str] | None:
     return [token.content for token in tokens]
 
 
-@settings(max_examples=300)
 @given(st.lists(st.builds(str.__add__, st.sampled_from(BEFORE), st.sampled_from(LINES)), max_size=12).map("\n".join))
 @example("- ```\n  a\n\n  b\n  ```\n```\nc")
 @example("> ```\n> a\n\n```\nb")

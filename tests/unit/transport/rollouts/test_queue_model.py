@@ -174,7 +174,7 @@ class Model(RuleBasedStateMachine):
                 self.world.close()
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Model.TestCase.settings = settings(stateful_step_count=30)
 TestModel = Model.TestCase
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.rollout_rows import same_rollouts
@@ -50,13 +50,11 @@ def rollouts(draw):
     )
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(rollouts(), max_size=4))
 def test_decoding_an_encoding_gives_back_the_same_rollouts(rows):
     assert same_rollouts(decode(encode(rows)), rows)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(rollouts(), min_size=1, max_size=5), st.data())
 def test_a_slice_or_choice_of_rows_decodes_to_those_rollouts(rows, data):
     start = data.draw(st.integers(0, len(rows) - 1))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.snapshots import take_snapshot
@@ -21,7 +21,6 @@ def tensor_of(shape, dtype, transposed):
     return made.transpose(0, -1) if transposed and len(shape) > 1 else made
 
 
-@settings(max_examples=150, deadline=None)
 @given(TENSORS, st.integers(1, 700))
 def test_unpacking_gives_back_names_order_dtypes_shapes_and_every_bit(kinds, bucket_bytes):
     tensors = [(f"layer.{index}", tensor_of(*kind)) for index, kind in enumerate(kinds)]
@@ -34,7 +33,6 @@ def test_unpacking_gives_back_names_order_dtypes_shapes_and_every_bit(kinds, buc
     assert manifest.nbytes == sum(tensor.nbytes for _, tensor in tensors)
 
 
-@settings(max_examples=50, deadline=None)
 @given(TENSORS, st.integers(1, 700))
 def test_a_bucket_is_larger_than_asked_only_if_one_tensor_is(kinds, bucket_bytes):
     tensors = [(str(index), tensor_of(*kind)) for index, kind in enumerate(kinds)]
