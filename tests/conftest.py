@@ -6,6 +6,7 @@ machine is proves nothing.
 """
 
 import gc
+from functools import cache
 
 import pytest
 from hypothesis import settings
@@ -33,3 +34,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Side by side, a file's tests run in one process; so do those of all files that ask for dry runs: the server that
+    `fakes/commands.py` starts for them imports transformers for seconds."""
+    from xdist.scheduler import LoadFileScheduling
+
+    @cache
+    def asks_dry_runs(file: str) -> bool:
+        text = (config.rootpath / file).read_text()
+        return "fakes.commands import" in text and "dry_run" in text
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "dry runs" if asks_dry_runs(file) else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

@@ -7,7 +7,7 @@ import json
 import pytest
 import tomli_w
 
-from tests.fakes.commands import dry_run, started
+from tests.fakes.commands import command, dry_run
 from tests.fakes.rollout_rows import rollout
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config.load import load_recipe, nested
@@ -121,7 +121,7 @@ def test_a_check_of_what_cannot_be_equal_is_refused(folder, capsys):
 
 
 def test_help_imports_nothing_heavy():
-    ended = started("unisd_rl.replay", "--help")
+    ended = command("unisd_rl.replay", "--help")
     assert (ended.code, ended.heavy) == (0, frozenset())
 
 

@@ -15,7 +15,7 @@ command, dry_run = partial(command, "unisd_rl.run"), partial(dry_run, "unisd_rl.
 
 
 def test_help_imports_nothing_heavy_and_lists_the_fields():
-    result = started("unisd_rl.run", "--help-all")
+    result = command("--help-all")
     assert result.code == 0
     assert "--rollout.max_staleness" in result.output
     result = started("unisd_rl.run", "--help")

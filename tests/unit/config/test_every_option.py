@@ -27,7 +27,7 @@ LONGEST_SENTENCE = 500
 def recipes_read_once():
     """Thousands of cases lie over the same two files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, "_read", cache(load._read))
+        patch.setattr(load, "_layers", cache(load._layers))
         yield
 
 
