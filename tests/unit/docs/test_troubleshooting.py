@@ -51,8 +51,13 @@ def quotes():
 
 def says(text, quote):
     """Whether the text has the quote's pieces in their order; `...` stands for any values."""
+    return pattern(quote).search(text) is not None
+
+
+@cache  # more quotes than `re` remembers
+def pattern(quote):
     pieces = [piece.strip() for piece in quote.split("...") if piece.strip()]
-    return re.search(".*".join(map(re.escape, pieces)), text, flags=re.DOTALL) is not None
+    return re.compile(".*".join(map(re.escape, pieces)), flags=re.DOTALL)
 
 
 def test_every_quoted_message_is_one_that_the_code_says():
