@@ -19,6 +19,7 @@ from tests.fakes.objective_oracle import (
 )
 from tests.fakes.objective_steps import inputs_of
 from unisd_rl.objective.agreement import disagreement
+from unisd_rl.objective.clipping import quantile_threshold, unclipped
 from unisd_rl.objective.contrastive import LogprobContrastTerm
 from unisd_rl.objective.divergence import DivergenceTerm, agreement_weights
 from unisd_rl.objective.likelihood import LikelihoodTerm
@@ -121,6 +122,18 @@ def test_the_quantile_threshold_keeps_ties_and_cuts_what_is_above():
     assert term_of(found, DivergenceTerm).clip_threshold == pytest.approx(0.5)  # the ninth of eleven ordered values
     assert torch.equal(term_of(found, DivergenceTerm).unclipped_N, divergence_N <= 0.5)
     assert found.weights.clip_threshold == pytest.approx(0.5)
+
+
+def test_divergences_that_only_rounding_tells_apart_keep_their_gradient_together():
+    """Five answers that begin alike, read in different passes; the quantile falls among them."""
+    exact_N = torch.tensor([0.5, 0.1, 0.9, 0.5, 0.2, 0.5, 0.3, 0.4, 0.5, 0.8, 0.5])
+    rounded_N = exact_N * (1.0 + 3e-6 * torch.tensor([-1.0, 0, 0, 1, 0, 0, 0, 0, 1, 0, -1]))
+    assert quantile_threshold(exact_N, 0.5) == 0.5
+    threshold = quantile_threshold(rounded_N, 0.5)
+    assert torch.equal(unclipped(rounded_N, threshold), exact_N <= 0.5)
+    # What differs by more is an outlier: the quantile stays what it is.
+    assert quantile_threshold(torch.tensor([0.1, 0.5, 0.5001]), 0.5) == 0.5
+    assert quantile_threshold(torch.tensor([-1e-9, 0.0]), 0.0) == pytest.approx(-1e-9)
 
 
 def test_a_constant_threshold_needs_no_divergences_beforehand():
