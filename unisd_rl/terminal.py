@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 _STREAMS = (1, 2)
+_SHOW_CURSOR = b"\x1b[?25h"  # a live view hides it
 _error_descriptors = [2]  # the last one is the terminal's
 _speakers: list[Callable[[str], None]] = []
 
@@ -44,8 +45,9 @@ def spoken_by(speaker: Callable[[str], None]) -> Iterator[None]:
 
 
 def write_at_once(text: bytes) -> None:
-    """Write to the terminal's standard error, past all buffers: for the handler of a signal."""
-    os.write(_error_descriptors[-1], text)
+    """Write to the terminal's standard error, past all buffers, for a process that ends without another word."""
+    descriptor = _error_descriptors[-1]
+    os.write(descriptor, (_SHOW_CURSOR if os.isatty(descriptor) else b"") + text)
 
 
 class OutputCapture:

@@ -114,6 +114,22 @@ def test_something_moves_on_a_terminal_while_a_step_or_a_wait_lasts():
     assert "learning, 1 s" in shown
 
 
+def test_a_process_that_ends_hard_leaves_the_terminal_its_cursor():
+    shown = on_a_terminal(
+        """
+        import os
+        from unisd_rl.terminal import write_at_once
+        with Console(captures=True) as console, console.waiting("something"):
+            time.sleep(0.3)
+            write_at_once(b"stopped at once")
+            os._exit(0)
+        """
+    )
+    assert "\x1b[?25l" in shown, "the live view hid it"
+    assert "stopped at once" in shown
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
 def test_what_is_done_is_counted_in_problems(tmp_path):
     shown = on_a_terminal(
         """
