@@ -10,7 +10,6 @@ from tests.fakes.finished import (
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
     finished,
-    lines,
     read_until,
     resume_job,
     run_job,
@@ -72,4 +71,3 @@ def test_vllm_and_the_learner_take_turns_and_every_token_is_of_the_version_that_
     assert_staleness_within(run, bound=0)
     assert_the_sides_took_turns(run)
     assert_nothing_was_generated_while_the_learner_computed(run, STEPS)
-    assert [event["event"] for event in lines(run.path / "events.jsonl")] == []
