@@ -12,7 +12,7 @@ from unisd_rl.cluster import ray_cluster
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.config.load import load_recipe
-from unisd_rl.errors import UserError
+from unisd_rl.errors import RunFailed, UserError
 
 
 def config(limit_s):
@@ -98,3 +98,18 @@ def test_a_learner_without_its_node_says_what_it_waits_for_and_looks_after_the_o
         assert removed == []
     assert looked_after == list(range(1, placement.tries))
     assert capsys.readouterr().err == ("" if found_at == 1 else f"waiting up to {limit_s:g} s for {what}\n")
+
+
+def test_ray_that_does_not_start_is_one_sentence_with_its_reason(monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup.")  # as Ray does, of this very class
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster.ray, "init", late)
+    with (
+        pytest.raises(
+            RunFailed, match=r"Ray does not start on this machine: The current node timed out during startup"
+        ),
+        ray_cluster.connected(CONFIG, requirements(CONFIG)),
+    ):
+        raise AssertionError("not connected")
