@@ -32,7 +32,7 @@ from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.transport import PublishTarget
-from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, no_op
+from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, TokenSample, no_op
 
 __all__ = ["CheckpointNotWritten", "InsufficientResources", "LearnerGroup", "LearnerLost"]
 
@@ -81,20 +81,34 @@ class LearnerGroup:
         self._call("load", checkpoint.absolute(), version, timeout_s=timeout_s, what=f"load {checkpoint}")
 
     def step(
-        self, shards: Sequence["ray.ObjectRef | bytes"], version: int, timeout_s: float, lineage: int = 0
+        self,
+        shards: Sequence["ray.ObjectRef | bytes"],
+        version: int,
+        timeout_s: float,
+        lineage: int = 0,
+        sampled: frozenset[int] = frozenset(),
     ) -> StepMetrics:
         """Train version `version` of `lineage` on one shard a rank (IPC bytes or references to them).
+
+        Of the rollouts with these numbers (`sampled`), `token_samples` then has what was measured at each token.
 
         Raises:
             LearnerLost: a rank died, or the step took longer than `timeout_s` although one before did not: they hang.
             RunFailed: a check fired, or the first step took longer than `timeout_s`.
         """
         assert len(shards) == len(self.ranks), f"{len(shards)} shards for {len(self.ranks)} learner ranks"
-        calls = [rank.step.remote(shard, version, lineage) for rank, shard in zip(self.ranks, shards, strict=True)]
+        arguments = (version, lineage, sampled)
+        calls = [rank.step.remote(shard, *arguments) for rank, shard in zip(self.ranks, shards, strict=True)]
         late = LearnerLost if self._stepped else RunFailed
         metrics = self._wait(calls, timeout_s, f"train step {version}", late)[0]
         self._stepped = True
         return metrics
+
+    def token_samples(self) -> list[TokenSample]:
+        """What the last step measured at each token of the rollouts that were to be sampled, in order of number."""
+        calls = [rank.token_samples.remote() for rank in self.ranks]
+        answers = self._wait(calls, self._config.run.step_timeout_s, "hand over its token samples")
+        return sorted((sample for samples in answers for sample in samples), key=lambda sample: sample.number)
 
     def check(self) -> None:
         """Check that the ranks live while they have nothing to do. Never waits: what is seen may be a call old.

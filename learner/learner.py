@@ -21,8 +21,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.batch import Inputs, PackingConfig, RankBatch, collate, without_truncated
@@ -37,6 +39,7 @@ from learner.sharding import all_gather_ragged, all_reduce_max
 from learner.signals import sampled_entropies, signal_metrics
 from learner.step_timer import StepTimer
 from learner.teacher import NO_UPDATE, student_and_teacher
+from learner.token_samples import sampled_tokens, token_samples
 from learner.training_state import Archive, restore, training_state
 from unisd_rl.config import Config
 from unisd_rl.metrics import (
@@ -52,14 +55,14 @@ from unisd_rl.metrics import (
 from unisd_rl.models.load import companions
 from unisd_rl.objective.divergence import NO_WEIGHTS
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
-from unisd_rl.objective.kernels.chunked import token_logprobs
+from unisd_rl.objective.kernels.chunked import token_entropies, token_logprobs
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro_batch_loss, no_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.transport.weights.adapter import peft_config
-from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Tokens
+from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Tokens, TokenSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class MicroBatchResult:
     """The student's, at the temperature of the rollouts."""
     entropy_n: Tensor
     """The student's, of some tokens."""
+    sampled_entropy_n: Tensor
+    """Of the tokens of `token_samples`, at the objective's temperature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +107,24 @@ class Learner:
         self.student, self.teacher = student_and_teacher(lm, config, plan.needs_teacher)
         self._vocabulary = lm.model.config.get_text_config().vocab_size
         self.scorer = Scorer(self.teacher, plan, self._settings)
+        self.samples: list[TokenSample] = []
+        """Of the last step: what was measured at each token of the rollouts that were to be sampled."""
 
-    def step(self, data: bytes, version: int, lineage: int = 0) -> StepMetrics:
+    def step(self, data: bytes, version: int, lineage: int = 0, sampled: frozenset[int] = frozenset()) -> StepMetrics:
         """Train version `version` of `lineage` on this rank's rollouts (an IPC stream of them) into the next.
+
+        `samples` then holds those of the rollouts with the numbers `sampled` that are on this rank.
 
         Raises:
             RunFailed: one of the checks of `checks.py` fired.
         """
-        return self.optim_step(self.forward_backward(decode(data), version, lineage))
+        return self.optim_step(self.forward_backward(decode(data), version, lineage, sampled))
 
-    def forward_backward(self, rollouts: list[Rollout], version: int, lineage: int = 0) -> StepResult:
+    def forward_backward(
+        self, rollouts: list[Rollout], version: int, lineage: int = 0, sampled: frozenset[int] = frozenset()
+    ) -> StepResult:
         """Everything of a step before the weights change; afterwards the student's parameters have their gradient."""
+        self.samples = []
         torch.manual_seed(derive_seed(self._config.run.seed, "dropout", version, dist.get_rank()))
         truncated_share = self._truncated_share(rollouts)
         if self._config.learner.mask_truncated_completions:
@@ -137,7 +149,11 @@ class Learner:
                 scoring_inputs = replace(scoring_inputs, divergence_N=divergence_N)
             terms = step_terms(scoring_inputs, self._settings, all_gather_ragged)
             with timer.measure("gradient"):
-                micro_batches = self._gradient(batch, scores, teacher_head, terms, timer)
+                sampled_N = sampled_tokens(batch, sampled)
+                micro_batches = self._gradient(batch, scores, teacher_head, terms, sampled_N, timer)
+        if sampled:
+            values = ((one.report, one.sampled_entropy_n) for one in micro_batches)
+            self.samples = token_samples(batch, sampled, scores.inputs, values)
         reports = [micro_batch.report for micro_batch in micro_batches]
         loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)
@@ -212,14 +228,21 @@ class Learner:
             self.teacher.close()
 
     def _gradient(
-        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, terms: LossTerms, timer: StepTimer
+        self,
+        batch: RankBatch,
+        scores: Scores,
+        teacher_head: Head | None,
+        terms: LossTerms,
+        sampled_N: NDArray[np.bool_],
+        timer: StepTimer,
     ) -> list[MicroBatchResult]:
         """The gradient passes; the batch is in their order, so each pass is a span of tokens."""
         passes, micro_batches, start = agreed_passes(batch.gradient_passes(), batch), [], 0
         for index, one in enumerate(passes):
             inputs = batch.collate(one)
             span = slice(start, start + len(inputs.targets_N))
-            on_hidden = self._objective(inputs, scores, teacher_head, terms.slice(span.start, span.stop), span)
+            of_pass = (terms.slice(span.start, span.stop), span, np.flatnonzero(sampled_N[span]))
+            on_hidden = self._objective(inputs, scores, teacher_head, *of_pass)
             last = index == len(passes) - 1
             micro_batches.append(self.student.forward_backward(inputs, on_hidden, last))
             timer.count_pass(inputs)
@@ -228,7 +251,13 @@ class Learner:
         return micro_batches
 
     def _objective(
-        self, inputs: Inputs, scores: Scores, teacher_head: Head | None, terms: LossTerms, span: slice
+        self,
+        inputs: Inputs,
+        scores: Scores,
+        teacher_head: Head | None,
+        terms: LossTerms,
+        span: slice,
+        sampled_n: NDArray[np.int64],
     ) -> HiddenStateFn[tuple[Tensor, MicroBatchResult]]:
         """What runs inside the student's forward pass, where its hidden states and head exist."""
         teacher_NH = None if scores.primary_NH is None else scores.primary_NH[span]
@@ -238,13 +267,13 @@ class Learner:
         def on_hidden(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
             states = HiddenStates(hidden_NH, teacher_NH, negative_NH)
             loss, report = micro_batch_loss(states, head, teacher_head or head, targets_N, terms, self._settings)
-            entropy_n, logprob_N = (
-                sampled_entropies(hidden_NH, head, self._settings.temperature),
-                report.student_logprob_N,
-            )
+            settings, logprob_N = self._settings, report.student_logprob_N
+            entropy_n = sampled_entropies(hidden_NH, head, settings.temperature)
+            sampled_nH = hidden_NH.detach()[torch.from_numpy(sampled_n)]
+            of_samples_n = token_entropies(sampled_nH, head, settings.temperature, settings.chunk_tokens)
             if not one_temperature:  # else the objective has them already
                 logprob_N = self._sampling_logprobs(hidden_NH, head, targets_N)
-            return loss, MicroBatchResult(report, logprob_N, entropy_n)
+            return loss, MicroBatchResult(report, logprob_N, entropy_n, of_samples_n)
 
         return on_hidden
 

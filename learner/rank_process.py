@@ -21,7 +21,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.weights.transport import PublishTarget
-from unisd_rl.types import Logprobs, PolicyVersion, Tokens
+from unisd_rl.types import Logprobs, PolicyVersion, Tokens, TokenSample
 
 if TYPE_CHECKING:
     from learner.learner import Learner
@@ -103,9 +103,13 @@ class RankProcess:
         self._ready().load(checkpoint, version)
 
     @translate_collective_errors()
-    def step(self, data: bytes, version: int, lineage: int) -> StepMetrics:
+    def step(self, data: bytes, version: int, lineage: int, sampled: frozenset[int] = frozenset()) -> StepMetrics:
         """`Learner.step`."""
-        return self._ready().step(data, version, lineage)
+        return self._ready().step(data, version, lineage, sampled)
+
+    def token_samples(self) -> list[TokenSample]:
+        """Of the last step, what was asked for of this rank's rollouts."""
+        return self._ready().samples
 
     @translate_collective_errors()
     def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:

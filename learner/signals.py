@@ -16,6 +16,7 @@ from torch import Tensor
 
 from learner.sharding import all_reduce_sum
 from unisd_rl.metrics import SignalMetrics
+from unisd_rl.objective.kernels.chunked import token_entropies
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.types import Rollout, Tokens, ViewKind
 
@@ -30,8 +31,7 @@ def sampled_entropies(hidden_NH: Tensor, head: Head, temperature: float) -> Tens
     if not len(hidden_NH):
         return torch.empty(0)
     step = math.ceil(len(hidden_NH) / _TOKENS_PER_PASS)
-    logprob_nV = head.logits(hidden_NH[::step], temperature).log_softmax(-1)
-    return -(logprob_nV.exp() * logprob_nV).nan_to_num(0.0).sum(-1)  # an entry of probability 0 adds nothing
+    return token_entropies(hidden_NH[::step], head, temperature, _TOKENS_PER_PASS)
 
 
 def repeated_share(completion: Tokens) -> float:

@@ -10,6 +10,8 @@ COMMANDS = {
     "evaluate": "let models answer held-out problems, and compare them",
     "prepare": "prepare the contexts of a recipe before a run",
     "replay": "train again from the rollouts that a run stored",
+    "report": "write the page of a run: accuracy, curves, answers and their tokens",
+    "compare": "write one page of several runs",
     "scale": "change the number of rollout actors during a run",
     "compact": "rewrite the rollouts of a stopped run as few Parquet files",
     "status": "show how a running or finished run stands",

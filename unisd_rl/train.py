@@ -51,6 +51,7 @@ from unisd_rl.driver.console import Console, describe_stop
 from unisd_rl.driver.evaluations import baseline_evaluation, evaluate_if_due, final_evaluation
 from unisd_rl.driver.publish import check_health, check_weight_sources, publish, verify_published
 from unisd_rl.driver.recovery import LearnerRecovery
+from unisd_rl.driver.report_writer import ReportWriter
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.summary import LoopTimer, Outcome, Summary, summarise
 from unisd_rl.evaluation.statistics import EvaluationSummary
@@ -99,6 +100,9 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
         directory.write_summary(asdict(summary))
+        page = ReportWriter(directory.path, directory.record)
+        page.start()
+        page.close()
         _print_final_lines(console, directory, outcome, summary, config.rollout.max_completion_tokens)
     return summary
 
@@ -173,7 +177,8 @@ def train_step(run: Run, version: PolicyVersion, batch: Batch, times: StepTimes)
     if run.grader is not None:
         run.grader.start(batch)
     with run.console.phase("learning"), times.measure("learn_s"):
-        metrics = run.learners.step(batch.shards, step, run.config.run.step_timeout_s, version.lineage)
+        arguments = (step, run.config.run.step_timeout_s, version.lineage, run.samples.numbers(step))
+        metrics = run.learners.step(batch.shards, *arguments)
     version = PolicyVersion(version.lineage, step + 1)
     with run.console.phase("publishing"), times.measure("publish_s"):
         publish_if_due(run, version)
@@ -242,6 +247,8 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     run.directory.log_step(line)
     run.console.observe_step(line, run.consumed.tokens_by_actor(metrics.step, version.lineage))
     run.console.print_step(metrics, tokens_per_s, answers)
+    if run.samples.numbers(metrics.step):
+        run.directory.log_samples(run.samples.line(version, sample) for sample in run.learners.token_samples())
     run.alarms.observe(metrics)
     run.rollouts.observe(balance.learner_wait, run.meter.busy_share, batch.depth / run.config.learner.batch_size)
     if version.number == 1 and run.store.version == version:
@@ -270,3 +277,5 @@ def _print_final_lines(
     else:
         checkpoint = directory.checkpoint(outcome.version.number)
         console.print_finished(outcome.before, outcome.after, limit, directory.path, checkpoint)
+        if directory.report.is_file():
+            console.print(f"report {directory.report}")

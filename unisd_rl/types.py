@@ -7,6 +7,7 @@ number at admission. A `Rollout` is a numbered prompt with the completion the st
 |---|---|
 | driver -> queue -> actor | `NumberedPrompt` |
 | actor -> queue -> learner | `Rollout` as a row of an Arrow batch; `PolicyVersion`s in it |
+| learner -> driver, after a step | `TokenSample` |
 | driver -> actor, evaluations | `Message`s, `Sampling`, `PolicyVersion`; back a `Generation` |
 | actor -> driver | `ActorReport`, `Pulse` |
 | driver -> console and events.jsonl | `Failure`, `Recovery`, `Notice`, `Scaling`, `Stop`, `Resumption` |
@@ -16,7 +17,7 @@ No torch and no Ray here: every package may import this module at no cost.
 Token arrays are one-dimensional numpy arrays: int32 for ids and versions, float32 for log-probs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -157,6 +158,25 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSample:
+    """What a step measured at each token of one of its completions, its first tokens if it is long.
+
+    `values`: name -> one float32 a token; nan where a number does not exist. `logprob`, `primary`, `negative` are
+    log-probs of the token under the student and the teacher's views, `entropy` is the student's; the rest is said by
+    the terms of the loss. All in nats but `weight`.
+    """
+
+    number: int
+    source: Source
+    finish_reason: str
+    tokens: Tokens
+    length: int
+    """Tokens of the whole completion."""
+    versions: Tokens | None
+    values: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """The settings of sampling. Temperature 0 is greedy. `seed` None leaves it to the engine.
 
@@ -197,6 +217,8 @@ class Answer:
     generation: Generation
     reference: str
     correct: bool
+    question: str = ""
+    """What was asked, without what a chat template writes around it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ A number is a completion's. With `rollout.answers_per_prompt` G, numbers gG .. g
 g, with one source and the same views, sampled with a seed of each number's own.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -136,22 +137,30 @@ class PromptStream:
 
     def example(self, place: int) -> Example:
         """The same as the task gives it, with its reference answer."""
-        return self._prepared.kept[self._index(place)]
+        return self._prepared.kept[self.index(place)]
+
+    def places(self, problem: int, epochs: Iterable[int]) -> list[int]:
+        """Where the problem with this index, in the task's order, stands in each of these epochs."""
+        return [epoch * len(self) + int(np.flatnonzero(self._epoch(epoch) == problem)[0]) for epoch in epochs]
+
+    def index(self, place: int) -> int:
+        """Of the problem at `place`, in the task's order."""
+        epoch, position = divmod(place, len(self))
+        return int(self._epoch(epoch)[position])
 
     def _contexts(self, place: int) -> Contexts:
         """The contexts of the problem at this place, in the step that trains on it there."""
-        contexts, donors = self._prepared.contexts[self._index(place)], self._prepared.step_donors
+        contexts, donors = self._prepared.contexts[self.index(place)], self._prepared.step_donors
         if donors is None:
             return contexts
         step = place * self._config.rollout.answers_per_prompt // self._config.learner.batch_size
         return replace(contexts, auxiliary=donors.for_example(self.example(place), step, contexts.auxiliary))
 
-    def _index(self, place: int) -> int:
-        epoch, position = divmod(place, len(self))
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
             draw = np.random.default_rng(derive_seed(self._config.run.seed, "epoch", epoch))
             self._order = epoch, draw.permutation(len(self))
-        return int(self._order[1][position])
+        return self._order[1]
 
 
 def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:

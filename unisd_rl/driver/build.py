@@ -26,7 +26,9 @@ from unisd_rl.driver.bottleneck import BottleneckMeter
 from unisd_rl.driver.console import Console
 from unisd_rl.driver.context_generation import generation_engine
 from unisd_rl.driver.origin import check_origin, model_origin, task_origin
+from unisd_rl.driver.report_writer import ReportWriter
 from unisd_rl.driver.run_dir import RunDirectory
+from unisd_rl.driver.sample_recorder import SampleRecorder
 from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
@@ -56,6 +58,8 @@ class Run:
     """None where retention is not measured."""
     grader: AnswerGrader | None
     """None where training answers are not graded."""
+    samples: SampleRecorder
+    page: ReportWriter
     alarms: Alarms
     report: Report
     """Receives every event."""
@@ -103,6 +107,8 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         grader = answer_grader(config, task, prompts, model)
         if grader is not None:
             stack.callback(grader.close)
+        page = ReportWriter(directory.path, report)
+        stack.callback(page.close)
         learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
@@ -124,6 +130,8 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             meter=bottleneck_meter(config, plan),
             retention=retention_scorer(config, plan, model, directory.path, stack),
             grader=grader,
+            samples=SampleRecorder(config, prompts, model),
+            page=page,
             alarms=Alarms(config, report),
             report=report,
         )

@@ -63,6 +63,7 @@ def evaluate_version(run: Run, version: PolicyVersion) -> EvaluationSummary:
     write = partial(run.directory.write_evaluation, version.number, evaluation.answers, numbers)
     write_with_retries(run, "evaluation", write)
     run.console.print_evaluation(evaluation, run.config.rollout.max_completion_tokens)
+    run.page.start()
     return summary
 
 

@@ -4,12 +4,14 @@
 |---|---|
 | config.toml | here, at the start: the resolved configuration; again when `run.epochs` are counted as `run.steps` |
 | metrics.jsonl | here, one line per step |
+| samples.jsonl | here, a few rollouts with what each token was measured to be (`driver/sample_recorder.py`) |
 | events.jsonl | here, one line for each event (`unisd_rl/types.py`) |
 | evaluations/step-N.jsonl | here, every answer to every problem |
 | evaluations/step-N.json | here, the numbers of that evaluation |
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
 | prompts.json | `driver/origin.py`, at the start: fingerprints of what the run began with |
 | summary.json | here, at the end |
+| report.html | `driver/report_writer.py`, at every evaluation and at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
 | control/ | `python -m unisd_rl.scale` and the driver: the target number of rollout actors, and the present one |
@@ -23,7 +25,7 @@ import json
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
@@ -60,6 +62,7 @@ class RunDirectory:
         """Whether the run that `reopen` goes on with had been asked to stop, or had finished and is prolonged."""
         self._metrics: JsonLinesFile | None = None
         self._events: JsonLinesFile | None = None
+        self._samples: JsonLinesFile | None = None
         self._lock: FolderLock | None = None
 
     @property
@@ -71,6 +74,11 @@ class RunDirectory:
     def summary(self) -> Path:
         """The run in one JSON object; absent until the run has ended."""
         return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page of the run for people (`reporting/page.py`)."""
+        return self.path / "report.html"
 
     @property
     def logs(self) -> Path:
@@ -161,6 +169,13 @@ class RunDirectory:
         assert self._metrics is not None, "create() or reopen() comes first"
         self._metrics.append_or_keep(row)
         self.steps_logged = max(self.steps_logged, row["step"] + 1)
+
+    def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines to samples.jsonl."""
+        if self._samples is None:
+            self._samples = JsonLinesFile(self.path / "samples.jsonl")
+        for row in rows:
+            self._samples.append_or_keep(row)
 
     def record(self, event: Event) -> None:
         """Append one line to events.jsonl: the time in seconds since the epoch, the kind of event, and its fields."""

@@ -148,6 +148,7 @@ def _graded(task: Task, requests: Sequence[tuple[Example, int]], answers: Sequen
             generation=answer.generation,
             reference=example.answer,
             correct=correct,
+            question=example.question,
         )
         for (example, sample), answer, correct in zip(requests, answers, right, strict=True)
     )

@@ -102,6 +102,7 @@ ANSWERS_SCHEMA = pa.schema(
         "task": pa.string(),
         "id": pa.string(),
         "sample": pa.int32(),
+        "question": pa.string(),
         "prompt_tokens": pa.list_(pa.int32()),
         "completion": pa.string(),
         "completion_tokens": pa.list_(pa.int32()),
@@ -139,6 +140,7 @@ def _answer_row(answer: Answer) -> dict[str, object]:
     return {
         "id": answer.id,
         "sample": answer.sample,
+        "question": answer.question,
         "completion": answer.completion,
         "tokens": len(answer.generation.tokens),
         "reference": answer.reference,

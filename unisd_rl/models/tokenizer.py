@@ -83,6 +83,19 @@ class ChatTokenizer:
             text = text.rstrip(_HALF_CHARACTER)
         return text.removeprefix(self._space_before_answers)
 
+    def pieces(self, tokens: Tokens) -> list[str]:
+        """What each token of a completion adds to its text, special tokens included.
+
+        Of a character that several tokens spell the last one has it all, the others are empty.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return [self._token(token) for token in tokens.tolist()]
+        stream = DecodeStream(skip_special_tokens=False)
+        return [stream.step(backend, token) or "" for token in tokens.tolist()]
+
     @cached_property
     def stop_tokens(self) -> tuple[int, ...]:
         """Tokens that end an answer: those that the tokenizer, generation_config.json or config.json names.

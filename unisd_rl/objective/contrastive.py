@@ -40,9 +40,18 @@ class ContrastiveTerm(TokenTerm):
     def active(self, scores: TokenScores) -> Tensor:
         """Which tokens have a gradient that is not zero (bool)."""
 
+    @abstractmethod
+    def preference(self, scores: TokenScores) -> Tensor:
+        """By how many nats the right demonstration is nearer than the wrong one; means nothing without the latter."""
+
     @override
     def loss(self, scores: TokenScores) -> Tensor:
         return (self.coefficient_N * self.hinge(scores)).sum()
+
+    @override
+    def token_values(self, scores: TokenScores) -> Mapping[str, Tensor]:
+        preference_N = self.preference(scores)
+        return {"contrast": torch.where(self.coefficient_N != 0.0, preference_N, math.nan)}
 
     @override
     def totals(self, scores: TokenScores) -> tuple[Tensor, ...]:
@@ -83,6 +92,10 @@ class LogprobContrastTerm(ContrastiveTerm):
         return hinge(scores.logprob_N, self.primary_N, self.negative_N, self.margin)
 
     @override
+    def preference(self, scores: TokenScores) -> Tensor:
+        return self.primary_N - self.negative_N
+
+    @override
     def active(self, scores: TokenScores) -> Tensor:
         return self._slope(scores) != 0.0
 
@@ -117,6 +130,10 @@ class DivergenceContrastTerm(ContrastiveTerm):
     def hinge(self, scores: TokenScores) -> Tensor:
         gap_N = scores.divergences[self.primary] - scores.divergences[self.negative]
         return (gap_N + self.margin).clamp(min=0.0)
+
+    @override
+    def preference(self, scores: TokenScores) -> Tensor:
+        return scores.divergences[self.negative] - scores.divergences[self.primary]
 
     @override
     def active(self, scores: TokenScores) -> Tensor:

@@ -46,6 +46,8 @@ class DivergenceTerm(TokenTerm):
     """Which tokens keep their gradient (bool), settled once if the threshold is a quantile; None: `D <= threshold`."""
     weights: WeightMetrics
     """Of the whole step."""
+    weight_N: Tensor | None = None
+    """The agreement weights, which the coefficients contain: 1 without agreement. None: not told."""
 
     @classmethod
     @override
@@ -58,6 +60,7 @@ class DivergenceTerm(TokenTerm):
             clip_threshold=threshold,
             unclipped_N=unclipped_N,
             weights=_weight_metrics(weights, threshold),
+            weight_N=weights.weight_N,
         )
 
     @property
@@ -80,6 +83,11 @@ class DivergenceTerm(TokenTerm):
     @override
     def values(self, scores: TokenScores) -> Tensor:
         return scores.divergences[self.measure]
+
+    @override
+    def token_values(self, scores: TokenScores) -> Mapping[str, Tensor]:
+        divergence_N = scores.divergences[self.measure]
+        return {"divergence": divergence_N} | ({} if self.weight_N is None else {"weight": self.weight_N})
 
     @classmethod
     @override

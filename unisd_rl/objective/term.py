@@ -91,6 +91,10 @@ class LossTerm(ABC):
         """One number per token whose distribution `metrics` reports; empty where it reports none."""
         return scores.logprob_N[:0]
 
+    def token_values(self, scores: TokenScores) -> Mapping[str, Tensor]:
+        """What it says of each token, by name: what a run keeps of a few rollouts for people to look at."""
+        return {}
+
     @classmethod
     @abstractmethod
     def metrics(cls, totals: Mapping[str, float], values_N: Tensor) -> dict[str, float]:

@@ -94,6 +94,8 @@ class MicroReport:
     values: tuple[Tensor, ...]
     student_logprob_N: Tensor
     """Log-prob of the target token under the student at the objective's temperature."""
+    token_values: Mapping[str, Tensor]
+    """What the terms say of each token, by name."""
 
 
 def micro_batch_loss(
@@ -133,6 +135,7 @@ def _report(terms: Sequence[LossTerm], losses: Sequence[Tensor], scores: TokenSc
         totals=tuple(tuple(next(numbers) for _ in of_term) for of_term in totals),
         values=tuple(term.values(scores) for term in terms),
         student_logprob_N=scores.logprob_N,
+        token_values={name: value_N for term in terms for name, value_N in term.token_values(scores).items()},
     )
 
 

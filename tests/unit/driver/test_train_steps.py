@@ -44,7 +44,7 @@ class Parts:
         self.calls.append(f"take {step}")
         return QueueBatch(step, (None,) * shards, (), 0, 10, 0)
 
-    def step(self, shards, step, timeout_s, lineage):
+    def step(self, shards, step, timeout_s, lineage, sampled):
         self.calls.append(f"step {step}")
         if step == self.lost_at:
             raise LearnerLost("gone")
@@ -64,6 +64,9 @@ class Parts:
 
     def prompt(self, number):
         return number
+
+    def numbers(self, step):
+        return frozenset()
 
     def lost_contents(self):
         return None
@@ -100,7 +103,8 @@ def started(tmp_path, monkeypatch):
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
             rollouts=parts, learners=parts, directory=directory, console=Console(steps),
             consumed=ConsumedTail(directory.path / "consumed.jsonl"), retention=None, grader=grader,
-            meter=BottleneckMeter(1), alarms=Alarms(config, lambda event: None), report=lambda event: None,
+            samples=parts, page=None, meter=BottleneckMeter(1),
+            alarms=Alarms(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts
 

@@ -47,6 +47,16 @@ def token_logprobs(hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature
 
 
 @torch.no_grad()
+def token_entropies(hidden_NH: Tensor, head: Head, temperature: float, chunk_tokens: int) -> Tensor:
+    """`entropy_N` in nats, float32, of each token's distribution at `temperature`. No gradient."""
+    parts = [torch.zeros(0, device=hidden_NH.device)]
+    for hidden_CH in hidden_NH.split(chunk_tokens):
+        logprob_CV = head.logits(hidden_CH, temperature).log_softmax(-1)
+        parts.append(-(logprob_CV.exp() * logprob_CV).nan_to_num(0.0).sum(-1))  # an entry of probability 0 adds nothing
+    return torch.cat(parts)
+
+
+@torch.no_grad()
 def token_divergence(
     student_NH: Tensor,
     student_head: Head,

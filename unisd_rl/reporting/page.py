@@ -1,0 +1,132 @@
+"""One HTML file that holds all it shows: styles, script, drawings and texts. It asks nothing of a network.
+
+The file is at most 5 MB: where texts would make it larger, fewer answers and tokens are shown.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unisd_rl.reporting.answers import answer_pairs, sampled_problems, visible
+from unisd_rl.reporting.charts import Chart
+from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
+from unisd_rl.reporting.findings import Finding, describe_comparison, findings, paired
+from unisd_rl.reporting.record import RunRecord
+from unisd_rl.storage.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+MOST_BYTES = 5_000_000
+REPORT = "report.html"
+_PAIRS, _PROBLEMS, _EVENTS = 40, 16, 200
+_HERE = Path(__file__).parent
+
+
+def write_report(run: Path) -> Path:
+    """Write report.html into a run's folder, whatever there is of the run by now; returns its path.
+
+    Raises:
+        UserError: it is no run's folder.
+        OSError: it cannot be written.
+    """
+    record = RunRecord.at(run)
+    path = record.path / REPORT
+    write_text_atomic(path, report(record))
+    return path
+
+
+def report(run: RunRecord) -> str:
+    """The page of one run."""
+    charts, found = list(charts_of_run(run)), findings(run)
+
+    def page(share: float) -> str:
+        pairs = []
+        if len(run.evaluations) > 1:
+            pairs = answer_pairs(run.evaluations[0], run.evaluations[-1], int(_PAIRS * share))
+        samples = sampled_problems(run.samples, int(_PROBLEMS * share))
+        events = [_event(event) for event in run.events[-_EVENTS:]]
+        settings = [(name, [_setting(value)]) for name, value in run.settings.items()]
+        return _render(visible(run.name), charts, found, pairs=pairs, samples=samples, events=events, settings=settings)
+
+    return _fitting(page)
+
+
+def comparison(runs: Sequence[RunRecord]) -> str:
+    """The page of several runs: curves over one another, paired differences, and the settings that differ."""
+    names = _distinct([visible(run.name) for run in runs])
+    found = [
+        Finding(f"{names[second]} against {names[first]}", *_paired_last(runs[first], runs[second]))
+        for first, second in combinations(range(len(runs)), 2)
+    ]
+    every = sorted({name for run in runs for name in run.settings} - {"run.name", "run.dir"})
+    rows = [(name, [_setting(run.settings.get(name)) for run in runs]) for name in every]
+    differing = [(name, values) for name, values in rows if len(set(values)) > 1]
+    charts = list(charts_of_runs(runs, names))
+    return _fitting(lambda _: _render(" / ".join(names), charts, found, names=names, settings=differing))
+
+
+def _paired_last(first: RunRecord, second: RunRecord) -> tuple[str, str]:
+    if not first.evaluations or not second.evaluations:
+        return "not known", "one of them has no evaluation"
+    one, other = first.evaluations[-1], second.evaluations[-1]
+    compared = paired(one, other)
+    if compared is None:
+        return "not known", "their evaluations share no problem"
+    accuracy = f"{other.numbers['accuracy']:.1%} after {other.step} steps against {one.numbers['accuracy']:.1%}"
+    return describe_comparison(compared), f"{accuracy} after {one.step}; the last evaluations, problem by problem"
+
+
+def _fitting(page: Callable[[float], str]) -> str:
+    """The page with as large a share of its texts as fits."""
+    for share in (1.0, 0.5, 0.25, 0.1):
+        text = page(share)
+        if len(text.encode(errors="replace")) <= MOST_BYTES:
+            return text
+    return page(0.0)
+
+
+def _render(name: str, charts: Iterable[Chart], found: Sequence[Finding], **given: Any) -> str:
+    style, script = ((_HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
+    defaults = {"pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
+    text = _template().render(
+        name=name, charts=charts, findings=found, style=style, script=script, **(defaults | given)
+    )
+    return text.encode(errors="replace").decode()  # half of a surrogate pair is no text
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2")
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    time_s: float
+    kind: str
+    text: str
+
+
+def _event(event: Any) -> _Event:
+    others = {name: value for name, value in event.items() if name not in ("time_s", "event")}
+    return _Event(
+        event["time_s"], event["event"], visible(", ".join(f"{name}: {value}" for name, value in others.items()))
+    )
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else visible(value if isinstance(value, str) else json.dumps(value))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Runs of one name are told apart by their place."""
+    return [f"{name} ({place + 1})" if names.count(name) > 1 else name for place, name in enumerate(names)]
