@@ -27,6 +27,8 @@ OPTIONS: Mapping[str, str] = {
     "replay": "--check --dry-run --quiet",
     "scale": "--actors --timeout --no-wait",
     "compact": "",
+    "report": "",
+    "compare": "--out",
     "status": "--watch",
     "init": "--held-out --model --out --prompt --demonstration --answer",
     "recipes": "",

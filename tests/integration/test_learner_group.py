@@ -16,7 +16,7 @@ from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.transport.weights.snapshot import unpack
 from unisd_rl.transport.weights.store import spawn_store
 from unisd_rl.transport.weights.transport import PublishTarget
-from unisd_rl.types import PolicyVersion
+from unisd_rl.types import PolicyVersion, ViewKind
 
 TIMEOUT_S = 200.0
 ROLLOUTS = make_rollouts()
@@ -77,6 +77,27 @@ def test_a_step_reports_on_the_shares_of_all_ranks(reports):
     assert np.isnan(reports[0].mismatch.logprob_mismatch_rms)
     assert 0 < reports[0].teacher.teacher_update_norm < reports[0].teacher.teacher_student_distance
     assert reports[1].loss.loss < reports[0].loss.loss
+
+
+def test_what_is_kept_of_all_tokens_is_what_the_metrics_are_of_and_changes_no_step(model, group, reports, tmp_path):
+    """Of both ranks; the other group took the same step and sampled nothing."""
+    sampling = group_of(model, tmp_path)
+    sampling.start(TIMEOUT_S)
+    metrics = sampling.step(SHARDS, 0, TIMEOUT_S, sampled=frozenset(range(100)))
+    samples = sampling.token_samples()
+    sampling.close()
+    assert metrics.loss == reports[0].loss
+    assert group.token_samples() == []
+    lengths = {rollout.number: len(rollout.completion_tokens) for rollout in ROLLOUTS if len(rollout.completion_tokens)}
+    assert {sample.number: sample.length for sample in samples} == lengths
+    assert [sample.number for sample in samples] == sorted(lengths)
+    joined = {name: np.concatenate([sample.values[name] for sample in samples]) for name in samples[0].values}
+    assert joined["divergence"].mean() == pytest.approx(metrics.loss.divergence, rel=1e-5)
+    assert joined["weight"].mean() == pytest.approx(metrics.weights.weight_mean, rel=1e-5)
+    assert (joined["entropy"] > 0).all()
+    without = [number for number, one in enumerate(ROLLOUTS) if not one.views_of(ViewKind.NEGATIVE)]
+    for sample in samples:
+        assert np.isnan(sample.values["contrast"]).all() == (sample.number in without)
 
 
 def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports, folder):

@@ -26,7 +26,7 @@ from unisd_rl.__main__ import main
 from unisd_rl.config.load import load_recipe
 
 DRY = ("run", "prepare", "evaluate")
-NEED_A_RUN = ("replay", "scale", "compact", "status", "init")
+NEED_A_RUN = ("replay", "scale", "compact", "status", "init", "report", "compare")
 SHELL = ("source .venv/bin/activate", "pre-commit install")
 OWN_TASK = {"--task.type", "--task", "--resume", "cats.toml"}
 """Words of a command that does not run on the embedded task as it is."""
