@@ -1,14 +1,15 @@
 """The loop inside a rollout actor: lease units of prompts, generate their rollouts, commit them.
 
 ```
-queue --lease--> unit --> rollouts --> finished --commit--> queue
+queue --lease--> unit --> rollouts --> finished --commit--> queue --the next units, in its answer--> unit ...
         ^                    |
-        +---- a completion ended: room among `concurrency`
+        +---- room among `concurrency` that no commit has filled
         +---- newer weights: staleness slots are free
 ```
 
 A unit (`rollout.unit_size`: the answers to one prompt, or to several) has one task, which ends when all of its
-completions have; its rollouts are committed together, or none is.
+completions have; its rollouts are committed together, or none is. A commit takes what finishes within a window and
+asks for what comes next, so that the queue is called once a window and not twice a rollout: see `CommitWindow`.
 
 Who frees a staleness slot: `weights_changed`, when the engine has applied a version v. The lease call that waits at the
 queue ends, and the next one carries v, on which `transport.rollouts.admission.may_start` lets the prompts below
@@ -32,6 +33,7 @@ from actors.generate import CompletionFailed, RolloutGenerator
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
+from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import NumberedPrompt, Rollout
 
@@ -100,7 +102,30 @@ class InFlightLimit:
 
 
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
-_GROUP_S = 0.03  # rollouts that finish within this time are committed together, unless none is left in flight
+
+
+class CommitWindow:
+    """For how many `seconds` finished rollouts wait for others to be committed with.
+
+    Their places in the engine stay empty meanwhile, so that it is at most 1/16 of the time that a unit takes; and at
+    most 30 ms while the learner waits for rollouts, 250 ms while it does not.
+    """
+
+    _SHARE, _LEARNER_WAITS_S, _AHEAD_S, _WEIGHT = 1 / 16, 0.03, 0.25, 0.1
+
+    def __init__(self) -> None:
+        self._unit_s: float | None = None
+        self.learner_waits = True
+
+    def count(self, unit_s: float) -> None:
+        """A unit took so many seconds."""
+        self._unit_s = unit_s if self._unit_s is None else self._unit_s + self._WEIGHT * (unit_s - self._unit_s)
+
+    @property
+    def seconds(self) -> float:
+        """As things are now."""
+        limit_s = self._LEARNER_WAITS_S if self.learner_waits else self._AHEAD_S
+        return limit_s if self._unit_s is None else min(limit_s, self._SHARE * self._unit_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -137,11 +162,14 @@ class RolloutService:
         self._draining = False
         self._lineage = 0
         self._in_flight: dict[int, _Unit] = {}
+        self._window = CommitWindow()
         self._finished: list[Rollout] = []
         self._committing: list[Rollout] = []
         self._none_in_flight = asyncio.Event()
         self._some_ended = asyncio.Event()
         self._some_finished = asyncio.Event()
+        self._all_committed = asyncio.Event()
+        self._all_committed.set()
         self.committed = 0
         """Rollouts."""
 
@@ -202,7 +230,7 @@ class RolloutService:
         self.usage.start_timing()
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished()))
+                background = (tasks.create_task(self._renew_leases()), tasks.create_task(self._commit_finished(tasks)))
                 await self._lease_prompts(tasks)
                 while self.held:
                     await self._some_ended.wait()
@@ -221,17 +249,24 @@ class RolloutService:
         while not self._draining:
             await self._leasing.wait()
             await self.usage.wait_until_free()
+            if self._in_flight:  # what finishes meanwhile asks for the next prompts with its commit
+                await asyncio.sleep(self._window.seconds)
+            await self._all_committed.wait()
+            if self._draining or not self._leasing.is_set() or not self.usage.free:
+                continue
             if self._engine.version == NO_WEIGHTS or self._engine.version.lineage < self._lineage:
                 await self._changed.wait()
                 continue
             self._asking = True
-            units = self._by_unit(await self._lease(self.usage.free))
-            held = set(map(self._unit_of, self.held))
-            for index, prompts in units.items():
-                if index not in held:  # else our first lease has run out, and we have it again
-                    self._begin(index, prompts, tasks)
+            self._begin_leased(await self._lease(self.usage.free), tasks)
             self._asking = False
             self._some_ended.set()
+
+    def _begin_leased(self, prompts: Sequence[NumberedPrompt], tasks: asyncio.TaskGroup) -> None:
+        held = set(map(self._unit_of, self.held))
+        for index, unit in self._by_unit(prompts).items():
+            if index not in held:  # else our first lease has run out, and we have it again
+                self._begin(index, unit, tasks)
 
     async def _lease(self, wanted: int) -> list[NumberedPrompt]:
         """Ask for prompts, and ask again whenever newer weights arrive: the queue ends the earlier call then.
@@ -290,25 +325,41 @@ class RolloutService:
             self.usage.release()
 
         await self._starting.wait()
+        began_s = time.monotonic()
         try:
             rollouts = await self._generator.generate(unit.prompts, answered)
         except CompletionFailed as failure:
             await self._queue.fail(self._name, failure.number, str(failure))
         else:
+            self._window.count(time.monotonic() - began_s)
             self._finished += rollouts
             self._some_finished.set()
+            self._all_committed.clear()
 
-    async def _commit_finished(self) -> None:
+    async def _commit_finished(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             await self._some_finished.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_in_flight.wait(), _GROUP_S)
+                await asyncio.wait_for(self._none_in_flight.wait(), self._window.seconds)
             self._some_finished.clear()
             self._committing, self._finished = self._finished, []
-            await self._queue.commit(self._name, encode(self._committing))
+            request = self._request()
+            answer = await self._queue.commit(self._name, encode(self._committing), request)
             self.committed += len(self._committing)
             self._committing = []
+            self._window.learner_waits = answer.learner_waits
+            if request is not None and request.applied.lineage >= self._lineage:
+                self._begin_leased(answer.prompts, tasks)
+            if not self._finished:
+                self._all_committed.set()
             self._some_ended.set()
+
+    def _request(self) -> LeaseRequest | None:
+        """What to ask for beside a commit; nothing where a lease call waits, or no prompt may be leased."""
+        version, free = self._engine.version, self.usage.free
+        may_lease = self._leasing.is_set() and not self._draining and not self._asking and free
+        current = version != NO_WEIGHTS and version.lineage >= self._lineage
+        return LeaseRequest(version, free) if may_lease and current else None
 
     async def _renew_leases(self) -> None:
         while True:

@@ -5,9 +5,9 @@
 `--part actors`: do 512 of them complete 512 times what one does?
 
     caller processes (Ray)                        the queue (Ray)                 this process, as the driver
-    512 actors, each: lease ----- real call ----> admission, leases               admit, take, next version
-                      sleep 2 s on average
-                      commit 20 KiB -- real call -> ledger on this disk
+    512 actors, each: sleep 2 s an answer, on average                             admit, take, next version
+                      commit, 20 KiB an answer, and lease the next -- real call -> ledger on this disk, leases
+                      lease, where there was nothing -- real call -> admission
 
 An actor is an asyncio task with a name, a lease and weights of its own; its every lease and commit is a Ray call to
 the queue's process, which cannot tell it from a rollout actor in a process of its own. They live in `--processes` Ray
@@ -15,9 +15,10 @@ actors, because this machine has no room for 512 Python processes; what their en
 has one prompt an actor, at staleness 4, so that the admission rule is at work and the slowest rollout of a step holds
 nobody up; the learner is as fast as `take`.
 
-A rollout sleeps 1 to 3 s, evenly: 2 s on average. Linear is one rollout every 2 s an actor; `scale_linearity.N` is the
-rollouts/s of N actors over N / 2 s, by the sleeps really drawn. Per row, after a warm-up: the median of `--windows`
-windows of `--seconds`, the processor time of the queue's process for 1,000 rollouts, and its peak memory.
+A group of G answers (`--answers`) sleeps G to 3 G s, evenly, and is committed whole: an answer every 2 s on average.
+Linear is one rollout every 2 s an actor; `scale_linearity.N` is the rollouts/s of N actors over N / 2 s, by the sleeps
+really drawn, at the first G. Per row, after a warm-up: the median of `--windows` windows of `--seconds`, the processor
+time of the queue's process for a rollout (`queue_cpu_ms_per_rollout.gG`, at the last N), and its peak memory.
 
 `--part length`: does a rollout cost more late in a run? See `scales/length.py`.
 """
@@ -29,6 +30,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +45,7 @@ from benchmarks.scales.rows import prompts, rollout
 from unisd_rl.cli import user_path
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
+from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import NumberedPrompt, PolicyVersion
@@ -57,12 +60,13 @@ class Row:
     """`rollouts_per_s` is the median of `windows_per_s`; `queue_*` are of the queue's process."""
 
     actors: int
+    answers: int
     processes: int
     mean_s: float
     row_bytes: int
     rollouts_per_s: float
     linear_per_s: float
-    queue_cpu_s_per_1000: float
+    queue_cpu_ms_per_rollout: float
     queue_cores_busy: float
     callers_cores_busy: float
     queue_memory_mib: float
@@ -72,12 +76,15 @@ class Row:
 class Callers:
     """A process with many simulated rollout actors."""
 
-    def __init__(self, queue: ActorHandle, names: list[str], mean_s: float, row_bytes: int, seed: int) -> None:
-        self._queue, self._names, self._mean_s, self._row_bytes = queue, names, mean_s, row_bytes
+    def __init__(
+        self, queue: ActorHandle, names: list[str], answers: int, mean_s: float, row_bytes: int, seed: int
+    ) -> None:
+        self._queue, self._names, self._answers = queue, names, answers
+        self._mean_s, self._row_bytes = mean_s, row_bytes
         self._draw = np.random.default_rng(seed)
         self._applied = PolicyVersion(0, 0)
         self._newer = asyncio.Event()
-        self._slept: list[float] = []
+        self._slept_s, self._slept = 0.0, 0
 
     async def serve(self) -> None:
         """All actors work until the process is killed."""
@@ -90,32 +97,37 @@ class Callers:
         self._newer = asyncio.Event()
 
     async def used(self) -> tuple[float, float, int]:
-        """Processor seconds, and seconds and number of the sleeps so far."""
-        return time.process_time(), sum(self._slept), len(self._slept)
+        """Processor seconds, seconds slept so far, and how many answers for."""
+        return time.process_time(), self._slept_s, self._slept
 
     async def _serve(self, name: str) -> None:
+        prompts: list[NumberedPrompt] = []
         while True:
-            for prompt in await self._lease(name):
-                version = self._applied.number
-                slept_s = self._mean_s * self._draw.uniform(1.0 - SPREAD, 1.0 + SPREAD)
-                await asyncio.sleep(slept_s)
-                self._slept.append(slept_s)
-                rows = encode([rollout(prompt, version, name, self._row_bytes)])
-                await self._queue.commit.remote(name, rows)
+            group = prompts or await self._lease(name)
+            version = self._applied.number
+            slept_s = len(group) * self._mean_s * self._draw.uniform(1.0 - SPREAD, 1.0 + SPREAD)
+            await asyncio.sleep(slept_s)
+            self._slept_s, self._slept = self._slept_s + slept_s, self._slept + len(group)
+            rows = encode([rollout(prompt, version, name, self._row_bytes) for prompt in group])
+            request = LeaseRequest(self._applied, self._answers)
+            prompts = (await self._queue.commit.remote(name, rows, request)).prompts
 
     async def _lease(self, name: str) -> list[NumberedPrompt]:
         """Ask, and ask again when newer weights have come: as `actors.service` does."""
         while True:
-            asking = asyncio.ensure_future(self._queue.lease.remote(name, self._applied, 1, LEASE_WAIT_S))
+            asking = asyncio.ensure_future(self._ask(name))
             changed = asyncio.ensure_future(self._newer.wait())
             await asyncio.wait([asking, changed], return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
             if asking.done() and (prompts := await asking):
                 return prompts
             if not asking.done():
-                later = self._queue.lease.remote(name, self._applied, 1, LEASE_WAIT_S)
+                later = self._ask(name)
                 if prompts := [*await asking, *await later]:
                     return prompts
+
+    def _ask(self, name: str) -> Awaitable[list[NumberedPrompt]]:
+        return self._queue.lease.remote(name, self._applied, self._answers, LEASE_WAIT_S)
 
 
 @dataclass(frozen=True)
@@ -157,10 +169,14 @@ class Driver:
         return ray.get(peak, timeout=CALL_S) / 1024
 
 
-def measure(actors: int, options: argparse.Namespace, seconds: float) -> Row:
+def measure(actors: int, answers: int, options: argparse.Namespace, seconds: float) -> Row:
     """One row, on a queue and a folder of its own."""
     config = Config.model_validate(
-        {"learner": {"batch_size": actors}, "rollout": {"max_staleness": STALENESS}, "objective": {"divergence": {}}}
+        {
+            "learner": {"batch_size": actors * answers},
+            "rollout": {"max_staleness": STALENESS, "answers_per_prompt": answers},
+            "objective": {"divergence": {}},
+        }
     )
     processes = min(options.processes, actors)
     with tempfile.TemporaryDirectory(dir=options.folder, ignore_cleanup_errors=True) as folder:
@@ -168,14 +184,14 @@ def measure(actors: int, options: argparse.Namespace, seconds: float) -> Row:
         names = [f"actor-{index}" for index in range(actors)]
         caller = ray.remote(Callers).options(num_cpus=0, max_concurrency=1000)
         callers = [
-            caller.remote(queue, names[index::processes], options.mean_s, options.row_bytes, index)
+            caller.remote(queue, names[index::processes], answers, options.mean_s, options.row_bytes, index)
             for index in range(processes)
         ]
         serving = [one.serve.remote() for one in callers]
         driver = Driver(queue, callers, config)
         moments = windows(driver, options, seconds)
         assert not ray.wait(serving, timeout=0)[0], "an actor ended"
-        row = row_of(actors, processes, options, moments, driver.memory_mib())
+        row = row_of(actors, answers, processes, options, moments, driver.memory_mib())
         for one in (*callers, queue):
             ray.kill(one)
     return row
@@ -191,7 +207,9 @@ def windows(driver: Driver, options: argparse.Namespace, seconds: float) -> list
     return moments
 
 
-def row_of(actors: int, processes: int, options: argparse.Namespace, moments: list[Moment], memory_mib: float) -> Row:
+def row_of(
+    actors: int, answers: int, processes: int, options: argparse.Namespace, moments: list[Moment], memory_mib: float
+) -> Row:
     rates = [
         (after.committed - before.committed) / (after.time_s - before.time_s) for before, after in pairwise(moments)
     ]
@@ -201,12 +219,13 @@ def row_of(actors: int, processes: int, options: argparse.Namespace, moments: li
     queue_cpu_s = last.queue_cpu_s - first.queue_cpu_s
     return Row(
         actors=actors,
+        answers=answers,
         processes=processes,
         mean_s=mean_s,
         row_bytes=len(encode([rollout(prompts(0, 1)[0], 0, "actor", options.row_bytes)])),
         rollouts_per_s=statistics.median(rates),
         linear_per_s=actors / mean_s,
-        queue_cpu_s_per_1000=1000.0 * queue_cpu_s / rollouts,
+        queue_cpu_ms_per_rollout=1000.0 * queue_cpu_s / rollouts,
         queue_cores_busy=queue_cpu_s / seconds,
         callers_cores_busy=(last.callers_cpu_s - first.callers_cpu_s) / seconds,
         queue_memory_mib=memory_mib,
@@ -215,7 +234,9 @@ def row_of(actors: int, processes: int, options: argparse.Namespace, moments: li
 
 
 def ratios(rows: list[Row]) -> dict[str, float]:
-    return {f"scale_linearity.{row.actors}": row.rollouts_per_s / row.linear_per_s for row in rows}
+    first = [row for row in rows if row.answers == rows[0].answers]
+    linearity = {f"scale_linearity.{row.actors}": row.rollouts_per_s / row.linear_per_s for row in first}
+    return linearity | {f"queue_cpu_ms_per_rollout.g{row.answers}": row.queue_cpu_ms_per_rollout for row in rows}
 
 
 def show(rows: list[Row]) -> None:
@@ -228,6 +249,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--length", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="rollouts of a run")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 64, 256, 512])
+    parser.add_argument("--answers", type=int, nargs="+", default=[1, 4], help="to a prompt, committed together")
     parser.add_argument("--processes", type=int, default=4, help="Ray processes that the actors live in")
     parser.add_argument("--mean-s", type=float, default=2.0, help="seconds of a rollout")
     parser.add_argument("--row-bytes", type=int, default=20 << 10)
@@ -253,7 +275,11 @@ def actors_part(options: argparse.Namespace) -> tuple[list[dict[str, object]], d
     os.environ.update(RAY_ENVIRONMENT)
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=here())
     try:
-        rows = [measure(actors, options, options.seconds) for actors in options.actors]
+        rows = [
+            measure(actors, answers, options, options.seconds)
+            for actors in options.actors
+            for answers in options.answers
+        ]
     finally:
         ray.shutdown()
     show(rows)

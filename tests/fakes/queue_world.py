@@ -19,6 +19,7 @@ import numpy as np
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
+from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.history import RolledBack
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
@@ -62,10 +63,10 @@ class GatedLedger(Ledger):
 
     gate: asyncio.Event | None = None
 
-    async def append(self, data, barred=()):
+    async def append(self, data, barred=(), rows=None):
         if self.gate is not None:
             await self.gate.wait()
-        return await super().append(data, barred)
+        return await super().append(data, barred, rows)
 
 
 class World:
@@ -237,7 +238,10 @@ class World:
         self.joined += 1
 
     def lease(self, actor: Actor, wanted: int) -> None:
-        prompts = self.do(self.queue.lease(actor.name, actor.applied, wanted, 0.0))
+        self.given(actor, self.do(self.queue.lease(actor.name, actor.applied, wanted, 0.0)))
+
+    def given(self, actor: Actor, prompts) -> None:
+        """What may be leased to this actor, and no more, begins to fly."""
         assert not (prompts and actor.name in self.told), "a retired actor was given prompts"
         for number in (prompt.number for prompt in prompts):
             assert not self.done(number), f"prompt {number} is done and was given to {actor.name} again"
@@ -251,12 +255,14 @@ class World:
             whole = [number for number in self.numbers_of(unit) if not self.done(number)]
             assert list(actor.flying[unit]) == whole, f"{actor.name} was given a part of unit {unit}"
 
-    def commit(self, actor: Actor, units: list[int], fate: str) -> None:
-        """`fate`: "heard", "unheard" (the answer is lost), "disk full", "slow" (others come in between)."""
+    def commit(self, actor: Actor, units: list[int], fate: str, wanted: int = 0) -> None:
+        """`fate`: "heard", "unheard" (the answer is lost), "disk full", "slow" (others come in between). The same call
+        asks for `wanted` prompts, on the weights that the actor has now."""
         rows = {unit: actor.flying[unit] for unit in units}
         if fate == "slow":
             self.ledger.gate = self.ledger.gate or asyncio.Event()
-        task = self.runner.get_loop().create_task(self.queue.commit(actor.name, self.encoded(actor, rows)))
+        call = self.queue.commit(actor.name, self.encoded(actor, rows), LeaseRequest(actor.applied, wanted))
+        task = self.runner.get_loop().create_task(call)
         if fate == "slow":
             self.writing.append((task, actor, rows))
             self.do(asyncio.sleep(0))
@@ -267,6 +273,7 @@ class World:
         self.wrote(task, actor, rows)
         if fate == "heard" and task.exception() is None:
             self.forget(actor, units)
+            self.given(actor, task.result().prompts)
 
     def write_out(self) -> None:
         """What is slow comes to its end."""
@@ -277,6 +284,8 @@ class World:
             self.do(wait_for(task))
             self.wrote(task, actor, rows)
             self.forget(actor, list(rows))
+            if task.exception() is None:
+                self.given(actor, task.result().prompts)
         self.writing.clear()
 
     def wrote(self, task, actor, rows) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 
 from actors.engines.engine import NO_WEIGHTS, PromptFailed
+from unisd_rl.transport.rollouts.dispatch import CommitAnswer
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Generation, Message, NumberedPrompt, PolicyVersion, Prompt, Source, View, ViewKind
 
@@ -98,6 +99,8 @@ class ListQueue:
         self.answers = answers
         self.batch = batch
         self.leases: list[tuple[PolicyVersion, int]] = []
+        self.requests: list[tuple[PolicyVersion, int]] = []  # what commits asked for
+        self.learner_waits = True
         self.commits: list[list[int]] = []
         self.rollouts = []
         self.failed: list[tuple[int, str]] = []
@@ -119,11 +122,17 @@ class ListQueue:
         self.leases.append((applied, wanted))
         self._newer_call.set()
         self._newer_call = mine = asyncio.Event()
-        whole = -(-wanted // self.answers) * self.answers
-        may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:whole]
+        may = self._next(applied, wanted)
         if wanted and not may:
             await mine.wait()
             may, self._given, self.gives_on_end = self._given + self.gives_on_end, [], []
+            self.waiting = [prompt for prompt in self.waiting if prompt not in may]
+        return may
+
+    def _next(self, applied, wanted):
+        """What may start now; it waits no longer."""
+        whole = -(-wanted // self.answers) * self.answers
+        may = [prompt for prompt in self.waiting if prompt.number // self.batch <= applied.number][:whole]
         self.waiting = [prompt for prompt in self.waiting if prompt not in may]
         return may
 
@@ -131,11 +140,15 @@ class ListQueue:
         self.renewed += 1
         self.held = tuple(numbers)
 
-    async def commit(self, actor, data):
+    async def commit(self, actor, data, request):
         rollouts = decode(data)
         self.commits.append([rollout.number for rollout in rollouts])
         await self.storing.wait()
         self.rollouts += rollouts
+        if request is None:
+            return CommitAnswer([], self.learner_waits)
+        self.requests.append((request.applied, request.wanted))
+        return CommitAnswer(self._next(request.applied, request.wanted), self.learner_waits)
 
     async def fail(self, actor, number, reason):
         self.failed.append((number, reason))

@@ -51,7 +51,7 @@ def mortal_queue():
             if self.note(self.renewals, f"{actor} {numbers}") == 1:
                 os._exit(1)
 
-        async def commit(self, actor, data):
+        async def commit(self, actor, data, request):
             if self.note(self.commits, f"{actor} {data}") < 3:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -67,13 +67,13 @@ def test_calls_outlive_the_queue_and_rollouts_a_full_disk(cluster, tmp_path):
     handle = mortal_queue().remote(tmp_path)
     leases = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, backoff_max_s=0.5, patience_s=WAIT_S))
     asyncio.run(leases.renew("a", (3, 4)))
-    asyncio.run(leases.commit("a", b"rollouts"))
+    asyncio.run(leases.commit("a", b"rollouts", None))
     assert (tmp_path / "renewals").read_text().splitlines() == ["a (3, 4)"] * 2
     assert (tmp_path / "commits").read_text().splitlines() == ["a b'rollouts'"] * 3
     impatient = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, patience_s=0.1))
     (tmp_path / "commits").unlink()
     with pytest.raises(RunFailed, match=r"0\.1 s for the rollout queue to store rollouts.*No space left on device"):
-        asyncio.run(impatient.commit("a", b"rollouts"))
+        asyncio.run(impatient.commit("a", b"rollouts", None))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from actors.engines.engine import EngineDied
-from actors.service import RolloutService
+from actors.service import CommitWindow, RolloutService
 from tests.fakes.service_parts import (
     END_OF_TURN,
     NO_VERSION,
@@ -509,3 +509,76 @@ def test_a_lease_that_two_calls_were_given_is_generated_once():
             return queue.commits, engine.started
 
     assert asyncio.run(scenario()) == ([[0, 1, 2, 3]], ["q0"] * 4)
+
+
+def test_a_commit_asks_for_the_next_prompts_so_that_the_queue_is_called_once_for_each():
+    """One place: the first prompt is leased, all others come with the commit before; then a call waits for more."""
+
+    async def scenario():
+        queue, engine = ListQueue(5), HeldEngine()
+        async with serving(queue, engine, concurrency=1) as service:
+            engine.release(5)
+            await until(lambda: service.committed == 5)
+            await until(lambda: len(queue.leases) > 1)
+            return queue.commits, queue.leases, queue.requests
+
+    commits, leases, requests = asyncio.run(scenario())
+    assert commits == [[0], [1], [2], [3], [4]]
+    assert (leases, requests) == ([(VERSION_0, 1)] * 2, [(VERSION_0, 1)] * 5)
+
+
+def test_a_commit_asks_for_nothing_while_a_lease_call_waits_or_the_actor_is_to_lease_nothing():
+    async def requests(prompts, places, before):
+        queue, engine = ListQueue(prompts), HeldEngine()
+        async with serving(queue, engine, concurrency=places) as service:
+            await until(lambda: len(engine.started) == 1)
+            before(service)
+            await until(lambda: len(queue.leases) == 2 or places == 1)
+            engine.release(1)
+            await until(lambda: service.committed == 1)
+            return queue.requests
+
+    assert asyncio.run(requests(1, 2, lambda service: None)) == []  # a call waits for the other place's prompt
+    assert asyncio.run(requests(2, 1, lambda service: service.pause())) == []
+    assert asyncio.run(requests(2, 1, lambda service: service.drain())) == []
+    assert asyncio.run(requests(2, 1, lambda service: None)) == [(VERSION_0, 1)]
+
+
+def test_prompts_that_a_commit_of_an_older_lineage_was_given_are_not_started():
+    async def scenario():
+        queue, engine = ListQueue(2), HeldEngine()
+        queue.storing.clear()
+        async with serving(queue, engine, concurrency=1) as service:
+            engine.release(1)
+            await until(lambda: queue.commits)
+            await service.abandon(1)
+            queue.storing.set()
+            await until(lambda: service.committed == 1)
+            return queue.requests, engine.started, service.held
+
+    assert asyncio.run(scenario()) == ([(VERSION_0, 1)], ["q0"], ())
+
+
+def test_the_window_of_a_commit_follows_the_learner_and_is_a_share_of_what_a_unit_takes():
+    window = CommitWindow()
+    assert window.seconds == 0.03
+    window.learner_waits = False
+    assert window.seconds == 0.25
+    window.count(1.6)
+    assert window.seconds == pytest.approx(0.1)
+    window.count(3.2)  # a tenth of what changed
+    assert window.seconds == pytest.approx(0.11)
+    window.learner_waits = True
+    assert window.seconds == 0.03
+
+
+def test_whether_the_learner_waits_comes_with_the_answer_to_a_commit():
+    async def scenario():
+        queue, engine = ListQueue(1), HeldEngine()
+        queue.learner_waits = False
+        async with serving(queue, engine) as service:
+            engine.release(1)
+            await until(lambda: service.committed == 1)
+            return service._window.learner_waits
+
+    assert asyncio.run(scenario()) is False

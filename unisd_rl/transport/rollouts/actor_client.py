@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from unisd_rl.cluster.retry import retry
 from unisd_rl.config.run import FaultsConfig
+from unisd_rl.transport.rollouts.dispatch import CommitAnswer, LeaseRequest
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 _RELEASE_S = 10.0
@@ -27,8 +28,9 @@ class LeaseQueue(Protocol):
     async def renew(self, actor: str, numbers: Sequence[int]) -> None:
         """The actor lives, and holds these prompts."""
 
-    async def commit(self, actor: str, data: bytes) -> None:
-        """Completed rollouts, as Arrow IPC bytes; on storage when this returns."""
+    async def commit(self, actor: str, data: bytes, request: LeaseRequest | None) -> CommitAnswer:
+        """Completed rollouts, as Arrow IPC bytes, on storage when this returns; and the next prompts, as far as there
+        are any that may start at once."""
 
     async def fail(self, actor: str, number: int, reason: str) -> None:
         """An attempt failed."""
@@ -65,9 +67,9 @@ class RayLeaseQueue(LeaseQueue):
         await self._ask("renew leases", lambda: self._handle.renew.remote(actor, numbers))
 
     @override
-    async def commit(self, actor: str, data: bytes) -> None:
+    async def commit(self, actor: str, data: bytes, request: LeaseRequest | None) -> CommitAnswer:
         again = (RayActorError, OSError)
-        await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data), again)
+        return await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data, request), again)
 
     @override
     async def fail(self, actor: str, number: int, reason: str) -> None:

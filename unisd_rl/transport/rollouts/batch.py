@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import rows_of, to_ipc
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,8 @@ class ConsumedRecord:
         return cls(**fields)
 
 
-def committed_rows(data: Stream) -> list[CommittedRow]:
-    """The rows of an IPC stream of rollouts, in order. Raises ValueError when it has another schema."""
-    rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
+def committed_rows(rows: pa.Table) -> list[CommittedRow]:
+    """The rows of a table of rollouts, in order."""
     columns = zip(rows["number"].to_pylist(), _lengths(rows), _spans(rows["versions"]), strict=True)
     return [CommittedRow(number, tokens, span[0] if span else None) for number, tokens, span in columns]
 

@@ -12,6 +12,7 @@ A prompt is done once its rollout is stored or it is quarantined.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 from unisd_rl.transport.rollouts.leases import LeaseBook
@@ -21,6 +22,22 @@ from unisd_rl.types import NumberedPrompt, PolicyVersion
 MayStart = Callable[[NumberedPrompt, PolicyVersion], bool]
 
 _DESCRIBED = 8  # prompt numbers an error message spells out
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What an actor asks for beside what it commits: up to `wanted` prompts that may start on weights `applied`."""
+
+    applied: PolicyVersion
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAnswer:
+    """The answer to a commit: prompts leased in the same call, and whether the learner waits for rollouts."""
+
+    prompts: list[NumberedPrompt]
+    learner_waits: bool
 
 
 class LeaseCall:
@@ -86,6 +103,9 @@ class BatchWaits:
 
     def __init__(self) -> None:
         self._waits: list[tuple[set[int], asyncio.Event]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waits)
 
     async def wait_until_done(self, numbers: Iterable[int], timeout_s: float) -> Sequence[int]:
         """Return when these are all done, or after `timeout_s` seconds; those that are still missing."""
@@ -153,6 +173,11 @@ class Dispatcher:
         finally:
             self._calls.leave(call)
 
+    def lease_now(self, actor: str, request: LeaseRequest) -> list[NumberedPrompt]:
+        """What may start at once, after those that waited before; nothing for a retired actor."""
+        self.dispatch()
+        return [] if actor in self.retired else self._grant(actor, request.applied, request.wanted)
+
     def renew(self, actor: str, numbers: Iterable[int]) -> None:
         """See `RolloutQueue.renew`; none of these is done."""
         self.expire()
@@ -186,7 +211,7 @@ class Dispatcher:
             if call is None:
                 break
             self._calls.leave(call)
-            call.answer(self._grant(call))
+            call.answer(self._grant(call.actor, call.applied, call.wanted))
         if self._calls and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.book.until_expiry_s(), self._on_timer)
 
@@ -199,8 +224,8 @@ class Dispatcher:
         described = ", ".join(f"{number} ({self._state_of(number)})" for number in numbers[:_DESCRIBED])
         return described + (f" and {len(numbers) - _DESCRIBED} more" if len(numbers) > _DESCRIBED else "")
 
-    def _grant(self, call: LeaseCall) -> list[NumberedPrompt]:
-        granted = self.book.grant(call.actor, call.wanted, lambda prompt: self._may_start(prompt, call.applied))
+    def _grant(self, actor: str, applied: PolicyVersion, wanted: int) -> list[NumberedPrompt]:
+        granted = self.book.grant(actor, wanted, lambda prompt: self._may_start(prompt, applied))
         self.leases += len(granted)
         for prompt in granted:
             self.issued.add(prompt.number)

@@ -25,7 +25,7 @@ from unisd_rl.storage.stores import open_store
 from unisd_rl.transport.rollouts.compaction import BackgroundCompaction, Compaction, Row, compact_segments, due_segments
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.number_set import NumberSet
-from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, decode, read_ipc, rows_of, to_ipc
+from unisd_rl.transport.rollouts.schema import Stream, decode, read_table, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import (
     CompactedFile,
     IndexEntry,
@@ -111,10 +111,12 @@ class Ledger:
         """The commits that are not compacted, in the order they were stored."""
         return tuple(entry for segment in self._segments.values() for entry in segment.entries)
 
-    async def append(self, data: Stream, barred: Container[int] = ()) -> tuple[int, ...]:
+    async def append(
+        self, data: Stream, barred: Container[int] = (), rows: pa.Table | None = None
+    ) -> tuple[int, ...]:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
 
-        Returns the numbers stored, in row order.
+        Returns the numbers stored, in row order. `rows` is the table of `data`, where the caller has read it already.
 
         Refused are rows whose number is `barred`, already stored, or came earlier in `data` or in a call that is
         written together with this one.
@@ -123,7 +125,7 @@ class Ledger:
             ValueError: the stream has a foreign schema.
             OSError: the storage failed, e.g. a full disk. Nothing of this call is stored; it may be made again.
         """
-        rows = pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
+        rows = read_table(data) if rows is None else rows
         return await self._commit(_Call(data, rows, rows["number"].to_pylist(), barred))
 
     def read(self, numbers: Sequence[int]) -> pa.Table:
@@ -218,7 +220,7 @@ class Ledger:
 
     def _load(self, source: Source, rows: Sequence[int]) -> tuple[pa.Table, Sequence[int]]:
         if recent := self._recent.get((source.file, source.offset)):
-            return pa.Table.from_batches(read_ipc(recent[1]), schema=SCHEMA), rows
+            return read_table(recent[1]), rows
         return load(self._files, source, rows)
 
     def compact(self) -> Compacted:

@@ -38,12 +38,13 @@ from unisd_rl.transport.rollouts.batch import (
     consumed_records,
     split_for_ranks,
 )
-from unisd_rl.transport.rollouts.dispatch import BatchWaits, Dispatcher
+from unisd_rl.transport.rollouts.dispatch import BatchWaits, CommitAnswer, Dispatcher, LeaseRequest
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.report import QueueReport, RejectedRows, mean
+from unisd_rl.transport.rollouts.schema import read_table
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 
@@ -99,27 +100,34 @@ class RolloutQueue:
         """
         self._dispatcher.renew(actor, [number for number in numbers if not self._is_done(number)])
 
-    async def commit(self, actor: str, data: bytes) -> None:
-        """Store completed rollouts (an IPC stream of `schema.encode`) and end their leases.
+    async def commit(self, actor: str, data: bytes, request: LeaseRequest | None = None) -> CommitAnswer:
+        """Store completed rollouts (an IPC stream of `schema.encode`), end their leases, and lease the next prompts.
 
         They are on storage when this returns. Rows of a number that is stored or quarantined already
         are refused and counted; whoever completes a prompt first counts, also after its lease expired. A row that would
         be too stale at its step is refused too, with its unit, and the unit waits again.
 
+        With a `request`, prompts that may start at once are leased in the same call; it waits for none, and what may
+        start goes first to the lease calls that wait. Without one no prompts are answered.
+
         Raises:
             ValueError: rows of a unit are missing that are not done: a unit is committed whole. Nothing is stored.
             OSError: nothing could be written. Nothing is stored, and the actor holds the leases: it may commit again.
         """
-        rows = committed_rows(data)
+        table = read_table(data)
+        rows = committed_rows(table)
         numbers = {row.number for row in rows}
         self._check_units(actor, numbers)
         stale = self._too_stale(rows)
-        stored = await self._store(actor, data, numbers, stale)
+        stored = await self._store(actor, data, table, numbers, stale)
         self._rejected.count(rows, stored, stale)
         for number in stale:
             if self._book.holder(number) == actor:
                 self._book.give_back(self._book.unit_of(number))
-        self._dispatcher.dispatch()
+        if request is None:
+            self._dispatcher.dispatch()
+            return CommitAnswer([], bool(self._batches))
+        return CommitAnswer(self._dispatcher.lease_now(actor, request), bool(self._batches))
 
     async def fail(self, actor: str, number: int, reason: str) -> None:
         """This attempt failed: issue the prompt again, with its unit, or quarantine it after `max_attempts` failures.
@@ -239,13 +247,15 @@ class RolloutQueue:
         }
         return {row.number for row in rows if self._book.unit_of(row.number) in stale}
 
-    async def _store(self, actor: str, data: bytes, numbers: Set[int], stale: Container[int]) -> Set[int]:
+    async def _store(
+        self, actor: str, data: bytes, table: pa.Table, numbers: Set[int], stale: Container[int]
+    ) -> Set[int]:
         """Write the rows that are new and fresh, holding their units meanwhile; the numbers stored."""
         barred = {number for number in numbers if number in stale or number in self._quarantine}
         units = {self._book.unit_of(number) for number in numbers - barred if not self._is_done(number)}
         self._book.begin_commit(units)
         try:
-            stored = await self._ledger.append(data, barred)
+            stored = await self._ledger.append(data, barred, table)
         except BaseException:
             self._book.end_commit(units, None if actor in self._dispatcher.retired else actor)
             self._dispatcher.dispatch()

@@ -86,6 +86,11 @@ def read_ipc(data: Stream) -> list[pa.RecordBatch]:
         return list(reader)
 
 
+def read_table(data: Stream) -> pa.Table:
+    """The rows of an IPC stream, as views into it. Raises ValueError when it has another schema."""
+    return pa.Table.from_batches(read_ipc(data), schema=SCHEMA)
+
+
 def _write(sink: pa.NativeFile, batches: Sequence[pa.RecordBatch]) -> None:
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         for batch in batches:

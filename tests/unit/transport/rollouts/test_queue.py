@@ -11,6 +11,7 @@ from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
+from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
@@ -618,5 +619,46 @@ def test_what_is_known_of_prompts_that_are_done_is_a_range_and_no_list(queue):
         assert (await queue.report()).failures == 200
         assert not queue._quarantine._failures
         assert not queue._book._units
+
+    run(scenario())
+
+
+async def commit_and_ask(queue, number, wanted, actor="a", applied=V0):
+    answer = await queue.commit(actor, encode([rollout(number, actor=actor)]), LeaseRequest(applied, wanted))
+    return [prompt.number for prompt in answer.prompts]
+
+
+def test_a_commit_leases_what_may_start_at_once_after_those_that_wait(queue):
+    async def scenario():
+        await admit(queue, 2)
+        assert await lease(queue, wanted=1) == [0]
+        assert await lease(queue, "b", wanted=1) == [1]
+        waiting = asyncio.create_task(lease(queue, "c", wanted=1, timeout_s=LONG_S))
+        await asyncio.sleep(0)
+        await queue.admit([numbered(number) for number in range(2, 6)])
+        assert await commit_and_ask(queue, 0, 99) == [3]  # 2 went to the call that waited, 4 is a step too far ahead
+        assert await waiting == [2]
+        assert await commit_and_ask(queue, 3, 99) == []
+        assert await commit_and_ask(queue, 1, 1, "b", V1) == [4]
+        assert (await queue.report()).leased == 2
+        await queue.retire("c")
+        assert await commit_and_ask(queue, 2, 99, "c", V1) == []
+
+    run(scenario())
+
+
+def test_a_commit_that_asks_for_nothing_is_given_nothing_and_says_whether_the_learner_waits(queue):
+    async def scenario():
+        await admit(queue, 4)
+        await lease(queue, wanted=2)
+        rows = encode([rollout(0)])
+        answer = await queue.commit("a", rows)
+        assert (answer.prompts, answer.learner_waits) == ([], False)
+        taking = asyncio.create_task(queue.take(0, 1, LONG_S))
+        await asyncio.sleep(0)
+        answer = await queue.commit("a", rows)
+        assert (answer.prompts, answer.learner_waits) == ([], True)
+        await commit(queue, 1)
+        assert (await taking).numbers == (0, 1)
 
     run(scenario())

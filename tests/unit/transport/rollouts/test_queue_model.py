@@ -33,12 +33,13 @@ from hypothesis.stateful import (
 
 from tests.fakes.queue_world import LEASE_S, Setting, World
 from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.dispatch import Dispatcher
+from unisd_rl.transport.rollouts.dispatch import Dispatcher, LeaseRequest
 from unisd_rl.transport.rollouts.history import Consumption, LineageLog
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.queue import RolloutQueue
+from unisd_rl.types import PolicyVersion
 
 ANY = st.integers(0, 99)  # which of those that are there, counted round
 
@@ -79,11 +80,17 @@ class Model(RuleBasedStateMachine):
         self.world.lease(self.actor(which), wanted)
 
     @precondition(lambda self: any(actor.flying for actor in self.world.actors))
-    @rule(which=ANY, count=st.integers(1, 6), fate=st.sampled_from(["heard", "heard", "slow", "unheard", "disk full"]))
-    def actor_commits(self, which, count, fate):
+    @rule(
+        which=ANY,
+        count=st.integers(1, 6),
+        fate=st.sampled_from(["heard", "heard", "slow", "unheard", "disk full"]),
+        wanted=st.integers(0, 4),
+    )
+    def actor_commits_and_leases(self, which, count, fate, wanted):
         actor = self.flying(which)
         units = list(actor.flying)
-        self.world.commit(actor, [units[(which + index) % len(units)] for index in range(min(count, len(units)))], fate)
+        some = [units[(which + index) % len(units)] for index in range(min(count, len(units)))]
+        self.world.commit(actor, some, fate, wanted)
 
     @rule()
     def slow_writes_end(self):
@@ -229,13 +236,22 @@ async def nothing_happens_later(whole, *arguments):
     return None
 
 
+def on_weights_of_the_future(whole, dispatcher, actor, request):
+    return whole(dispatcher, actor, LeaseRequest(PolicyVersion(request.applied.lineage, 99), request.wanted))
+
+
+def whoever_it_is(whole, dispatcher, actor, request):
+    dispatcher.retired.clear()
+    return whole(dispatcher, actor, request)
+
+
 def nothing_is_known(whole, issuing, book, may_start, known):
     whole(issuing, book, may_start, NumberSet())
 
 
-def settled_before_it_is_written(whole, queue, actor, data, numbers, stale):
+def settled_before_it_is_written(whole, queue, actor, data, table, numbers, stale):
     queue._mark_done(sorted(numbers))
-    return whole(queue, actor, data, numbers, stale)
+    return whole(queue, actor, data, table, numbers, stale)
 
 
 def only_the_first(whole, book, actor, wanted, may_start):
@@ -318,6 +334,21 @@ def three_steps(world):
     world.update(world.actors[0])
 
 
+def a_commit_asks_for_more(world):
+    world.admit()
+    world.lease(world.actors[0], 1)
+    world.commit(world.actors[0], [0], "heard", wanted=99)
+
+
+def a_retired_actor_commits_and_asks_for_more(world):
+    world.admit()
+    world.lease(world.actors[0], 1)
+    flying = dict(world.actors[0].flying)
+    world.retire(world.actors[0])
+    world.actors[0].flying = flying
+    world.commit(world.actors[0], [0], "heard", wanted=1)
+
+
 def an_answer_is_lost(world):
     world.admit()
     world.lease(world.actors[0], 1)
@@ -367,6 +398,14 @@ BREACHES = {
     ),
     "a learner that rolled back is answered": Breach(
         ((LineageLog, "require", nothing_happens),), "was answered|rise by one", a_learner_falls_back_while_it_waits
+    ),
+    "a commit leases what may not start": Breach(
+        ((Dispatcher, "lease_now", on_weights_of_the_future),), "is too stale for prompt", a_commit_asks_for_more
+    ),
+    "a commit leases to a retired actor": Breach(
+        ((Dispatcher, "lease_now", whoever_it_is),),
+        "a retired actor was given",
+        a_retired_actor_commits_and_asks_for_more,
     ),
     "retire is ignored": Breach(
         ((RolloutQueue, "retire", nothing_happens_later),), "a retired actor was given", a_retired_actor_asks_again
