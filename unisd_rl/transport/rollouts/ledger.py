@@ -78,7 +78,7 @@ class Ledger:
         self._files, self._synced = open_store(location, fsync), open_store(location, fsync=True)
         self._recent: OrderedDict[tuple[str, int], tuple[IndexEntry, Stream]] = OrderedDict()
         self._recent_bytes = 0
-        self._commit = GroupCommit(self._store, size=lambda call: call.rows.nbytes, limit=_GROUP_BYTES)
+        self._commit = GroupCommit(self._store, size=lambda call: len(call.data), limit=_GROUP_BYTES)
         self._open()
         self._appended = False
 
@@ -111,9 +111,7 @@ class Ledger:
         """The commits that are not compacted, in the order they were stored."""
         return tuple(entry for segment in self._segments.values() for entry in segment.entries)
 
-    async def append(
-        self, data: Stream, barred: Container[int] = (), rows: pa.Table | None = None
-    ) -> tuple[int, ...]:
+    async def append(self, data: Stream, barred: Container[int] = (), rows: pa.Table | None = None) -> tuple[int, ...]:
         """Store the rows of one IPC stream whose numbers are new; they are on storage when this returns.
 
         Returns the numbers stored, in row order. `rows` is the table of `data`, where the caller has read it already.
