@@ -60,6 +60,7 @@ from unisd_rl.models.check import check_model
 from unisd_rl.storage.fork import keep_checkpoint
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
+from unisd_rl.tracking.build import run_information
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.types import PolicyVersion, Stop
 
@@ -143,6 +144,7 @@ def train_and_finish(
 ) -> tuple[PolicyVersion, EvaluationSummary | None]:
     """The steps from `version` on, the last checkpoint, and the final evaluation: None where a stop was requested."""
     start, evaluated = version, None
+    run.trackers.begin(version.number, run_information(run.directory.config))
     with timer:
         version = train_steps(run, version, stop)
     if version != start:
@@ -245,6 +247,7 @@ def after_step(run: Run, version: PolicyVersion, metrics: StepMetrics, batch: Ba
     grades = {} if answers is None else asdict(answers)
     line |= {"tokens_per_s": tokens_per_s, **grades}
     run.directory.log_step(line)
+    run.trackers.step(line)
     run.console.observe_step(line, run.consumed.tokens_by_actor(metrics.step, version.lineage))
     run.console.print_step(metrics, tokens_per_s, answers)
     if run.samples.numbers(metrics.step):

@@ -20,6 +20,7 @@ from unisd_rl.config.objective import ObjectiveConfig, ObjectiveSettings, TermCo
 from unisd_rl.config.rollout import AutoActors, RolloutConfig, WeightsConfig
 from unisd_rl.config.run import AlarmsConfig, FaultsConfig, RunConfig
 from unisd_rl.config.task import ArithmeticTask, TaskConfig
+from unisd_rl.config.tracking import TrackingConfig
 from unisd_rl.types import ViewKind
 
 
@@ -37,6 +38,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     faults: Annotated[FaultsConfig, Decides.NOTHING] = FaultsConfig()
     alarms: Annotated[AlarmsConfig, Decides.NOTHING] = AlarmsConfig()
+    tracking: Annotated[TrackingConfig, Decides.NOTHING] = TrackingConfig()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":

@@ -33,6 +33,8 @@ from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
 from unisd_rl.tasks.task import Task
+from unisd_rl.tracking.build import trackers
+from unisd_rl.tracking.tracker import Trackers
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.weights.store import StoreClient, StoreMonitor, spawn_store
 from unisd_rl.types import Event, Report
@@ -60,6 +62,7 @@ class Run:
     """None where training answers are not graded."""
     samples: SampleRecorder
     page: ReportWriter
+    trackers: Trackers
     alarms: Alarms
     report: Report
     """Receives every event."""
@@ -109,6 +112,8 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             stack.callback(grader.close)
         page = ReportWriter(directory.path, report)
         stack.callback(page.close)
+        told = trackers(config, directory.path, report)
+        stack.callback(told.close)
         learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
@@ -132,6 +137,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             grader=grader,
             samples=SampleRecorder(config, prompts, model),
             page=page,
+            trackers=told,
             alarms=Alarms(config, report),
             report=report,
         )

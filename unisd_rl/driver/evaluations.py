@@ -14,6 +14,10 @@ from unisd_rl.evaluation.retention_process import RetentionScorer
 from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.types import PolicyVersion
 
+_SHOWN = 16
+"""Answers of an evaluation that trackers are told."""
+_VERDICT = {True: "right", False: "wrong"}
+
 
 def baseline_evaluation(run: Run, version: PolicyVersion) -> EvaluationSummary:
     """What the run is compared with: the initial model, evaluated now, or as read from the folder of a resumed run.
@@ -64,6 +68,8 @@ def evaluate_version(run: Run, version: PolicyVersion) -> EvaluationSummary:
     write_with_retries(run, "evaluation", write)
     run.console.print_evaluation(evaluation, run.config.rollout.max_completion_tokens)
     run.page.start()
+    rows = [(answer.question, answer.completion, _VERDICT[answer.correct]) for answer in evaluation.answers[:_SHOWN]]
+    run.trackers.evaluation(version.number, numbers, rows)
     return summary
 
 

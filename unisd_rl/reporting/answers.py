@@ -81,12 +81,18 @@ def _shown(answer: Row) -> Row:
 
 
 def sampled_problems(rows: Sequence[Row], most: int) -> list[list[Mapping[str, Any]]]:
-    """Of each problem its sampled rollouts, the first and the last; those problems first that came more than once."""
+    """Of each problem its sampled rollouts, the first and the last; those problems first that came more than once.
+
+    Of the others there are some of the whole run.
+    """
     problems: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         problems[row["id"]].append(row)
-    several = sorted(problems.values(), key=lambda found: (len(found) == 1, found[0]["number"]))
-    return [[_sample(row) for row in (found if len(found) == 1 else (found[0], found[-1]))] for found in several[:most]]
+    several = [(found[0], found[-1]) for found in problems.values() if len(found) > 1][:most]
+    lone = [(found[0],) for found in problems.values() if len(found) == 1]
+    room = most - len(several)
+    chosen = lone[:: max(1, -(-len(lone) // room))] if room else []  # spread over the run's steps
+    return [[_sample(row) for row in rows] for rows in (*several, *chosen)]
 
 
 def _sample(row: Row) -> dict[str, Any]:

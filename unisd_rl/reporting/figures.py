@@ -129,4 +129,4 @@ def accuracy_curves(run: RunRecord, name: str, interval: bool) -> list[Curve]:
 
 def rows_with_derived(run: RunRecord) -> list[dict[str, Any]]:
     """The steps, with the mean length of a completion, which runs of earlier versions do not note."""
-    return [{**row, "tokens_per_sequence": row["tokens"] / row["sequences"]} for row in run.steps if row["sequences"]]
+    return [{**row, "tokens_per_sequence": row["tokens"] / row["sequences"]} for row in run.rows if row["sequences"]]

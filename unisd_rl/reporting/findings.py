@@ -37,7 +37,7 @@ def describe_comparison(compared: Comparison) -> str:
 
 def findings(run: RunRecord) -> list[Finding]:
     """In the order in which one asks."""
-    return [_learnt(run), _mechanisms(run.steps), _held_up(run), _faults(run.events)]
+    return [_learnt(run), _mechanisms(run.rows), _held_up(run), _faults(run.events)]
 
 
 def _learnt(run: RunRecord) -> Finding:
@@ -75,7 +75,7 @@ def _mechanisms(rows: Sequence[Row]) -> Finding:
 
 
 def _held_up(run: RunRecord) -> Finding:
-    question, rows = "What held the run up?", run.steps
+    question, rows = "What held the run up?", run.rows
     parts = {"waiting for rollouts": "wait_s", "learning": "learn_s", "publishing": "publish_s"}
     seconds = {name: sum(row.get(key) or 0.0 for row in rows) for name, key in parts.items()}
     total = sum(seconds.values())

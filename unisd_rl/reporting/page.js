@@ -102,12 +102,14 @@
   };
   const place = document.getElementById("samples");
   for (const samples of problems) {
-    const problem = element("article", undefined, "problem"), last = samples[samples.length - 1];
+    const problem = element("article", undefined, samples.length > 1 ? "problem twice" : "problem"), last = samples[samples.length - 1];
     problem.append(element("p", last.problem, "verdict"));
     const beside = element("div", undefined, "beside");
     beside.append(...samples.map(answer));
-    problem.append(beside, unfolded("what the student reads", last.question));
-    for (const view of last.views) problem.append(unfolded(`what the teacher reads: ${view.kind} view`, view.text));
+    const read = element("details");
+    read.append(element("summary", "what student and teacher read"), unfolded("student", last.question));
+    for (const view of last.views) read.append(unfolded(`teacher: ${view.kind} view`, view.text));
+    problem.append(beside, read);
     place.append(problem);
   }
 

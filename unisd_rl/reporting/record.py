@@ -56,7 +56,7 @@ class RunRecord:
         return self.path.name
 
     @cached_property
-    def steps(self) -> Sequence[Row]:
+    def rows(self) -> Sequence[Row]:
         """The lines of metrics.jsonl that count, one a step."""
         rows = {row["step"]: row for row in self._lines("metrics.jsonl") if self._counts(row)}
         return [rows[step] for step in sorted(rows)]

@@ -33,8 +33,8 @@ _WHY_FIXED = {
 
 
 _STARTED = {
-    "lock", "config.toml", "summary.json", "prompts.json", "events.jsonl", "report.html", "logs", "control",
-    "base_model", "base_model.partial", "fork", "fork.partial",
+    "lock", "config.toml", "summary.json", "prompts.json", "events.jsonl", "report.html", "tensorboard", "logs",
+    "control", "base_model", "base_model.partial", "fork", "fork.partial",
 }  # fmt: skip
 """What a run leaves that ended before its first answer; nothing of it is worth keeping."""
 

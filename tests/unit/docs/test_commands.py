@@ -27,7 +27,7 @@ from unisd_rl.config.load import load_recipe
 
 DRY = ("run", "prepare", "evaluate")
 NEED_A_RUN = ("replay", "scale", "compact", "status", "init", "report", "compare")
-SHELL = ("source .venv/bin/activate", "pre-commit install")
+SHELL = ("source .venv/bin/activate", "pre-commit install", "tensorboard --logdir runs")
 OWN_TASK = {"--task.type", "--task", "--resume", "cats.toml"}
 """Words of a command that does not run on the embedded task as it is."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

@@ -132,7 +132,7 @@ def rig(tmp_path, request, monkeypatch):
     run = Run(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory,
         Console(quiet=True), ConsumedTail(tmp_path / "consumed.jsonl"), BottleneckMeter(1), None, None,
-        None, None, Alarms(config, events.append), events.append,
+        None, None, None, Alarms(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

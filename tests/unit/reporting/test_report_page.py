@@ -26,7 +26,7 @@ def test_steps_and_samples_that_a_rollback_discarded_are_not_shown(tmp_path):
         samples=[sample(1, 5) | {"length": 77}, sample(1, 5) | {"lineage": 1}, sample(0, 0)],
         rollbacks=[{"lineage": 1, "step": 1, "steps_lost": 1}],
     )
-    assert [row["loss"] for row in run.steps] == [1.0, 2.0]
+    assert [row["loss"] for row in run.rows] == [1.0, 2.0]
     assert [(row["number"], row["length"]) for row in run.samples] == [(0, 3), (5, 3)]
 
 
@@ -67,7 +67,7 @@ def test_a_page_of_long_answers_stays_below_its_limit_and_keeps_some(tmp_path):
     run = record(tmp_path, samples=rows, evaluations={0: evaluation, 1: evaluation})
     page = report(run)
     assert len(page.encode()) <= MOST_BYTES
-    assert "what the teacher reads" in page
+    assert 'id="samples-data">[[{' in page
     assert page.count('class="pair"') > 3
 
 
@@ -123,6 +123,12 @@ def test_of_a_problem_its_first_and_last_rollouts_are_beside_each_other_and_lone
         [("two", 0), ("two", 9)],
         [("lone", 0)],
     ]
+
+
+def test_where_no_problem_came_twice_those_shown_are_of_the_whole_run():
+    rows = [sample(index, index, f"p{index}") for index in range(30)]
+    assert [problem[0]["step"] for problem in sampled_problems(rows, most=5)] == [0, 6, 12, 18, 24]
+    assert sampled_problems(rows, most=0) == []
 
 
 def test_a_chart_has_a_curve_for_each_number_that_is_there_and_a_table_of_them(tmp_path):
@@ -189,7 +195,7 @@ def test_a_run_that_has_just_begun_has_a_page_and_a_torn_line_costs_only_itself(
     path = run_folder(tmp_path / "run", [step(0)])
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"lineage": 0, "st')
-    assert [row["step"] for row in RunRecord.at(path).steps] == [0]
+    assert [row["step"] for row in RunRecord.at(path).rows] == [0]
     assert write_report(path).read_text().startswith("<!DOCTYPE html>")
 
 

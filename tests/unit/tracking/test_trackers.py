@@ -1,0 +1,135 @@
+"""What a tracker's own reader finds is what metrics.jsonl has that counts; a tracker that fails costs nothing else."""
+
+import json
+import threading
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.fakes.run_folder import run_folder, step
+from unisd_rl.config.load import load_recipe
+from unisd_rl.reporting.record import RunRecord
+from unisd_rl.tracking.build import trackers
+from unisd_rl.tracking.names import grouped
+from unisd_rl.tracking.tracker import Trackers, completions_table
+
+
+def read_back(folder):
+    """Name -> (step, number) of TensorBoard's own reader."""
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    reader.Reload()
+    scalars = {name: [(event.step, event.value) for event in reader.Scalars(name)] for name in reader.Tags()["scalars"]}
+    return scalars, reader
+
+
+def tell(path, calls, events):
+    told = trackers(load_recipe("unisd_star"), path, events.append)
+    for name, *arguments in calls:
+        getattr(told, name)(*arguments)
+    told.close(60.0)
+
+
+def test_tensorboard_reads_what_counts_after_a_rollback_and_a_resume(tmp_path):
+    first = [step(0), step(1), step(2, loss=9.0), step(3, loss=8.0)]
+    second = [step(2, 1), step(3, 1, loss=7.0)]
+    resumed = [step(3, 2), step(4, 2)]
+    rollbacks = [{"lineage": 1, "step": 2, "steps_lost": 2}, {"lineage": 2, "step": 3, "steps_lost": 1}]
+    path, events = run_folder(tmp_path / "run", [*first, *second, *resumed], rollbacks=rollbacks), []
+    before = [
+        ("begin", 0, {}),
+        *(("step", line) for line in first),
+        ("begin", 2, {}),
+        *(("step", line) for line in second),
+    ]
+    tell(path, before, events)
+    tell(path, [("begin", 3, {}), *(("step", line) for line in resumed)], events)
+    scalars, _ = read_back(path / "tensorboard")
+    counts = RunRecord.at(path).rows
+    assert [line["step"] for line in counts] == [0, 1, 2, 3, 4]
+    for name, key in {
+        "loss/loss": "loss",
+        "timing/wait_s": "wait_s",
+        "lineage": "lineage",
+        "queue/tokens": "tokens",
+    }.items():
+        expected = [(line["step"] + 1, pytest.approx(line[key])) for line in counts]
+        assert scalars[name] == expected, name
+    assert events == []
+
+
+def test_evaluations_stay_that_a_rollback_to_their_version_leaves(tmp_path):
+    told = {"accuracy": 0.5, "interval": {"low": 0.25, "high": 0.75}, "retention": None}
+    completions = [("1+1|?", "Answer: `2`\n", "right")]
+    calls = [
+        ("begin", 0, {"configuration": "a = 1"}), ("evaluation", 2, told, completions),
+        ("evaluation", 4, told, ()), ("begin", 2, {}),
+    ]  # fmt: skip
+    tell(tmp_path, calls, [])
+    scalars, reader = read_back(tmp_path / "tensorboard")
+    assert scalars["evaluation/accuracy"] == [(2, 0.5)]
+    assert scalars["evaluation/interval/low"] == [(2, 0.25)]
+    texts = {name: reader.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in reader.Tags()["tensors"]}
+    assert texts["configuration"] == "a = 1"
+    assert texts["evaluation/completions"] == completions_table(completions)
+
+
+def test_cells_of_a_table_cannot_end_it():
+    (row,) = completions_table([("1+1|?", "Answer: `2`\n", "right")]).splitlines()[2:]
+    assert row.count("|") == 4
+    assert row.count("`") == 6
+
+
+def test_names_are_grouped_by_the_part_of_the_step_report():
+    line = {"step": 3, "lineage": 1, "loss": 1.0, "weight_mean": 0.5, "staleness_mean": 0.0, "primary_s": 2.0,
+            "primary_tokens": 7, "own_margin": 0.1, "actor_idle": None, "depth": 2}  # fmt: skip
+    assert json.dumps(sorted(grouped(line))) == json.dumps(
+        sorted(
+            ["step", "lineage", "loss/loss", "views/weight_mean", "actors/staleness_mean", "timing/primary_s",
+             "timing/primary_tokens", "loss/own_margin", "queue/depth"]
+        )
+    )  # fmt: skip
+
+
+class Broken:
+    def discard(self, version): ...
+
+    def numbers(self, version, numbers):
+        raise OSError("no network")
+
+
+class Counting(Broken):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def numbers(self, version, numbers):
+        self.seen.append(version)
+
+    def close(self):
+        self.seen.append("closed")
+
+
+def test_a_tracker_that_fails_is_reported_once_and_the_others_go_on():
+    seen, events = [], []
+    told = Trackers({"broken": Broken, "counting": lambda: Counting(seen)}, events.append)
+    for number in range(3):
+        told.step(step(number))
+    told.close(60.0)
+    assert seen == [1, 2, 3, "closed"]
+    assert [event.reason for event in events] == ["broken is told nothing more: OSError('no network')"]
+
+
+def test_a_tracker_that_hangs_slows_no_step_and_is_left_behind_at_the_end():
+    release, events = threading.Event(), []
+
+    def hangs():
+        release.wait(60)
+        return Counting([])
+
+    told = Trackers({"slow": hangs}, events.append)
+    for number in range(2000):
+        told.step(step(number))
+    told.close(0.05)
+    release.set()
+    assert [event.component for event in events] == ["tracking", "tracking"]
+    assert "steps behind" in events[0].reason
+    assert "did not take everything within 0.05 s" in events[1].reason

@@ -1,0 +1,45 @@
+"""TensorBoard, through its own event files in RUN/tensorboard: `tensorboard --logdir runs`. Needs no network."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from typing_extensions import override
+
+from unisd_rl.tracking.tracker import Tracker
+
+
+class TensorBoard(Tracker):
+    """One event file for each process that runs or resumes the run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = EventFileWriter(str(folder))
+
+    @override
+    def discard(self, version: int) -> None:
+        # A start at this step: readers forget what earlier events, in this file or an earlier one, have from it on.
+        self._write(version, session_log=SessionLog(status=SessionLog.START))
+
+    @override
+    def numbers(self, version: int, numbers: Mapping[str, float]) -> None:
+        values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
+        self._write(version, summary=Summary(value=values))
+
+    @override
+    def text(self, version: int, name: str, markdown: str) -> None:
+        tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode(errors="replace")])
+        value = Summary.Value(tag=name, metadata=create_summary_metadata("", ""), tensor=tensor)
+        self._write(version, summary=Summary(value=[value]))
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, version: int, **content: Summary | SessionLog) -> None:
+        self._writer.add_event(Event(step=version, wall_time=time.time(), **content))
