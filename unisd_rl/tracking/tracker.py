@@ -53,7 +53,7 @@ class Trackers:
         """The run begins or goes on after `version`: later versions that a tracker has do not count."""
         self._tell(lambda tracker: tracker.discard(version + 1))
         for name, markdown in information.items():
-            self._tell(lambda tracker, name=name, markdown=markdown: tracker.text(version, name, markdown))
+            self._text(version, name, markdown)
 
     def step(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
@@ -63,8 +63,7 @@ class Trackers:
         """Numbers of an evaluation, and rows (question, completion, verdict) of some of its answers."""
         told = {f"evaluation/{name}": float(value) for name, value in _flat(numbers).items()}
         self._tell(lambda tracker: tracker.numbers(version, told))
-        table = completions_table(completions)
-        self._tell(lambda tracker: tracker.text(version, "evaluation/completions", table))
+        self._text(version, "evaluation/completions", completions_table(completions))
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Tell what is left, for at most so long; a tracker that hangs is left behind."""
@@ -75,6 +74,9 @@ class Trackers:
         except TimeoutError:
             self._report(Notice("tracking", f"a tracker did not take everything within {timeout_s:g} s"))
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _text(self, version: int, name: str, markdown: str) -> None:
+        self._tell(lambda tracker: tracker.text(version, name, markdown))
 
     def _tell(self, call: Callable[[Tracker], None]) -> None:
         if self._thread._work_queue.qsize() < _MOST_WAITING:
