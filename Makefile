@@ -62,20 +62,20 @@ docs: $(SITE)  ## the documents as a site in build/site (packages of their own i
 docs-config: $(READY)  ## write docs/configuration.md anew from the schema
 	$(BIN)/python -m docs.configuration
 
-lock: $(READY)  ## resolve locks/*.txt anew (needs uv)
+lock: $(READY)  ## resolve locks/*.txt anew
 	locks/compile.sh
 
 clean:  ## remove .venv and everything that tools left; runs/ stays
 	rm -rf .venv .venv-docs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +
 
-$(PACKAGES): locks/$(EXTRA).txt locks/install.sh
+$(PACKAGES): locks/$(EXTRA).txt locks/install.sh locks/uv_environment.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: none of python3.11, python3.12, python3 is one; say PYTHON=/path/to/it" >&2; exit 2; }
 	@$(PYTHON) -c $(RUNS_PYTHON) || { echo "PYTHON = $(PYTHON) is not Python 3.11 or 3.12; say PYTHON=/path/to/one" >&2; exit 2; }
 	locks/install.sh $(PYTHON) $(EXTRA)
 
 $(READY): $(PACKAGES) pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/uv pip install --quiet --offline --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(SITE): pyproject.toml

@@ -1,14 +1,9 @@
 #!/usr/bin/env bash
-# Writes locks/cpu.txt and locks/gpu.txt anew from pyproject.toml and locks/*.in (`make lock`). Needs uv.
+# Writes locks/cpu.txt and locks/gpu.txt anew from pyproject.toml and locks/*.in (`make lock`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-uv=$(command -v uv || true)
-[[ -z $uv && -x .venv/bin/uv ]] && uv=.venv/bin/uv
-if [[ -z $uv ]]; then
-    echo "make lock needs uv: .venv/bin/pip install uv" >&2
-    exit 2
-fi
+uv=.venv/bin/uv
 lists=$(mktemp -d)
 trap 'rm -rf "$lists"' EXIT
 

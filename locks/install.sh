@@ -21,9 +21,16 @@ if compgen -G '.venv/.packages-*' >/dev/null && [[ ! -e $installed ]]; then
     rm -rf .venv
 fi
 rest=$(mktemp)
-trap 'rm -f "$rest"' EXIT
+log=$(mktemp)
+trap 'rm -f "$rest" "$log"' EXIT
 pinned() { grep -E "^$1==" "$lock"; }
-install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$@"; }
+# What a package manager says is shown where it fails, and only then.
+quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2 && return 1; }; }
+with_pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps "$@"; }
+# Of pip's indexes every one is asked for a version, by uv the first that has the package unless it is told to.
+with_uv() { .venv/bin/uv pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match --no-deps "$@"; }
+# uv takes a fraction of pip's time. Where it does not get through with pip's settings, pip may.
+install() { with_uv "$@" >"$log" 2>&1 || quietly with_pip "$@"; }
 
 if [[ ! -x .venv/bin/python ]] && ! "$python" -m venv .venv; then
     rm -rf .venv
@@ -32,17 +39,21 @@ if [[ ! -x .venv/bin/python ]] && ! "$python" -m venv .venv; then
 fi
 rm -f "$installed"
 
+quietly with_pip "$(pinned uv)"
+environment=$(.venv/bin/python locks/uv_environment.py)
+eval "$environment"
+
 # The registry's plain torch is a CUDA build; where it has no +cpu build, PyTorch's own index has.
 torch=$(pinned torch)
 echo "installing $torch"
 if [[ $torch != *+cpu ]]; then
     install "$torch"
 elif ! install "$torch" 2>/dev/null; then
-    install --index-url https://download.pytorch.org/whl/cpu "$torch"
+    quietly with_pip --index-url https://download.pytorch.org/whl/cpu "$torch"
 fi
 
-grep -vE '^(#|torch==|deepspeed==)' "$lock" >"$rest"
-echo "installing $(wc -l <"$rest") more packages (some minutes)"
+grep -vE '^(#|torch==|deepspeed==|uv==)' "$lock" >"$rest"
+echo "installing $(wc -l <"$rest") more packages (a minute or two)"
 install -r "$rest"
 # DeepSpeed ships as source and looks at the installed torch while it is built. On a machine with a GPU it would ask for a
 # CUDA compiler, for operators that are not built here.

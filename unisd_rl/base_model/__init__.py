@@ -1,8 +1,8 @@
-"""The model a run starts from: the user's own, or the embedded one: tiny, trained from scratch at first use, imperfect
-on purpose.
+"""The model a run starts from: the user's own, or the embedded one: tiny, trained from scratch, imperfect on purpose.
 
-`model_folder` is all that a run needs. The embedded model lies in the user's cache folder under the hash of its recipe,
-its corpus and its tokenizer; it appears there whole or not at all.
+`model_folder` is all that a run needs. An embedded model has the hash of its recipe, its corpus and its tokenizer for a
+name. That of seed 0 lies in the package, as training left it (float32); any other is trained at first use and then lies
+in the user's cache folder, whole or not at all. So a recipe that has changed is trained anew.
 """
 
 import hashlib
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder", "recipe_for"]
 
+SHIPPED = Path(__file__).parent / "trained"
+"""The folder of the models in the package."""
+
 QUESTION_FIRST = 16
 """Sequences with the question first that a training step reads, where runs read that order."""
 
 
 def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
-    """The model to start from. The embedded one is trained at first use and copied into `directory`, the run's, so that
-    every node that sees this folder sees the model. Of a model that reads more than text the text decoder is written
-    there.
+    """The model to start from. The embedded one is trained, unless it is there, and copied into `directory`, the run's,
+    so that every node that sees this folder sees the model. Of a model that reads more than text the text decoder is
+    written there.
 
     Raises:
         UserError: transformers does not load the user's own.
@@ -86,17 +89,24 @@ def base_model_or_tokenizer(seed: int, into: Path, order: ContextOrder = "refere
 def ensure_base_model(seed: int, report: ReportProgress, order: ContextOrder = "reference_first") -> Path:
     """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
 
-    `report` gets the steps done and their number. Several processes may ask at once: each
-    trains, the first to finish counts.
+    `report` gets the steps done and their number.
     """
     recipe = recipe_for(seed, order)
-    tokenizer, folder = _tokenizer_and_folder(recipe)
-    if folder.is_dir():
-        return folder
+    _, folder = _tokenizer_and_folder(recipe)
+    if not folder.is_dir():
+        train_into(folder, recipe, report)
+    return folder
+
+
+def train_into(folder: Path, recipe: BaseModelRecipe, report: ReportProgress) -> None:
+    """Train the model of a recipe and write it, with its tokenizer. Several processes may do so at once: each trains,
+    the first to finish counts.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from unisd_rl.base_model.train import train_model
 
+    tokenizer, _ = tokenizer_and_digest(recipe)
     model = train_model(recipe, tokenizer, report)
     disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +120,6 @@ def ensure_base_model(seed: int, report: ReportProgress, order: ContextOrder = "
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # it has gone by now, unless something failed or was stopped
-    return folder
 
 
 def recipe_for(seed: int, order: ContextOrder) -> BaseModelRecipe:
@@ -122,7 +131,8 @@ def recipe_for(seed: int, order: ContextOrder) -> BaseModelRecipe:
 def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:
     """The tokenizer of a recipe, made in a moment, and the folder in which its model lies once it is trained."""
     tokenizer, digest = tokenizer_and_digest(recipe)
-    return tokenizer, user_cache_path("unisd-rl") / "base-models" / digest
+    shipped = SHIPPED / digest
+    return tokenizer, shipped if shipped.is_dir() else user_cache_path("unisd-rl") / "base-models" / digest
 
 
 @cache  # a start asks several times

@@ -62,7 +62,7 @@ class ModelConfig(Section):
     """The model that is student, teacher and rollout policy at once."""
 
     path: ModelName | None = None
-    """Model folder or hub name. Absent: the embedded tiny base model, trained at first use."""
+    """Model folder or hub name. Absent: the embedded tiny base model."""
     dtype: Annotated[Literal["float32", "bfloat16"], Decides.LOSS] = "float32"
     """Type of the weights the engines and the learner compute with; masters and EMA are float32."""
     base_seed: Seed = 0

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.base_model import model_folder, recipe_for
+from unisd_rl.base_model import SHIPPED, ensure_base_model, model_folder, recipe_for, tokenizer_and_digest
 from unisd_rl.base_model.corpus import Corpus, corpus_text, train_tokenizer
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.base_model.train import Muon, learning_batch, new_model, orthogonalised, train_model
@@ -81,6 +81,36 @@ def test_a_run_begins_with_the_base_model_of_its_seed_and_of_the_order_of_its_vi
         config = load_recipe("unisd_star", {"model": {"base_seed": 4}, "contexts": {"order": order}})
         assert model_folder(config, tmp_path / order, SilentProgress()).is_dir()
     assert asked == [(4, "reference_first"), (4, "question_first")]
+
+
+def test_the_model_of_seed_0_is_in_the_package_and_one_of_another_recipe_is_trained_into_the_cache(monkeypatch):
+    """Where this fails, recipe, corpus or tokenizer have changed: CONTRIBUTING.md says how to train it anew."""
+
+    def trained(folder, recipe, report):
+        asked.append((folder, recipe))
+
+    asked = []
+    monkeypatch.setattr("unisd_rl.base_model.train_into", trained)
+    shipped = ensure_base_model(0, lambda *_: None)
+    assert (shipped.parent, asked) == (SHIPPED, [])
+    assert [folder.name for folder in SHIPPED.iterdir()] == [tokenizer_and_digest(RECIPE)[1]]
+    other = ensure_base_model(1, lambda *_: None)
+    if asked:  # it is not in the cache of whoever runs this
+        assert asked == [(other, BaseModelRecipe(seed=1))]
+    assert SHIPPED not in other.parents
+
+
+def test_the_model_in_the_package_has_the_shape_and_the_tokenizer_of_its_recipe_in_less_than_4_mb():
+    from transformers import AutoModelForCausalLM
+
+    folder = ensure_base_model(0, lambda *_: None)
+    model, new = AutoModelForCausalLM.from_pretrained(folder), new_model(RECIPE, TOKENIZER)
+    assert {name: weight.shape for name, weight in model.named_parameters()} == {
+        name: weight.shape for name, weight in new.named_parameters()
+    }
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert json.loads((folder / "tokenizer.json").read_text()) == json.loads(TOKENIZER.backend_tokenizer.to_str())
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4_000_000
 
 
 def test_no_held_out_problem_occurs_in_the_corpus():
