@@ -132,7 +132,8 @@ def random_problem(
 
 
 def literal_logprobs(hidden: Tensor, weight: Tensor, temperature: float) -> list[float]:
-    logits = [sum(float(h) * float(w) for h, w in zip(hidden, row, strict=True)) / temperature for row in weight]
+    values = hidden.tolist()
+    logits = [sum(h * w for h, w in zip(values, row, strict=True)) / temperature for row in weight.tolist()]
     top = max(logits)
     log_sum = top + math.log(sum(math.exp(logit - top) for logit in logits))
     return [logit - log_sum for logit in logits]
