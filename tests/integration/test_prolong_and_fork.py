@@ -53,7 +53,11 @@ def run(tmp_path_factory):
 def test_what_libraries_print_is_in_the_log_of_the_driver_and_not_on_the_screen(run):
     lines = run.output.splitlines()
     assert lines[0].startswith("run ")
-    assert [line for line in lines if any(word in line for word in ("Warning", "WARNING", "INFO", "pid="))] == []
+    assert [
+        line
+        for line in lines
+        if any(word in line for word in ("Warning", "WARNING", "INFO", "pid=", "leaked", "ignored in"))
+    ] == []
     assert (run.path / "logs" / "driver.log").is_file()
 
 
