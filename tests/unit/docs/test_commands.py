@@ -24,6 +24,7 @@ from tests.fakes.commands import SMALL, command, dry_run
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.__main__ import main
 from unisd_rl.config.load import load_recipe
+from unisd_rl.storage.checkpoints import write_manifest
 
 DRY = ("run", "prepare", "evaluate")
 NEED_A_RUN = ("replay", "scale", "compact", "status", "init", "report", "compare")
@@ -59,6 +60,7 @@ def reader(tmp_path_factory):
     (run / "checkpoints/step-40").mkdir(parents=True)
     save_tokenizer(run / "checkpoints/step-40")
     save_model(run / "checkpoints/step-40", tied=True)
+    write_manifest(run / "checkpoints/step-40")
     small = {"task": {"train_examples": 64, "eval_examples": 8}}
     recorded = load_recipe("unisd_star", small).model_dump(mode="json", exclude_none=True)
     (run / "config.toml").write_text(tomli_w.dumps(recorded))

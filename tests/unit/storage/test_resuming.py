@@ -46,6 +46,13 @@ def test_where_it_runs_may_change(ended):
 
 
 MAY_CHANGE = [
+    "alarms.copied_share",
+    "alarms.entropy_fall",
+    "alarms.length_factor",
+    "alarms.mismatch_kl",
+    "alarms.mismatch_p99",
+    "alarms.repeated_share",
+    "alarms.window",
     "contexts.cache",
     "evaluation.concurrency",
     "evaluation.every",
@@ -82,6 +89,7 @@ MAY_CHANGE = [
     "run.checkpoint_every",
     "run.cluster_timeout_s",
     "run.keep_checkpoints",
+    "run.placement",
     "run.start_timeout_s",
     "run.step_timeout_s",
     "weights.bucket_mib",
