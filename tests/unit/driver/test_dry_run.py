@@ -64,7 +64,7 @@ def test_it_shows_counts_a_prompt_of_each_view_and_what_acts_and_trains_nothing(
     assert "arithmetic: 64 training and 8 held-out problems" in lines
     assert any(line.startswith("trains on 64 of 64 problems") for line in lines)
     assert "2,560 prompts are 40 epochs" in text
-    assert "the embedded base model is not there yet: the run trains it first, and keeps it" in lines
+    assert "the embedded base model is not there yet: the run trains it first, and keeps it" not in lines  # it ships
     views = [line for line in lines if line.startswith("--- ")]
     assert [view.partition(",")[0] for view in views] == [
         "--- student",
@@ -75,6 +75,12 @@ def test_it_shows_counts_a_prompt_of_each_view_and_what_acts_and_trains_nothing(
     for name in ("divergence", "clipping", "agreement", "contrastive", "matching", "ema"):
         assert any(line.startswith(f"  {name} (") and line.endswith(" acts") for line in lines), name
     assert lines[-1].startswith("no cluster (RAY_ADDRESS is not set)")
+    assert not (no_cache / "base-models").exists()
+
+
+def test_a_base_model_that_does_not_ship_is_said_to_be_trained_first(capsys, no_cache):
+    lines = said(capsys, *SMALL, "--model.base_seed", "7")
+    assert "the embedded base model is not there yet: the run trains it first, and keeps it" in lines
     assert not (no_cache / "base-models").exists()
     assert not (no_cache / "contexts").exists(), "contexts for a tokenizer without its model are nobody's"
 

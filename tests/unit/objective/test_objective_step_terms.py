@@ -224,7 +224,8 @@ def test_a_slice_holds_the_coefficients_of_its_tokens():
         if isinstance(value, torch.Tensor)
     }
     assert vectors == {
-        "DivergenceTerm.divergence_coefficient_N", "DivergenceTerm.unclipped_N", "LogprobContrastTerm.coefficient_N",
+        "DivergenceTerm.divergence_coefficient_N", "DivergenceTerm.unclipped_N", "DivergenceTerm.weight_N",
+        "LogprobContrastTerm.coefficient_N",
         "LogprobContrastTerm.primary_N", "LogprobContrastTerm.negative_N", "MatchingTerm.coefficient_N",
         "LikelihoodTerm.coefficient_N",
     }  # fmt: skip

@@ -92,6 +92,7 @@ MAY_CHANGE = [
     "run.placement",
     "run.start_timeout_s",
     "run.step_timeout_s",
+    "tracking.to",
     "weights.bucket_mib",
     "weights.checksum",
     "weights.timeout_s",

@@ -14,7 +14,7 @@ from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from tests.fakes.stopping import stops_after
 from unisd_rl.transport.rollouts import ledger as ledger_module
 from unisd_rl.transport.rollouts.ledger import Ledger
-from unisd_rl.transport.rollouts.schema import decode, encode, to_batch
+from unisd_rl.transport.rollouts.schema import decode, encode
 from unisd_rl.transport.rollouts.segments import load
 
 
@@ -72,7 +72,7 @@ def test_calls_that_arrive_during_a_write_share_a_segment_and_doubles_among_them
 
 
 def test_calls_that_together_are_too_large_have_segments_of_their_own(monkeypatch):
-    sizes = {number: to_batch([rollout(number)]).nbytes for number in range(4)}
+    sizes = {number: len(encode([rollout(number)])) for number in range(4)}
     monkeypatch.setattr(ledger_module, "_GROUP_BYTES", sizes[1] + sizes[2])
     ledger = Ledger(f"memory://{uuid4()}", fsync=False)
 
