@@ -153,7 +153,7 @@ class Learner:
                 micro_batches = self._gradient(batch, scores, teacher_head, terms, sampled_N, timer)
         if sampled:
             values = ((one.report, one.sampled_entropy_n) for one in micro_batches)
-            self.samples = token_samples(batch, sampled, scores.inputs, values)
+            self.samples = token_samples(batch, sampled, sampled_N, scores.inputs, values)
         reports = [micro_batch.report for micro_batch in micro_batches]
         loss = loss_metrics(terms, reports, all_gather_ragged, self._device)
         check_finite("loss", loss.loss)

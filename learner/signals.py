@@ -25,12 +25,9 @@ NGRAM = 4
 _TOKENS_PER_PASS = 32
 
 
-@torch.no_grad()
 def sampled_entropies(hidden_NH: Tensor, head: Head, temperature: float) -> Tensor:
     """`entropy_n`, nats, float32: of the distributions at `temperature` at tokens spread over those of the pass."""
-    if not len(hidden_NH):
-        return torch.empty(0)
-    step = math.ceil(len(hidden_NH) / _TOKENS_PER_PASS)
+    step = max(1, math.ceil(len(hidden_NH) / _TOKENS_PER_PASS))
     return token_entropies(hidden_NH[::step], head, temperature, _TOKENS_PER_PASS)
 
 
@@ -61,9 +58,11 @@ def signal_metrics(
         np.array([repeated_share(tokens) for tokens in completions], np.float64),
         np.array([_copied(rollout) for rollout in rollouts], np.float64),
     ]
-    sums = all_reduce_sum([float(np.nansum(signal)) for signal in signals], device)
-    counts = all_reduce_sum([float(np.isfinite(signal).sum()) for signal in signals], device)
-    return SignalMetrics(*(total / count if count else math.nan for total, count in zip(sums, counts, strict=True)))
+    sums = [float(np.nansum(signal)) for signal in signals]
+    counts = [float(np.isfinite(signal).sum()) for signal in signals]
+    of_all = all_reduce_sum([*sums, *counts], device)
+    totals = zip(of_all[: len(signals)], of_all[len(signals) :], strict=True)
+    return SignalMetrics(*(total / count if count else math.nan for total, count in totals))
 
 
 def _copied(rollout: Rollout) -> float:

@@ -29,13 +29,18 @@ def sampled_tokens(batch: RankBatch, numbers: Set[int]) -> NDArray[np.bool_]:
 
 
 def token_samples(
-    batch: RankBatch, numbers: Set[int], inputs: ScoringInputs, passes: Iterable[tuple[MicroReport, Tensor]]
+    batch: RankBatch,
+    numbers: Set[int],
+    sampled_N: NDArray[np.bool_],
+    inputs: ScoringInputs,
+    passes: Iterable[tuple[MicroReport, Tensor]],
 ) -> list[TokenSample]:
     """The rollouts with these numbers that are on this rank and have a token.
 
-    `passes`: of each gradient pass, in order, its report and the entropies of its sampled tokens.
+    `sampled_N`: their `sampled_tokens`. `passes`: of each gradient pass, in order, its report and the entropies of its
+    sampled tokens.
     """
-    sampled_N, reports = sampled_tokens(batch, numbers), list(passes)
+    reports = list(passes)
     by_name: dict[str, list[Tensor]] = {"logprob": [report.student_logprob_N for report, _ in reports]}
     for report, _ in reports:
         for name, value_N in report.token_values.items():

@@ -123,20 +123,16 @@ class Alarms:
                 f"steps ({first:.1f}) by more than a factor of {bars.length_factor:g}"
             )
             yield Reading("completion_tokens_mean", now, bar, beyond, not math.isnan(now) and not beyond, reason)
-        if bars.repeated_share is not None:
-            yield _share(
-                "repeated_share",
-                self._repeated.last,
-                bars.repeated_share,
-                f"of a completion's runs of four tokens repeat an earlier one, over {window} steps",
-            )
-        if bars.copied_share is not None:
-            yield _share(
-                "copied_share",
-                self._copied.last,
-                bars.copied_share,
-                f"of a completion's runs of four tokens stand in what only the teacher read, over {window} steps",
-            )
+        for signal, trend, share, what in (
+            ("repeated_share", self._repeated, bars.repeated_share, "repeat an earlier one"),
+            ("copied_share", self._copied, bars.copied_share, "stand in what only the teacher read"),
+        ):
+            if share is not None:
+                now = trend.last
+                reason = (
+                    f"{now:.0%} of a completion's runs of four tokens {what}, over {window} steps (bar: {share:.0%})"
+                )
+                yield Reading(signal, now, share, now > share, now <= share, reason)
 
     def _observe_weights(self, step: int, weights: WeightMetrics, sequences: int) -> None:
         """Where agreement weighs all alike, the run goes on without that mechanism: reported once."""
@@ -151,7 +147,3 @@ class Alarms:
                 reason += "; objective.agreement.scale_quantile measures them against each other"
             self._report(Notice("learner", reason))
             self._agreement = None
-
-
-def _share(signal: str, value: float, bar: float, what: str) -> Reading:
-    return Reading(signal, value, bar, value > bar, value <= bar, f"{value:.0%} {what} (bar: {bar:.0%})")

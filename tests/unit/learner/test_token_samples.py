@@ -28,7 +28,8 @@ def batch_of(*rollouts):
 def sampled(batch, numbers, cuts):
     """The samples where each measure of a token is a function of its place in the batch; `cuts` are those of passes."""
     place_N = torch.arange(batch.tokens, dtype=torch.float64)
-    mask_N = torch.from_numpy(sampled_tokens(batch, numbers))
+    sampled_N = sampled_tokens(batch, numbers)
+    mask_N = torch.from_numpy(sampled_N)
     passes = [
         (
             SimpleNamespace(student_logprob_N=-place_N[a:b], token_values={"weight": place_N[a:b] / 2}),
@@ -37,7 +38,7 @@ def sampled(batch, numbers, cuts):
         for a, b in zip((0, *cuts), (*cuts, batch.tokens), strict=True)
     ]
     inputs = SimpleNamespace(primary_N=place_N + 0.5, negative_N=None)
-    return token_samples(batch, numbers, inputs, passes)
+    return token_samples(batch, numbers, sampled_N, inputs, passes)
 
 
 @pytest.mark.parametrize("cuts", [(), (3,), (5, 9)])
