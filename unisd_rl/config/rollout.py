@@ -163,6 +163,10 @@ ActorsConfig = Annotated[
 ]
 
 
+def _kept(given: object) -> str:
+    return "all" if given == "all" else "steps"
+
+
 class RolloutConfig(Section):
     """Who generates, how, and how stale it may get."""
 
@@ -208,6 +212,11 @@ class RolloutConfig(Section):
     """A prompt that failed so often is quarantined."""
     fsync: Annotated[bool, Decides.NOTHING] = False
     """Sync each commit to the disk: survives power loss, not only killed processes."""
+    keep: Annotated[
+        Annotated[Literal["all"], Tag("all")] | Annotated[Count, Tag("steps")], Discriminator(_kept), Decides.NOTHING
+    ] = "all"
+    """Rollouts that stay on storage: `all`, or those of so many steps before the newest checkpoint and of all since the
+    oldest that is kept. Others are thrown away, 64 MiB at a time. Only with `all` can a run be replayed."""
     ledger: str | None = None
     """Where completed rollouts are kept: an absolute folder or an fsspec URL, e.g. s3://bucket/ledgers, under which
     this run gets a place of its own. Absent: RUN/rollouts."""

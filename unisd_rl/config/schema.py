@@ -54,6 +54,7 @@ class Config(Section):
             _groups_are_sampled,
             _units_fill_batches,
             _sides_can_take_turns,
+            _checkpoints_let_rollouts_go,
         ):
             check(self)
         return self
@@ -272,6 +273,15 @@ def _objections_to_turns(config: Config) -> Iterator[str]:
         yield (
             f"rollout.max_staleness = {rollout.max_staleness} lets rollouts run ahead of a learner at work, and they "
             "sleep then: set it to 0 or 1"
+        )
+
+
+def _checkpoints_let_rollouts_go(config: Config) -> None:
+    keep, every = config.rollout.keep, config.run.checkpoint_every
+    if keep != "all" and not every:
+        raise ValueError(
+            f"rollout.keep = {keep} throws away what no checkpoint needs, and run.checkpoint_every = 0 leaves none: "
+            "raise the second, or leave out the first"
         )
 
 

@@ -28,7 +28,12 @@ def save_checkpoint(run: Run, version: PolicyVersion) -> None:
     except (CheckpointNotWritten, DamagedCheckpoint) as error:
         run.report(Failure("checkpoint", f"{error}; those before it are kept", 0, 0.0))
     else:
-        keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints)
+        oldest, keep = (
+            keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints),
+            run.config.rollout.keep,
+        )
+        if keep != "all":
+            run.queue.discard(min(oldest, max(0, version.number - keep)))
 
 
 def save_last_checkpoint(run: Run, version: PolicyVersion) -> None:

@@ -34,12 +34,15 @@ from unisd_rl.evaluation.request import EvaluationRequest, check_question_length
 from unisd_rl.models.check import check_model
 from unisd_rl.models.load import has_text_decoder, read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.jsonl import read_json_lines
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task, describe_overlap
+from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.recording import Recording
 from unisd_rl.types import Progress, Prompt, ReportProgress, Tokens, ViewKind
 
+_RECENT_STEPS, _DAY_S = 100, 86_400
 _TITLES = {
     ViewKind.PRIMARY: "teacher, with the worked solution",
     ViewKind.AUXILIARY: "auxiliary view",
@@ -57,6 +60,7 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     yield from (default.describe() for default in defaults)
     yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
+    yield describe_storage(config, resumed)
     yield describe_resources(requirements(config))
 
 
@@ -237,6 +241,27 @@ def _mechanisms(config: Config) -> Iterator[str]:
             settings = ", ".join(f"{key} {value}" for key, value in section.model_dump(exclude_none=True).items())
             idle = "; ".join(section.ineffective(config.objective))
             yield f"  {name} ({settings}) {f'does not act: {idle}' if idle else 'acts'}"
+
+
+def describe_storage(config: Config, resumed: bool) -> str:
+    """Which rollouts stay on storage, and what they take there as far as the run that is resumed has measured it."""
+    keep, every, checkpoints = config.rollout.keep, config.run.checkpoint_every, config.run.keep_checkpoints
+    if keep == "all":
+        stay = "all stay (rollout.keep)"
+    else:
+        stay = f"the last {max(keep, every * checkpoints)} steps stay, others go 64 MiB at a time (rollout.keep)"
+    recorded = read_json_lines(config.run_dir / "metrics.jsonl")[-_RECENT_STEPS:] if resumed else []
+    ledger = Ledger(config.run_dir / "rollouts", fsync=False)
+    if not recorded or not ledger.nbytes:
+        return f"rollouts: {stay}; a dry run of a run that is resumed says what they take in a day"
+    rows = len(ledger) - len(ledger.discarded.numbers)
+    step_s = sum(line["wait_s"] + line["learn_s"] + line["publish_s"] for line in recorded) / len(recorded)
+    a_day = ledger.nbytes / rows * config.learner.batch_size * _DAY_S / step_s
+    return f"rollouts: {rows:,} take {_gib(ledger.nbytes)}, and those of a day {_gib(a_day)}; {stay}"
+
+
+def _gib(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.3g} GiB"
 
 
 def _without_models(config: Config) -> Config:

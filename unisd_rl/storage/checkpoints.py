@@ -111,15 +111,18 @@ def latest_valid(folder: Path, rollbacks: Sequence[Rollback], report: Report) ->
     return None
 
 
-def keep_newest(folder: Path, count: int) -> None:
+def keep_newest(folder: Path, count: int) -> int:
     """Remove all but the newest `count`, and what was left half written. The newest must be valid.
 
+    Returns the step of the oldest that is kept, 0 while there are fewer: the initial model is one to go back to then.
     What a person put there under another name, e.g. a copy `step-40-best`, stays.
     """
-    kept = {path.name for path in newest_first(folder)[:count]}
+    newest = newest_first(folder)[:count]
+    kept = {path.name for path in newest}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+    return int(newest[-1].name.removeprefix(_PREFIX)) if len(newest) == count else 0
 
 
 def _xxh3(path: Path) -> str:

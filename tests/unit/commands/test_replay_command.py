@@ -84,6 +84,15 @@ def test_a_ledger_without_a_whole_step_is_refused(folder):
         recording(folder)
 
 
+def test_a_run_that_threw_rollouts_away_is_refused(folder):
+    ledger = Ledger(folder / "rollouts", fsync=False)
+    ledger.compact()
+    ledger.discard(12)
+    ledger.wait_for_compaction()
+    with pytest.raises(UserError, match=r"no longer has the rollouts of prompts below 12.*rollout\.keep"):
+        recording(folder)
+
+
 def test_a_damaged_segment_is_refused_before_anything_is_trained(folder):
     segment = folder / "rollouts" / "segments" / "00000007.arrows"
     segment.write_bytes(segment.read_bytes()[:-9] + b"x" * 9)

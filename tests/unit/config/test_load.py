@@ -107,6 +107,7 @@ def test_a_section_of_the_same_kind_is_merged():
             {"rollout": {"answers_per_prompt": 2, "sources": {"policy": 0.5, "gold": 0.5}}},
             ["rollout.answers_per_prompt = 2", "rollout.sources.gold = 0.5", "set the first to 1 or the second to 0"],
         ),
+        ({"rollout": {"keep": 9}, "run": {"checkpoint_every": 0}}, ["rollout.keep = 9", "run.checkpoint_every = 0"]),
         ({"weights": {"publish_every": 3}}, ["weights.publish_every = 3", "rollout.max_staleness", "1"]),
         ({"objective": {"clipping": {"threshold": 1.0, "quantile": 0.9}}}, ["threshold", "quantile"]),
         ({"task": {"type": "jsonl", "train": "x.jsonl"}}, ["jsonl", "model.path"]),

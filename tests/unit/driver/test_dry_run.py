@@ -7,15 +7,17 @@ from functools import partial
 import pytest
 
 from tests.fakes.commands import SMALL
+from tests.fakes.rollout_rows import append, rollout
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl import evaluate, prepare, run
 from unisd_rl.config.load import load_recipe
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
-from unisd_rl.driver.dry_run import describe_data
+from unisd_rl.driver.dry_run import describe_data, describe_storage
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.load import load_task
+from unisd_rl.transport.rollouts.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +230,23 @@ def test_a_run_that_is_resumed_has_the_problems_it_began_with(tmp_path, model):
     with pytest.raises(UserError, match="are not those that"):
         list(described())
     assert json.loads((tmp_path / "prompts.json").read_text()) == {"checksum": "another"}, "nothing is noted"
+
+
+def test_it_says_which_rollouts_stay_and_of_a_run_that_is_resumed_what_those_of_a_day_take(tmp_path):
+    config = load_recipe("unisd_star", {"run": {"dir": str(tmp_path)}, "learner": {"batch_size": 4}})
+    assert describe_storage(config, resumed=True).startswith("rollouts: all stay (rollout.keep); a dry run of")
+    config.run_dir.mkdir()
+    step = {"wait_s": 1.0, "learn_s": 2.5, "publish_s": 0.5}  # 4 s
+    (config.run_dir / "metrics.jsonl").write_text(f"{json.dumps(step)}\n" * 2)
+    ledger = Ledger(config.run_dir / "rollouts", fsync=False)
+    append(ledger, *(rollout(number) for number in range(8)))
+    a_day = ledger.nbytes / 8 * 4 * 86_400 / 4 / 2**30
+    said = (
+        f"rollouts: 8 take {ledger.nbytes / 2**30:.3g} GiB, and those of a day {a_day:.3g} GiB; all stay (rollout.keep)"
+    )
+    assert describe_storage(config, resumed=True) == said
+    assert "a dry run of a run that is resumed" in describe_storage(config, resumed=False)
+    some = {"rollout": {"keep": 30}, "run": {"checkpoint_every": 20, "keep_checkpoints": 2}}
+    assert "the last 40 steps stay, others go 64 MiB at a time" in describe_storage(
+        load_recipe("unisd_star", some), False
+    )

@@ -66,6 +66,9 @@ class Queue:
     def lineage(self):
         return self.now
 
+    def discard(self, step):
+        self.said.append(f"discard {step}")
+
     def roll_back(self, lineage, step):
         assert lineage == self.now + 1
         self.now = lineage
@@ -265,6 +268,18 @@ def test_a_disk_that_is_full_keeps_the_old_ones_and_the_run(rig):
     assert "No space left" in fault.reason
     save_checkpoint(rig.run, PolicyVersion(0, 8))
     assert [path.name for path in newest_first(rig.checkpoints)] == ["step-8", "step-4"]
+
+
+@pytest.mark.parametrize(("keep", "from_step"), [("all", None), (3, [0, 10, 20, 30]), (15, [0, 5, 15, 25])])
+def test_rollouts_are_thrown_away_that_no_kept_checkpoint_and_no_step_of_the_setting_needs(rig, keep, from_step):
+    rollout = rig.run.config.rollout.model_copy(update={"keep": keep})
+    run = replace(rig.run, config=rig.run.config.model_copy(update={"rollout": rollout}))
+    for step in (10, 20, 30):
+        save_checkpoint(run, PolicyVersion(0, step))
+    run.learners.saving = [CheckpointNotWritten("full")]
+    save_checkpoint(run, PolicyVersion(0, 35))  # nothing more may go while there is no newer one
+    save_checkpoint(run, PolicyVersion(0, 40))
+    assert rig.said == [f"discard {step}" for step in from_step or ()]
 
 
 def test_the_last_checkpoint_is_tried_again_and_kept_beside_the_others(rig):

@@ -94,5 +94,12 @@ def test_only_the_newest_are_kept(tmp_path):
     (tmp_path / "step-8.partial").mkdir()
     (tmp_path / "step-8-best").mkdir()  # a person's
     (tmp_path / "mine").mkdir()
-    keep_newest(tmp_path, 2)
+    assert keep_newest(tmp_path, 2) == 4
     assert names(tmp_path) == ["mine", "step-4", "step-6", "step-8-best"]
+
+
+def test_while_there_are_fewer_than_are_kept_the_initial_model_is_one_to_go_back_to(tmp_path):
+    for step in (2, 4):
+        written(tmp_path, step)
+    assert keep_newest(tmp_path, 3) == 0
+    assert names(tmp_path) == ["step-2", "step-4"]

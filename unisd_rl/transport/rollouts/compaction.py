@@ -27,12 +27,14 @@ from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.schema import SCHEMA
 from unisd_rl.transport.rollouts.segments import (
     CompactedFile,
+    Discarded,
     IndexEntry,
     Segment,
     gather,
     load,
     remove,
     write_compacted,
+    write_discarded,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -183,6 +185,15 @@ class BackgroundCompaction:
     def remove(self, segments: Sequence[Segment]) -> None:
         """Remove them, in the thread; what it could not remove is left to the ledger's next owner."""
         self._thread.submit(remove, self._files, segments)
+
+    def discard(self, before: Discarded, now: Discarded, gone: Sequence[CompactedFile]) -> None:
+        """Throw these files away, in the thread. What it could not remove is left to the ledger's next owner."""
+        self._thread.submit(self._discard, before, now, gone)
+
+    def _discard(self, before: Discarded, now: Discarded, gone: Sequence[CompactedFile]) -> None:
+        write_discarded(self._files, now)
+        self._files.remove([before.index_file])
+        remove(self._files, gone)
 
     def _remove_leftovers(self) -> None:
         names, self._leftovers = self._leftovers, ()

@@ -166,6 +166,10 @@ class QueueClient:
         self._retired.add(actor)
         self._call(lambda: self._ask("retire a rollout actor", self._queue.retire.remote(actor)))
 
+    def discard(self, step: int) -> None:
+        """Rollouts of steps before `step` are not asked for again: they may be thrown away."""
+        self._call(lambda: self._ask("throw rollouts away", self._queue.discard.remote(step)))
+
     def lineage(self) -> int:
         """The lineage that the queue's files say, 0 before the first rollback."""
         return self._call(lambda: self._ask("name its lineage", self._queue.lineage.remote()))

@@ -68,7 +68,8 @@ class Ledger:
     What was stored last is read from memory (up to 64 MiB), everything else from `location`, with its checksum.
 
     `fsync` makes every commit to a folder survive a power loss, not only a killed process. `numbers` are the stored
-    prompt numbers, `tokens` counts the completion tokens of all stored rows, `compacted` are the compacted files.
+    prompt numbers, also of those `discarded`, `tokens` counts the completion tokens of their rows, `compacted` are the
+    compacted files.
 
     Raises:
         UserError: `location` is a URL that cannot be reached.
@@ -85,7 +86,8 @@ class Ledger:
     def _open(self) -> None:
         """Enter what the index says."""
         index = read_index(self._files)
-        self.numbers, self.tokens = NumberSet(), 0
+        self.discarded = index.discarded
+        self.numbers, self.tokens = NumberSet.from_ranges(self.discarded.numbers.ranges), self.discarded.tokens
         self.compacted: list[CompactedFile] = []
         self._segments: dict[int, Segment] = {segment.number: segment for segment in index.segments}
         self._positions: dict[int, tuple[IndexEntry, int]] = {}
@@ -105,6 +107,12 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the files with rows."""
+        files: list[Segment | CompactedFile] = [*self._segments.values(), *self.compacted]
+        return sum(file.nbytes for file in files)
 
     @property
     def entries(self) -> tuple[IndexEntry, ...]:
@@ -129,7 +137,7 @@ class Ledger:
     def read(self, numbers: Sequence[int]) -> pa.Table:
         """The rows of these prompt numbers, in this order, as one table.
 
-        Raises KeyError for a number that is not stored and OSError for a damaged segment.
+        Raises KeyError for a number that is not stored or was discarded, and OSError for a damaged segment.
         """
         try:
             return gather(self._places(numbers), self._load)
@@ -220,6 +228,16 @@ class Ledger:
         if recent := self._recent.get((source.file, source.offset)):
             return read_table(recent[1]), rows
         return load(self._files, source, rows)
+
+    def discard(self, end: int) -> None:
+        """Throw away rollouts of prompt numbers below `end`, as far as whole compacted files have no others.
+
+        Their numbers are still refused. It is done in the background; what the storage does not do is done next time.
+        """
+        if gone := [file for file in self.compacted if file.end <= end]:
+            before, self.discarded = self.discarded, self.discarded.with_files(gone)
+            self.compacted = [file for file in self.compacted if file.end > end]
+            self._background.discard(before, self.discarded, gone)
 
     def compact(self) -> Compacted:
         """Compact all segments, of a ledger to which nothing is appended. Everything is synced to the disk.

@@ -56,6 +56,11 @@ class NumberSet:
         """Maximal ranges `(start, stop)`, lowest first."""
         return tuple(zip(self._starts, self._stops, strict=True))
 
+    @property
+    def end(self) -> int:
+        """One more than the highest number; 0 of none."""
+        return self._stops[-1] if self._stops else 0
+
     def add(self, number: int) -> None:
         """Put one number in."""
         if self._stops and number == self._stops[-1]:  # in order, as most come

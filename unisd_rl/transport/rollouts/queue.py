@@ -158,11 +158,20 @@ class RolloutQueue:
         Steps from there on are handed over again: what is stored comes from the ledger. Policy prompts are leased only
         to actors with weights of the new lineage. Saying the same again does nothing.
 
-        Raises ValueError when the lineage does not rise.
+        Raises ValueError when the lineage does not rise, or rollouts of these steps were thrown away.
         """
+        if (gone := self._ledger.discarded.numbers.end) > step * self._batch_size:
+            raise ValueError(
+                f"step {step} cannot be gone back to, as rollouts of prompts below {gone} were thrown away "
+                "(rollout.keep); bring back the checkpoints that are gone, or start a new run"
+            )
         if self._lineages.roll_back(lineage, step, max(0, self._consumption.steps - step)):
             self._consumption.recount()
         self._dispatcher.dispatch()
+
+    async def discard(self, step: int) -> None:
+        """Rollouts of steps before `step` are not asked for again: they may be thrown away."""
+        self._ledger.discard(step * self._batch_size)
 
     async def lineage(self) -> int:
         """The learner's lineage, 0 before the first rollback."""

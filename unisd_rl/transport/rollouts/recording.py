@@ -13,7 +13,7 @@ class Recording:
         """Read every row of at most `steps` steps once. `group_size`: answers per prompt.
 
         Raises:
-            UserError: a segment is damaged, or not even the first step is whole.
+            UserError: a segment is damaged, rollouts were thrown away, or not even the first step is whole.
         """
         self._location, self._batch_size, self._group_size = run.ledger, batch_size, group_size
         self._quarantined = run.quarantined()
@@ -21,6 +21,11 @@ class Recording:
             self._ledger = Ledger(self._location, fsync=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the index of {self._location} is damaged: {error}") from None
+        if gone := self._ledger.discarded.numbers.end:
+            raise UserError(
+                f"{self._location} no longer has the rollouts of prompts below {gone}, which the run threw away "
+                "(rollout.keep): replay a run that kept all"
+            )
         if missing := self._missing(0):
             raise UserError(
                 f"{self._location} ends before the first step is whole: {len(missing)} of its {self._batch_size} "

@@ -4,13 +4,15 @@
     index/00000007.jsonl                     a line a commit: its rows, where it lies, its xxh3 checksum
     segments/compacted-00000001.parquet      the rows of some closed segments, in prompt order
     index/compacted-00000001.json            which rows, and which segments it took the place of
+    index/discarded-00000001.json            which rows were thrown away so far, and which files had them
 
 A commit's rows are written before its line, which makes them count, and nobody writes to a segment again after a
 failure or after its process ended: a torn tail stays where it is, unread. Where files cannot be appended to (object
 stores), a segment is one commit.
 
 A compacted file names the segments whose place it takes. Whatever is left of those is not read any more, so that its
-one index file replaces all of them at once. Their numbers are never used again.
+one index file replaces all of them at once. Their numbers are never used again. In the same way what was thrown away
+(`rollout.keep`) is one file that names compacted files: their rows count as stored, and cannot be read any more.
 """
 
 import re
@@ -34,7 +36,7 @@ from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of
 SEGMENTS, INDEX = "segments", "index"
 SEGMENT_BYTES = 16 << 20
 
-_NAME = re.compile(r"(compacted-)?(\d+)\.(arrows|parquet|jsonl?)(\.part)?")
+_NAME = re.compile(r"(compacted-|discarded-)?(\d+)\.(arrows|parquet|jsonl?)(\.part)?")
 _TRIES = 5  # of a reader, while the process that appends compacts
 
 
@@ -125,6 +127,33 @@ class CompactedFile:
         return f"{INDEX}/compacted-{self.number:08d}.json"
 
 
+@dataclass(frozen=True)
+class Discarded:
+    """What was thrown away so far: the prompt `numbers` of the rows, their completion tokens, and by their numbers the
+    compacted files that are gone, with the segments that those had replaced. The one of the highest `number` counts."""
+
+    number: int = 0
+    numbers: NumberSet = field(default_factory=NumberSet)
+    tokens: int = 0
+    compacted: NumberSet = field(default_factory=NumberSet)
+    segments: NumberSet = field(default_factory=NumberSet)
+
+    @property
+    def index_file(self) -> str:
+        """The name of its file."""
+        return f"{INDEX}/discarded-{self.number:08d}.json"
+
+    def with_files(self, gone: Sequence[CompactedFile]) -> "Discarded":
+        """The same and these."""
+        return Discarded(
+            self.number + 1,
+            NumberSet.from_ranges((*self.numbers.ranges, *(tuple(r) for file in gone for r in file.ranges.tolist()))),
+            self.tokens + sum(file.tokens for file in gone),
+            NumberSet((*self.compacted, *(file.number for file in gone))),
+            NumberSet.from_ranges((*self.segments.ranges, *(r for file in gone for r in file.replaces.ranges))),
+        )
+
+
 Source: TypeAlias = IndexEntry | CompactedFile
 Load: TypeAlias = Callable[[Source, Sequence[int]], tuple[pa.Table, Sequence[int]]]
 """A table with (at least) these rows of a source, and where they lie in it."""
@@ -134,6 +163,7 @@ Load: TypeAlias = Callable[[Source, Sequence[int]], tuple[pa.Table, Sequence[int
 class Index:
     """What a ledger holds, oldest first, and the names of files that do not count (any more)."""
 
+    discarded: Discarded
     compacted: tuple[CompactedFile, ...]
     segments: tuple[Segment, ...]
     leftovers: tuple[str, ...]
@@ -153,23 +183,39 @@ def _read_index(files: FileStore) -> Index:
     names = {f"{folder}/{name}": match for folder in (INDEX, SEGMENTS) for name in files.names(folder)
              if (match := _NAME.fullmatch(name))}  # fmt: skip
     indices = [name for name, match in names.items() if name.startswith(INDEX) and not match[4]]
-    compacted = [file for name in indices if names[name][1] if (file := _read_compacted(files, name))]
-    replaced = NumberSet.from_ranges(range_ for file in compacted for range_ in file.replaces.ranges)
+    of_kind = {
+        kind: {int(names[name][2]): name for name in indices if names[name][1] == kind}
+        for kind in (None, "compacted-", "discarded-")
+    }
+    discards = [
+        record for number, name in of_kind["discarded-"].items() if (record := _read_discarded(files, name, number))
+    ]
+    discarded = max(discards, key=lambda record: record.number, default=Discarded())
+    compacted = [
+        file
+        for number, name in of_kind["compacted-"].items()
+        if number not in discarded.compacted
+        if (file := _read_compacted(files, name, number))
+    ]
+    replaced = NumberSet.from_ranges(
+        (*discarded.segments.ranges, *(range_ for file in compacted for range_ in file.replaces.ranges))
+    )
     segments = [
         segment
-        for name in indices
-        if not names[name][1] and int(names[name][2]) not in replaced
-        if (segment := _read_segment(files, name, int(names[name][2]))).entries
+        for number, name in of_kind[None].items()
+        if number not in replaced
+        if (segment := _read_segment(files, name, number)).entries
     ]
     files_that_count: list[CompactedFile | Segment] = [*compacted, *segments]
-    counting = {name for file in files_that_count for name in (file.file, file.index_file)}
-    numbers = [(bool(match[1]), int(match[2])) for match in names.values()]
+    counting = {name for file in files_that_count for name in (file.file, file.index_file)} | {discarded.index_file}
+    numbers = [(match[1], int(match[2])) for match in names.values()]
     return Index(
+        discarded,
         tuple(sorted(compacted, key=lambda file: file.number)),
         tuple(sorted(segments, key=lambda segment: segment.number)),
         tuple(name for name in names if name not in counting),
-        max((*(number for is_compacted, number in numbers if not is_compacted), *replaced), default=0),
-        max((number for is_compacted, number in numbers if is_compacted), default=0),
+        max((replaced.end - 1, *(number for kind, number in numbers if kind is None), 0)),
+        max((discarded.compacted.end - 1, *(number for kind, number in numbers if kind == "compacted-"), 0)),
     )
 
 
@@ -230,6 +276,18 @@ def write_compacted(files: FileStore, file: CompactedFile) -> None:
         index.write(msgspec.json.encode(record) + b"\n")
 
 
+def write_discarded(files: FileStore, discarded: Discarded) -> None:
+    """Write what was thrown away: from now on those files do not count, and neither does an earlier such file."""
+    record = {
+        "numbers": discarded.numbers.ranges,
+        "tokens": discarded.tokens,
+        "compacted": discarded.compacted.ranges,
+        "segments": discarded.segments.ranges,
+    }
+    with files.create(discarded.index_file) as index:
+        index.write(msgspec.json.encode(record) + b"\n")
+
+
 def remove(files: FileStore, gone: Sequence[Segment | CompactedFile]) -> None:
     """Remove files, what makes them count first."""
     files.remove([file.index_file for file in gone])
@@ -272,10 +330,19 @@ def _read_segment(files: FileStore, name: str, number: int) -> Segment:
     return segment
 
 
-def _read_compacted(files: FileStore, name: str) -> CompactedFile | None:
+def _read_discarded(files: FileStore, name: str, number: int) -> Discarded | None:
+    for line in _lines(files, name):
+        numbers, compacted, segments = (
+            NumberSet.from_ranges(line[kind]) for kind in ("numbers", "compacted", "segments")
+        )
+        return Discarded(number, numbers, line["tokens"], compacted, segments)
+    return None
+
+
+def _read_compacted(files: FileStore, name: str, number: int) -> CompactedFile | None:
     if not (lines := _lines(files, name)):
         return None
-    (line,), number = lines, int(name[-13:-5])
+    (line,) = lines
     if "replaces" in line:
         ranges, tokens, replaces = line["numbers"], line["tokens"], line["replaces"]
     else:  # of a version that listed all rows, and removed the segments one by one

@@ -12,7 +12,13 @@ RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 45)))
 def same(found: NumberSet, expected: set[int]) -> bool:
     gaps = sum(number - 1 not in expected for number in expected)
     inside = [number in found for number in range(-1, 47)] == [number in expected for number in range(-1, 47)]
-    return list(found) == sorted(expected) and len(found) == len(expected) and inside and len(found.ranges) == gaps
+    return (
+        found.end == max(expected, default=-1) + 1
+        and list(found) == sorted(expected)
+        and len(found) == len(expected)
+        and inside
+        and len(found.ranges) == gaps
+    )
 
 
 @given(NUMBERS, RANGES)

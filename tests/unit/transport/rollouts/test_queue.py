@@ -11,6 +11,7 @@ from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
+from unisd_rl.transport.rollouts import compaction, segments
 from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
@@ -600,6 +601,30 @@ def test_a_commit_wakes_nobody_whom_it_does_not_free(queue):
         assert not waiting[0].done()
         for name in "bd":
             await queue.release(name)
+
+    run(scenario())
+
+
+def test_a_step_whose_rollouts_were_thrown_away_is_not_gone_back_to(queue, tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(compaction, "_COMPACTED_BYTES", 1)
+
+    async def scenario():
+        await admit(queue, 6)
+        for step in range(3):
+            await lease(queue, applied=PolicyVersion(0, step))
+            await commit(queue, 2 * step, 2 * step + 1, versions=(step,))
+            queue._ledger.wait_for_compaction()
+            await queue.take(step, 1, 0.0)
+        await queue.discard(2)
+        queue._ledger.wait_for_compaction()
+        for one in (queue, make(tmp_path, clock)):
+            with pytest.raises(ValueError, match=r"step 1 cannot be gone back to.*prompts below 4 were thrown away"):
+                await one.roll_back(1, 1)
+            report = await one.report()
+            assert (report.lineage, report.committed, report.consumed, report.lost) == (0, 6, 6, 0)
+        await queue.roll_back(1, 2)
+        assert (await queue.take(2, 1, 0.0)).numbers == (4, 5)
 
     run(scenario())
 

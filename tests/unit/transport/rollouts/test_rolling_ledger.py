@@ -326,3 +326,56 @@ def test_commits_go_on_while_a_file_is_compacted(tmp_path):
         return ledger
 
     assert whole(asyncio.run(scenario()), list(range(96)))
+
+
+def discarding(ledger, end):
+    """Append 0 to `end` - 1, of which those more than eight numbers back may go."""
+    for number in range(end):
+        if append(ledger, row(number)):
+            ledger.wait_for_compaction()
+        ledger.discard(number - 8)
+        ledger.wait_for_compaction()
+
+
+def test_what_was_thrown_away_is_refused_as_before_and_counted_and_its_files_are_gone(place):
+    ledger = Ledger(place, fsync=False)
+    discarding(ledger, 40)
+    for one in (ledger, Ledger(place, fsync=False)):
+        gone = one.discarded.numbers
+        assert (gone.ranges[0][0], len(gone.ranges)) == (0, 1)
+        assert 40 - 8 - 4 - 2 <= gone.end <= 40 - 8
+        assert (len(one), one.tokens) == (40, sum(number % 3 for number in range(40)))
+        assert same_rollouts(one.rollouts(list(range(gone.end, 40))), rows(range(gone.end, 40)))
+        assert append(one, row(0), row(gone.end - 1), row(39)) == ()
+        with pytest.raises(KeyError):
+            Ledger(place, fsync=False).read([gone.end - 1])
+        assert one.compacted[0].first == gone.end
+    names = ledger._files.names("index") + ledger._files.names("segments")
+    assert len(names) <= 1 + 2 * 3 + 2 * 6  # of an object store, segments are of one row
+    assert sum("discarded" in name for name in names) == 1
+
+
+def test_throwing_away_stopped_after_any_file_operation_loses_nothing_else_and_uses_no_number_again(tmp_path):
+    stopped, operations = True, 24
+    while stopped:
+        folder = tmp_path / f"{operations}"
+        with stops_after(folder, operations) as stop:
+            try:
+                discarding(Ledger(folder, fsync=True), 22)
+            except OSError:
+                assert stop.stopped
+        stopped = stop.stopped
+        again = Ledger(folder, fsync=True)
+        kept = list(again.numbers - again.discarded.numbers)
+        assert again.discarded.numbers.end <= max(0, len(again) - 8)
+        assert same_rollouts(again.rollouts(kept), rows(kept))
+        discarding(again, 30)
+        last = Ledger(folder, fsync=True)
+        assert list(last.numbers) == list(range(30))
+        assert last.discarded.numbers.end >= 30 - 8 - 4 - 2
+        assert last.tokens == sum(number % 3 for number in range(30))
+        last.compact()
+        assert sum("discarded" in name for name in files(folder)) == 1
+        assert len(files(folder)) == 1 + 2 * len(Ledger(folder, fsync=True).compacted)
+        operations += 1 if operations % 3 else 2
+    assert operations > 40
