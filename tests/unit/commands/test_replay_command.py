@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 from tests.fakes.commands import command, dry_run
+from tests.fakes.compaction import wait_for_compaction
 from tests.fakes.rollout_rows import rollout
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl.config.load import load_recipe, nested
@@ -88,7 +89,7 @@ def test_a_run_that_threw_rollouts_away_is_refused(folder):
     ledger = Ledger(folder / "rollouts", fsync=False)
     ledger.compact()
     ledger.discard(12)
-    ledger.wait_for_compaction()
+    wait_for_compaction(ledger)
     with pytest.raises(UserError, match=r"no longer has the rollouts of prompts below 12.*rollout\.keep"):
         recording(folder)
 

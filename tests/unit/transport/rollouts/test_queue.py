@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.fakes.compaction import wait_for_compaction
 from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
@@ -614,10 +615,10 @@ def test_a_step_whose_rollouts_were_thrown_away_is_not_gone_back_to(queue, tmp_p
         for step in range(3):
             await lease(queue, applied=PolicyVersion(0, step))
             await commit(queue, 2 * step, 2 * step + 1, versions=(step,))
-            queue._ledger.wait_for_compaction()
+            wait_for_compaction(queue._ledger)
             await queue.take(step, 1, 0.0)
         await queue.discard(2)
-        queue._ledger.wait_for_compaction()
+        wait_for_compaction(queue._ledger)
         for one in (queue, make(tmp_path, clock)):
             with pytest.raises(ValueError, match=r"step 1 cannot be gone back to.*prompts below 4 were thrown away"):
                 await one.roll_back(1, 1)

@@ -9,6 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from tests.fakes.compaction import wait_for_compaction
 from tests.fakes.old_ledger import write_old_compacted, write_old_segment
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from tests.fakes.stopping import stops_after
@@ -55,15 +56,6 @@ def whole(ledger, numbers, actor="a"):
     found = ledger.rollouts(numbers)
     tokens = sum(number % 3 for number in range(len(ledger)))
     return same_rollouts(found, [row(number, actor) for number in numbers]) and ledger.tokens == tokens
-
-
-def wait_for_compaction(ledger):
-    """Return when nothing is being compacted, and what was compacted is removed."""
-    while True:
-        ledger._background._thread.submit(lambda: None).result()  # after all that it was given
-        if ledger._background._running is None:
-            return
-        ledger._compact_in_background()
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -333,9 +325,9 @@ def discarding(ledger, end):
     """Append 0 to `end` - 1, of which those more than eight numbers back may go."""
     for number in range(end):
         if append(ledger, row(number)):
-            ledger.wait_for_compaction()
+            wait_for_compaction(ledger)
         ledger.discard(number - 8)
-        ledger.wait_for_compaction()
+        wait_for_compaction(ledger)
 
 
 def test_what_was_thrown_away_is_refused_as_before_and_counted_and_its_files_are_gone(place):
@@ -367,7 +359,7 @@ def test_throwing_away_stopped_after_any_file_operation_loses_nothing_else_and_u
         with stops_after(folder, operations) as stop:
             ledger = Ledger(folder, fsync=True)
             ledger.discard(14)
-            ledger.wait_for_compaction()
+            wait_for_compaction(ledger)
         stopped = stop.stopped
         again = Ledger(folder, fsync=True)
         kept = list(again.numbers - again.discarded.numbers)
@@ -376,7 +368,7 @@ def test_throwing_away_stopped_after_any_file_operation_loses_nothing_else_and_u
         assert same_rollouts(again.rollouts(kept), rows(kept))
         again.discard(14)
         again.compact()
-        again.wait_for_compaction()
+        wait_for_compaction(again)
         last = Ledger(folder, fsync=True)
         assert (len(last), last.tokens, last.discarded.numbers.end > before) == (18, 18, True)
         assert append(last, row(0), row(18)) == (18,)
