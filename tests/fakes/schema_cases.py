@@ -153,7 +153,7 @@ def values(kind: Any, metadata: list[Any]) -> Iterator[tuple[Any, bool | None]]:
     origin = get_origin(kind)
     if origin is Literal:
         yield from ((value, None) for value in get_args(kind))
-        yield from (("no such word", False), ("", False), (7, False))
+        yield from (("no such word", False), ("", False), (7.5, False))  # 7 may be another member of a union
     elif kind is bool:
         yield from ((True, True), (False, True))
     elif kind in (int, float):

@@ -83,6 +83,7 @@ MAY_CHANGE = [
     "rollout.engine.tensor_parallel",
     "rollout.fsync",
     "rollout.gpus_per_actor",
+    "rollout.keep",
     "rollout.lease_s",
     "rollout.max_attempts",
     "rollout.resources",
