@@ -30,11 +30,11 @@ from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
 from actors.supervisor import ActorSupervisor, DesiredState, State
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import free_of
 from unisd_rl.cluster.resources import describe_amounts, rollout_bundle
 from unisd_rl.cluster.waiting import wait, wait_until
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.storage.logs import log_path
 from unisd_rl.terminal import say
 from unisd_rl.transport.rollouts.actor_client import RetiredActors
 from unisd_rl.transport.weights.manifest import label

@@ -11,11 +11,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.rollout_actor import ActorSpec, RolloutActor
 from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores
-from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.resources import ray_options, rollout_bundle
 from unisd_rl.cluster.waiting import CallFailed, fetch
 from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed, UserError
+from unisd_rl.storage.logs import log_path
 from unisd_rl.types import PolicyVersion
 
 _CALLS_IN_FLIGHT = 1000  # each call that waits (run, update, answer) counts as one

@@ -17,12 +17,12 @@ from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, 
 from actors.engines.stall_guard import StallGuard
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
-from unisd_rl.cluster.logs import innermost_cause, log_path, redirect_output
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.logs import innermost_cause, log_path, redirect_output
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
 from unisd_rl.transport.weights.build import weight_transport
 from unisd_rl.transport.weights.manifest import UpdateRefused

@@ -41,9 +41,9 @@ from actors.process import actor_environment
 from benchmarks.output import finish, machine, result_file, show_table
 from learner.rank_process import rank_environment
 from unisd_rl.cluster.cores import Cores, bind_to
-from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.cluster.ray_cluster import RAY_ENVIRONMENT
 from unisd_rl.config import Config
+from unisd_rl.storage.logs import redirect_output
 from unisd_rl.transport.weights.build import weight_transport
 from unisd_rl.transport.weights.object_store import ObjectStorePublisher
 from unisd_rl.transport.weights.shared_memory import SharedMemory

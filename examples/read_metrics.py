@@ -14,9 +14,13 @@ USUAL = ("loss", "divergence", "staleness_mean", "learner_wait", "tokens_per_s")
 
 
 def steps_that_count(run: Path) -> list[dict[str, float | None]]:
-    """The lines of metrics.jsonl, one per step; after a rollback those from there on no longer count."""
+    """The lines of metrics.jsonl, one per step; after a rollback those from there on no longer count.
+
+    A long run has metrics.00001.jsonl and so on before it, which sort so.
+    """
     rows: dict[int, dict[str, float | None]] = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
+    files = sorted(run.glob("metrics*.jsonl"))
+    for line in (line for file in files for line in file.read_text().splitlines()):
         row = json.loads(line)
         rows = {step: earlier for step, earlier in rows.items() if step < row["step"]}
         rows[row["step"]] = row

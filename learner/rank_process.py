@@ -13,13 +13,13 @@ import ray
 
 from learner.errors import translate_collective_errors
 from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores, bind_to
-from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.storage.logs import log_path, redirect_output
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens, TokenSample
 

@@ -38,7 +38,6 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 
-from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOP, StopSignals
@@ -58,6 +57,7 @@ from unisd_rl.evaluation.statistics import EvaluationSummary
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
 from unisd_rl.storage.fork import keep_checkpoint
+from unisd_rl.storage.logs import log_path
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.tracking.build import run_information

@@ -14,9 +14,9 @@ from actors.engines.vllm_engine import VllmRolloutEngine
 from actors.process import actor_environment
 from benchmarks.scale import here
 from unisd_rl.cluster.cores import Cores, bind_to
-from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.config import Config
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.logs import redirect_output
 from unisd_rl.types import NumberedPrompt, Sampling, Tokens
 
 START_S = 300.0

@@ -13,9 +13,9 @@ from typing import Any
 from actors.engines.build import build_engine
 from actors.process import actor_environment
 from unisd_rl.cluster.cores import bind_to
-from unisd_rl.cluster.logs import redirect_output
 from unisd_rl.config import Config
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.logs import redirect_output
 
 START_S = 240.0
 CALL_S = 120.0

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from unisd_rl.storage.rolling import open_parts
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 540
 
@@ -71,7 +73,8 @@ class FinishedRun:
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Of all parts of a file."""
+    return [json.loads(line) for _, file in open_parts(path) for line in file.read().splitlines()]
 
 
 def start_job(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -6,7 +6,6 @@ of the steps that count, not from the queue's code.
 """
 
 import asyncio
-import json
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ import numpy as np
 from tests.fakes.full_disk import files_of_at_most
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
+from unisd_rl.storage.jsonl import read_json_lines
 from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.history import RolledBack
 from unisd_rl.transport.rollouts.ledger import Ledger
@@ -405,8 +405,7 @@ class World:
         ]
 
     def lines(self, name: str) -> list[dict]:
-        path = self.directory / f"{name}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_json_lines(self.directory / f"{name}.jsonl")
 
     def quarantined(self) -> set[int]:
         return {line["prompt"] for line in self.lines("quarantined")}

@@ -22,6 +22,7 @@ from typing_extensions import override
 from unisd_rl.driver.status import RunStatus, clock
 from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut
 from unisd_rl.metrics import AnswerMetrics, StepMetrics
+from unisd_rl.storage.logs import keep_bounded
 from unisd_rl.terminal import OutputCapture, is_terminals_process, spoken_by
 from unisd_rl.types import Alarm, Event, Failure, Notice, Progress, Recovery, ReportProgress, Resumption, Scaling, Stop
 
@@ -103,6 +104,7 @@ class Console(Progress):
         """What libraries wrote and will write is to be found there."""
         if self._capture is not None:
             self._capture.keep_in(log)
+            keep_bounded(log)
 
     def expect_steps(self, steps: int, name: str = "") -> None:
         """How many steps the training will have, once that is known, and of which run."""

@@ -34,7 +34,7 @@ from unisd_rl.evaluation.request import EvaluationRequest, check_question_length
 from unisd_rl.models.check import check_model
 from unisd_rl.models.load import has_text_decoder, read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
-from unisd_rl.storage.jsonl import read_json_lines
+from unisd_rl.storage.jsonl import newest_json_lines
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task, describe_overlap
@@ -250,7 +250,7 @@ def describe_storage(config: Config, resumed: bool) -> str:
         stay = "all stay (rollout.keep)"
     else:
         stay = f"the last {max(keep, every * checkpoints)} steps stay, others go 64 MiB at a time (rollout.keep)"
-    recorded = read_json_lines(config.run_dir / "metrics.jsonl")[-_RECENT_STEPS:] if resumed else []
+    recorded = newest_json_lines(config.run_dir / "metrics.jsonl")[-_RECENT_STEPS:] if resumed else []
     ledger = Ledger(config.run_dir / "rollouts", fsync=False)
     if not recorded or not ledger.nbytes:
         return f"rollouts: {stay}; a dry run of a run that is resumed says what they take in a day"

@@ -16,7 +16,6 @@ from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import generation_cores
-from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.driver.console import Console
@@ -41,6 +40,7 @@ from unisd_rl.evaluation.statistics import describe_cut
 from unisd_rl.models.check import check_lengths
 from unisd_rl.models.load import read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.logs import log_path
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 from unisd_rl.transport.weights.store import StoreClient, spawn_store

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import CorePlan, core_plan
-from unisd_rl.cluster.logs import log_path
 from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -29,6 +28,7 @@ from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.storage.fork import fork_of
+from unisd_rl.storage.logs import log_path
 from unisd_rl.storage.recorded_run import ReplayRequest
 from unisd_rl.transport.rollouts.recording import Recording
 

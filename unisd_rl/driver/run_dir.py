@@ -18,6 +18,7 @@
 | control/ | `python -m unisd_rl.scale` and the driver: the target number of rollout actors, and the present one |
 | logs/ | every process, one file each |
 
+Files of lines and logs roll over by size (`storage/jsonl.py`, `storage/logs.py`).
 A line of metrics.jsonl is of a discarded step if a later lineage began at its step or before it (lineages.jsonl; see
 unisd_rl/storage/lineage.py).
 """

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unisd_rl.storage.files import is_locked
-from unisd_rl.storage.jsonl import read_json_lines
+from unisd_rl.storage.jsonl import LinesTail, newest_json_lines
 from unisd_rl.storage.lineage import read_rollbacks, step_survives, version_survives
 
 Line = Mapping[str, Any]
@@ -182,19 +182,14 @@ class ConsumedTail:
     """The lines of consumed.jsonl that were written since it was last read; at first those of its last MiB."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-        with suppress(OSError):
-            self._offset = max(0, path.stat().st_size - _TAIL_BYTES)
+        self._lines = LinesTail(path, _TAIL_BYTES)
 
     def tokens_by_actor(self, step: int, lineage: int) -> dict[str, int]:
         """Completion tokens of what `step` (counted from 0) of this lineage trained on, by rollout actor."""
         tokens: dict[str, int] = {}
-        with suppress(OSError), self._path.open("rb") as file:
-            file.seek(self._offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-            self._offset += len(whole) + len(newline)
-            for line in whole.splitlines():
-                with suppress(ValueError):  # the first one may be cut
+        with suppress(OSError):
+            for line in self._lines.read():
+                with suppress(ValueError):
                     record = json.loads(line)
                     if (record["step"], record.get("learner_lineage", lineage)) == (step, lineage):
                         tokens[record["actor"]] = tokens.get(record["actor"], 0) + record["tokens"]
@@ -206,10 +201,10 @@ def read_status(run: Path) -> RunStatus:
     settings = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     status = RunStatus(run.absolute().name, settings.get("run", {}).get("steps", 0))
     rollbacks = read_rollbacks(run / "lineages.jsonl")
-    for line in read_json_lines(run / "metrics.jsonl"):
+    for line in newest_json_lines(run / "metrics.jsonl"):
         if step_survives(line["lineage"], line["step"], rollbacks):
             status.observe_step(line)
-    for event in read_json_lines(run / "events.jsonl"):
+    for event in newest_json_lines(run / "events.jsonl"):
         status.observe_event(event)
     for path in (run / "evaluations").glob("step-*.json"):
         numbers = _json(path)

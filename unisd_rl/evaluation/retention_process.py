@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
-from unisd_rl.cluster.logs import log_path, redirect_output
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import ray_options, retention_bundle
 from unisd_rl.cluster.waiting import CallFailed, fetch, wait
@@ -26,6 +25,7 @@ from unisd_rl.config.evaluation import RetentionConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.evaluation.retention import Completion, Retention
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.logs import log_path, redirect_output
 from unisd_rl.types import Answer, Example, OnWait, no_op
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from unisd_rl.config.base import settings
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.storage.lineage import read_rollbacks, step_survives, version_survives
+from unisd_rl.storage.rolling import open_parts
 
 Row = Mapping[str, Any]
 
@@ -108,14 +109,12 @@ class RunRecord:
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         """The complete lines; one that nobody can read is left out. Python's json reads halves of surrogate pairs."""
-        try:
-            text = (self.path / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
         rows = []
-        for line in text.split("\n"):
-            with suppress(ValueError):
-                rows.append(json.loads(line))
+        with suppress(OSError):
+            for _, file in open_parts(self.path / name):
+                for line in file.read().decode("utf-8", errors="replace").split("\n"):
+                    with suppress(ValueError):
+                        rows.append(json.loads(line))
         return rows
 
     def _json(self, path: Path) -> Row | None:

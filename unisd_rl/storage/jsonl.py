@@ -1,6 +1,7 @@
 """Append-only files of JSON objects, one a line, that survive a kill or a full disk in mid-write.
 
 A last line without its newline was cut short by a crash: readers skip it, and the file's next owner takes it off.
+At 64 MiB a file rolls over (`rolling.py`): readers are given the lines of all parts.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from unisd_rl.storage.files import sync_folder
+from unisd_rl.storage.rolling import open_parts, place_before_end, roll_over
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,6 +24,8 @@ Record = Mapping[str, Any]
 Line = TypeVar("Line")
 _JSON = msgspec.json.Encoder()
 _BLOCK_BYTES = 1 << 20
+_PART_BYTES = 64 << 20
+_NEWEST_BYTES = 16 << 20  # thousands of steps
 
 
 class JsonLinesFile:
@@ -51,6 +55,7 @@ class JsonLinesFile:
             self._unwritten = b""
 
     def _write(self, data: bytes) -> None:
+        roll_over(self._path, _PART_BYTES, self._fsync)
         new, left = not self._path.exists(), memoryview(data)
         with self._path.open("ab", buffering=0) as file:
             end = file.tell()
@@ -66,6 +71,35 @@ class JsonLinesFile:
             sync_folder(self._path.parent)
 
 
+class LinesTail:
+    """The complete lines that were written since they were last read; at first those of the last `nbytes`."""
+
+    def __init__(self, path: Path, nbytes: int) -> None:
+        self._path, self._part, self._offset = path, 0, 0
+        with suppress(OSError):
+            self._part, self._offset = place_before_end(path, nbytes)
+        self._skip = self._offset > 0  # the first line may be cut
+
+    def read(self) -> list[bytes]:
+        """They, in order, without their newlines."""
+        lines: list[bytes] = []
+        for part, file in open_parts(self._path, self._part):
+            file.seek(self._offset if part == self._part else 0)
+            if self._skip:
+                file.readline()
+            self._part, self._offset, self._skip = part, file.tell(), False
+            complete, newline, _ = file.read().rpartition(b"\n")
+            self._offset += len(complete) + len(newline)
+            lines += complete.splitlines()
+        return lines
+
+
+def newest_json_lines(path: Path) -> list[dict[str, Any]]:
+    """As `read_json_lines`, of a long file the last 16 MiB."""
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    return [decoder.decode(line) for line in LinesTail(path, _NEWEST_BYTES).read()]
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a file, in order; none where there is no file."""
     return list(iter_json_lines(path, dict[str, Any]))
@@ -79,17 +113,16 @@ def iter_json_lines(
     `from_older` makes one of lines that an earlier version wrote with other fields.
     """
     decoder, decoder_of_any = msgspec.json.Decoder(kind), msgspec.json.Decoder(dict[str, Any])
-    if path.exists():
-        with path.open("rb") as file:
-            torn = b""
-            while block := file.read(_BLOCK_BYTES):
-                lines, newline, torn = (torn + block).rpartition(b"\n")
-                try:
-                    yield from decoder.decode_lines(lines + newline)
-                except msgspec.ValidationError:
-                    if from_older is None:
-                        raise
-                    yield from map(from_older, decoder_of_any.decode_lines(lines + newline))
+    for _, file in open_parts(path):
+        torn = b""
+        while block := file.read(_BLOCK_BYTES):
+            lines, newline, torn = (torn + block).rpartition(b"\n")
+            try:
+                yield from decoder.decode_lines(lines + newline)
+            except msgspec.ValidationError:
+                if from_older is None:
+                    raise
+                yield from map(from_older, decoder_of_any.decode_lines(lines + newline))
 
 
 def _end_of_last_line(path: Path) -> int:

@@ -41,6 +41,8 @@ from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.queue import RolloutQueue
 from unisd_rl.types import PolicyVersion
 
+pytestmark = pytest.mark.usefixtures("files_of_lines_roll_over")
+
 ANY = st.integers(0, 99)  # which of those that are there, counted round
 
 

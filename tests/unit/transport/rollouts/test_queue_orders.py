@@ -6,7 +6,6 @@ of written sets says what the queue must report.
 """
 
 import asyncio
-import json
 import shutil
 import tempfile
 from itertools import takewhile
@@ -19,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.fakes.rollout_rows import HandClock, numbered, rollout
 from unisd_rl.config.rollout import RolloutConfig
+from unisd_rl.storage.jsonl import read_json_lines
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.schema import decode, encode
@@ -26,6 +26,7 @@ from unisd_rl.types import PolicyVersion, Source
 
 BATCH, MAX_STALENESS, MAX_ATTEMPTS, LEASE_S = 3, 1, 2, 10.0
 ROLLOUT = RolloutConfig(max_staleness=MAX_STALENESS, lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
+pytestmark = pytest.mark.usefixtures("files_of_lines_roll_over")
 ACTORS = st.sampled_from(["a", "b", "c"])
 
 
@@ -154,7 +155,7 @@ class Orders(RuleBasedStateMachine):
 
     def teardown(self):
         self.drain()
-        numbers = [json.loads(line)["prompt"] for line in self.lines()]
+        numbers = [line["prompt"] for line in self.lines()]
         assert numbers == self.consumed == [n for n in range(self.admitted) if n not in self.quarantined]
         again = Ledger(self.directory / "rollouts", fsync=False)
         assert {row.number: row.actor for row in again.rollouts(numbers)} == self.stored
@@ -199,8 +200,7 @@ class Orders(RuleBasedStateMachine):
         self.holder = {n: held for n, held in self.holder.items() if held[1] > self.clock.now_s}
 
     def lines(self):
-        path = self.directory / "consumed.jsonl"
-        return path.read_text().splitlines() if path.exists() else []
+        return read_json_lines(self.directory / "consumed.jsonl")
 
 
 Orders.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from unisd_rl.cluster.logs import innermost_cause
+from tests.fakes.full_disk import files_of_at_most
+from unisd_rl.storage import logs
+from unisd_rl.storage.logs import innermost_cause, roll_log
 
 ROOT = Path(__file__).parents[3]
 PRINTS = """
 import os, sys
 from pathlib import Path
-from unisd_rl.cluster.logs import redirect_output
+from unisd_rl.storage.logs import redirect_output
 
 redirect_output(Path(sys.argv[1]))
 print("said by Python", flush=True)
@@ -109,3 +111,43 @@ def test_the_innermost_cause_of_a_failure_is_found_in_a_log(tmp_path, text, caus
 
 def test_a_log_that_is_not_there_tells_no_cause(tmp_path):
     assert innermost_cause(tmp_path / "rollout-0.log") is None
+
+
+def test_a_full_log_rolls_over_under_its_writers_and_its_oldest_parts_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "_PART_BYTES", 100)
+    path = tmp_path / "one.log"
+    with path.open("ab", buffering=0) as log:  # as the descriptors that children inherit
+        for round_ in range(7):
+            log.write(b"." * 60)
+            roll_log(path)
+            assert path.stat().st_size == 60, "not full"
+            log.write(bytes(str(round_), "ascii") * 60)
+            roll_log(path)
+            assert path.stat().st_size == 0
+        log.write(b"last")
+    parts = sorted(tmp_path.iterdir())
+    assert [part.name for part in parts] == [*(f"one.{number:05d}.log" for number in (4, 5, 6, 7)), "one.log"]
+    assert [part.read_text()[-1] for part in parts] == ["3", "4", "5", "6", "t"]
+    assert path.read_text() == "last"
+
+
+def test_a_log_that_a_full_disk_cannot_put_aside_stays_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "_PART_BYTES", 100_000)
+    path = tmp_path / "one.log"
+    path.write_text("x" * 100_000)
+    with files_of_at_most(4096), pytest.raises(OSError):
+        roll_log(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["one.log"]
+    assert path.stat().st_size == 100_000
+
+
+def test_the_cause_of_a_failure_is_found_in_a_log_that_rolled_over_since(tmp_path, monkeypatch):
+    path = tmp_path / "one.log"
+    path.write_text(CHAINED)
+    cause = innermost_cause(path)
+    monkeypatch.setattr(logs, "_PART_BYTES", 1)
+    roll_log(path)
+    assert path.read_text() == ""
+    assert cause is not None
+    assert innermost_cause(path) == cause
+    assert innermost_cause(tmp_path / "none.log") is None

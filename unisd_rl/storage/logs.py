@@ -1,15 +1,25 @@
-"""Log files: each process of a run has one of its own, and none writes to the screen. What a failure began with."""
+"""Log files: each process of a run has one of its own, and none writes to the screen. What a failure began with.
+
+A log of 16 MiB rolls over (`rolling.py`); the last four parts before the newest are kept.
+"""
 
 import io
 import os
 import re
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
+
+from unisd_rl.storage.rolling import closed_parts, next_part, open_parts, place_before_end
+
+_PART_BYTES, _PARTS_KEPT, _CHECK_S = 16 << 20, 4, 30.0
 
 
 def log_path(run_dir: Path, name: str) -> Path:
@@ -28,10 +38,45 @@ def redirect_output(path: Path) -> None:
     with path.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    keep_bounded(path)
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.BufferedWriter(stream), "utf-8", "backslashreplace", line_buffering=True)
         for stream in (_LossyStream(descriptor, "w", closefd=False) for descriptor in (1, 2))
     )
+
+
+def keep_bounded(path: Path) -> None:
+    """Roll the log over whenever it is full, in a thread of its own, for the rest of this process."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(_CHECK_S)
+            with suppress(OSError):
+                roll_log(path)
+
+    threading.Thread(target=watch, name="log", daemon=True).start()
+
+
+def roll_log(path: Path) -> None:
+    """Put what is in a full log aside, and throw away the oldest parts.
+
+    It is copied and emptied, not renamed: processes that this one started write to the open file, at its end. What they
+    write between the two is lost.
+
+    Raises:
+        OSError: the disk does not take the copy; the log stays as it is.
+    """
+    if path.stat().st_size < _PART_BYTES:
+        return
+    part = next_part(path)
+    try:
+        shutil.copyfile(path, part)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    os.truncate(path, 0)
+    for old in list(closed_parts(path).values())[:-_PARTS_KEPT]:
+        old.unlink(missing_ok=True)
 
 
 class _LossyStream(io.FileIO):
@@ -62,7 +107,7 @@ def innermost_cause(path: Path) -> str | None:
     A process that vLLM starts says this in its log, and to the one that started it only that it died.
     """
     try:
-        text = path.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+        text = _tail(path).decode(errors="replace")
     except OSError:
         return None
     lines = [_PREFIX.sub("", line) for line in text.splitlines()]
@@ -73,6 +118,15 @@ def innermost_cause(path: Path) -> str | None:
     if complaints and any(word in raised[-1] for word in _COMPILERS):
         return f"a compiler that is called at run time: {complaints[0]}"[:_LONGEST_CAUSE]
     return raised[-1][:_LONGEST_CAUSE]
+
+
+def _tail(path: Path) -> bytes:
+    first, offset = place_before_end(path, _TAIL_BYTES)
+    text = b""
+    for part, file in open_parts(path, first):
+        file.seek(offset if part == first else 0)
+        text += file.read()
+    return text
 
 
 def _first_of_each_chain(lines: Sequence[str]) -> Iterator[str]:
