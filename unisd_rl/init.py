@@ -15,8 +15,9 @@ from unisd_rl.cli import CliParser, check_model_folder, exit_code, user_model, u
 from unisd_rl.config.own_model import ADAPTER_RATE, FULL_RATE
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.data_files import field_names_of, named_files
+from unisd_rl.tasks.data_files import first_record, named_files
 from unisd_rl.tasks.field_names import USUAL, guessed_fields
+from unisd_rl.tasks.grader_choice import fitting_grader, grader_types
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
 
@@ -24,6 +25,7 @@ PROGRAM = "python -m unisd_rl.init"
 _DESCRIPTION = """Look at data of your own and write a commented recipe for it.
 
 DATA: a file (.jsonl, .json, .csv, .tsv, .parquet), or several by a pattern in quotes, as 'data/train-*.parquet'."""
+_ROLES = (*USUAL, "messages", "tools")
 _BATCH = 16
 """`learner.batch_size` where nobody says otherwise."""
 
@@ -41,10 +43,10 @@ def _init(arguments: Sequence[str]) -> int:
     if out.exists():
         raise UserError(f"--out {out} is there already: name another file, or remove it")
     check_model_folder("--model", options.model)
-    given = {role: field for role in USUAL if (field := getattr(options, role)) is not None}
-    fields = guessed_fields(field_names_of(files[0]), given, str(files[0]))
-    section = _section(options, files, fields)
-    found = _Found(name, options.model, section, load_task(section), out)
+    given = {role: field for role in _ROLES if (field := getattr(options, role)) is not None}
+    fields = guessed_fields(first_record(files[0]), given)
+    section, right = fitting_grader(_section(options, files, fields))
+    found = _Found(name, options.model, section, load_task(section), out, right)
     try:
         out.write_text("\n".join(_recipe(found)) + "\n", encoding="utf-8")
     except OSError as error:
@@ -63,6 +65,8 @@ class _Found:
     section: JsonlTask | DatasetsTask
     task: Task
     out: Path
+    right: float
+    """Share of the worked solutions that the section's grader finds right."""
 
 
 def _section(options: Namespace, files: Sequence[Path], fields: Fields) -> JsonlTask | DatasetsTask:
@@ -73,7 +77,12 @@ def _section(options: Namespace, files: Sequence[Path], fields: Fields) -> Jsonl
 
 
 def _describe(task: Task, fields: Fields) -> str:
-    named = f"prompt = {fields.prompt}, worked solution = {fields.demonstration}, answer = {fields.answer}"
+    last_turn, stated = f"the last turn of {fields.messages}", "what the worked solution states"
+    named = (
+        f"{f'chat = {fields.messages}' if fields.messages else f'prompt = {fields.prompt}'}, "
+        f"worked solution = {fields.demonstration or last_turn}, answer = {fields.answer or stated}"
+        f"{f', tools = {fields.tools}' if fields.tools else ''}"
+    )
     return f"{len(task.train):,} problems to train on, {len(task.evaluation):,} held out; {named}"
 
 
@@ -105,6 +114,7 @@ def _recipe(found: _Found) -> Iterator[str]:
     yield "# rank = 64"
     yield ""
     yield from _task_lines(found.section)
+    yield from _grader_lines(found)
     yield ""
     yield "[rollout]"
     yield f"# max_completion_tokens = ...  # twice the longest worked solution, which has {len(longest):,} characters"
@@ -129,8 +139,17 @@ def _task_lines(section: JsonlTask | DatasetsTask) -> Iterator[str]:
         yield '# evaluation = "held_out.jsonl"  # without it a fifth of the records, at most 500, is held out'
     yield ""
     yield "[task.fields]"
-    for role in USUAL:
-        yield f"{role} = {_text(getattr(section.fields, role))}"
+    for role in _ROLES:
+        if (field := getattr(section.fields, role)) is not None:
+            yield f"{role} = {_text(field)}"
+    yield ""
+
+
+def _grader_lines(found: _Found) -> Iterator[str]:
+    grader = found.section.grader
+    yield f"[task.grader]  # {found.right:.0%} of the worked solutions are right by it"
+    yield f'type = "{grader.type}"  # one of {", ".join(grader_types())}: docs/own_data.md'
+    yield "# grade_thinking = false  # for a model that thinks: only what follows </think> is graded"
 
 
 def _text(text: str) -> str:
@@ -144,8 +163,9 @@ def _parser() -> CliParser:
     parser.add_argument("--held-out", metavar="DATA", help="those to evaluate on (default: some of DATA)")
     parser.add_argument("--model", type=user_model, help="a model folder or a hub name")
     parser.add_argument("--out", type=user_path, metavar="FILE", help="the recipe's file (default: NAME.toml here)")
-    for role in USUAL:
-        parser.add_argument(f"--{role}", metavar="FIELD", help=f"the field that is the {role} (default: by its name)")
+    for role in _ROLES:
+        what = {"messages": "a chat, with the worked solution as its last turn"}.get(role, f"the {role}")
+        parser.add_argument(f"--{role}", metavar="FIELD", help=f"the field that is {what} (default: by its name)")
     return parser
 
 

@@ -47,12 +47,24 @@ class ViewKind(StrEnum):
     NEGATIVE = "negative"  # a demonstration verified to be wrong
 
 
+TOOLS = "tools"
+"""The role of a first turn that declares tools: a JSON list of functions, which the chat template writes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a chat."""
 
     role: str
     content: str
+    extra: str = ""
+    """What else the chat template is given of the turn, a JSON object: `tool_calls`, `tool_call_id`, `name`, ...; empty
+    for nothing."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the turn says."""
+        return (self.role, self.content, self.extra) if self.extra else (self.role, self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,9 @@ class Example:
     question: str
     demonstration: str
     answer: str
+    chat: tuple[Message, ...] = ()
+    """What the student reads where that is more than the question: history, a system turn, tools. `question` is then
+    what the chat asks, as one text."""
 
 
 @dataclass(frozen=True, slots=True)

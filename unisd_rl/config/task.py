@@ -1,10 +1,12 @@
 """Tasks, where problems come from: one section per task, told apart by `type`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from unisd_rl.config.base import Count, Fraction, ModelName, Section, Seed, UserPath, expand_home
+from unisd_rl.config.grader import GraderConfig, StatedGrader
 
 
 class SelfContained(Section):
@@ -137,16 +139,43 @@ class ToolAlpacaTask(Benchmark):
 
 
 class Fields(Section):
-    """Names of a record's fields."""
+    """Names of a record's fields. With `messages` the prompt is a chat, and what of the other two is not named is read
+    from its last turn."""
 
-    prompt: str = "prompt"
-    """Name of the field the student reads."""
-    demonstration: str = "demonstration"
-    """Name of the field with a worked solution, which only teachers read."""
-    answer: str = "answer"
-    """Name of the field with the reference answer that completions are graded against."""
+    prompt: str | None = "prompt"
+    """Name of the field the student reads: text, or a list of turns."""
+    demonstration: str | None = "demonstration"
+    """Name of the field with a worked solution, which only teachers read: text, or one turn of the assistant. With
+    `messages`, not named: the last turn, which is then the assistant's."""
+    answer: str | None = "answer"
+    """Name of the field with the reference answer that completions are graded against. With `messages`, not named: what
+    the grader reads from the worked solution."""
+    messages: str | None = None
+    """Name of a field with a chat: a list of turns with `role` and `content`, as one JSON text too. Absent: the prompt
+    is `prompt`."""
+    tools: str | None = None
+    """Name of a field with the tools that the model may call: a list of JSON schemas, as one JSON text too, which the
+    chat template writes. Absent: none."""
     id: str | None = None
     """Name of the field that identifies a record. Absent: its position."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_chat_stands_for_what_is_not_named(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or given.get("messages") is None:
+            return given
+        if given.get("prompt") is not None:
+            raise ValueError(
+                f"prompt = {given['prompt']!r} and messages = {given['messages']!r} both say what the student reads: "
+                "leave out one of them"
+            )
+        return {"demonstration": None, "answer": None, **given, "prompt": None}
+
+    @model_validator(mode="after")
+    def _something_is_read(self) -> "Fields":
+        if self.messages is None and None in (self.prompt, self.demonstration, self.answer):
+            raise ValueError("without messages, prompt, demonstration and answer must be named")
+        return self
 
 
 class JsonlTask(Section):
@@ -161,6 +190,8 @@ class JsonlTask(Section):
     """At most so many held-out records are evaluated. Absent: 500, and of the training records at most a fifth."""
     fields: Fields = Fields()
     """Which field is which."""
+    grader: GraderConfig = StatedGrader()
+    """How a completion is compared with the reference answer."""
 
 
 class DatasetsTask(Section):
@@ -182,6 +213,8 @@ class DatasetsTask(Section):
     """At most so many held-out records are evaluated. Absent: 500, and of the training records at most a fifth."""
     fields: Fields = Fields()
     """Which field is which."""
+    grader: GraderConfig = StatedGrader()
+    """How a completion is compared with the reference answer."""
 
 
 class PythonTask(Section):

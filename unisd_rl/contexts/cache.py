@@ -54,7 +54,7 @@ def records_fingerprint(task: Task, examples: Sequence[Example]) -> str:
             example.question,
             example.demonstration,
             example.answer,
-            *(part for message in task.student_messages(example) for part in (message.role, message.content)),
+            *(part for message in task.student_messages(example) for part in message.texts),
         )
     )
     return _digest(text.encode("utf-8", "surrogatepass") for text in texts)

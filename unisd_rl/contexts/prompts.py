@@ -116,7 +116,7 @@ class PromptStream:
             digest.update(
                 (
                     f"(Example(id={example.id!r}, question={example.question!r}, "
-                    f"demonstration={example.demonstration!r}, answer={example.answer!r}), "
+                    f"demonstration={example.demonstration!r}, answer={example.answer!r}{_chat_text(example)}), "
                     f"Contexts(auxiliary={contexts.auxiliary!r}, negative={contexts.negative!r}))"
                 ).encode()
             )
@@ -161,6 +161,10 @@ class PromptStream:
             draw = np.random.default_rng(derive_seed(self._config.run.seed, "epoch", epoch))
             self._order = epoch, draw.permutation(len(self))
         return self._order[1]
+
+
+def _chat_text(example: Example) -> str:
+    return f", chat={[turn.texts for turn in example.chat]!r}" if example.chat else ""
 
 
 def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:

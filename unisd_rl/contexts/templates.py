@@ -1,11 +1,12 @@
 """Templates: the words around what a teacher reads, the same for every task.
 
-Each template changes only the last turn of the student's chat, so that a system turn or an earlier
-conversation stays as it is. The negative view is the primary template with another demonstration:
-the two are equal byte for byte but for that text.
+Each template changes only the last user turn of the student's chat, so that a system turn, an earlier
+conversation and what tools returned stay as they are. The negative view is the primary template with another
+demonstration: the two are equal byte for byte but for that text.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from unisd_rl.config.contexts import ContextOrder
 from unisd_rl.types import Message
@@ -54,5 +55,6 @@ def advice(instruction: str) -> str:
 
 
 def _last_turn(chat: Chat, before: str, after: str) -> Chat:
-    assert chat[-1].role == "user", "a student prompt ends with a user turn"
-    return (*chat[:-1], Message("user", f"{before}{chat[-1].content}{after}"))
+    last = max(index for index, turn in enumerate(chat) if turn.role == "user")
+    turn = replace(chat[last], content=f"{before}{chat[last].content}{after}")
+    return (*chat[:last], turn, *chat[last + 1 :])

@@ -57,7 +57,7 @@ def _rendered(prompts: PromptStream) -> str:
         prompt = prompts.problem(place)
         chats = [(view.kind, view.messages) for view in prompt.views]
         for kind, messages in (("student", prompt.messages), *chats):
-            turns = [[message.role, message.content] for message in messages]
+            turns = [message.texts for message in messages]
             state.update(json.dumps([kind, turns, prompt.gold]).encode())
     return state.hexdigest()
 

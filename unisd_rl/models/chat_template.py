@@ -5,6 +5,7 @@ and the time that its clock shows. What it wrote is looked at: a turn that is no
 """
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unisd_rl.errors import UserError
-from unisd_rl.types import Message
+from unisd_rl.types import TOOLS, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,7 @@ class ChatTemplate:
         """The chat as text, up to where the model's answer begins.
 
         Raises:
-            UserError: the template refuses the chat, or leaves out a turn of the system or the user.
+            UserError: the template refuses the chat, or leaves out a turn of the system or the user, or a tool.
         """
         text = self._render(messages, True)
         for message in messages:
@@ -60,6 +61,13 @@ class ChatTemplate:
                     f"({message.content.strip()[:40]!r}): mend it (it must write message.content, as a text or as a "
                     "list of parts), or take another model"
                 )
+        for tool in _tools_of(messages) or ():
+            name = tool.get("function", tool).get("name", "")
+            if str(name) not in text:
+                raise UserError(
+                    f"the chat template of {self._path} does not write the tool {name!r}: leave out task.fields.tools, "
+                    "or take a model that was trained to call tools"
+                )
         return text
 
     def transcript(self, messages: Sequence[Message]) -> str:
@@ -67,10 +75,18 @@ class ChatTemplate:
         return self._render(messages, False)
 
     def _render(self, messages: Sequence[Message], opens_answer: bool) -> str:
-        chat = [{"role": message.role, "content": self._content(message)} for message in messages]
+        chat = [
+            {"role": message.role, "content": self._content(message)} | (json.loads(message.extra or "{}"))
+            for message in messages
+            if message.role != TOOLS
+        ]
         try:
             return self._tokenizer.apply_chat_template(
-                chat, add_generation_prompt=opens_answer, tokenize=False, **self._arguments
+                chat,
+                tools=_tools_of(messages),
+                add_generation_prompt=opens_answer,
+                tokenize=False,
+                **self._arguments,
             )
         except Exception as error:  # a template is a program: it may raise anything
             roles = ", ".join(message.role for message in messages)
@@ -97,3 +113,8 @@ class ChatTemplate:
                     f"model.chat_template: {name!r} is no argument of the chat template of {self._path}: leave it out, "
                     "or write it as the template does"
                 )
+
+
+def _tools_of(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
+    """The tools that a chat's first turn declares."""
+    return json.loads(messages[0].content) if messages and messages[0].role == TOOLS else None

@@ -9,7 +9,7 @@ key that stands twice in an object, NaN, a missing input, another key beside nam
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +106,19 @@ def to_react(calls: Sequence[Call]) -> str:
     return "\n".join(lines)
 
 
+def json_values(text: str) -> list[tuple[str, Json]]:
+    """The outermost JSON objects and lists in a text, in order, or the one value that all of it is; each as it is
+    written, and as a value. None where something is nested too deep."""
+    try:
+        return [(text.strip(), strict_json(text))]
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return list(_containers(text))
+    except RecursionError:
+        return []
+
+
 def strict_json(text: str) -> Json:
     """A JSON value in which no key stands twice and no number is infinite or none.
 
@@ -131,16 +144,23 @@ def _react_calls(completion: str) -> list[Call] | None:
 
 def _json_calls(completion: str) -> list[Call] | None:
     """Calls of the last outermost JSON value that is one or a list of them."""
-    last, at, text = None, 0, _Unnumbered(completion)
+    last = None
+    for _, value in _containers(completion):
+        if (calls := _as_calls(value)) is not None:
+            last = calls
+    return last
+
+
+def _containers(completion: str) -> Iterator[tuple[str, Json]]:
+    """The outermost JSON objects and lists of a text, each as it is written and as a value."""
+    at, text = 0, _Unnumbered(completion)
     while opening := _OPENING.search(text, at):
         try:
             value, at = _DECODER.raw_decode(text, opening.start())
         except ValueError:
             at = opening.end()
             continue
-        if (calls := _as_calls(value)) is not None:
-            last = calls
-    return last
+        yield completion[opening.start() : at], value
 
 
 class _Unnumbered(str):

@@ -52,21 +52,24 @@ def read_files(setting: str, path: str, fields: Sequence[str], remedy: str = "")
     return [record for file in named_files(setting, path) for record in _read(file, fields, remedy)]
 
 
-def field_names_of(file: Path) -> list[str]:
-    """The names of the fields of a file's records: its columns, or those of its first record.
+def first_record(file: Path) -> SourceRecord:
+    """The first record of a file, with all its fields.
 
     Raises:
-        UserError: it cannot be read, or holds no record.
+        UserError: the file cannot be read, or holds no record.
     """
     if _kind(file) == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            return list(pq.read_schema(file).names)
+            rows = next(pq.ParquetFile(file).iter_batches(1), None)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file} cannot be read as Parquet: {_reason(error)}") from error
-    return list(_read(file, (), "")[0].values)
+        if rows is None:
+            raise UserError(f"{file} holds no records")
+        return SourceRecord(f"{file}, record 0", rows.to_pylist()[0])
+    return _read(file, (), "")[0]
 
 
 def _read(file: Path, fields: Sequence[str], remedy: str) -> list[SourceRecord]:

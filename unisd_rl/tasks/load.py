@@ -3,13 +3,12 @@
 A task of a user's own is what an importable function returns (docs/add_a_task.md).
 """
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from unisd_rl.config.grader import MathGrader, PythonGrader
 from unisd_rl.config.task import (
     ArithmeticTask,
     Benchmark,
@@ -39,14 +38,16 @@ from unisd_rl.tasks import (
     tool_use,
     toolalpaca,
 )
+from unisd_rl.tasks.own_code import import_function, of_own_code
 from unisd_rl.tasks.records import check_files, load_datasets, load_jsonl
 from unisd_rl.tasks.source_records import print_once
-from unisd_rl.tasks.task import Task, check_gold, check_problems, describe_overlap, of_own_code
+from unisd_rl.tasks.task import Task, check_gold, check_problems, describe_overlap
 
 EVALUATION_ONLY = (GPQATask, HumanEvalTask)
 """Benchmarks that bring no training problems."""
-_GRADED, _GRADED_PROGRAMS = 4096, 64
-"""Worked solutions that are graded at most when a task is loaded: where that is text compared, where programs run."""
+_GRADED, _GRADED_MATHEMATICS, _GRADED_PROGRAMS = 4096, 512, 64
+"""Worked solutions that are graded at most when a task is loaded: where that is text compared, where processes compare
+mathematics, where programs run."""
 _MEMBERS = ("train", "evaluation", "student_messages", "grade", "wrong_demonstrations")
 
 
@@ -67,13 +68,21 @@ def load_task(config: TaskConfig, for_training: bool = True) -> Task:
     if overlap := describe_overlap(task):
         print_once(f"{origin}: {overlap}")
     if not isinstance(config, SelfContained):  # these make their solutions, some wrong on purpose
-        check_gold(task, origin, _GRADED_PROGRAMS if runs_programs(config) else _GRADED)
+        check_gold(task, origin, _most_graded(config))
     return task
 
 
+def _most_graded(config: TaskConfig) -> int:
+    if runs_programs(config):
+        return _GRADED_PROGRAMS
+    mathematics = isinstance(config, JsonlTask | DatasetsTask) and isinstance(config.grader, MathGrader)
+    return _GRADED_MATHEMATICS if mathematics else _GRADED
+
+
 def runs_programs(config: TaskConfig) -> bool:
-    """Whether a grade may take a program that is run: of a benchmark of programs, or of a task of one's own."""
-    return isinstance(config, MBPPTask | HumanEvalTask | PythonTask)
+    """Whether a grade may take a program that is run: of a benchmark of programs, or a task or grader of one's own."""
+    own_grader = isinstance(config, JsonlTask | DatasetsTask) and isinstance(config.grader, PythonGrader)
+    return own_grader or isinstance(config, MBPPTask | HumanEvalTask | PythonTask)
 
 
 def _loaded(config: TaskConfig) -> Task:
@@ -155,18 +164,7 @@ def _factory_of(config: PythonTask) -> Callable[..., Task]:
     Raises:
         UserError: there is no such module or function, or it does not take these arguments.
     """
-    module, _, name = config.factory.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a user's module raises when it is run
-        raise UserError(
-            f"task.factory = {config.factory!r} cannot be imported from {here}: {type(error).__name__}: {error}"
-        ) from error
-    if not callable(factory):
-        raise UserError(f"task.factory = {config.factory!r} is no function, but a {type(factory).__name__}")
+    factory = import_function("task.factory", config.factory)
     try:
         inspect.signature(factory).bind(**config.arguments)
     except (TypeError, ValueError) as error:  # ValueError: a built-in without a signature

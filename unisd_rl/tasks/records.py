@@ -4,14 +4,16 @@ Nothing heavy is imported for files that are text, so that a missing one or a ba
 """
 
 import random
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.answer_rules import AnswerRule, Stated, answer_rule
+from unisd_rl.tasks.chat_rows import Chat, asking, chat_of, is_chat, question_of, solved, tools_of
 from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.data_files import load_split, names_files, read_files
 from unisd_rl.tasks.programs import mutated_demonstrations
@@ -20,27 +22,23 @@ from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
 _OWN_MISTAKES = 4  # tried before another problem's solution: half of the attempts that are the default
-_ANSWER = re.compile(r"\banswer:", re.IGNORECASE)
 _MOST_HELD_OUT = 500
 _NO_FIELD = " (see task.fields)"
 
 
 class Records:
-    """A task of records. One user turn a problem; answers are compared as text."""
+    """A task of records: what the student reads is a prompt or a chat, and answers are compared by a rule."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self.train, self.evaluation = train, evaluation
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], rule: AnswerRule | None = None) -> None:
+        self.train, self.evaluation, self._rule = train, evaluation, rule or Stated()
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
-        """The prompt field as one user turn."""
-        return (Message("user", example.question),)
+        """The record's chat, or its prompt as one user turn."""
+        return example.chat or (Message("user", example.question),)
 
     def grade(self, completion: str, example: Example) -> bool:
-        """Whether the stated answer is the reference, but for case and white space.
-
-        Stated is what follows the last `Answer:` (its first line, or all of it), or else the last non-empty line.
-        """
-        return normalized(example.answer) in map(normalized, _stated(completion))
+        """Whether the answer that the completion states is the reference (`task.grader`)."""
+        return self._rule.is_right(completion, example)
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The demonstration corrupted, or with a mutation in its program; behind a few of these, so only where they do
@@ -55,15 +53,6 @@ class Records:
                 yield other.demonstration
 
 
-def _stated(completion: str) -> tuple[str, ...]:
-    ends = [match.end() for match in _ANSWER.finditer(completion)]
-    stated = completion[ends[-1] :].strip() if ends else completion.strip()
-    lines = stated.splitlines()
-    if not lines:
-        return ()
-    return (stated, lines[0]) if ends else (lines[-1],)
-
-
 def load_jsonl(config: JsonlTask) -> Records:
     """The task of a `jsonl` section.
 
@@ -73,9 +62,14 @@ def load_jsonl(config: JsonlTask) -> Records:
     Raises:
         UserError: for a missing file, a bad record, or too few records.
     """
-    train = _read_jsonl(config.train, config.fields)
-    evaluation = _read_jsonl(config.evaluation, config.fields) if config.evaluation else None
-    return records_of(train, evaluation, config.eval_examples, str(config.train))
+    rule = answer_rule(config.grader)
+
+    def read(path: Path) -> list[Example]:
+        records = read_records(path, "task.train and task.evaluation take JSON Lines files", _NO_FIELD)
+        return _examples(records, config.fields, rule)
+
+    train, evaluation = read(config.train), read(config.evaluation) if config.evaluation else None
+    return records_of(train, evaluation, config.eval_examples, str(config.train), rule)
 
 
 def load_datasets(config: DatasetsTask) -> Records:
@@ -84,11 +78,11 @@ def load_datasets(config: DatasetsTask) -> Records:
     Raises:
         UserError: there is no such data, a record is bad, or there are too few.
     """
-    load = _from_files if names_files(config.path) else _from_splits
-    return records_of(*load(config), config.eval_examples, config.path)
+    load, rule = _from_files if names_files(config.path) else _from_splits, answer_rule(config.grader)
+    return records_of(*load(config, rule), config.eval_examples, config.path, rule)
 
 
-def _from_files(config: DatasetsTask) -> tuple[list[Example], list[Example] | None]:
+def _from_files(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], list[Example] | None]:
     given = {"name": config.name, "train_split": config.train_split, "eval_split": config.eval_split}
     for field, value in given.items():
         if value != DatasetsTask.model_fields[field].default:
@@ -98,12 +92,12 @@ def _from_files(config: DatasetsTask) -> tuple[list[Example], list[Example] | No
             )
 
     def read(setting: str, path: str) -> list[Example]:
-        return _examples(read_files(setting, path, _names(config.fields), _NO_FIELD), config.fields)
+        return _examples(read_files(setting, path, _names(config.fields), _NO_FIELD), config.fields, rule)
 
     return read("task.path", config.path), read("task.evaluation", config.evaluation) if config.evaluation else None
 
 
-def _from_splits(config: DatasetsTask) -> tuple[list[Example], list[Example] | None]:
+def _from_splits(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], list[Example] | None]:
     if config.evaluation is not None:
         raise UserError(
             f"task.evaluation = {config.evaluation!r} goes with files, and task.path = {config.path!r} names none; "
@@ -113,7 +107,7 @@ def _from_splits(config: DatasetsTask) -> tuple[list[Example], list[Example] | N
 
     def read(split: str) -> list[Example]:
         records = load_split("task.path", config.path, config.name, split, _names(fields), no_field=_NO_FIELD)
-        return _examples(records, fields)
+        return _examples(records, fields, rule)
 
     return read(config.train_split), read(config.eval_split) if config.eval_split else None
 
@@ -130,7 +124,13 @@ def check_files(config: JsonlTask | DatasetsTask) -> None:
         load_datasets(config)
 
 
-def records_of(train: list[Example], evaluation: list[Example] | None, count: int | None, origin: str) -> Records:
+def records_of(
+    train: list[Example],
+    evaluation: list[Example] | None,
+    count: int | None,
+    origin: str,
+    rule: AnswerRule | None = None,
+) -> Records:
     """Training records, and at most `count` held-out ones; where there are none, the last training records.
 
     Without a `count` that is at most 500, and of training records at most a fifth, which is said on stderr.
@@ -149,7 +149,7 @@ def records_of(train: list[Example], evaluation: list[Example] | None, count: in
                 f"{origin}: the first {_MOST_HELD_OUT} of {len(evaluation)} held-out records are evaluated "
                 "(task.eval_examples says how many)"
             )
-        return Records(train, held_out)
+        return Records(train, held_out, rule)
     size = count or max(1, min(_MOST_HELD_OUT, len(train) // 5))
     if len(train) <= size:
         raise UserError(
@@ -158,28 +158,71 @@ def records_of(train: list[Example], evaluation: list[Example] | None, count: in
         )
     if count is None:
         print_once(f"{origin}: the last {size} of {len(train)} records are held out (task.eval_examples says how many)")
-    return Records(train[:-size], train[-size:])
-
-
-def _read_jsonl(path: Path, fields: Fields) -> list[Example]:
-    return _examples(read_records(path, "task.train and task.evaluation take JSON Lines files", _NO_FIELD), fields)
+    return Records(train[:-size], train[-size:], rule)
 
 
 def _names(fields: Fields) -> list[str]:
-    return [name for name in (fields.prompt, fields.demonstration, fields.answer, fields.id) if name]
+    names = (fields.prompt, fields.messages, fields.demonstration, fields.answer, fields.tools, fields.id)
+    return [name for name in names if name]
 
 
-def _examples(records: Iterable[SourceRecord], fields: Fields) -> list[Example]:
+def _examples(records: Iterable[SourceRecord], fields: Fields, rule: AnswerRule) -> list[Example]:
     """Records as examples, in order; where no field is named, the id of one is its position."""
     examples: dict[str, Example] = {}
     for position, record in enumerate(records):
-        example = Example(
-            id=record.text_or_integer(fields.id) if fields.id else str(position),
-            question=record.text(fields.prompt),
-            demonstration=record.text(fields.demonstration),
-            answer=record.text_or_integer(fields.answer),
-        )
+        example = _example(record, fields, rule, str(position))
         if example.id in examples:
             raise record.wrong(f"the id {example.id!r} occurs twice; ids must differ, or leave out fields.id")
+        if reason := rule.unusable(example):
+            raise record.wrong(f"{reason}, which the grader needs (task.grader)")
         examples[example.id] = example
     return list(examples.values())
+
+
+def _example(record: SourceRecord, fields: Fields, rule: AnswerRule, position: str) -> Example:
+    """One record as an example. What `fields` leaves open is read from the chat."""
+    question, chat, demonstration = _asked(record, fields)
+    if fields.demonstration is not None:
+        demonstration = _solution(record, fields.demonstration)
+    assert demonstration is not None, "a chat that ends with an answer, or a field"
+    example = Example(
+        id=record.text_or_integer(fields.id) if fields.id else position,
+        question=question,
+        demonstration=demonstration,
+        answer="" if fields.answer is None else record.text_or_integer(fields.answer),
+        chat=chat,
+    )
+    if fields.answer is not None:
+        return example
+    stated = rule.stated(example.demonstration, example)
+    if stated is None:
+        raise record.wrong(
+            f"its worked solution, which ends {demonstration.rstrip()[-40:]!r}, states no answer for the grader "
+            "(task.grader): name the field that has it as task.fields.answer, or choose another grader"
+        )
+    return replace(example, answer=stated)
+
+
+def _asked(record: SourceRecord, fields: Fields) -> tuple[str, Chat, str | None]:
+    """What is asked as one text; the chat, where there is more to it; and the answer that the chat ends with."""
+    field, demonstration = fields.messages or fields.prompt or "", None
+    if fields.messages is None and not is_chat(record.values.get(field)):
+        chat: Chat = (Message("user", record.text(field)),)
+    elif fields.demonstration is None:
+        chat, demonstration = solved(record, field, chat_of(record, field))
+    else:
+        chat = asking(record, field, chat_of(record, field))
+    if fields.tools is not None:
+        chat = (tools_of(record, fields.tools), *chat)
+    question = question_of(chat)
+    return question, () if chat == (Message("user", question),) else chat, demonstration
+
+
+def _solution(record: SourceRecord, field: str) -> str:
+    """A worked solution that is text, or one turn of the assistant."""
+    if not is_chat(record.values.get(field)):
+        return record.text(field)
+    (turn, *more) = chat_of(record, field, asks=False)
+    if more or turn.role != "assistant" or not turn.content.strip():
+        raise record.wrong(f"field {field!r} must be text, or one turn of 'assistant' that says something")
+    return turn.content

@@ -10,21 +10,19 @@ else, and no loss curve shows it.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from traceback import extract_tb
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from unisd_rl.cluster.cores import available_cores
-from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.own_code import of_own_code
 from unisd_rl.tasks.source_records import half_of_a_pair, print_once
 from unisd_rl.types import Example, Message
-
-Result = TypeVar("Result")
 
 
 class Task(Protocol):
@@ -44,7 +42,8 @@ class Task(Protocol):
         ...
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
-        """What the student reads: a chat that ends with a user turn and holds no part of the solution."""
+        """What the student reads: a chat that ends with a user turn, or with what a tool returned to the assistant
+        after one, and holds no part of the solution."""
         ...
 
     def grade(self, completion: str, example: Example) -> bool:
@@ -174,24 +173,7 @@ def describe_overlap(task: Task) -> str | None:
 
 
 def _asked(task: Task, example: Example) -> tuple[str, ...]:
-    return tuple(normalized(turn.content) for turn in task.student_messages(example))
-
-
-def of_own_code(origin: str, what: str, function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function of a user's own task returns.
-
-    Raises:
-        UserError: it raised; the sentence says what and where.
-    """
-    try:
-        return function(*arguments)
-    except (UserError, RunFailed):
-        raise
-    except Exception as error:
-        place = extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{origin}: {what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        ) from error
+    return tuple(normalized(" ".join(turn.texts[1:])) for turn in task.student_messages(example))
 
 
 def _check_form(example: Example, name: str) -> None:
@@ -207,8 +189,9 @@ def _check_chat(chat: Sequence[Message], name: str) -> None:
     whole = isinstance(chat, tuple | list) and all(isinstance(turn, Message) for turn in chat)
     if not whole or not all(isinstance(turn.content, str) for turn in chat):
         raise UserError(f"{name} must be a tuple of Message with text, but it is {chat!r:.80}")
-    if not chat or chat[-1].role != "user":
+    asked = bool(chat) and (chat[-1].role == "user" or (chat[-1].role == "tool" and "user" in (t.role for t in chat)))
+    if not asked:
         last = repr(chat[-1].role) if chat else "none"
-        raise UserError(f"{name} must end with a turn of 'user', but its last turn is {last}")
-    if half := half_of_a_pair([turn.content for turn in chat]):
+        raise UserError(f"{name} must end with a turn of 'user' (or of 'tool', after one), but its last turn is {last}")
+    if half := half_of_a_pair([text for turn in chat for text in turn.texts]):
         raise UserError(f"{name} holds {half!r}, half of a surrogate pair, which is no character")

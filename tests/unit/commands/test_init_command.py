@@ -11,6 +11,7 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.run import checked_request
 from unisd_rl.tasks.field_names import guessed_fields
+from unisd_rl.tasks.source_records import SourceRecord
 
 COUNT = 10
 ROWS = [
@@ -41,7 +42,14 @@ def test_the_recipe_of_json_lines_is_taken_by_a_run_and_names_their_fields(here,
     assert config.objective == load_recipe("unisd_star").objective
     assert config.task.model_dump(include={"type", "fields"}) == {
         "type": "jsonl",
-        "fields": {"prompt": "Question", "demonstration": "solution", "answer": "result", "id": None},
+        "fields": {
+            "prompt": "Question",
+            "demonstration": "solution",
+            "answer": "result",
+            "messages": None,
+            "tools": None,
+            "id": None,
+        },
     }
 
 
@@ -107,11 +115,55 @@ def test_a_recipe_that_is_there_is_never_overwritten(here, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_likeliest_name_wins_and_no_field_is_two_things():
-    names = ["input", "question", "output", "answer"]
-    fields = guessed_fields(names, {}, "data")
+def fields_of(values, **given):
+    return guessed_fields(SourceRecord("data", values), given)
+
+
+def test_the_likeliest_name_that_holds_something_wins_and_no_field_is_two_things():
+    fields = fields_of(dict.fromkeys(("input", "question", "output", "answer"), "x"))
     assert (fields.prompt, fields.demonstration, fields.answer) == ("question", "output", "answer")
+    assert fields_of({"question": "", "input": "x", "output": "x", "answer": "x"}).prompt == "input"
     with pytest.raises(UserError, match="a worked solution usually is"):
-        guessed_fields(["question", "answer"], {}, "data")
-    fields = guessed_fields(["question", "answer", "label"], {"demonstration": "answer"}, "data")
+        fields_of({"question": "x", "answer": "x"})
+    fields = fields_of(dict.fromkeys(("question", "answer", "label"), "x"), demonstration="answer")
     assert (fields.demonstration, fields.answer) == ("answer", "label")
+
+
+ASK, SAY = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "Answer: 4"}
+
+
+def test_a_chat_is_told_from_a_prompt_and_needs_a_solution_only_where_it_ends_without_one():
+    fields = fields_of({"conversations": [ASK, SAY], "tools": [{"name": "f"}], "question": "x"})
+    assert fields.model_dump(exclude_none=True) == {"messages": "conversations", "tools": "tools"}
+    fields = fields_of({"messages": [ASK], "solution": "Answer: 4", "answer": "4"})
+    assert (fields.messages, fields.demonstration, fields.answer) == ("messages", "solution", "answer")
+    with pytest.raises(UserError, match="a worked solution usually is"):
+        fields_of({"messages": [ASK]})
+    assert fields_of(dict.fromkeys(("prompt", "solution", "answer", "chat"), "x"), prompt="prompt").messages is None
+
+
+def test_the_recipe_of_chats_is_taken_by_a_run(here, capsys):
+    system = {"role": "system", "content": "Be brief."}
+    chats = [[system, {**ASK, "content": f"{n} + 0?"}, {**SAY, "content": f"It is {n}."}] for n in range(COUNT)]
+    write(here / "chats.jsonl", [{"messages": chat} for chat in chats])
+    assert main(["init", "chats.jsonl"]) == 0
+    assert "worked solution = the last turn of messages, answer = what the worked solution" in capsys.readouterr().out
+    config = checked_request(["chats.toml", "--model.path", "owner/name"]).config
+    assert config.task.fields.model_dump(exclude_none=True) == {"messages": "messages"}
+
+
+GRADERS = {
+    "stated": ("So.\nAnswer: 4", "4", "Q"),
+    "number": ("It is 4, or four.", "4", "Q"),
+    "choice": ("The answer is (B).", "B. four", "Q\nA. three\nB. four"),
+    "json": ('I call:\n{"name": "f"}', '{"name":"f"}', "Q"),
+}
+
+
+@pytest.mark.parametrize("kind", GRADERS)
+def test_the_recipe_has_the_grader_that_finds_the_worked_solutions_right(here, kind):
+    solution, answer, question = GRADERS[kind]
+    write(here / "rows.jsonl", [{"prompt": question, "solution": solution, "answer": answer}] * COUNT)
+    assert main(["init", "rows.jsonl"]) == 0
+    assert checked_request(["rows.toml", "--model.path", "a/b"]).config.task.grader.type == kind
+    assert f'type = "{kind}"  # one of stated, exact, number' in (here / "rows.toml").read_text()

@@ -43,6 +43,8 @@ def samples(tmp_path_factory):
     return {
         "task.jsonl": own | {"task": {"train": str(folder / "records.jsonl")}},
         "task.datasets": own | {"task": {"path": str(folder)}},
+        "task.grader.regex": {"task": {"grader": {"pattern": r"\d+"}}},
+        "task.grader.python": {"task": {"grader": {"function": "tests.fakes.schema_cases:any_task"}}},
         "task.python": own | {"task": {"factory": "tests.fakes.schema_cases:any_task"}},
         **{f"task.{name}": own for name in others},
         "rollout.actors": {"rollout": {"actors": {"max": 2}}},

@@ -135,19 +135,22 @@ class LaterExample:
     answer: str
     question: str
     demonstration: str
+    chat: tuple = ()
 
 
 def test_a_further_field_of_a_problem_or_its_contexts_refuses_no_older_run():
     """The checksum is the one that runs have noted since they note any: of both as Python shows them."""
     kept = (Example("a", "What is 1 + 1?", 'It is "2".\nAnswer: 2', "2"), Example("b", "2 + 2?", "It's\n4", "4"))
     contexts = (Contexts(("One.", "Two's"), "3"), Contexts((), None))
-    shown = "".join(repr(pair) for pair in zip(kept, contexts, strict=True))
+    shown = "".join(repr(pair) for pair in zip(kept, contexts, strict=True)).replace(", chat=()", "")
     noted = xxhash.xxh3_64_hexdigest(shown.encode())
     assert noted == "fb1a82cddfe5d854"
     later = tuple(LaterExample("sums", e.id, e.answer, e.question, e.demonstration) for e in kept)
     for problems in (kept, later):
         assert PromptStream(None, CONFIG, Prepared(problems, contexts, None)).checksum == noted
-    for changed in (replace(kept[0], answer="3"), replace(kept[0], id="c"), replace(kept[0], question="")):
+    chat = (Message("user", "What is 1 + 1?"),)
+    for change in ({"answer": "3"}, {"id": "c"}, {"question": ""}, {"chat": chat}):
+        changed = replace(kept[0], **change)
         assert PromptStream(None, CONFIG, Prepared((changed, kept[1]), contexts, None)).checksum != noted
 
 

@@ -1,5 +1,6 @@
 """What a chat template is given, and what it wrote: nothing that is asked is lost, and no clock moves."""
 
+import json
 from contextlib import suppress
 from datetime import datetime
 
@@ -19,7 +20,7 @@ from tests.fakes.chat_tokenizers import (
 from unisd_rl.config.model import ChatTemplateConfig
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
-from unisd_rl.types import Message
+from unisd_rl.types import TOOLS, Message
 
 CHAT = (Message("user", "12 + 34 = ?"),)
 LEAP_DAY = datetime(2024, 2, 29)
@@ -152,3 +153,23 @@ def test_several_templates_without_a_default_one_are_refused(tmp_path):
     chat._tokenizer.chat_template = {"tool_use": TURNS}
     with pytest.raises(UserError, match="has no chat template to take"):
         chat.encode(CHAT)
+
+
+CALLS_TOOLS = (
+    "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}{% for m in messages %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}</call>{% endfor %}<|im_end|>{% endfor %}"
+)
+DECLARED = Message(TOOLS, json.dumps([{"type": "function", "function": {"name": "add"}}, {"name": "cut"}]))
+CALLED = Message("assistant", "", json.dumps({"tool_calls": [{"function": {"name": "add"}}]}))
+
+
+def test_tools_and_calls_are_written_by_the_template(tmp_path):
+    text = tokenizer(tmp_path, CALLS_TOOLS).render((DECLARED, *CHAT, CALLED, Message("tool", "46")))
+    assert text.startswith('{"type": "function", "function": {"name": "add"}}{"name": "cut"}12 + 34 = ?<|im_end|>')
+    assert text.endswith("<call>add</call><|im_end|>46<|im_end|>")
+    assert "add" not in tokenizer(tmp_path, CALLS_TOOLS).render(CHAT)
+
+
+def test_a_template_that_leaves_tools_out_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"does not write the tool 'add': leave out task\.fields\.tools"):
+        tokenizer(tmp_path).encode((DECLARED, *CHAT))
