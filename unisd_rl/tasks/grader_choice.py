@@ -1,6 +1,6 @@
 """Which grader fits records: the first of the usual ones that finds nearly all of their worked solutions right."""
 
-from typing import TypeVar, get_args
+from typing import get_args
 
 from pydantic import TypeAdapter
 
@@ -9,7 +9,6 @@ from unisd_rl.config.task import DatasetsTask, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks.records import load_datasets, load_jsonl
 
-RecordsTask = TypeVar("RecordsTask", JsonlTask, DatasetsTask)
 _TRIED = ("stated", "number", "choice", "json", "math", "exact")
 _READ, _ENOUGH = 64, 0.95
 
@@ -19,7 +18,7 @@ def grader_types() -> tuple[str, ...]:
     return tuple(get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(get_args(GraderConfig)[0]))
 
 
-def fitting_grader(section: RecordsTask) -> tuple[RecordsTask, float]:
+def fitting_grader(section: JsonlTask | DatasetsTask) -> tuple[JsonlTask | DatasetsTask, float]:
     """The section with the grader that fits its records, and the share of worked solutions that this finds right: the
     first with 95 % or more, or else the best.
 
