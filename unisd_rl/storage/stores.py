@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -188,8 +188,12 @@ class FsspecStore(FileStore):
             except FileNotFoundError:  # a store with real folders
                 self._system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
                 file = self._system.open(path, "wb")
-            yield file
-            file.close()  # not when the block raises: then nothing is put, or at most a part of a multi-part upload
+            try:
+                yield file
+                file.close()
+            except BaseException:
+                _abandon(file)
+                raise
 
     @override
     def append(self, name: str, data: "ReadableBuffer", at: int) -> None:
@@ -214,6 +218,17 @@ class FsspecStore(FileStore):
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 raise
             raise OSError(f"{self} failed: {type(error).__name__}: {error}") from error
+
+
+def _abandon(file: Any) -> None:
+    """Let a file that is written to fsspec never be put; nothing is left but, if that fails, a part of an upload.
+
+    The garbage collector closes an open one, and closing puts it.
+    """
+    with suppress(AttributeError):  # one in memory is not closed at all
+        file.closed = True
+    with suppress(Exception):  # the storage that failed may refuse this too
+        file.discard()
 
 
 def open_store(location: str | Path, fsync: bool) -> FileStore:

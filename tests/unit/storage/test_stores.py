@@ -1,11 +1,13 @@
 """Where a ledger lies: found again by whoever opens the run's folder, and never told with credentials."""
 
+import gc
 import json
 import random
 from uuid import uuid4
 
 import pytest
 
+from tests.fakes.counted_store import COUNTED, counted
 from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from unisd_rl.errors import UserError
@@ -83,3 +85,21 @@ def test_a_store_that_fails_says_so_whatever_is_asked_of_it():
     place.remove(["segments/1", "segments/2"])
     with pytest.raises(FileNotFoundError), place.open("segments/1"):
         pass
+
+
+def test_an_object_whose_writing_failed_is_never_put_not_by_the_garbage_collector_either():
+    place = open_store(f"{COUNTED}://{uuid4()}/rollouts", fsync=False)
+
+    def written_in_part():
+        with place.create("segments/1") as file:
+            file.write(b"half of it")
+            raise OSError("gave up")
+
+    with pytest.raises(OSError, match="gave up"):
+        written_in_part()
+    with counted(operations=0), pytest.raises(OSError, match="stopped"):
+        place.append("segments/2", b"all of it, and refused", 0)
+    gc.collect()
+    assert place.names("segments") == []
+    place.append("segments/1", b"whole", 0)
+    assert place.names("segments") == ["1"]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.compaction import wait_for_compaction
+from tests.fakes.counted_store import COUNTED, counted
 from tests.fakes.old_ledger import write_old_compacted, write_old_segment
 from tests.fakes.rollout_rows import append, rollout, same_rollouts
 from tests.fakes.stopping import stops_after
@@ -118,6 +120,48 @@ def test_stopped_after_any_file_operation_nothing_acknowledged_is_lost_and_the_n
     # three folders, seven commits to two files, a compaction with two files created and renamed, and four removed
     assert operations >= 3 + 2 * 7 + 2 * 2 + 4 + 1
     assert unfinished >= 5
+
+
+def test_an_object_store_that_a_run_leaves_after_any_put_or_deletion_has_all_that_was_acknowledged():
+    stopped, operations, unfinished = True, 0, 0
+    while stopped:
+        place, acknowledged = f"{COUNTED}://{uuid4()}/rollouts", []
+        with counted(operations) as counter:
+            ledger = Ledger(place, fsync=False)
+            for number in range(7):
+                with suppress(OSError):
+                    acknowledged += append(ledger, row(number))
+                wait_for_compaction(ledger)
+        stopped, names = counter.stopped, [*counter.put, *counter.deleted]
+        unfinished += "index/compacted-00000001.json" in names and len(counter.deleted) < 2 * 4
+        again = Ledger(place, fsync=False)
+        assert set(acknowledged) <= set(again.numbers)
+        assert same_rollouts(again.rollouts(list(again.numbers)), rows(again.numbers))
+        for number in range(11):
+            append(again, row(number))
+        again.compact()
+        assert list(Ledger(place, fsync=False).numbers) == list(range(11))
+        assert whole(Ledger(place, fsync=False), list(range(11)))
+        operations += 1
+    # rows and their entry of seven commits, a compacted file of four of them and its index, and those removed
+    assert operations == 2 * 7 + 2 + 2 * 4 + 1
+    assert unfinished == 2 * 4
+
+
+def test_an_object_store_is_asked_for_the_same_two_objects_a_window_however_many_commits_it_has():
+    ledger = Ledger(f"{COUNTED}://{uuid4()}/rollouts", fsync=False)
+
+    async def window(first, commits):
+        await asyncio.gather(*(ledger.append(encode([row(first + number)])) for number in range(commits)))
+
+    for index, commits in enumerate((1, 5, 40)):
+        with counted() as counter:
+            asyncio.run(window(100 * index, commits))
+        assert [name for name in counter.put if "compacted" not in name] == [
+            f"segments/{index + 1:08d}.arrows",
+            f"index/{index + 1:08d}.jsonl",
+        ]
+    assert len(ledger) == 46
 
 
 def test_a_line_or_rows_cut_short_anywhere_cost_the_commit_that_they_are_of_and_no_other(tmp_path, monkeypatch):
