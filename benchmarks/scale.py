@@ -20,6 +20,8 @@ Linear is one rollout every 2 s an actor; `scale_linearity.N` is the rollouts/s 
 really drawn, at the first G. Per row, after a warm-up: the median of `--windows` windows of `--seconds`, the processor
 time of the queue's process for a rollout (`queue_cpu_ms_per_rollout.gG`, at the last N), and its peak memory.
 
+`--part driver`: what does supervising them cost the driver? See `scales/driver.py`.
+
 `--part length`: does a rollout cost more late in a run? See `scales/length.py`.
 """
 
@@ -40,6 +42,7 @@ import ray
 from ray.actor import ActorHandle
 
 from benchmarks.output import finish, machine, result_file, show_table
+from benchmarks.scales.driver import driver, here
 from benchmarks.scales.length import length
 from benchmarks.scales.rows import prompts, rollout
 from unisd_rl.cli import user_path
@@ -286,12 +289,7 @@ def actors_part(options: argparse.Namespace) -> tuple[list[dict[str, object]], d
     return [asdict(row) for row in rows], ratios(rows)
 
 
-def here() -> dict[str, dict[str, str]]:
-    """Where Ray's processes find this module."""
-    return {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
-
-
-PARTS = {"actors": actors_part, "length": length}
+PARTS = {"actors": actors_part, "driver": driver, "length": length}
 
 if __name__ == "__main__":
     main()

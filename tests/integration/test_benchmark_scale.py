@@ -31,6 +31,13 @@ def test_the_quick_benchmark_writes_all_rows_and_ratios(tmp_path, name, options,
     assert all(0.0 < value < 1.1 for value in ratios.values())  # nothing is faster than what it sleeps
 
 
+def test_the_drivers_supervision_is_measured(tmp_path):
+    found, _ = quick("scale", tmp_path, "--part", "driver")
+    (row,) = found["rows"]
+    assert row["actors"] == 8
+    assert 0.0 < found["ratios"]["driver_cpu_ms_per_actor_s"] == row["driver_cpu_ms_per_actor_s"] < 1000.0
+
+
 def test_a_long_run_is_measured_at_each_length(tmp_path):
     found, _ = quick("scale", tmp_path, "--part", "length")
     assert set(found["ratios"]) == LENGTH
