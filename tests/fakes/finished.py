@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.rolling import open_parts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -128,6 +129,29 @@ def read_until(running: subprocess.Popen[str], start: str) -> str:
         if line.startswith(start):
             return seen
     raise AssertionError(f"the job ended before {start!r}:\n{seen}")
+
+
+def assert_people_see_what_counts(run: FinishedRun) -> None:
+    """TensorBoard's own reader has the losses of the steps that count; the page is there, with tokens of the run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    told = {event.step: event.value for event in reader.Scalars("loss/loss")}
+    counts = RunRecord.at(run.path)
+    expected = {row["step"] + 1: row["loss"] for row in counts.rows}
+    assert told.keys() == expected.keys()
+    assert all(abs(told[version] - loss) <= 1e-6 * abs(loss) for version, loss in expected.items())
+    assert counts.samples
+    consumed = {row["prompt"]: row for row in run.surviving}
+    for sample in counts.samples:
+        assert (consumed[sample["number"]]["step"], consumed[sample["number"]]["tokens"]) == (
+            sample["step"],
+            sample["length"],
+        )
+    page = (run.path / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "samples-data" in page
 
 
 def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, batch_size: int) -> None:

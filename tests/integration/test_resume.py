@@ -14,6 +14,7 @@ from tests.fakes.finished import (
     assert_accuracy_is_what_its_items_say,
     assert_every_prompt_exactly_once_and_in_order,
     assert_groups_are_whole,
+    assert_people_see_what_counts,
     assert_staleness_within,
     finished,
     process_of,
@@ -82,6 +83,7 @@ def test_a_killed_learner_rank_falls_back_and_the_run_finishes(tmp_path):
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
     assert run.rollbacks[0]["step"] in (3, 6)
+    assert_people_see_what_counts(run)
     happened = [(event["event"], event["component"]) for event in run.events]
     assert happened == [("failure", "learner"), ("recovery", "learner")]
 

@@ -14,6 +14,7 @@ from tests.fakes.finished import (
     assert_agreement_acts,
     assert_every_prompt_exactly_once_and_in_order,
     assert_groups_are_whole,
+    assert_people_see_what_counts,
     assert_staleness_within,
     run_job,
     start_job,
@@ -33,6 +34,12 @@ def short_run(tmp_path_factory):
 @pytest.mark.engine
 def test_every_prompt_is_consumed_exactly_once_and_in_order(short_run):
     assert_every_prompt_exactly_once_and_in_order(short_run, STEPS, BATCH)
+
+
+@pytest.mark.engine
+def test_the_page_and_tensorboard_have_the_run(short_run):
+    assert_people_see_what_counts(short_run)
+    assert short_run.output.rstrip().endswith("report.html")
 
 
 @pytest.mark.engine
