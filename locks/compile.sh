@@ -14,7 +14,8 @@ compile() { # compile EXTRA [uv option ...]
     shift
     for python in 3.11 3.12; do
         "$uv" pip compile pyproject.toml "locks/$extra.in" \
-            --extra "$extra" --extra dev --extra bench --python-version "$python" --python-platform x86_64-manylinux_2_28 \
+            --extra "$extra" --extra dev --extra bench --extra wandb --extra mlflow --extra trackio \
+            --python-version "$python" --python-platform x86_64-manylinux_2_28 \
             --quiet --upgrade --no-annotate --no-header "$@" >"$lists/$extra-$python.txt"
     done
     python3 locks/merge.py "$extra" "$lists/$extra-3.11.txt" "$lists/$extra-3.12.txt" >"$lists/$extra.txt"

@@ -5,6 +5,7 @@ import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from io import TextIOWrapper
 from itertools import takewhile
 from json import JSONDecodeError
@@ -208,6 +209,14 @@ def check_contexts(contexts: ContextsConfig) -> None:
             raise UserError(f"contexts.cache = {str(contexts.cache)!r} is not a folder; name one, or leave it out")
     if isinstance(contexts.auxiliary, RetrievalAuxiliary):
         check_model_folder("contexts.auxiliary.model", contexts.auxiliary.model)
+
+
+def check_trackers(trackers: Iterable[str]) -> None:
+    """Raise `UserError` for one whose library is not installed."""
+    for tracker in trackers:
+        if find_spec(tracker) is None:
+            remedy = f"pip install 'unisd-rl[{tracker}]', or leave it out"
+            raise UserError(f"tracking.to names {tracker!r}, which is not installed: {remedy}")
 
 
 def machine_gpus() -> int:

@@ -17,6 +17,7 @@ from unisd_rl.cli import (
     check_contexts,
     check_machine,
     check_model_folder,
+    check_trackers,
     check_training_task,
     exit_code,
     limit_openmp_spinning,
@@ -158,7 +159,7 @@ def check_without_imports(config: Config) -> None:
 
 
 def check_data(config: Config) -> None:
-    """Check model, ledger, task and contexts, as far as their files and addresses tell.
+    """Check model, ledger, task, contexts and trackers, as far as files and addresses tell.
 
     Raises:
         UserError: one sentence with the value and the remedy.
@@ -168,6 +169,7 @@ def check_data(config: Config) -> None:
         check_reachable("rollout.ledger", config.rollout.ledger)
     check_training_task(config.task)
     check_contexts(config.contexts)
+    check_trackers(config.tracking.to)
 
 
 def _check_model_stays(path: str, config: Config) -> None:

@@ -60,7 +60,6 @@ from unisd_rl.storage.fork import keep_checkpoint
 from unisd_rl.storage.logs import log_path
 from unisd_rl.tasks.load import load_task
 from unisd_rl.tasks.task import Task
-from unisd_rl.tracking.build import run_information
 from unisd_rl.transport.rollouts.driver_client import Batch
 from unisd_rl.types import PolicyVersion, Stop
 
@@ -144,7 +143,7 @@ def train_and_finish(
 ) -> tuple[PolicyVersion, EvaluationSummary | None]:
     """The steps from `version` on, the last checkpoint, and the final evaluation: None where a stop was requested."""
     start, evaluated = version, None
-    run.trackers.begin(version.number, run_information(run.directory.config))
+    run.trackers.begin(version.number)
     with timer:
         version = train_steps(run, version, stop)
     if version != start:

@@ -6,9 +6,11 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fakes.tracker_readers import curves
 from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.rolling import open_parts
 
@@ -131,17 +133,16 @@ def read_until(running: subprocess.Popen[str], start: str) -> str:
     raise AssertionError(f"the job ended before {start!r}:\n{seen}")
 
 
-def assert_people_see_what_counts(run: FinishedRun) -> None:
-    """TensorBoard's own reader has the losses of the steps that count; the page is there, with tokens of the run."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    reader = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
-    reader.Reload()
-    told = {event.step: event.value for event in reader.Scalars("loss/loss")}
+def assert_people_see_what_counts(run: FinishedRun, trackers: Sequence[str] = ("tensorboard",)) -> None:
+    """Each tracker's own reader has the numbers of the steps that count; the page is there, with tokens of the run."""
     counts = RunRecord.at(run.path)
-    expected = {row["step"] + 1: row["loss"] for row in counts.rows}
-    assert told.keys() == expected.keys()
-    assert all(abs(told[version] - loss) <= 1e-6 * abs(loss) for version, loss in expected.items())
+    for tracker in trackers:
+        read = curves(tracker, run.path)
+        for name, key in {"loss/loss": "loss", "lineage": "lineage", "timing/wait_s": "wait_s"}.items():
+            expected = {row["step"] + 1: row[key] for row in counts.rows}
+            assert read[name].keys() == expected.keys(), (tracker, name)
+            told = [(read[name][version], number) for version, number in expected.items()]
+            assert all(abs(one - other) <= 1e-6 * abs(other) for one, other in told), (tracker, name)
     assert counts.samples
     consumed = {row["prompt"]: row for row in run.surviving}
     for sample in counts.samples:

@@ -3,6 +3,7 @@
 Real Ray, DeepSpeed and the transformers engine. No vLLM engine is started.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.fakes.finished import (
     resume_job,
     start_job,
 )
+from tests.fakes.tracker_readers import INSTALLED
 
 STEPS, BATCH = 12, 16
 SHORT = (
@@ -56,13 +58,16 @@ def assert_fed_again_and_not_generated_anew(run: FinishedRun) -> None:
 
 def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tmp_path):
     """Four answers to each prompt; most of the others here have one."""
-    running = start_job(tmp_path, *SHORT, "--rollout.answers_per_prompt", "4")
+    trackers = ["tensorboard", *INSTALLED]
+    told = ("--tracking.to", json.dumps(trackers))
+    running = start_job(tmp_path, *SHORT, "--rollout.answers_per_prompt", "4", *told, WANDB_MODE="offline")
     read_until(running, f"step    5/{STEPS}")
     running.kill()
     running.wait(timeout=60)
-    run = finished(tmp_path, resume_job(tmp_path))
+    run = finished(tmp_path, resume_job(tmp_path, WANDB_MODE="offline"))
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
+    assert_people_see_what_counts(run, trackers)
     assert_fed_again_and_not_generated_anew(run)
     assert_groups_are_whole(run, answers=4)
     assert all(row["train_accuracy"] <= row["train_pass_at_g"] <= 1.0 for row in run.metrics)

@@ -4,11 +4,12 @@ from typing import Literal
 
 from unisd_rl.config.base import Section
 
-TrackerName = Literal["tensorboard"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class TrackingConfig(Section):
     """Trackers that are told numbers of steps and evaluations, and some answers. One that fails costs nothing."""
 
     to: tuple[TrackerName, ...] = ("tensorboard",)
-    """Trackers: `tensorboard` writes to RUN/tensorboard. Empty: none."""
+    """Trackers, each with what it keeps in a folder of its name in RUN unless its own variables lead elsewhere:
+    `tensorboard`; `wandb` (Weights & Biases), `mlflow` and `trackio`, each an extra of that name. Empty: none."""

@@ -113,7 +113,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         page = ReportWriter(directory.path, report)
         stack.callback(page.close)
         told = trackers(config, directory.path, report)
-        stack.callback(told.close)
+        stack.push(lambda kind, *_: told.close(failed=kind is not None))
         learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)

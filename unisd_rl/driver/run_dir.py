@@ -11,7 +11,7 @@
 | evaluations/step-N.retention.parquet | here, retention by completion, where it is measured |
 | prompts.json | `driver/origin.py`, at the start: fingerprints of what the run began with |
 | summary.json | here, at the end |
-| tensorboard/ | `tracking/tensorboard.py` |
+| tensorboard/, wandb/, mlruns/, trackio/ | `unisd_rl/tracking/`; the run's name there is in tracking/ |
 | report.html | `driver/report_writer.py`, at every evaluation and at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |

@@ -1,23 +1,16 @@
-"""The trackers that a configuration names; their libraries are imported in the thread that tells them."""
+"""The trackers that a configuration names; their libraries are imported in the threads that tell them."""
 
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from unisd_rl.config import Config
-from unisd_rl.tracking.tracker import Tracker, Trackers
+from unisd_rl.config.tracking import TrackerName
+from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
 from unisd_rl.types import Report
-
-
-def run_information(config: Path) -> Mapping[str, str]:
-    """What a run is, in Markdown, by name: its resolved configuration, and the commit of the working directory."""
-    information = {"configuration": f"```toml\n{config.read_text(encoding='utf-8')}\n```"}
-    try:
-        words = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(words, capture_output=True, text=True, timeout=5.0, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return information
-    return {**information, "git commit": f"`{commit}`"}
 
 
 def trackers(config: Config, run: Path, report: Report) -> Trackers:
@@ -28,5 +21,40 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
 
         return TensorBoard(run / "tensorboard")
 
-    known: dict[str, Callable[[], Tracker]] = {"tensorboard": tensorboard}
-    return Trackers({name: known[name] for name in config.tracking.to}, report)
+    def wandb() -> Tracker:
+        from unisd_rl.tracking.wandb import Wandb
+
+        return Wandb(run, config.run.name)
+
+    def mlflow() -> Tracker:
+        from unisd_rl.tracking.mlflow import MLflow
+
+        return MLflow(run, config.run.name)
+
+    def trackio() -> Tracker:
+        from unisd_rl.tracking.trackio import Trackio
+
+        return Trackio(run, config.run.name)
+
+    known: Mapping[TrackerName, Callable[[], Tracker]] = {
+        "tensorboard": tensorboard,
+        "wandb": wandb,
+        "mlflow": mlflow,
+        "trackio": trackio,
+    }
+    opened = {name: known[name] for name in config.tracking.to}
+    return Trackers(opened, partial(run_information, config, run), report)
+
+
+def run_information(config: Config, run: Path) -> RunInformation:
+    """What the run in this folder is, as its config.toml and the working directory say."""
+    recipe = (run / "config.toml").read_text(encoding="utf-8")
+    return RunInformation(config.model_dump(mode="json", exclude_none=True), recipe, shlex.join(sys.argv), _commit())
+
+
+def _commit() -> str | None:
+    words = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=5.0, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import isfinite
 from typing import Any
 
 from unisd_rl.metrics import (
@@ -42,11 +43,11 @@ AXES = ("step", "lineage")
 
 
 def grouped(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by their names in a tracker; what is no number is left out.
+    """The numbers of a line of metrics.jsonl by their names in a tracker; nan and what is no number is left out.
 
     What a part of the step report has no field for is a time or tokens read, or else said by a term of the loss.
     """
-    numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and isfinite(value)}
     return {name if name in AXES else f"{_group(name)}/{name}": float(value) for name, value in numbers.items()}
 
 

@@ -1,16 +1,20 @@
-"""The seam to trackers: what one is told, and the thread that tells it.
+"""The seam to trackers: what one is told, and the threads that tell them.
 
 ```
- driver: a step, an evaluation, a text --queue--> thread --> each tracker of `tracking.to`
+ driver: a step, an evaluation --queue, bounded--> thread --> tracker      one queue and one thread a tracker
 ```
 
 The axis of all numbers is the version of the student: step k leads to version k + 1. After a rollback, and when a run
 is resumed, a tracker is told from which version on what it has does not count any longer. A tracker that fails is
-reported once and told nothing more; none can end or slow a run.
+reported once and told nothing more; none can end or slow a run, nor another tracker.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Full, Queue
+from threading import Thread
 from typing import Any, Protocol
 
 from unisd_rl.tracking.names import grouped
@@ -18,93 +22,142 @@ from unisd_rl.types import Notice, Report
 
 _MOST_WAITING = 1000
 """Calls that may wait for a tracker that is slow; further ones are dropped."""
+COLUMNS = ("question", "completion", "verdict")
+"""Of the table of an evaluation's answers."""
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInformation:
+    """What a run is."""
+
+    config: Mapping[str, Any]
+    """Its resolved configuration, nested, of JSON's types."""
+    recipe: str
+    """The same as TOML: a recipe that runs it again."""
+    command: str
+    """The command line, with the names of the recipes that were given."""
+    commit: str | None
+    """Of the working directory; None where it is in no git repository."""
 
 
 class Tracker(Protocol):
     """One tracker of a run. Its methods may raise whatever they like, and take their time."""
 
-    def discard(self, version: int) -> None:
-        """What was told of `version` and later ones no longer counts."""
+    def begin(self, version: int, information: RunInformation) -> None:
+        """The run begins or goes on after `version`: what was told of later versions no longer counts."""
         ...
 
     def numbers(self, version: int, numbers: Mapping[str, float]) -> None:
         """Numbers of a version, by name."""
         ...
 
-    def text(self, version: int, name: str, markdown: str) -> None:
-        """A text of a version: the configuration, a table of completions."""
+    def table(self, version: int, name: str, columns: Sequence[str], rows: Rows) -> None:
+        """Rows of text, of a version."""
         ...
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, failed: bool) -> None:
+        """Write what is not written yet; `failed`: the run did not end well."""
         ...
+
+
+RESUMED_FROM = "resumed_from"
+"""The number by which a tracker that cannot forget tells a reader what counts: it is told at each begin, and of what
+was told before it, versions above it do not count."""
+
+_Call = Callable[[Tracker], None]
+
+
+class _TrackerThread:
+    """One tracker, opened and told in a thread of its own.
+
+    A daemon, so that a tracker that hangs does not keep the process from ending.
+    """
+
+    def __init__(self, name: str, open_tracker: Callable[[], Tracker], report: Report) -> None:
+        self._name, self._open, self._report = name, open_tracker, report
+        self._calls = Queue[_Call | None](_MOST_WAITING)
+        self._failed = self._lacks = False
+        self._thread = Thread(target=self._work, name=f"tracking-{name}", daemon=True)
+        self._thread.start()
+
+    def tell(self, call: _Call) -> None:
+        """Let the tracker be told; never waits."""
+        if self._failed:
+            return
+        try:
+            self._calls.put_nowait(call)
+        except Full:
+            if not self._lacks:
+                self._lacks = True
+                self._say(f"is {_MOST_WAITING} steps behind: it lacks some")
+
+    def close(self, failed: bool) -> None:
+        """Ask it to end; `join` waits until it has."""
+        self.tell(lambda tracker: tracker.close(failed))
+        with suppress(Full):  # it hangs, and is left behind
+            self._calls.put_nowait(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end, for at most so long."""
+        self._thread.join(max(0.0, timeout_s))
+        if self._thread.is_alive():
+            self._say("did not take everything within the time it had at the end")
+
+    def _work(self) -> None:
+        try:
+            tracker: Tracker | None = None
+            while (call := self._calls.get()) is not None:
+                tracker = tracker or self._open()
+                call(tracker)
+        except Exception as error:  # whatever a library raises, it must not cost the run
+            self._failed = True
+            self._say(f"is told nothing more: {error!r}")
+
+    def _say(self, what: str) -> None:
+        self._report(Notice("tracking", f"{self._name} {what}"))
 
 
 class Trackers:
-    """All trackers of a run, told in a thread of their own."""
+    """All trackers of a run, each told in a thread of its own."""
 
-    def __init__(self, open_trackers: Mapping[str, Callable[[], Tracker]], report: Report) -> None:
-        self._open, self._report = dict(open_trackers), report
-        self._told: dict[str, Tracker] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
-        self._dropped = False
+    def __init__(
+        self,
+        open_trackers: Mapping[str, Callable[[], Tracker]],
+        information: Callable[[], RunInformation],
+        report: Report,
+    ) -> None:
+        self._threads = [_TrackerThread(name, opened, report) for name, opened in open_trackers.items()]
+        self._information = information
 
-    def begin(self, version: int, information: Mapping[str, str]) -> None:
+    def begin(self, version: int) -> None:
         """The run begins or goes on after `version`: later versions that a tracker has do not count."""
-        self._tell(lambda tracker: tracker.discard(version + 1))
-        for name, markdown in information.items():
-            self._text(version, name, markdown)
+        self._tell(lambda tracker: tracker.begin(version, self._information()))
 
     def step(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
         self._tell(lambda tracker: tracker.numbers(line["step"] + 1, grouped(line)))
 
-    def evaluation(self, version: int, numbers: Mapping[str, Any], completions: Sequence[Sequence[str]]) -> None:
-        """Numbers of an evaluation, and rows (question, completion, verdict) of some of its answers."""
-        told = {f"evaluation/{name}": float(value) for name, value in _flat(numbers).items()}
+    def evaluation(self, version: int, numbers: Mapping[str, Any], rows: Rows) -> None:
+        """Numbers of an evaluation, and rows (`COLUMNS`) of some of its answers."""
+        told = {f"evaluation/{name}": value for name, value in _flat(numbers).items()}
+        # A completion may hold half a surrogate pair, which no file or database takes.
+        texts = [tuple(text.encode(errors="replace").decode() for text in row) for row in rows]
         self._tell(lambda tracker: tracker.numbers(version, told))
-        self._text(version, "evaluation/completions", completions_table(completions))
+        if texts:
+            self._tell(lambda tracker: tracker.table(version, "evaluation/completions", COLUMNS, texts))
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, failed: bool = False, timeout_s: float = 5.0) -> None:
         """Tell what is left, for at most so long; a tracker that hangs is left behind."""
-        self._tell(lambda tracker: tracker.close())
-        last = self._thread.submit(lambda: None)
-        try:
-            last.result(timeout_s)
-        except TimeoutError:
-            self._report(Notice("tracking", f"a tracker did not take everything within {timeout_s:g} s"))
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        ends_s = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.close(failed)
+        for thread in self._threads:
+            thread.join(ends_s - time.monotonic())
 
-    def _text(self, version: int, name: str, markdown: str) -> None:
-        self._tell(lambda tracker: tracker.text(version, name, markdown))
-
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
-        if self._thread._work_queue.qsize() < _MOST_WAITING:
-            self._thread.submit(self._call, call)
-        elif not self._dropped:
-            self._dropped = True
-            self._report(Notice("tracking", f"a tracker is {_MOST_WAITING} steps behind: it lacks some"))
-
-    def _call(self, call: Callable[[Tracker], None]) -> None:
-        for name in list(self._open):
-            try:
-                if name not in self._told:
-                    self._told[name] = self._open[name]()
-                call(self._told[name])
-            except Exception as error:  # whatever a library raises, it must not cost the run
-                del self._open[name]
-                self._report(Notice("tracking", f"{name} is told nothing more: {error!r}"))
-
-
-def completions_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows (question, completion, verdict) as a table in Markdown, each cell as code."""
-    lines = ["| question | completion | |", "|---|---|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
-
-
-def _cell(text: str) -> str:
-    """In one line and without a mark that ends the cell or the code."""
-    return f"`{text[:500].replace('|', '/').replace('`', chr(39))!r}`"
+    def _tell(self, call: _Call) -> None:
+        for thread in self._threads:
+            thread.tell(call)
 
 
 def _flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -113,5 +166,5 @@ def _flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = float(value)
     return flat

@@ -9,6 +9,8 @@ import pytest
 from tests.fakes.commands import SMALL, command, dry_run, started
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl import run
+from unisd_rl.cli import check_trackers
+from unisd_rl.errors import UserError
 from unisd_rl.run import checked_request
 
 command, dry_run = partial(command, "unisd_rl.run"), partial(dry_run, "unisd_rl.run")
@@ -96,6 +98,12 @@ def test_a_model_in_the_home_folder_is_found(tmp_path):
     save_model(tmp_path / "model", tied=True)
     result = dry_run("--model.path", "~/model", *SMALL, HOME=str(tmp_path))
     assert result.code == 0, result.errors
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_installs_it():
+    check_trackers(("tensorboard",))
+    with pytest.raises(UserError, match=r"'no_such_tracker', which is not installed: pip install 'unisd-rl\[no_such"):
+        check_trackers(("tensorboard", "no_such_tracker"))
 
 
 def test_a_setting_that_cannot_act_is_said():

@@ -104,7 +104,7 @@ def started(tmp_path, monkeypatch):
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
             rollouts=parts, learners=parts, directory=directory, console=Console(steps),
             consumed=ConsumedTail(directory.path / "consumed.jsonl"), retention=None, grader=grader,
-            samples=parts, page=None, trackers=Trackers({}, lambda event: None), meter=BottleneckMeter(1),
+            samples=parts, page=None, trackers=Trackers({}, None, None), meter=BottleneckMeter(1),
             alarms=Alarms(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts

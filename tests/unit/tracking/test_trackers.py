@@ -11,7 +11,8 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.reporting.record import RunRecord
 from unisd_rl.tracking.build import trackers
 from unisd_rl.tracking.names import grouped
-from unisd_rl.tracking.tracker import Trackers, completions_table
+from unisd_rl.tracking.tensorboard import markdown_table
+from unisd_rl.tracking.tracker import RunInformation, Trackers
 
 
 def read_back(folder):
@@ -26,7 +27,7 @@ def tell(path, calls, events):
     told = trackers(load_recipe("unisd_star"), path, events.append)
     for name, *arguments in calls:
         getattr(told, name)(*arguments)
-    told.close(60.0)
+    told.close(timeout_s=60.0)
 
 
 def test_tensorboard_reads_what_counts_after_a_rollback_and_a_resume(tmp_path):
@@ -36,13 +37,13 @@ def test_tensorboard_reads_what_counts_after_a_rollback_and_a_resume(tmp_path):
     rollbacks = [{"lineage": 1, "step": 2, "steps_lost": 2}, {"lineage": 2, "step": 3, "steps_lost": 1}]
     path, events = run_folder(tmp_path / "run", [*first, *second, *resumed], rollbacks=rollbacks), []
     before = [
-        ("begin", 0, {}),
+        ("begin", 0),
         *(("step", line) for line in first),
-        ("begin", 2, {}),
+        ("begin", 2),
         *(("step", line) for line in second),
     ]
     tell(path, before, events)
-    tell(path, [("begin", 3, {}), *(("step", line) for line in resumed)], events)
+    tell(path, [("begin", 3), *(("step", line) for line in resumed)], events)
     scalars, _ = read_back(path / "tensorboard")
     counts = RunRecord.at(path).rows
     assert [line["step"] for line in counts] == [0, 1, 2, 3, 4]
@@ -59,24 +60,22 @@ def test_tensorboard_reads_what_counts_after_a_rollback_and_a_resume(tmp_path):
 
 def test_evaluations_stay_that_a_rollback_to_their_version_leaves(tmp_path):
     told = {"accuracy": 0.5, "interval": {"low": 0.25, "high": 0.75}, "retention": None}
-    completions = [("1+1|?", "Answer: `2`\n", "right")]
-    calls = [
-        ("begin", 0, {"configuration": "a = 1"}), ("evaluation", 2, told, completions),
-        ("evaluation", 4, told, ()), ("begin", 2, {}),
-    ]  # fmt: skip
-    tell(tmp_path, calls, [])
-    scalars, reader = read_back(tmp_path / "tensorboard")
+    path, completions = run_folder(tmp_path / "run"), [("1+1|?", "Answer: `2`\n\ud83d", "right")]
+    calls = [("begin", 0), ("evaluation", 2, told, completions), ("evaluation", 4, told, ()), ("begin", 2)]
+    tell(path, calls, [])
+    scalars, reader = read_back(path / "tensorboard")
     assert scalars["evaluation/accuracy"] == [(2, 0.5)]
     assert scalars["evaluation/interval/low"] == [(2, 0.25)]
     texts = {name: reader.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in reader.Tags()["tensors"]}
-    assert texts["configuration"] == "a = 1"
-    assert texts["evaluation/completions"] == completions_table(completions)
+    assert (path / "config.toml").read_text() in texts["configuration"]
+    assert "'Answer: '2'\\n?'" in texts["evaluation/completions"].replace('"', "'")
 
 
 def test_cells_of_a_table_cannot_end_it():
-    (row,) = completions_table([("1+1|?", "Answer: `2`\n", "right")]).splitlines()[2:]
-    assert row.count("|") == 4
-    assert row.count("`") == 6
+    header, rule, row = markdown_table(("a", "b"), [("1+1|?", "Answer: `2`\n")]).splitlines()
+    assert (header, rule) == ("| a | b |", "| ---|--- |")
+    assert row.count("|") == 3
+    assert row.count("`") == 4
 
 
 def test_names_are_grouped_by_the_part_of_the_step_report():
@@ -91,7 +90,7 @@ def test_names_are_grouped_by_the_part_of_the_step_report():
 
 
 class Broken:
-    def discard(self, version): ...
+    def begin(self, version, information): ...
 
     def numbers(self, version, numbers):
         raise OSError("no network")
@@ -101,35 +100,62 @@ class Counting(Broken):
     def __init__(self, seen):
         self.seen = seen
 
+    def begin(self, version, information):
+        self.seen.append(information.command)
+
     def numbers(self, version, numbers):
         self.seen.append(version)
 
-    def close(self):
-        self.seen.append("closed")
+    def close(self, failed):
+        self.seen.append("failed" if failed else "closed")
+
+
+def no_information():
+    return RunInformation({}, "", "run", None)
 
 
 def test_a_tracker_that_fails_is_reported_once_and_the_others_go_on():
     seen, events = [], []
-    told = Trackers({"broken": Broken, "counting": lambda: Counting(seen)}, events.append)
+    told = Trackers({"broken": Broken, "counting": lambda: Counting(seen)}, no_information, events.append)
+    told.begin(0)
     for number in range(3):
         told.step(step(number))
-    told.close(60.0)
-    assert seen == [1, 2, 3, "closed"]
+    told.close(timeout_s=60.0)
+    assert seen == ["run", 1, 2, 3, "closed"]
     assert [event.reason for event in events] == ["broken is told nothing more: OSError('no network')"]
 
 
-def test_a_tracker_that_hangs_slows_no_step_and_is_left_behind_at_the_end():
-    release, events = threading.Event(), []
+def test_a_tracker_learns_how_the_run_ended():
+    seen = []
+    Trackers({"counting": lambda: Counting(seen)}, no_information, print).close(failed=True, timeout_s=60.0)
+    assert seen == ["failed"]
+
+
+def test_a_tracker_that_hangs_slows_no_step_nor_another_tracker_and_is_left_behind_at_the_end():
+    release, all_counted, seen, events = threading.Event(), threading.Event(), [], []
+
+    class Last(Counting):
+        def numbers(self, version, numbers):
+            super().numbers(version, numbers)
+            if version == 900:
+                all_counted.set()
 
     def hangs():
         release.wait(60)
         return Counting([])
 
-    told = Trackers({"slow": hangs}, events.append)
-    for number in range(2000):
+    told = Trackers({"slow": hangs, "quick": lambda: Last(seen)}, no_information, events.append)
+    for number in range(900):
         told.step(step(number))
-    told.close(0.05)
+    assert all_counted.wait(60)
+    for number in range(900, 2000):
+        told.step(step(number))
+    told.close(timeout_s=0.05)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "tracking-slow"] == [True]
     release.set()
-    assert [event.component for event in events] == ["tracking", "tracking"]
-    assert "steps behind" in events[0].reason
-    assert "did not take everything within 0.05 s" in events[1].reason
+    assert seen[:900] == list(range(1, 901))
+    slow = [event.reason for event in events if event.reason.startswith("slow")]
+    assert slow == [
+        "slow is 1000 steps behind: it lacks some",
+        "slow did not take everything within the time it had at the end",
+    ]

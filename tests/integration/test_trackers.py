@@ -1,0 +1,118 @@
+"""Trackers of the extras keep what metrics.jsonl has that counts; none reaches out, hangs the end or asks for a key."""
+
+import json
+
+import pytest
+
+from tests.fakes.run_folder import HOSTILE, run_folder, step
+from tests.fakes.tracker_readers import INSTALLED, curves, mlflow_run, trackio_logs, wandb_records
+from unisd_rl.config.load import load_recipe
+from unisd_rl.reporting.record import RunRecord
+from unisd_rl.tracking.build import run_information, trackers
+from unisd_rl.tracking.tracker import COLUMNS
+
+FIRST = [step(0), step(1), step(2, loss=9.0), step(3, loss=8.0, views_seen=3.0)]
+SECOND = [step(2, 1), step(3, 1, loss=7.0)]
+RESUMED = [step(3, 2), step(4, 2)]
+ROLLBACKS = [{"lineage": 1, "step": 2, "steps_lost": 2}, {"lineage": 2, "step": 3, "steps_lost": 1}]
+ANSWERS = [("1+1|?", HOSTILE, "wrong"), ("2+2", "Answer: `4`\n", "right")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return run_folder(tmp_path / "run", [*FIRST, *SECOND, *RESUMED], rollbacks=ROLLBACKS)
+
+
+def steps(lines):
+    return [("step", line) for line in lines]
+
+
+def tell(name, folder, calls, **close):
+    events = []
+    told = trackers(load_recipe("unisd_star", {"tracking": {"to": (name,)}}), folder, events.append)
+    for method, *arguments in calls:
+        getattr(told, method)(*arguments)
+    told.close(**{"timeout_s": 120.0, **close})
+    return [event.reason for event in events]
+
+
+@pytest.fixture(params=("wandb", "mlflow", "trackio"))
+def tracker(request, folder, monkeypatch):
+    if request.param not in INSTALLED:
+        pytest.skip(f"{request.param} is not installed: it is the extra of that name")
+    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
+    monkeypatch.setenv("NETRC", str(folder / "no.netrc"))
+    return request.param
+
+
+def test_a_tracker_reads_what_counts_after_a_rollback_and_a_resume(tracker, folder):
+    began = [("begin", 0), *steps(FIRST[:2]), ("evaluation", 2, {"accuracy": 0.5, "interval": {"low": 0.25}}, ANSWERS)]
+    evaluated_and_discarded = ("evaluation", 4, {"accuracy": 0.75}, ())
+    assert (
+        tell(tracker, folder, [*began, *steps(FIRST[2:]), evaluated_and_discarded, ("begin", 2), *steps(SECOND)]) == []
+    )
+    assert tell(tracker, folder, [("begin", 3), *steps(RESUMED)]) == []
+    read, counts = curves(tracker, folder), RunRecord.at(folder).rows
+    assert [line["step"] for line in counts] == [0, 1, 2, 3, 4]
+    keys = {"loss/loss": "loss", "timing/wait_s": "wait_s", "lineage": "lineage", "queue/tokens": "tokens"}
+    for name, key in keys.items():
+        assert read[name] == {line["step"] + 1: pytest.approx(line[key]) for line in counts}, name
+    assert read["evaluation/accuracy"] == {2: 0.5}
+    assert read["evaluation/interval/low"] == {2: 0.25}
+    assert not read.get("loss/views_seen")
+    INFORMATION[tracker](folder, run_information(load_recipe("unisd_star"), folder))
+
+
+def wandb_information(folder, expected):
+    records = list(wandb_records(folder))
+    runs = {record.run.run_id for record in records if record.WhichOneof("record_type") == "run"}
+    assert runs == {(folder / "tracking/wandb").read_text()}
+    updates = [item for record in records for item in record.config.update]
+    kept = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+    assert kept["learner"] == expected.config["learner"]
+    assert (kept["recipe"], kept["git_commit"], kept["command"]) == (expected.recipe, expected.commit, expected.command)
+    axes = [record.metric for record in records if record.WhichOneof("record_type") == "metric"]
+    assert [(axis.glob_name, axis.step_metric) for axis in axes if axis.glob_name] == [("*", "version")] * 2
+    (table,) = (folder / "wandb").glob("offline-run-*/files/media/table/evaluation/completions*.table.json")
+    assert json.loads(table.read_text())["columns"] == list(COLUMNS)
+    assert json.loads(table.read_text())["data"] == readable(ANSWERS)
+
+
+def mlflow_information(folder, expected):
+    _, run = mlflow_run(folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learner.batch_size"] == str(expected.config["learner"]["batch_size"])
+    assert run.data.tags["mlflow.source.git.commit"] == expected.commit
+    artifacts = folder / "mlruns" / run.info.experiment_id / run.info.run_id / "artifacts"
+    assert (artifacts / "recipe-from-version-0.toml").read_text() == expected.recipe
+    table = json.loads((artifacts / "evaluation/completions-version-2.json").read_text())
+    assert (table["columns"], table["data"]) == (list(COLUMNS), readable(ANSWERS))
+
+
+def trackio_information(folder, expected):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logs = trackio_logs(folder)
+    (name,) = SQLiteStorage.get_runs("unisd-rl")
+    kept = SQLiteStorage.get_run_config("unisd-rl", name)
+    assert (kept["recipe"], kept["git_commit"]) == (expected.recipe, expected.commit)
+    (table,) = [row["evaluation/completions"] for row in logs if "evaluation/completions" in row]
+    assert [list(row.values()) for row in table["_value"]] == readable(ANSWERS)
+
+
+INFORMATION = {"wandb": wandb_information, "mlflow": mlflow_information, "trackio": trackio_information}
+
+
+def readable(rows):
+    return [[text.encode(errors="replace").decode() for text in row] for row in rows]
+
+
+def test_a_run_that_fails_is_marked_as_failed(folder, monkeypatch):
+    if "mlflow" not in INSTALLED:
+        pytest.skip("mlflow is not installed: it is the extra of that name")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tell("mlflow", folder, [("begin", 0)], failed=True) == []
+    _, run = mlflow_run(folder)
+    assert run.info.status == "FAILED"
