@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from unisd_rl.config import Config
-from unisd_rl.config.tracking import TrackerName
 from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
 from unisd_rl.types import Report
 
@@ -36,7 +35,7 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
 
         return Trackio(run, config.run.name)
 
-    known: Mapping[TrackerName, Callable[[], Tracker]] = {
+    known: Mapping[str, Callable[[], Tracker]] = {
         "tensorboard": tensorboard,
         "wandb": wandb,
         "mlflow": mlflow,
