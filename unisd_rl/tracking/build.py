@@ -41,7 +41,7 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
         "mlflow": mlflow,
         "trackio": trackio,
     }
-    opened = {name: known[name] for name in config.tracking.to}
+    opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in config.tracking.to}
     return Trackers(opened, partial(run_information, config, run), report)
 
 
