@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.process import ActorFailed, ActorProcess, PendingCall
-from actors.rollout_actor import Chat, ChatAnswer, ChatRequest, RolloutActor
+from actors.rollout_actor import Chat, ChatAnswer, ChatRequest, ChoiceRequest, RolloutActor
 from actors.supervisor import ActorSupervisor, State
 from unisd_rl.errors import RunFailed
 from unisd_rl.types import OnWait, PolicyVersion, Sampling
@@ -34,7 +34,7 @@ class EvaluationDispatch:
 
     def __init__(
         self,
-        requests: Sequence[ChatRequest],
+        requests: Sequence[ChatRequest | ChoiceRequest],
         version: PolicyVersion,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,

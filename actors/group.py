@@ -25,7 +25,7 @@ from ray.actor import ActorHandle
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
 from actors.process import ActorFailed, ActorProcess, PendingCall
-from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, RolloutActor
+from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, ChatRequest, ChoiceRequest, RolloutActor
 from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
 from actors.supervisor import ActorSupervisor, DesiredState, State
@@ -166,7 +166,16 @@ class RolloutGroup:
         Raises:
             RunFailed: no actor is at `version`, and none will be.
         """
-        dispatch = EvaluationDispatch(chat_requests(chats, sampling), version, self._spec.config.run.step_timeout_s)
+        return self._answers(chat_requests(chats, sampling), version, on_wait)
+
+    def choices(self, requests: Sequence[ChoiceRequest], version: PolicyVersion, on_wait: OnWait = no_op) -> list[str]:
+        """Of each request the likeliest text, in order, all by `version`; otherwise as `answers`."""
+        return [answer.text for answer in self._answers(requests, version, on_wait)]
+
+    def _answers(
+        self, requests: Sequence[ChatRequest | ChoiceRequest], version: PolicyVersion, on_wait: OnWait
+    ) -> list[ChatAnswer]:
+        dispatch = EvaluationDispatch(requests, version, self._spec.config.run.step_timeout_s)
         with self.leases_paused():
             while not dispatch.complete:
                 self.check()

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
-from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, PauseReport
+from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, PauseReport, PromptFailed
 from actors.engines.stall_guard import StallGuard
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
-from unisd_rl.errors import PermanentFailure, RunFailed
+from unisd_rl.errors import PermanentFailure, RunFailed, UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.logs import innermost_cause, log_path, redirect_output
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
@@ -33,6 +34,16 @@ from unisd_rl.types import ActorReport, Generation, Message, PolicyVersion, Puls
 
 Chat = tuple[Message, ...]
 ChatRequest = tuple[Chat, Sampling]
+_NO_TOKENS = np.empty(0, np.int32)
+_NOTHING = Generation(_NO_TOKENS, np.empty(0, np.float32), _NO_TOKENS, _NO_TOKENS, "length")
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """A chat, and answers of which the likeliest is wanted: by the first token in which they differ."""
+
+    chat: Chat
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +174,9 @@ class RolloutActor(VllmPushEndpoint):
         """Serve the queue again."""
         self._service.resume()
 
-    async def answer(self, requests: Sequence[ChatRequest], version: PolicyVersion) -> list[ChatAnswer]:
-        """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile.
+    async def answer(self, requests: Sequence[ChatRequest | ChoiceRequest], version: PolicyVersion) -> list[ChatAnswer]:
+        """Answer chats outside the queue, in order, every token by `version`; updates wait meanwhile. The answer to a
+        choice is one of its texts.
 
         Raises:
             RunFailed: the engine is not at `version`, or died.
@@ -175,9 +187,7 @@ class RolloutActor(VllmPushEndpoint):
                 raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    work = [
-                        tasks.create_task(self._answer_one(chat, sampling, in_flight)) for chat, sampling in requests
-                    ]
+                    work = [tasks.create_task(self._answer_one(request, in_flight)) for request in requests]
             except ExceptionGroup as failures:
                 raise self._failed(_first(failures)) from failures
         answers = [task.result() for task in work]
@@ -215,11 +225,24 @@ class RolloutActor(VllmPushEndpoint):
         async with self._applied:
             self._applied.notify_all()
 
-    async def _answer_one(self, chat: Chat, sampling: Sampling, in_flight: asyncio.Semaphore) -> ChatAnswer:
+    async def _answer_one(self, request: ChatRequest | ChoiceRequest, in_flight: asyncio.Semaphore) -> ChatAnswer:
         async with in_flight:
+            if isinstance(request, ChoiceRequest):
+                return await self._choose(request)
+            chat, sampling = request
             prompt_tokens = self._tokenizer.encode(chat)
             generation = await self._engine.generate(prompt_tokens, sampling)
         return ChatAnswer(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
+
+    async def _choose(self, request: ChoiceRequest) -> ChatAnswer:
+        prompt_tokens = self._tokenizer.encode(request.chat)
+        try:
+            begun, following = self._tokenizer.encode_choices(request.chat, request.texts)
+            greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=1, allowed=following)
+            generation = await self._engine.generate(begun, greedy)
+        except (UserError, PromptFailed):  # no token tells them apart, or there is no room: no choice, and no fault
+            return ChatAnswer(prompt_tokens, "", _NOTHING)
+        return ChatAnswer(prompt_tokens, request.texts[following.index(int(generation.tokens[0]))], generation)
 
     def _failed(self, error: BaseException) -> RunFailed:
         reason = str(error) or type(error).__name__

@@ -196,7 +196,8 @@ class Sampling:
     """The settings of sampling. Temperature 0 is greedy. `seed` None leaves it to the engine.
 
     `top_k` keeps the likeliest tokens (None: all), then `top_p` the nucleus of what is left. `number` is the prompt's
-    position in the training order, None for one that is not trained on.
+    position in the training order, None for one that is not trained on. `allowed` are the tokens that may be sampled,
+    None for all.
     """
 
     temperature: float
@@ -205,6 +206,7 @@ class Sampling:
     seed: int | None = None
     top_k: int | None = None
     number: int | None = None
+    allowed: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,8 @@ class Answer:
     correct: bool
     question: str = ""
     """What was asked, without what a chat template writes around it."""
+    stated: str | None = None
+    """The answer that the grader read in the completion; None where it read none, or does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,6 +189,8 @@ def sample(
     the top_k likeliest tokens and then over their nucleus where top_p < 1; of softmax(logits) for greedy rows. No row
     depends on how others are cut.
     """
+    if any(row.allowed is not None for row in samplings):
+        logits_RV = _only_allowed(logits_RV, samplings)
     temperatures_R = torch.tensor([row.temperature or 1.0 for row in samplings])
     logprobs_RV = (logits_RV / temperatures_R[:, None]).log_softmax(-1)
     top_k_R = torch.tensor([row.top_k or 0 for row in samplings])
@@ -203,6 +205,17 @@ def sample(
     greedy_R = torch.tensor([row.temperature == 0.0 for row in samplings])
     tokens_R = torch.where(greedy_R, logprobs_RV.argmax(-1), drawn_R.clamp(max=logits_RV.shape[-1] - 1))
     return tokens_R, logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
+
+
+def _only_allowed(logits_RV: torch.Tensor, samplings: list[Sampling]) -> torch.Tensor:
+    """Logits of minus infinity for the tokens that a row may not sample."""
+    logits_RV = logits_RV.clone()
+    for index, row in enumerate(samplings):
+        if row.allowed is not None:
+            kept = logits_RV[index, list(row.allowed)]
+            logits_RV[index] = float("-inf")
+            logits_RV[index, list(row.allowed)] = kept
+    return logits_RV
 
 
 def _likeliest(logprobs_RV: torch.Tensor, top_k_R: torch.Tensor) -> torch.Tensor:

@@ -212,6 +212,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
             logprobs=0,  # of the sampled token only
             flat_logprobs=True,
             stop_token_ids=list(self._spec.stop_tokens),
+            allowed_token_ids=None if sampling.allowed is None else list(sampling.allowed),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

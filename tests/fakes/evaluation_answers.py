@@ -33,9 +33,11 @@ def evaluation(grades, samples: int = 1) -> Evaluation:
 class FakeGroup:
     """Answers each chat with its own words, and remembers how it was asked."""
 
-    def __init__(self, serving: int = 1) -> None:
+    def __init__(self, serving: int = 1, likeliest: str = "") -> None:
+        """`likeliest`: the text of every choice; the first one without."""
         self.calls: list[tuple[list[str], object, PolicyVersion]] = []
-        self.serving, self.examining = serving, False
+        self.serving, self.examining, self.likeliest = serving, False, likeliest
+        self.asked: list[tuple[tuple[str, ...], PolicyVersion]] = []
 
     @contextmanager
     def leases_paused(self):
@@ -48,3 +50,8 @@ class FakeGroup:
         texts = [messages[-1].content for messages in prompts]
         self.calls.append((texts, sampling, version))
         return [ChatAnswer(np.arange(2, dtype=np.int32), f"said: {text}", generation()) for text in texts]
+
+    def choices(self, requests, version, on_wait):
+        assert self.examining, "leases would be taken between two slices"
+        self.asked += [(request.texts, version) for request in requests]
+        return [self.likeliest or request.texts[0] for request in requests]

@@ -20,7 +20,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from unisd_rl.driver.status import RunStatus, clock
-from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut
+from unisd_rl.evaluation.statistics import EvaluationSummary, describe_cut, describe_silent
 from unisd_rl.metrics import AnswerMetrics, StepMetrics
 from unisd_rl.storage.logs import keep_bounded
 from unisd_rl.terminal import OutputCapture, is_terminals_process, spoken_by
@@ -220,6 +220,10 @@ class Console(Progress):
             f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
             f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
+        if evaluation.choice is not None:
+            self.print(evaluation.choice.describe(len(evaluation.answers)))
+        elif evaluation.silent:
+            self.print(describe_silent(evaluation.silent, len(evaluation.answers)))
         if evaluation.cut:
             self.print(describe_cut(evaluation.cut, len(evaluation.answers), limit))
         if retention is not None:

@@ -36,7 +36,7 @@ from unisd_rl.evaluation.results import (
     write_results,
 )
 from unisd_rl.evaluation.retention_process import retention_scorer
-from unisd_rl.evaluation.statistics import describe_cut
+from unisd_rl.evaluation.statistics import describe_cut, describe_silent
 from unisd_rl.models.check import check_lengths
 from unisd_rl.models.load import read_config
 from unisd_rl.models.tokenizer import ChatTokenizer
@@ -85,14 +85,23 @@ def run_evaluation(request: EvaluationRequest, console: Console) -> list[Result]
         write_results(request.out, results, compared)
     console.print_table(results_table(results, config.evaluation.k))
     for result in results:
-        if cut := result.evaluation.cut:
-            limit = result.config.rollout.max_completion_tokens
-            sentence = describe_cut(cut, len(result.evaluation.answers), limit)
+        for sentence in _remarks(result):
             console.print(f"{result.model} on {result.task}: {sentence}")
     if compared:
         console.print_table(comparison_table(compared))
     console.announce(f"files  {request.out.absolute()}")
     return results
+
+
+def _remarks(result: Result) -> Iterator[str]:
+    """What belongs beside an accuracy."""
+    evaluation, answers = result.evaluation, len(result.evaluation.answers)
+    if evaluation.choice is not None:
+        yield evaluation.choice.describe(answers)
+    elif evaluation.silent:
+        yield describe_silent(evaluation.silent, answers)
+    if evaluation.cut:
+        yield describe_cut(evaluation.cut, answers, result.config.rollout.max_completion_tokens)
 
 
 def _results_of(

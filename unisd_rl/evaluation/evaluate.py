@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.group import RolloutGroup
-from actors.rollout_actor import ChatAnswer
+from actors.rollout_actor import ChatAnswer, ChoiceRequest
 from unisd_rl.config import Config
+from unisd_rl.evaluation.choices import ChoiceScores, choice_scores, options_of_task
 from unisd_rl.evaluation.retention import Retention
 from unisd_rl.evaluation.statistics import EvaluationSummary, Interval, pass_at_k, wilson_interval
 from unisd_rl.seeds import derive_seed
-from unisd_rl.tasks.task import Task, grade_all
+from unisd_rl.tasks.task import HasOptions, StatesAnswers, Task, grade_all
 from unisd_rl.types import Answer, Example, OnWait, PolicyVersion, ReportProgress, Sampling, no_op
 
 
@@ -37,6 +38,8 @@ class Evaluation:
     wall_s: float
     retention: Retention | None = None
     """None where it was not measured."""
+    choice: ChoiceScores | None = None
+    """None of tasks that are not multiple choice."""
 
     @property
     def problems(self) -> int:
@@ -57,6 +60,12 @@ class Evaluation:
     def cut(self) -> int:
         """Number of answers that the limit on tokens ended."""
         return sum(answer.generation.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def silent(self) -> int:
+        """Number of answers in which the grader read none, right or wrong; 0 of tasks that do not say."""
+        says = any(answer.stated is not None for answer in self.answers)
+        return sum(answer.stated is None for answer in self.answers) if says else 0
 
     @property
     def mean_tokens(self) -> float:
@@ -87,6 +96,7 @@ class Evaluation:
             accuracy=self.accuracy,
             interval=rate.interval,
             retention=retention,
+            choice=asdict(self.choice) if self.choice else None,
         )
 
     def to_json(self, ks: Sequence[int]) -> dict[str, Any]:
@@ -100,6 +110,7 @@ class Evaluation:
             "cut": self.cut,
             "mean_tokens": self.mean_tokens,
             "wall_s": self.wall_s,
+            "choice": asdict(self.choice) if self.choice else None,
             "retention": self.retention.to_json() if self.retention else None,
         }
 
@@ -120,14 +131,43 @@ def evaluate(
     """
     started, samples = time.monotonic(), config.evaluation.samples
     requests = [(example, sample) for example in task.evaluation for sample in range(samples)]
-    answers = list[ChatAnswer]()
+    answers, letters = list[ChatAnswer](), list[str | None]()
     with group.leases_paused():
         while (start := len(answers)) < len(requests):
             size = config.evaluation.concurrency * max(1, group.serving)
             chats = [task.student_messages(example) for example, _ in requests[start : start + size]]
             answers += group.answers(chats, _sampling(config, start), version, on_wait)
             progress(len(answers), len(requests), "")
-    return Evaluation(version, samples, _graded(task, requests, answers), time.monotonic() - started)
+        if (options := options_of_task(task)) is not None:
+            while (start := len(letters)) < len(task.evaluation):
+                size = config.evaluation.concurrency * max(1, group.serving)
+                examples = task.evaluation[start : start + size]
+                letters += _likeliest(group, task, options, examples, version, on_wait)
+                progress(len(letters), len(task.evaluation), "the likelihood of options")
+    graded = _graded(task, requests, answers)
+    scores = None if options is None else choice_scores(options, task.evaluation, graded, letters)
+    return Evaluation(version, samples, graded, time.monotonic() - started, choice=scores)
+
+
+def _likeliest(
+    group: RolloutGroup,
+    task: Task,
+    options: HasOptions,
+    examples: Sequence[Example],
+    version: PolicyVersion,
+    on_wait: OnWait,
+) -> list[str | None]:
+    """Of each problem the letter of its likeliest option; None where no token tells the options apart."""
+    answers = [options.option_answers(example) for example in examples]
+    requests = [
+        ChoiceRequest(task.student_messages(example), tuple(texts.values()))
+        for example, texts in zip(examples, answers, strict=True)
+    ]
+    found = group.choices(requests, version, on_wait)
+    return [
+        next((letter for letter, text in texts.items() if text == likeliest), None)
+        for texts, likeliest in zip(answers, found, strict=True)
+    ]
 
 
 def _sampling(config: Config, start: int) -> Sampling:
@@ -139,6 +179,7 @@ def _sampling(config: Config, start: int) -> Sampling:
 
 def _graded(task: Task, requests: Sequence[tuple[Example, int]], answers: Sequence[ChatAnswer]) -> tuple[Answer, ...]:
     right = grade_all(task, [(answer.text, example) for answer, (example, _) in zip(answers, requests, strict=True)])
+    states = task if isinstance(task, StatesAnswers) else None
     return tuple(
         Answer(
             id=example.id,
@@ -149,6 +190,7 @@ def _graded(task: Task, requests: Sequence[tuple[Example, int]], answers: Sequen
             reference=example.answer,
             correct=correct,
             question=example.question,
+            stated=states.stated(answer.text, example) if states else None,
         )
         for (example, sample), answer, correct in zip(requests, answers, right, strict=True)
     )

@@ -108,11 +108,13 @@ ANSWERS_SCHEMA = pa.schema(
         "completion_tokens": pa.list_(pa.int32()),
         "logprobs": pa.list_(pa.float32()),
         "reference": pa.string(),
+        "stated": pa.string(),
         "correct": pa.bool_(),
         "finish_reason": pa.string(),
     }
 )
-"""One row per answer. `logprobs`: of the distribution that was sampled from, at temperature 1 where it was greedy."""
+"""One row per answer. `logprobs`: of the distribution that was sampled from, at temperature 1 where it was greedy.
+`stated`: what the grader read as the answer; null where it read none, or does not say."""
 
 
 def json_lines(answers: Sequence[Answer]) -> str:
@@ -144,6 +146,7 @@ def _answer_row(answer: Answer) -> dict[str, object]:
         "completion": answer.completion,
         "tokens": len(answer.generation.tokens),
         "reference": answer.reference,
+        "stated": answer.stated,
         "correct": answer.correct,
         "finish_reason": answer.generation.finish_reason,
     }

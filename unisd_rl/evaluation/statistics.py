@@ -105,6 +105,11 @@ def describe_cut(cut: int, answers: int, limit: int) -> str:
     return f"{cut} of {answers} answers were cut at {limit} tokens: raise rollout.max_completion_tokens"
 
 
+def describe_silent(silent: int, answers: int) -> str:
+    """What belongs beside an accuracy where the grader read no answer in `silent` of them: those count as wrong."""
+    return f"{silent} of {answers} answers state no answer that the grader reads"
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
     """The numbers of one evaluated version that a run is summed up with, once its answers are on storage.
@@ -121,9 +126,11 @@ class EvaluationSummary:
     accuracy: float
     interval: Interval
     retention: Mapping[str, float] | None
+    choice: Mapping[str, Any] | None = None
+    """Of multiple choice what tells form from knowledge (`ChoiceScores`)."""
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any]) -> "EvaluationSummary":
         """The inverse of `dataclasses.asdict`; other numbers are ignored."""
-        fields = {name: numbers[name] for name in cls.__slots__}
+        fields = {name: numbers[name] for name in cls.__slots__ if name != "choice" or name in numbers}
         return cls(**{**fields, "interval": Interval(**numbers["interval"])})

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -46,7 +46,7 @@ def _learnt(run: RunRecord) -> Finding:
         return Finding(question, "not known yet", f"{len(run.evaluations)} of at least two evaluations are there")
     first, last = run.evaluations[0], run.evaluations[-1]
     before, after = first.numbers["accuracy"], last.numbers["accuracy"]
-    answer = f"accuracy {before:.1%} before, {after:.1%} after {last.step} steps"
+    answer = f"accuracy {before:.1%} before, {after:.1%} after {last.step} steps{_form(first.numbers, last.numbers)}"
     compared = paired(first, last)
     if compared is None:
         return Finding(question, answer, "the two evaluations share no problem")
@@ -56,6 +56,22 @@ def _learnt(run: RunRecord) -> Finding:
     elif compared.interval.high < 0:
         sure = "the interval lies below zero: it got worse"
     return Finding(question, answer, f"{describe_comparison(compared)}; {sure}")
+
+
+def _form(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Of multiple choice whether the form was learnt, or the knowledge."""
+    before, after = first.get("choice"), last.get("choice")
+    if not before or not after:
+        return ""
+    shares = [
+        choice["stated"] / (numbers["problems"] * numbers["samples"])
+        for choice, numbers in ((before, first), (after, last))
+    ]
+    said = f"; {shares[0]:.1%} of the answers stated an option before, {shares[1]:.1%} after"
+    likeliest = [choice["likelihood_accuracy"] for choice in (before, after)]
+    if None not in likeliest:
+        said += f"; the likeliest option was right for {likeliest[0]:.1%}, then {likeliest[1]:.1%}"
+    return f"{said}; chance is {after['chance']:.1%}, always {after['letter']} {after['most_frequent']:.1%}"
 
 
 def _mechanisms(rows: Sequence[Row]) -> Finding:

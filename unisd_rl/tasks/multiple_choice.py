@@ -10,14 +10,16 @@ letter in a formula ("B = 3", "B^2").
 import random
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_uppercase
 
+from typing_extensions import override
+
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.perturbation import denial_of, rationale_of, replaced, without_rationale
-from unisd_rl.tasks.task import normalized
+from unisd_rl.tasks.task import HasOptions, normalized
 from unisd_rl.types import Example, Message
 
 _OPTIONS = "\nOptions:\n"
@@ -126,7 +128,23 @@ def right_option(example: Example) -> str | None:
     return None if letter is None else options_of(example)[letter]
 
 
-class MultipleChoice:
+class ListedOptions(HasOptions):
+    """What tasks have in common whose questions list options as lines."""
+
+    @override
+    def stated(self, completion: str, example: Example) -> str | None:
+        return stated_letter(completion, options_of(example))
+
+    @override
+    def option_answers(self, example: Example) -> Mapping[str, str]:
+        return {letter: solution("", letter) for letter in options_of(example)}
+
+    @override
+    def right_letters(self, example: Example) -> Collection[str]:
+        return [letter for letter, text in options_of(example).items() if text == right_option(example)]
+
+
+class MultipleChoice(ListedOptions):
     """A task of multiple-choice questions, with the letter of the right option as the answer."""
 
     def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:

@@ -6,9 +6,11 @@ Nothing heavy is imported for files that are text, so that a missing one or a ba
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+from unisd_rl.config.grader import ChoiceGrader, GraderConfig, StatedGrader
 from unisd_rl.config.task import DatasetsTask, Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.seeds import derive_seed
@@ -16,6 +18,7 @@ from unisd_rl.tasks.answer_rules import AnswerRule, Stated, answer_rule
 from unisd_rl.tasks.chat_rows import Chat, asking, chat_of, is_chat, question_of, solved, tools_of
 from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.data_files import load_split, names_files, read_files
+from unisd_rl.tasks.multiple_choice import ListedOptions
 from unisd_rl.tasks.programs import mutated_demonstrations
 from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
 from unisd_rl.tasks.task import normalized
@@ -40,6 +43,10 @@ class Records:
         """Whether the answer that the completion states is the reference (`task.grader`)."""
         return self._rule.is_right(completion, example)
 
+    def stated(self, completion: str, example: Example) -> str | None:
+        """The answer that the grader reads in the completion; None where it reads none."""
+        return self._rule.stated(completion, example)
+
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:
         """The demonstration corrupted, or with a mutation in its program; behind a few of these, so only where they do
         not serve, the solutions of other training problems with another reference answer. In seeded orders."""
@@ -51,6 +58,10 @@ class Records:
             other = draw.choice(self.train)
             if normalized(other.answer) != normalized(example.answer):
                 yield other.demonstration
+
+
+class ChoiceRecords(Records, ListedOptions):
+    """Records of multiple choice: their prompts list options, of which the answer is one."""
 
 
 def load_jsonl(config: JsonlTask) -> Records:
@@ -69,7 +80,7 @@ def load_jsonl(config: JsonlTask) -> Records:
         return _examples(records, config.fields, rule)
 
     train, evaluation = read(config.train), read(config.evaluation) if config.evaluation else None
-    return records_of(train, evaluation, config.eval_examples, str(config.train), rule)
+    return records_of(train, evaluation, config.eval_examples, str(config.train), config.grader)
 
 
 def load_datasets(config: DatasetsTask) -> Records:
@@ -79,7 +90,7 @@ def load_datasets(config: DatasetsTask) -> Records:
         UserError: there is no such data, a record is bad, or there are too few.
     """
     load, rule = _from_files if names_files(config.path) else _from_splits, answer_rule(config.grader)
-    return records_of(*load(config, rule), config.eval_examples, config.path, rule)
+    return records_of(*load(config, rule), config.eval_examples, config.path, config.grader)
 
 
 def _from_files(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], list[Example] | None]:
@@ -129,7 +140,7 @@ def records_of(
     evaluation: list[Example] | None,
     count: int | None,
     origin: str,
-    rule: AnswerRule | None = None,
+    grader: GraderConfig | None = None,
 ) -> Records:
     """Training records, and at most `count` held-out ones; where there are none, the last training records.
 
@@ -138,6 +149,8 @@ def records_of(
     Raises:
         UserError: one of the two would be empty.
     """
+    kind = ChoiceRecords if isinstance(grader, ChoiceGrader) else Records
+    make = partial(kind, rule=answer_rule(grader or StatedGrader()))
     if evaluation is not None:
         if not train or not evaluation:
             raise UserError(
@@ -149,7 +162,7 @@ def records_of(
                 f"{origin}: the first {_MOST_HELD_OUT} of {len(evaluation)} held-out records are evaluated "
                 "(task.eval_examples says how many)"
             )
-        return Records(train, held_out, rule)
+        return make(train, held_out)
     size = count or max(1, min(_MOST_HELD_OUT, len(train) // 5))
     if len(train) <= size:
         raise UserError(
@@ -158,7 +171,7 @@ def records_of(
         )
     if count is None:
         print_once(f"{origin}: the last {size} of {len(train)} records are held out (task.eval_examples says how many)")
-    return Records(train[:-size], train[-size:], rule)
+    return make(train[:-size], train[-size:])
 
 
 def _names(fields: Fields) -> list[str]:

@@ -10,7 +10,7 @@ else, and no loss curve shows it.
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -66,6 +66,29 @@ class LeakAware(Protocol):
 
     def leaks(self, text: str, example: Example) -> bool:
         """Whether the text contains the example's answer; it must not stand in an auxiliary view of that example."""
+        ...
+
+
+@runtime_checkable
+class StatesAnswers(Protocol):
+    """A task that says which answer a completion states, right or wrong. How many state none tells a form that was
+    missed from a lack of knowledge."""
+
+    def stated(self, completion: str, example: Example) -> str | None:
+        """The answer that a completion states; None where it states none."""
+        ...
+
+
+@runtime_checkable
+class HasOptions(StatesAnswers, Protocol):
+    """A task of multiple choice, whose answers are letters of options."""
+
+    def option_answers(self, example: Example) -> Mapping[str, str]:
+        """Of each option's letter the shortest completion that states it."""
+        ...
+
+    def right_letters(self, example: Example) -> Collection[str]:
+        """The letters of the right option; several where options read the same."""
         ...
 
 

@@ -59,7 +59,7 @@ def test_every_answer_is_in_the_parquet_file_with_its_tokens_and_as_a_line(tmp_p
         "model": "before", "task": "sums", "id": "p0", "sample": 0, "prompt_tokens": [0, 1, 2],
         "completion": "text of p0", "completion_tokens": [5, 6], "logprobs": [-0.5, -0.5], "reference": "ref",
         "correct": True, "finish_reason": "stop",
-        "question": "",
+        "question": "", "stated": None,
     }  # fmt: skip
     lines = (tmp_path / "answers" / "model-1-words.jsonl").read_text().splitlines()
     assert [json.loads(line)["correct"] for line in lines] == [bool(grade) for grade in SECOND]

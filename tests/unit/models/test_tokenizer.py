@@ -106,3 +106,19 @@ def test_a_tokenizer_is_loaded_once_in_a_process_while_its_files_stay_as_they_ar
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}!{% endfor %}")
     assert ChatTokenizer(tmp_path).render([Message("user", "a")]) == "a!"
     assert loaded == [1, 1]
+
+
+def test_choices_are_told_apart_by_the_first_token_in_which_they_differ(folder):
+    tokenizer, chat = ChatTokenizer(folder), (Message("user", "A or B?"),)
+    texts = ("Answer: A", "Answer: B", "Answer: D")
+    prompt, following = tokenizer.encode_choices(chat, texts)
+    for text, token in zip(texts, following, strict=True):
+        begun = np.append(prompt[len(tokenizer.encode(chat)) :], token)
+        assert tokenizer.encode_completion(text)[: len(begun)].tolist() == begun.tolist()
+    assert len(set(following)) == 3
+    assert prompt[: len(tokenizer.encode(chat))].tolist() == tokenizer.encode(chat).tolist()
+
+
+def test_choices_that_begin_with_one_token_are_refused(folder):
+    with pytest.raises(UserError, match="does not tell 'A' from 'A' from 'B' by the first token that differs"):
+        ChatTokenizer(folder).encode_choices((Message("user", "?"),), ("A", "A", "B"))

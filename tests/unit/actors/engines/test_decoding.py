@@ -70,6 +70,15 @@ def test_rows_of_one_group_are_cut_each_by_its_own_settings():
     assert logprobs.tolist() == pytest.approx([0.0, math.log(0.1)], abs=1e-6)
 
 
+def test_only_allowed_tokens_are_sampled_and_other_rows_stay_as_they_are():
+    only, free = Sampling(0.0, 1.0, 1, allowed=(1, 2)), Sampling(0.0, 1.0, 1)
+    before = LOGITS.clone()
+    tokens, logprobs = sample(LOGITS, [only, free], torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert tokens.tolist() == [2, 1]  # of row 0 token 0 is the likeliest
+    assert logprobs.tolist() == pytest.approx([math.log(0.4 / 0.5), math.log(0.7)])
+    assert torch.equal(before, LOGITS)
+
+
 def test_a_uniform_number_of_one_does_not_leave_the_vocabulary():
     tokens, _ = drawn(1.0, 1.0, [1.0, 1.0])
     assert max(tokens) <= 2
