@@ -21,7 +21,7 @@ from unisd_rl.cluster.cores import Cores, bind_to
 from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.config import Config
-from unisd_rl.errors import PermanentFailure, RunFailed, UserError
+from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.logs import innermost_cause, log_path, redirect_output
 from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
@@ -235,12 +235,14 @@ class RolloutActor(VllmPushEndpoint):
         return ChatAnswer(prompt_tokens, self._tokenizer.decode(generation.tokens), generation)
 
     async def _choose(self, request: ChoiceRequest) -> ChatAnswer:
-        prompt_tokens = self._tokenizer.encode(request.chat)
+        choice = self._tokenizer.encode_choices(request.chat, request.texts)
+        if choice is None:
+            return ChatAnswer(_NO_TOKENS, "", _NOTHING)
+        prompt_tokens, following = choice
+        greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=1, allowed=following)
         try:
-            begun, following = self._tokenizer.encode_choices(request.chat, request.texts)
-            greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=1, allowed=following)
-            generation = await self._engine.generate(begun, greedy)
-        except (UserError, PromptFailed):  # no token tells them apart, or there is no room: no choice, and no fault
+            generation = await self._engine.generate(prompt_tokens, greedy)
+        except PromptFailed:  # no room for the answer's line: no choice, and no fault
             return ChatAnswer(prompt_tokens, "", _NOTHING)
         return ChatAnswer(prompt_tokens, request.texts[following.index(int(generation.tokens[0]))], generation)
 

@@ -71,20 +71,22 @@ class ChatTokenizer:
         """
         return self._embedded([*self._ids_of_answer(self._gap + text), self._end_of_turn])
 
-    def encode_choices(self, messages: Sequence[Message], texts: Sequence[str]) -> tuple[Tokens, tuple[int, ...]]:
+    def encode_choices(
+        self, messages: Sequence[Message], texts: Sequence[str]
+    ) -> tuple[Tokens, tuple[int, ...]] | None:
         """Token ids of the chat with what all of the answers `texts` begin with, [length] int32, and of each answer the
         token that comes next. Which of these is the likeliest says which answer is, as far as that token decides.
 
+        None where two of the answers go on with the same token.
+
         Raises:
-            UserError: as `encode`; or two of the answers go on with the same token.
+            UserError: as `encode`.
         """
         answers = [self._ids_of_answer(self._gap + text) for text in texts]
         shared = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*answers, strict=False))))
         following = tuple(ids[shared] if len(ids) > shared else self._end_of_turn for ids in answers)
         if len(set(following)) < len(texts):
-            raise UserError(
-                f"the tokenizer of {self._path} does not tell {' from '.join(map(repr, texts))} by one token"
-            )
+            return None
         return self._embedded([*self._ids(self.render(messages)), *answers[0][:shared]]), following
 
     def decode(self, tokens: Tokens) -> str:
