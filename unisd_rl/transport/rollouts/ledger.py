@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from unisd_rl.storage.stores import open_store
 from unisd_rl.transport.rollouts.compaction import BackgroundCompaction, Compaction, Row, compact_segments, due_segments
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
+from unisd_rl.transport.rollouts.index import read_index
 from unisd_rl.transport.rollouts.number_set import NumberSet
 from unisd_rl.transport.rollouts.schema import Stream, decode, read_table, rows_of, to_ipc
 from unisd_rl.transport.rollouts.segments import (
@@ -34,7 +35,6 @@ from unisd_rl.transport.rollouts.segments import (
     Source,
     gather,
     load,
-    read_index,
     remove,
 )
 from unisd_rl.types import Rollout

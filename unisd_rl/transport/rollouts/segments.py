@@ -8,19 +8,18 @@
 
 A commit's rows are written before its line, which makes them count, and nobody writes to a segment again after a
 failure or after its process ended: a torn tail stays where it is, unread. Where files cannot be appended to (object
-stores), a segment is one commit.
+stores), a segment is one commit and one file: it begins with its line, and has none in the index.
 
 A compacted file names the segments whose place it takes. Whatever is left of those is not read any more, so that its
 one index file replaces all of them at once. Their numbers are never used again. In the same way what was thrown away
 (`rollout.keep`) is one file that names compacted files: their rows count as stored, and cannot be read any more.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -35,9 +34,6 @@ from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of
 
 SEGMENTS, INDEX = "segments", "index"
 SEGMENT_BYTES = 16 << 20
-
-_NAME = re.compile(r"(compacted-|discarded-)?(\d+)\.(arrows|parquet|jsonl?)(\.part)?")
-_TRIES = 5  # of a reader, while the process that appends compacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ class IndexEntry:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A file of commits. `index_nbytes` is the size of its index."""
+    """A file of commits. `index_nbytes` is the size of its index, which may be the same file."""
 
     number: int
     index_file: str
@@ -159,66 +155,6 @@ Load: TypeAlias = Callable[[Source, Sequence[int]], tuple[pa.Table, Sequence[int
 """A table with (at least) these rows of a source, and where they lie in it."""
 
 
-@dataclass(frozen=True)
-class Index:
-    """What a ledger holds, oldest first, and the names of files that do not count (any more)."""
-
-    discarded: Discarded
-    compacted: tuple[CompactedFile, ...]
-    segments: tuple[Segment, ...]
-    leftovers: tuple[str, ...]
-    last_segment: int
-    last_compacted: int
-
-
-def read_index(files: FileStore) -> Index:
-    """The index of a ledger, also while another process appends to it and compacts it."""
-    for _ in range(_TRIES):
-        with suppress(FileNotFoundError):  # it was compacted away after it was listed: list again
-            return _read_index(files)
-    return _read_index(files)
-
-
-def _read_index(files: FileStore) -> Index:
-    names = {f"{folder}/{name}": match for folder in (INDEX, SEGMENTS) for name in files.names(folder)
-             if (match := _NAME.fullmatch(name))}  # fmt: skip
-    indices = [name for name, match in names.items() if name.startswith(INDEX) and not match[4]]
-    of_kind = {
-        kind: {int(names[name][2]): name for name in indices if names[name][1] == kind}
-        for kind in (None, "compacted-", "discarded-")
-    }
-    discards = [
-        record for number, name in of_kind["discarded-"].items() if (record := _read_discarded(files, name, number))
-    ]
-    discarded = max(discards, key=lambda record: record.number, default=Discarded())
-    compacted = [
-        file
-        for number, name in of_kind["compacted-"].items()
-        if number not in discarded.compacted
-        if (file := _read_compacted(files, name, number))
-    ]
-    replaced = NumberSet.from_ranges(
-        (*discarded.segments.ranges, *(range_ for file in compacted for range_ in file.replaces.ranges))
-    )
-    segments = [
-        segment
-        for number, name in of_kind[None].items()
-        if number not in replaced
-        if (segment := _read_segment(files, name, number)).entries
-    ]
-    files_that_count: list[CompactedFile | Segment] = [*compacted, *segments]
-    counting = {name for file in files_that_count for name in (file.file, file.index_file)} | {discarded.index_file}
-    numbers = [(match[1], int(match[2])) for match in names.values()]
-    return Index(
-        discarded,
-        tuple(sorted(compacted, key=lambda file: file.number)),
-        tuple(sorted(segments, key=lambda segment: segment.number)),
-        tuple(name for name in names if name not in counting),
-        max((replaced.end - 1, *(number for kind, number in numbers if kind is None), 0)),
-        max((discarded.compacted.end - 1, *(number for kind, number in numbers if kind == "compacted-"), 0)),
-    )
-
-
 class SegmentWriter:
     """Writes commits one after another: to one segment until it is full, as far as `files` can be appended to.
 
@@ -239,8 +175,12 @@ class SegmentWriter:
         entry = IndexEntry(segment.number, tuple(numbers), tuple(lengths), segment.nbytes, len(data), checksum)
         line = _line(entry)
         try:
-            self._files.append(segment.file, data, entry.offset)
-            self._files.append(segment.index_file, line, segment.index_nbytes)
+            if self._files.appends:
+                self._files.append(segment.file, data, entry.offset)
+                self._files.append(segment.index_file, line, segment.index_nbytes)
+            else:
+                entry = replace(entry, offset=len(line))
+                self._files.append(segment.file, line + data, 0)
         except BaseException:
             with suppress(OSError):  # storage that failed may refuse this too; see `Ledger` on what is left then
                 self._take_back(segment)
@@ -252,7 +192,10 @@ class SegmentWriter:
 
     def _begin(self) -> Segment:
         self._last += 1
-        return Segment(self._last, f"{INDEX}/{self._last:08d}.jsonl")
+        segment = Segment(self._last, f"{INDEX}/{self._last:08d}.jsonl")
+        if not self._files.appends:
+            segment.index_file = segment.file
+        return segment
 
     def _take_back(self, segment: Segment) -> None:
         """Cut off what the failed write left, its line first: a line always has its rows."""
@@ -319,49 +262,6 @@ def load(files: FileStore, source: Source, rows: Sequence[int]) -> tuple[pa.Tabl
     if isinstance(source, CompactedFile):
         return _load_row_groups(files, source, rows)
     return _load_stream(files, source), rows
-
-
-def _read_segment(files: FileStore, name: str, number: int) -> Segment:
-    segment = Segment(number, name)
-    for line in _lines(files, name):
-        offset = line.get("offset", 0)  # before segments held several commits an entry had none
-        numbers, lengths = tuple(line["numbers"]), tuple(line["lengths"])
-        segment.entries.append(IndexEntry(number, numbers, lengths, offset, line["nbytes"], line["checksum"]))
-    return segment
-
-
-def _read_discarded(files: FileStore, name: str, number: int) -> Discarded | None:
-    for line in _lines(files, name):
-        numbers, compacted, segments = (
-            NumberSet.from_ranges(line[kind]) for kind in ("numbers", "compacted", "segments")
-        )
-        return Discarded(number, numbers, line["tokens"], compacted, segments)
-    return None
-
-
-def _read_compacted(files: FileStore, name: str, number: int) -> CompactedFile | None:
-    if not (lines := _lines(files, name)):
-        return None
-    (line,) = lines
-    if "replaces" in line:
-        ranges, tokens, replaces = line["numbers"], line["tokens"], line["replaces"]
-    else:  # of a version that listed all rows, and removed the segments one by one
-        ranges, tokens, replaces = NumberSet(line["numbers"]).ranges, sum(line["lengths"]), ()
-    return CompactedFile(
-        number,
-        np.array(ranges, np.int64).reshape(-1, 2),
-        tokens,
-        line["nbytes"],
-        line["checksum"],
-        NumberSet.from_ranges(replaces),
-    )
-
-
-def _lines(files: FileStore, name: str) -> list[dict[str, Any]]:
-    """The complete lines: a last one without its newline was cut short."""
-    with files.open(name) as file:
-        lines, newline, _ = file.read().rpartition(b"\n")
-    return msgspec.json.Decoder(dict[str, Any]).decode_lines(lines + newline)
 
 
 def _line(entry: IndexEntry) -> bytes:
