@@ -20,9 +20,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-
 from actors.eval_batch import EvaluationDispatch, chat_requests
 from actors.process import ActorFailed, ActorProcess, PendingCall
 from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, ChatRequest, ChoiceRequest, RolloutActor
@@ -30,8 +27,9 @@ from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
 from actors.supervisor import ActorSupervisor, DesiredState, State
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.ray_cluster import free_of
+from unisd_rl.cluster.processes import Handle
 from unisd_rl.cluster.resources import describe_amounts, rollout_bundle
+from unisd_rl.cluster.runtime import runtime
 from unisd_rl.cluster.waiting import wait, wait_until
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.storage.logs import log_path
@@ -86,8 +84,8 @@ class RolloutGroup:
         self._outage = OutageTimer(spec.config.run.cluster_timeout_s + spec.config.run.start_timeout_s)
 
     @property
-    def handles(self) -> tuple[ActorHandle, ...]:
-        """The Ray actors that serve, in order: whom a `TrainerEnginePublisher` sends to."""
+    def handles(self) -> tuple[Handle, ...]:
+        """The processes that serve, in order: whom a `TrainerEnginePublisher` sends to."""
         return tuple(process.handle for process in self._processes())
 
     @property
@@ -325,7 +323,7 @@ class RolloutGroup:
 
         awaited = f"places of {self._count} rollout actors, {each} each"
         if not wait_until(placed, limit_s, awaited, lambda: self._wait(min(_POLL_S, limit_s)), _QUIET_S):
-            found, free = self._count - self._placing(), describe_amounts(free_of(bundle))
+            found, free = self._count - self._placing(), describe_amounts(runtime().free(bundle))
             self.close()
             raise UserError(
                 f"only {found} of {self._count} rollout actors found a place within {limit_s:g} s: each asks one node "
@@ -342,4 +340,4 @@ class RolloutGroup:
 
 def _wait_for_all(calls: Sequence[PendingCall], timeout_s: float) -> None:
     if calls:
-        ray.wait([call.reference for call in calls], num_returns=len(calls), timeout=timeout_s)
+        runtime().wait([call.reference for call in calls], timeout_s, count=len(calls))

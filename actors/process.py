@@ -4,15 +4,12 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-import ray
-from ray.actor import ActorHandle
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from actors.rollout_actor import ActorSpec, RolloutActor
 from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores
-from unisd_rl.cluster.resources import ray_options, rollout_bundle
-from unisd_rl.cluster.waiting import CallFailed, fetch
+from unisd_rl.cluster.processes import Call, CallFailed, Handle, ProcessOptions
+from unisd_rl.cluster.resources import rollout_bundle
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.waiting import done, fetch
 from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed, UserError
 from unisd_rl.storage.logs import log_path
@@ -44,12 +41,12 @@ class ActorFailed(Exception):
 class PendingCall(Generic[Result]):
     """One call to an actor, under way or done. Asking never waits; what it raises names the actor and its log."""
 
-    def __init__(self, reference: "ray.ObjectRef[Result]", name: str, log: Path) -> None:
+    def __init__(self, reference: Call[Result], name: str, log: Path) -> None:
         self.reference, self._name, self._log = reference, name, log
 
     def done(self) -> bool:
         """Whether it has ended, well or not: `result` will not wait."""
-        return bool(ray.wait([self.reference], timeout=0)[0])
+        return done(self.reference)
 
     def result(self) -> Result:
         """What the call returned, which must be done.
@@ -62,42 +59,48 @@ class PendingCall(Generic[Result]):
         except (PermanentFailure, UserError) as error:
             raise ActorFailed(str(error), type(error)) from error
         except RunFailed as error:
-            raise ActorFailed(str(error)) from error
+            raise ActorFailed(str(error), _permanent()) from error
         except CallFailed as error:
-            raise ActorFailed(f"{self._name} stopped: {error}; its log is {self._log}") from error
+            what = f"{self._name} stopped: {error}; its log is {self._log}"
+            raise ActorFailed(what, _permanent()) from error
+
+
+def _permanent() -> type[RunFailed] | None:
+    return None if runtime().separate else RunFailed
 
 
 class ActorProcess:
-    """A `RolloutActor` and its placement group: one an actor, since groups cannot grow, and actors come and go.
+    """A `RolloutActor` and its place: one an actor, since placement groups cannot grow, and actors come and go.
 
-    The group is asked for at once. One that no node has room for is what Ray's autoscaler reads as a wish for a node;
+    The place is asked for at once. One that no node has room for is what Ray's autoscaler reads as a wish for a node;
     it waits for one until `end`.
     """
 
     def __init__(self, name: str, cores: Cores, spec: ActorSpec) -> None:
         self.name, self.log = name, log_path(spec.run_dir, name)
         self._cores, self._spec = cores, spec
-        self._group = placement_group([rollout_bundle(spec.config)])
-        self._handle: ActorHandle | None = None
-        self.placed: PendingCall[None] = self._pending(self._group.ready())
+        self._place = runtime().place([rollout_bundle(spec.config)])
+        self._handle: Handle | None = None
+        self.placed: PendingCall[None] = self._pending(self._place.ready)
         """Done when the cluster has room for it."""
 
     @property
-    def handle(self) -> ActorHandle:
-        """The Ray actor, once it was started."""
+    def handle(self) -> Handle:
+        """The process, once it was started."""
         assert self._handle is not None, f"{self.name} was not started"
         return self._handle
 
     def start(self) -> PendingCall[PolicyVersion]:
         """Begin the process in its place; the call returns the engine's version when that is ready."""
         config = self._spec.config
-        options = {
-            **ray_options(rollout_bundle(config)),
-            "runtime_env": {"env_vars": actor_environment(config, self._cores, self._spec.model_path)},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group),
-            "max_concurrency": _CALLS_IN_FLIGHT,
-        }
-        self._handle = ray.remote(RolloutActor).options(**options).remote(self.name, self._cores, self._spec)
+        options = ProcessOptions(
+            rollout_bundle(config),
+            place=self._place,
+            environment=actor_environment(config, self._cores, self._spec.model_path),
+            concurrency=_CALLS_IN_FLIGHT,
+            log=self.log,
+        )
+        self._handle = runtime().spawn(RolloutActor, self.name, self._cores, self._spec, options=options)
         return self.call(RolloutActor.start)
 
     @overload
@@ -121,17 +124,17 @@ class ActorProcess:
         return self._pending(getattr(self.handle, method.__name__).remote(*arguments, **named))
 
     def end(self) -> None:
-        """Kill what is there and give its place back; the group's end kills also a process that answers nobody."""
+        """Kill what is there and give its place back, which kills also a process that answers nobody."""
         if self._handle is not None:
-            ray.kill(self._handle)
-        remove_placement_group(self._group)
+            runtime().kill(self._handle)
+        self._place.give_back()
 
-    def _pending(self, reference: "ray.ObjectRef[Any]") -> PendingCall[Any]:
+    def _pending(self, reference: Call[Any]) -> PendingCall[Any]:
         return PendingCall(reference, self.name, self.log)
 
 
 def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[str, str]:
-    """Environment variables of one rollout actor, for Ray's `runtime_env`: vLLM reads them when it is imported.
+    """Environment variables of one rollout actor, vLLM reads them when it is imported.
 
     All of an actor shares its cores, vLLM's process too. Without a plan two engines would both bind to the first core.
     Measured on two cores, 3 M parameters, 64 prompts of 40 tokens, a learner computing on the other core: 4,200 to

@@ -1,6 +1,6 @@
 """The rollout actor: one engine, the loop that serves the queue, weight updates, evaluations.
 
-A plain class that `actors.group` spawns as an asynchronous Ray actor; all methods run in one event
+A plain class that `actors.group` spawns as an asynchronous actor; all methods run in one event
 loop, so an update or an evaluation goes on while `run` serves the queue.
 """
 
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from ray.actor import ActorHandle
 
 from actors.engines.build import build_engine
 from actors.engines.engine import EngineDied, EngineProcessDied, EngineRefused, PauseReport, PromptFailed
 from actors.engines.stall_guard import StallGuard
 from actors.service import RolloutService
 from unisd_rl.cluster.cores import Cores, bind_to
-from unisd_rl.cluster.ray_cluster import check_model_seen
+from unisd_rl.cluster.processes import Handle
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.shared_model import check_model_seen
 from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.logs import innermost_cause, log_path, redirect_output
-from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
+from unisd_rl.transport.rollouts.actor_client import QueueProcess
 from unisd_rl.transport.weights.build import weight_transport
 from unisd_rl.transport.weights.manifest import UpdateRefused
 from unisd_rl.transport.weights.store import StoreClient
@@ -53,7 +54,7 @@ class ActorSpec:
     config: Config
     model_path: Path
     run_dir: Path
-    queue: ActorHandle | None
+    queue: Handle | None
     store: StoreClient
 
 
@@ -74,13 +75,14 @@ class RolloutActor(VllmPushEndpoint):
         config = spec.config
         self._name, self._config = name, config
         self._log = log_path(spec.run_dir, name)
-        redirect_output(self._log)
+        if runtime().separate:
+            redirect_output(self._log)
+            bind_to(cores)
         keep_compiler_caches()
-        bind_to(cores)
         self._tokenizer = ChatTokenizer(spec.model_path, config.model.chat_template)
         engine = build_engine(config, cores, spec.model_path, self._tokenizer)
         self._engine = StallGuard(engine, config.faults.stall_s)
-        leases = RayLeaseQueue(spec.queue, config.faults)
+        leases = QueueProcess(spec.queue, config.faults)
         self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
         self._receiver = weight_transport(config).receiver(spec.store)
         self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation

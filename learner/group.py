@@ -15,22 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from learner.errors import CheckpointNotWritten, InsufficientResources, LearnerLost
 from learner.rank_process import RankProcess, rank_environment
 from unisd_rl.cluster.cores import CorePlan
-from unisd_rl.cluster.ray_cluster import free_of
-from unisd_rl.cluster.resources import describe_amounts, learner_bundle, ray_options
-from unisd_rl.cluster.waiting import CHECK_S, ActorDied, CallFailed, CallRaised, fetch, wait, wait_until
+from unisd_rl.cluster.processes import Call, CallFailed, CallRaised, Handle, Place, ProcessDied, ProcessOptions
+from unisd_rl.cluster.resources import describe_amounts, learner_bundle
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.waiting import CHECK_S, fetch, wait, wait_until
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.storage.logs import log_path
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, OnWait, PolicyVersion, Tokens, TokenSample, no_op
 
@@ -48,10 +44,10 @@ class LearnerGroup:
     ) -> None:
         self._config, self._plan, self._model, self._run_dir = config, plan, model_path, run_dir
         self._on_wait = on_wait
-        self.ranks: list[ActorHandle] = []
+        self.ranks: list[Handle] = []
         """The ranks' processes, in order; none before the start."""
-        self._placement: PlacementGroup | None = None
-        self._pings: list[ray.ObjectRef[None]] = []
+        self._placement: Place | None = None
+        self._pings: list[Call[None]] = []
         self._stepped = False
 
     def start(self, timeout_s: float, checkpoint: Path | None = None, version: int = 0) -> None:
@@ -82,7 +78,7 @@ class LearnerGroup:
 
     def step(
         self,
-        shards: Sequence["ray.ObjectRef | bytes"],
+        shards: Sequence[Call[bytes] | bytes],
         version: int,
         timeout_s: float,
         lineage: int = 0,
@@ -117,11 +113,12 @@ class LearnerGroup:
             LearnerLost: one died. One that cannot be reached for a while is asked again.
         """
         if self._pings:
-            ended, self._pings = ray.wait(self._pings, num_returns=len(self._pings), timeout=0)
+            ended = runtime().wait(self._pings, 0.0, count=len(self._pings))
+            self._pings = [ping for ping in self._pings if ping not in ended]
             for ping in ended:
                 try:
                     fetch(ping)
-                except ActorDied as error:
+                except ProcessDied as error:
                     raise LearnerLost(f"a learner rank died while others were waited for; {self._logs()}") from error
                 except CallFailed:
                     continue
@@ -153,41 +150,40 @@ class LearnerGroup:
     def close(self) -> None:
         """End the processes and give their resources back; also after a start that failed."""
         for rank in self.ranks:
-            ray.kill(rank)
+            runtime().kill(rank)
         self.ranks, self._pings, self._stepped = [], [], False
         if self._placement is not None:
-            remove_placement_group(self._placement)
+            self._placement.give_back()
             self._placement = None
 
-    def _place(self) -> PlacementGroup:
+    def _place(self) -> Place:
         config, bundle = self._config, learner_bundle(self._config)
         limit_s, what = config.run.cluster_timeout_s, f"{config.learner.ranks} learner ranks"
-        self._placement = placement = placement_group([bundle] * config.learner.ranks, strategy="PACK")
+        self._placement = placement = runtime().place([bundle] * config.learner.ranks)
         awaited = f"{what} of {describe_amounts(bundle)} each"
         if wait_until(lambda: placement.wait(CHECK_S), limit_s, awaited, self._on_wait):
             return placement
         self.close()
-        free = describe_amounts(free_of(bundle))
+        free = describe_amounts(runtime().free(bundle))
         raise InsufficientResources(
             f"after {limit_s:g} s the cluster has no room for {awaited}; free now: {free}; "
             "add nodes or lower learner.ranks"
         )
 
-    def _spawn(self, rank: int, placement: PlacementGroup) -> ActorHandle:
+    def _spawn(self, rank: int, placement: Place) -> Handle:
         config, bundle = self._config, learner_bundle(self._config)
         cores = self._plan.learner[rank] if self._plan.learner else ()
         # Colocated, the actor has nothing to do in the learner's turn.
         shared = not config.run.colocated and any(set(cores) & set(others) for others in self._plan.rollout)
-        return (
-            ray.remote(RankProcess)
-            .options(
-                **ray_options(bundle),
-                max_restarts=0,
-                runtime_env={"env_vars": rank_environment(config, cores)},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
-            )
-            .remote(config, rank, cores, shared, self._model, self._run_dir.absolute())
+        options = ProcessOptions(
+            bundle,
+            place=placement,
+            index=rank,
+            environment=rank_environment(config, cores),
+            log=log_path(self._run_dir, f"learner-{rank}"),
         )
+        arguments = (config, rank, cores, shared, self._model, self._run_dir.absolute())
+        return runtime().spawn(RankProcess, *arguments, options=options)
 
     def _call(self, method: str, *arguments: Any, timeout_s: float, what: str) -> Any:
         """One method on every rank; rank 0's answer."""
@@ -195,7 +191,7 @@ class LearnerGroup:
         return self._wait([getattr(rank, method).remote(*arguments) for rank in self.ranks], timeout_s, what)[0]
 
     def _wait(
-        self, calls: list[ray.ObjectRef], timeout_s: float, what: str, late: type[RunFailed] = RunFailed
+        self, calls: list[Call[Any]], timeout_s: float, what: str, late: type[RunFailed] = RunFailed
     ) -> list[Any]:
         """All answers; `late` is raised after `timeout_s`.
 
@@ -210,12 +206,12 @@ class LearnerGroup:
             pending.remove(ended[0])
         return [self._answer(call, what) for call in calls]
 
-    def _answer(self, call: ray.ObjectRef, what: str) -> Any:
+    def _answer(self, call: Call[Any], what: str) -> Any:
         try:
             return fetch(call)
         except CallFailed as error:
             # A shard that is lost: one rank has its share and waits for the others.
-            mended = not isinstance(error, CallRaised) or isinstance(error.cause, ObjectLostError)
+            mended = not isinstance(error, CallRaised) or isinstance(error.cause, runtime().lost)
             kind = LearnerLost if mended else RunFailed
             raise kind(f"a learner rank could not {what}: {error}; {self._logs()}") from error
 

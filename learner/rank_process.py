@@ -1,4 +1,4 @@
-"""One learner rank as a Ray actor: a process with cores, a log file and a place among the ranks.
+"""One learner rank: a process with cores, a log file and a place among the ranks.
 
 Nothing heavy is imported before `start`: torch and DeepSpeed read the environment and the cores when they are.
 """
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import ray
 
 from learner.errors import translate_collective_errors
 from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores, bind_to
-from unisd_rl.cluster.ray_cluster import check_model_seen
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.shared_model import check_model_seen
 from unisd_rl.config import Config
 from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
@@ -48,10 +48,11 @@ class RankProcess:
         self._learner: Learner | None = None
         self._publisher: WeightPublisher | None = None
         self._run_dir, self._sees_run = run_dir, run_dir.is_dir()
-        if self._sees_run:
+        if self._sees_run and runtime().separate:
             redirect_output(log_path(run_dir, f"learner-{rank}"))
         keep_compiler_caches()
-        bind_to(cores)
+        if runtime().separate:
+            bind_to(cores)
         if shares_cores:
             os.nice(_NICENESS)  # the rollout actors' engines have to be served first, or the learner waits for them
 
@@ -59,7 +60,7 @@ class RankProcess:
         """A host and a free port at which the ranks may meet."""
         with socket.socket() as probe:
             probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+            return runtime().address(), probe.getsockname()[1]
 
     def ping(self) -> None:
         """That this process lives, between two calls."""
@@ -71,7 +72,7 @@ class RankProcess:
         Raises:
             UserError: this node does not see the run's folder or the model's, or cannot compile the kernels of its GPU.
         """
-        own = ray.util.get_node_ip_address()
+        own = runtime().address()
         if not self._sees_run:
             raise UserError(
                 f"learner rank {self._rank} on node {own} does not see {self._run_dir}, where checkpoints go; "

@@ -54,10 +54,11 @@ def _check_request(run: Path, requests: ScaleRequests, actors: int) -> None:
     if not requests.running:
         raise UserError(f"the run in {run} is not running: resume it first, then scale it")
     recorded = recipe_tree(str(run / "config.toml"))
-    if recorded["run"].get("placement") == "colocated":
+    placement = recorded["run"].get("placement")
+    if placement in ("colocated", "in_process"):
         raise UserError(
-            f'--actors {actors}: this run has run.placement = "colocated", where one actor and the learner take turns: '
-            "resume it with --run.placement apart to scale it"
+            f'--actors {actors}: this run has run.placement = "{placement}", where one actor and the learner take '
+            "turns: resume it with --run.placement apart to scale it"
         )
     configured = recorded["rollout"]["actors"]
     bounds = AutoActors.model_validate(configured) if isinstance(configured, dict) else None

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from tests.fakes.rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
-from unisd_rl.transport.rollouts.actor_client import RayLeaseQueue
+from unisd_rl.transport.rollouts.actor_client import QueueProcess
 from unisd_rl.transport.rollouts.schema import decode
 from unisd_rl.types import Message, PolicyVersion, Sampling
 
@@ -65,12 +65,12 @@ def mortal_queue():
 
 def test_calls_outlive_the_queue_and_rollouts_a_full_disk(cluster, tmp_path):
     handle = mortal_queue().remote(tmp_path)
-    leases = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, backoff_max_s=0.5, patience_s=WAIT_S))
+    leases = QueueProcess(handle, FaultsConfig(backoff_s=0.05, backoff_max_s=0.5, patience_s=WAIT_S))
     asyncio.run(leases.renew("a", (3, 4)))
     asyncio.run(leases.commit("a", b"rollouts", None))
     assert (tmp_path / "renewals").read_text().splitlines() == ["a (3, 4)"] * 2
     assert (tmp_path / "commits").read_text().splitlines() == ["a b'rollouts'"] * 3
-    impatient = RayLeaseQueue(handle, FaultsConfig(backoff_s=0.05, patience_s=0.1))
+    impatient = QueueProcess(handle, FaultsConfig(backoff_s=0.05, patience_s=0.1))
     (tmp_path / "commits").unlink()
     with pytest.raises(RunFailed, match=r"0\.1 s for the rollout queue to store rollouts.*No space left on device"):
         asyncio.run(impatient.commit("a", b"rollouts", None))

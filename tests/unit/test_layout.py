@@ -16,20 +16,8 @@ PACKAGES = ("unisd_rl", "actors", "learner")
 
 ALLOWED = {
     "ray": {
-        "actors/group.py",
-        "unisd_rl/transport/rollouts/actor_client.py",
-        "actors/process.py",
-        "actors/rollout_actor.py",
-        "learner/group.py",
-        "learner/rank_process.py",
         "unisd_rl/cluster/ray_cluster.py",
-        "unisd_rl/evaluation/retention_process.py",
-        "unisd_rl/transport/rollouts/driver_client.py",
-        "unisd_rl/cluster/waiting.py",
-        "unisd_rl/transport/weights/object_store.py",
-        "unisd_rl/transport/weights/transport.py",
-        "unisd_rl/transport/weights/vllm_trainer.py",
-        "unisd_rl/transport/weights/store.py",
+        "unisd_rl/cluster/ray_runtime.py",
     },
     "vllm": {
         "actors/engines/vllm_engine.py",
@@ -121,7 +109,17 @@ def test_the_objective_knows_of_this_project_only_its_own_configuration_metrics_
 
 def test_a_learner_outside_a_cluster_needs_neither_ray_nor_vllm():
     """A benchmark of steps, or a debugger, takes `learner.learner` alone."""
-    present, found, new = modules(), set(), {"learner.learner"}
+    assert engines_imported_by("learner.learner") == set()
+
+
+def test_the_loop_needs_neither_ray_nor_vllm_before_it_knows_what_carries_its_processes():
+    """`run.placement` in_process goes without Ray."""
+    assert engines_imported_by("unisd_rl.train") == set()
+
+
+def engines_imported_by(start: str) -> set[tuple[str, str]]:
+    """(Module, line) for each import of Ray or vLLM that happens when the module `start` is imported."""
+    present, found, new = modules(), set(), {start}
     while new:
         found |= new
         new = {one for name in new for one in imports_of(name, present, at_start=True)} - found
@@ -131,7 +129,7 @@ def test_a_learner_outside_a_cluster_needs_neither_ray_nor_vllm():
         for node in ast.parse(present[name].read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert {line for line in lines if re.match(r"(import|from) (ray|vllm)\b", line[1])} == set()
+    return {line for line in lines if re.match(r"(import|from) (ray|vllm)\b", line[1])}
 
 
 def test_no_import_circle_exists_between_files():

@@ -5,7 +5,8 @@ learner beside vLLM slows it by an order of magnitude. So every rollout actor an
 rank is given cores of its own where there are enough, and shares them evenly where there are not.
 Processes that own a GPU need no plan and get none; one on a node without its cores is left to the system.
 
-Under `run.placement = "colocated"` the two sides take turns, and each has all cores in its own.
+Under `run.placement = "colocated"` the two sides take turns, and each has all cores in its own. Under "in_process" both
+have one: their process computes on one thread, and the system chooses where.
 
 Where the number of actors may change (`rollout.actors.max`), cores are assigned for the largest number: an engine fixes
 its threads when it starts and cannot hand cores over later. So an actor alone has no more cores than one of many. Those
@@ -55,6 +56,8 @@ class CorePlan:
 def core_plan(config: Config) -> CorePlan:
     """Cores of every process that computes on the CPU of this machine."""
     available, rollout, learner = available_cores(), config.rollout, config.learner
+    if config.run.in_process:
+        return CorePlan((available[:1],), (available[:1],))
     everywhere = available if config.run.colocated else None
     plan = plan_cores(
         available,
@@ -71,7 +74,8 @@ def core_plan(config: Config) -> CorePlan:
 
 def generation_cores(config: Config) -> CorePlan:
     """Cores where nothing is trained: the actors have them all."""
-    plan = plan_cores(available_cores(), config.rollout.actors_at_start, 0, config.rollout.cores)
+    available = available_cores()[:1] if config.run.in_process else available_cores()
+    plan = plan_cores(available, config.rollout.actors_at_start, 0, config.rollout.cores)
     return CorePlan((), ()) if config.rollout.gpus_per_actor else plan
 
 

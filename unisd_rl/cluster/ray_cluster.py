@@ -5,11 +5,9 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unisd_rl.cluster.resources import CPU, GPU, ClusterState, Node, Requirement, missing
 from unisd_rl.cluster.stop import STOP
@@ -73,11 +71,6 @@ def cluster_state(address: str) -> ClusterState:
         _shut_down()
     STOP.check()
     return state
-
-
-def on_one_node() -> bool:
-    """Whether the connected cluster is one node."""
-    return sum(node["Alive"] for node in ray.nodes()) == 1
 
 
 @contextmanager
@@ -154,32 +147,3 @@ def _wait_for_resources(config: Config, needed: Sequence[Requirement]) -> None:
 
 def _describe_lack(lacking: Mapping[str, tuple[float, float]]) -> str:
     return "; ".join(f"{name}: {need:g} needed, {there:g} there" for name, (need, there) in lacking.items())
-
-
-def free_of(bundle: Mapping[str, float]) -> dict[str, float]:
-    """How much of each resource of `bundle` nobody uses now, over all nodes of the connected cluster."""
-    available = ray.available_resources()
-    return {name: available.get(name, 0.0) for name in bundle}
-
-
-def driver_node_only() -> NodeAffinitySchedulingStrategy:
-    """The scheduling strategy of the queue and the weight store: the driver's node and no other.
-
-    What asks for no resource would be put on a rollout node too, and go with it when the run is scaled down. `soft` is
-    not enough: Ray takes another node while this one is busy starting a process. Without this node there is no driver
-    and no run either.
-    """
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def check_model_seen(process: str, model: Path) -> None:
-    """Check that the node of this process sees the model's folder. One that is named on a hub has no absolute path.
-
-    Raises:
-        UserError: it does not, naming the node.
-    """
-    if model.is_absolute() and not model.is_dir():
-        raise UserError(
-            f"{process} on node {ray.util.get_node_ip_address()} does not see the model in {model}; put it, and "
-            "run.dir, on storage that all nodes share"
-        )

@@ -1,20 +1,16 @@
-"""Waiting for calls of Ray actors, what became of them, looking after the others meanwhile, and an actor that hangs.
+"""Waiting for calls of processes, looking after the others meanwhile, and a process that hangs.
 
 Ray starts a queue or a store again when its process ends, and does nothing about one that hangs: whoever finds it
 unresponsive ends it.
 """
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
-
-from unisd_rl.errors import PermanentFailure, RunFailed, UserError
+from unisd_rl.cluster.processes import Call, Handle, Unreachable
+from unisd_rl.cluster.runtime import runtime
 from unisd_rl.terminal import say
 from unisd_rl.types import OnWait, no_op
 
@@ -22,15 +18,11 @@ CHECK_S = 1.0
 """How often a wait looks after the others."""
 FETCH_S = 60.0
 """How long the answer of an ended call may take to come: it is small, but may lie on another machine."""
-_EXPECTED = {kind.__name__: kind for kind in (UserError, RunFailed, PermanentFailure)}
-_RAISED = re.compile(rf"^unisd_rl\.errors\.({'|'.join(_EXPECTED)}): ", re.MULTILINE)
 
 Answer = TypeVar("Answer")
 
 
-def wait(
-    calls: "Sequence[ray.ObjectRef[Any]]", timeout_s: float, on_wait: OnWait = no_op
-) -> "list[ray.ObjectRef[Any]]":
+def wait(calls: Sequence[Call[Any]], timeout_s: float, on_wait: OnWait = no_op) -> list[Call[Any]]:
     """The call that has ended, as soon as one has; empty after `timeout_s` seconds.
 
     `on_wait` is called about once a second meanwhile; what it raises ends the wait.
@@ -38,70 +30,22 @@ def wait(
     end_s = time.monotonic() + timeout_s
     while (left_s := end_s - time.monotonic()) > 0.0:
         if not calls:
-            time.sleep(min(CHECK_S, left_s))
-        elif ended := ray.wait(list(calls), timeout=min(CHECK_S, left_s))[0]:
+            runtime().sleep(min(CHECK_S, left_s))
+        elif ended := runtime().wait(calls, min(CHECK_S, left_s)):
             return ended
         on_wait()
-    return ray.wait(list(calls), timeout=0)[0] if calls else []
+    return runtime().wait(calls, 0.0) if calls else []
 
 
-class CallFailed(Exception):
-    """A call of a Ray actor has no answer, because the actor cannot be reached or as the subclass says.
-
-    The text is a reason without a full stop, to stand behind `the rollout queue could not admit prompts: `.
-    """
+def done(call: Call[Any]) -> bool:
+    """Whether it has ended, well or not."""
+    return bool(runtime().wait([call], 0.0))
 
 
-class CallLate(CallFailed):
-    """The answer did not come in time: the actor may hang."""
-
-
-class ActorDied(CallFailed):
-    """The actor's process has ended, or never began."""
-
-
-class CallRaised(CallFailed):
-    """The method raised `cause` (None: something that could not be sent)."""
-
-    def __init__(self, error: RayTaskError) -> None:
-        self.cause: Exception | None = error.cause
-        known = f"{type(error.cause).__name__}: {error.cause}"
-        super().__init__(known if error.cause is not None else str(error).splitlines()[-1])
-
-
-def fetch(call: "ray.ObjectRef[Any]", timeout_s: float = FETCH_S) -> Any:
-    """The answer to a call of an actor that has ended, or is expected to end within `timeout_s` seconds.
-
-    Raises:
-        UserError, RunFailed: the method, or the actor's constructor, raised that; with its own words alone.
-        CallFailed: there is no answer for another reason.
-    """
-    try:
-        return ray.get(call, timeout=timeout_s)
-    except RayTaskError as error:
-        if isinstance(error.cause, RunFailed | UserError):
-            raise type(error.cause)(str(error.cause)) from None
-        raise CallRaised(error) from error
-    except GetTimeoutError as error:
-        raise CallLate(f"no answer within {timeout_s:g} s") from error
-    except ActorDiedError as error:
-        if expected := _raised_by_constructor(error):
-            raise expected from None
-        raise ActorDied(f"its process died: {_sentence(error)}") from error
-    except RayActorError as error:
-        raise CallFailed(f"its process cannot be reached: {_sentence(error)}") from error
-
-
-def _raised_by_constructor(error: ActorDiedError) -> Exception | None:
-    """What a constructor raised, if it is an error of ours: of that Ray keeps the traceback's text alone."""
-    raised = list(_RAISED.finditer(str(error))) if error.actor_init_failed else []
-    return _EXPECTED[raised[-1][1]](str(error)[raised[-1].end() :].strip()) if raised else None
-
-
-def _sentence(error: RayActorError) -> str:
-    """Ray's own first line; of an actor that could not be made the last one, which says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if "creation task" in lines[0] else lines[0]).rstrip(".")
+def fetch(call: Call[Any], timeout_s: float = FETCH_S) -> Any:
+    """The answer to a call that has ended, or is expected to end within `timeout_s` seconds; raises as `Runtime.get`
+    does."""
+    return runtime().get(call, timeout_s)
 
 
 def wait_until(
@@ -133,10 +77,10 @@ class Heartbeat(Generic[Answer]):
     that has nothing to say. `clock` returns seconds."""
 
     def __init__(
-        self, ask: "Callable[[], ray.ObjectRef[Answer]]", silent_s: float, clock: Callable[[], float] = time.monotonic
+        self, ask: Callable[[], Call[Answer]], silent_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ask, self.silent_s, self._clock = ask, silent_s, clock
-        self._asked: ray.ObjectRef[Answer] | None = None
+        self._asked: Call[Answer] | None = None
         self._asked_s = 0.0
         self._unanswered_since_s: float | None = None
         self.answer: Answer | None = None
@@ -155,16 +99,16 @@ class Heartbeat(Generic[Answer]):
             self._asked, self._asked_s = self._ask(), self._clock()
             if self._unanswered_since_s is None:
                 self._unanswered_since_s = self._asked_s
-        ended = bool(ray.wait([self._asked], timeout=0)[0])
+        ended = done(self._asked)
         if ended:
-            with suppress(RayActorError):
-                self.answer, self._unanswered_since_s = ray.get(self._asked, timeout=self.silent_s), None
+            with suppress(Unreachable):
+                self.answer, self._unanswered_since_s = fetch(self._asked, self.silent_s), None
         hung = not ended and self._clock() > self._asked_s + self.silent_s
         if ended or hung:
             self._asked = None
         return hung
 
 
-def kill_hung(actor: ActorHandle) -> None:
-    """End a process that does not answer; Ray starts it again, as often as its `max_restarts` says."""
-    ray.kill(actor, no_restart=False)
+def kill_hung(process: Handle) -> None:
+    """End a process that does not answer; it is started again, as often as its options say."""
+    runtime().kill(process, restart=True)

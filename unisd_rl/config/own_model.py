@@ -76,13 +76,15 @@ def _rate(given: Tree) -> Iterator[Default]:
 def _devices(given: Tree, gpus: Callable[[], int]) -> Iterator[Default]:
     """Who computes where, and in which type."""
     sides = ("rollout.gpus_per_actor", "learner.gpus_per_rank")
+    in_process = value_at(given, "run.placement") == "in_process"
     if any(value_at(given, side) is not None for side in sides):
         on_gpus = all(value_at(given, side) for side in sides)
         reason = "as most models are released" if on_gpus else "a side computes on the CPU, which is slow in bfloat16"
     else:
-        count = gpus()
+        count = 0 if in_process else gpus()
         on_gpus = count > 0
-        reason = "as most models are released" if on_gpus else "no GPU here, and a CPU is slow in bfloat16"
+        without = 'run.placement = "in_process" computes on the CPU' if in_process else "no GPU here"
+        reason = "as most models are released" if on_gpus else f"{without}, and a CPU is slow in bfloat16"
         share, why = (1, f"one of the {count} GPUs here") if count > 1 else (0.5, "the only GPU here is shared")
         for side in sides if on_gpus else ():
             yield Default(side, share, why)

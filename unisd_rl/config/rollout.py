@@ -32,6 +32,8 @@ class Engine(Section):
     """Largest adapter it serves; None is any."""
     pads_batches: ClassVar[bool] = False
     """Whether the model reads prompts of different lengths padded to one."""
+    in_process: ClassVar[bool] = False
+    """Whether the model computes in the process that calls it (`run.placement` in_process)."""
     cpu_environment: ClassVar[Mapping[str, str]] = {}
     """Environment variables that it needs where it computes on the CPU."""
 
@@ -92,6 +94,7 @@ class TransformersEngine(Engine):
     """Generation by transformers: for machines without vLLM, exact runs and fast tests."""
 
     pads_batches = True
+    in_process = True
 
     type: Literal["transformers"]
 

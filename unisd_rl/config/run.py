@@ -19,7 +19,7 @@ from unisd_rl.config.base import (
     UserPath,
 )
 
-Placement = Literal["apart", "colocated"]
+Placement = Literal["apart", "colocated", "in_process"]
 
 
 class RunConfig(Section):
@@ -53,7 +53,9 @@ class RunConfig(Section):
     placement: Annotated[Placement, Decides.ROUNDING] = "apart"
     """Where the rollout actors and the learner compute: `apart` on cores of their own, at the same time, or `colocated`
     on the same ones, in turns: the actors generate until the next batch is there and sleep while the learner trains on
-    it. Then there is one actor, on the CPUs of one machine, and `rollout.max_staleness` is 0 or 1."""
+    it. Then there is one actor, on the CPUs of one machine, and `rollout.max_staleness` is 0 or 1. `in_process`: in
+    turns too, and all in the driver's process, on one thread, without Ray: for a debugger, and for small runs. The
+    engine is then `transformers`, and there is one learner rank."""
     cluster_timeout_s: Annotated[Seconds, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
 
@@ -73,7 +75,12 @@ class RunConfig(Section):
     @property
     def colocated(self) -> bool:
         """Whether generation and learning take turns on the same cores."""
-        return self.placement == "colocated"
+        return self.placement in ("colocated", "in_process")
+
+    @property
+    def in_process(self) -> bool:
+        """Whether everything is in the driver's process."""
+        return self.placement == "in_process"
 
     @property
     def total_steps(self) -> int:

@@ -247,8 +247,20 @@ def _units_fill_batches(config: Config) -> None:
 
 
 def _sides_can_take_turns(config: Config) -> None:
-    if config.run.colocated and (objection := next(_objections_to_turns(config), None)):
-        raise ValueError(f'run.placement = "colocated": {objection}; or leave run.placement out')
+    objections = (
+        *(_objections_to_one_process(config) if config.run.in_process else ()),
+        *(_objections_to_turns(config) if config.run.colocated else ()),
+    )
+    if objections:
+        raise ValueError(f'run.placement = "{config.run.placement}": {objections[0]}; or leave run.placement out')
+
+
+def _objections_to_one_process(config: Config) -> Iterator[str]:
+    """Why a run cannot be in one process, each with its remedy."""
+    if not config.rollout.engine.in_process:
+        yield 'rollout.engine.type = "vllm" computes in processes of its own: set it to "transformers"'
+    if config.learner.ranks > 1:
+        yield f"learner.ranks = {config.learner.ranks}, and each rank is a process: set it to 1"
 
 
 def _objections_to_turns(config: Config) -> Iterator[str]:

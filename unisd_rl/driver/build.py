@@ -15,7 +15,7 @@ from actors.scaling import TargetActorCount
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
 from unisd_rl.cluster.cores import CorePlan, core_plan, generation_cores
-from unisd_rl.cluster.ray_cluster import on_one_node
+from unisd_rl.cluster.runtime import runtime
 from unisd_rl.config import Config
 from unisd_rl.config.schema import ineffective_settings
 from unisd_rl.contexts.prepare import ContextGenerator, Preparation
@@ -79,7 +79,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         UserError: the data, the model or the cluster is not what the configuration says.
         RunFailed: a component does not start.
     """
-    if config.run.colocated and not on_one_node():
+    if config.run.colocated and runtime().nodes() > 1:
         raise UserError(
             'run.placement = "colocated" is for one machine, and this cluster has several nodes: leave it out, or '
             "unset RAY_ADDRESS to run on this one alone"
@@ -90,7 +90,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
     check_origin(directory.path, task_origin(config.task, task, prompts), model)
     config = counted(config, len(prompts), directory, console)
     plan = core_plan(config)
-    console.print(plan.describe())
+    console.print("all in this process, on one thread" if config.run.in_process else plan.describe())
     with ExitStack() as stack:
 
         def report(event: Event) -> None:
@@ -149,7 +149,7 @@ def bottleneck_meter(config: Config, plan: CorePlan) -> BottleneckMeter:
     return BottleneckMeter(
         config.learner.ranks,
         colocated=config.run.colocated,
-        may_be_colocated=apart and config.may_be_colocated and not config.run.colocated and on_one_node(),
+        may_be_colocated=apart and config.may_be_colocated and not config.run.colocated and runtime().nodes() == 1,
         lockstep=config.rollout.max_staleness == 0,
     )
 

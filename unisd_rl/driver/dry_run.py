@@ -61,7 +61,10 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
     yield describe_storage(config, resumed)
-    yield describe_resources(requirements(config))
+    if config.run.in_process:
+        yield "everything runs in this process, on one thread, without Ray"
+    else:
+        yield describe_resources(requirements(config))
 
 
 def describe_preparation(config: Config) -> Iterator[str]:

@@ -15,8 +15,8 @@ from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
+from unisd_rl.cluster.connect import connected
 from unisd_rl.cluster.cores import generation_cores
-from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.driver.console import Console
 from unisd_rl.evaluation.evaluate import evaluate

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
+from unisd_rl.cluster.connect import connected
 from unisd_rl.cluster.cores import CorePlan, core_plan
-from unisd_rl.cluster.ray_cluster import connected
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
 from unisd_rl.driver.console import Console

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
-from unisd_rl.cluster.ray_cluster import check_model_seen
-from unisd_rl.cluster.resources import ray_options, retention_bundle
-from unisd_rl.cluster.waiting import CallFailed, fetch, wait
+from unisd_rl.cluster.processes import Call, CallFailed, ProcessOptions
+from unisd_rl.cluster.resources import retention_bundle
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.shared_model import check_model_seen
+from unisd_rl.cluster.waiting import fetch, wait
 from unisd_rl.config import Config
 from unisd_rl.config.evaluation import RetentionConfig
 from unisd_rl.errors import RunFailed
@@ -37,15 +37,16 @@ NAME = "retention"
 class RetentionProcess:
     """A process that reads completions with the base, which it keeps, and with one adapted model after the other.
 
-    A plain class; `RetentionScorer` makes it a Ray actor.
+    A plain class; `RetentionScorer` spawns it.
     """
 
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._dtype, self._settings, self._cores, self._path = config.model.dtype, settings, cores, base
         self._base: CausalLM | None = None
         check_model_seen("retention", base)
-        redirect_output(log_path(run_dir, NAME))
-        bind_to(cores)
+        if runtime().separate:
+            redirect_output(log_path(run_dir, NAME))
+            bind_to(cores)
 
     def start(self) -> None:
         """Load the base.
@@ -80,13 +81,9 @@ class RetentionScorer:
     def __init__(self, config: Config, settings: RetentionConfig, cores: Cores, base: Path, run_dir: Path) -> None:
         self._config, self._settings, self._log = config, settings, log_path(run_dir, NAME)
         self._tokenizer = ChatTokenizer(base, config.model.chat_template)
-        options = {
-            **ray_options(retention_bundle(settings)),
-            "runtime_env": {"env_vars": _environment(settings, cores)},
-        }
-        self._process = (
-            ray.remote(RetentionProcess).options(**options).remote(config, settings, cores, base, run_dir.absolute())
-        )
+        options = ProcessOptions(retention_bundle(settings), environment=_environment(settings, cores), log=self._log)
+        arguments = (config, settings, cores, base, run_dir.absolute())
+        self._process = runtime().spawn(RetentionProcess, *arguments, options=options)
 
     def start(self, timeout_s: float) -> None:
         """Load the base.
@@ -134,9 +131,9 @@ class RetentionScorer:
 
     def close(self) -> None:
         """End the process."""
-        ray.kill(self._process)
+        runtime().kill(self._process)
 
-    def _result(self, call: "ray.ObjectRef[Any]", timeout_s: float, what: str, on_wait: OnWait = no_op) -> Any:
+    def _result(self, call: Call[Any], timeout_s: float, what: str, on_wait: OnWait = no_op) -> Any:
         if not wait([call], timeout_s, on_wait):
             raise RunFailed(f"waited {timeout_s:.0f} s for retention to {what}; its log is {self._log}")
         try:

@@ -9,6 +9,7 @@ from actors.group import OutageTimer, RolloutGroup, print_event
 from actors.rollout_actor import ActorSpec
 from actors.supervisor import State
 from tests.fakes.hand_moved import Clock
+from unisd_rl.cluster import ray_runtime
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
@@ -39,7 +40,7 @@ class Unplaced:
 
 def test_actors_without_a_place_are_waited_for_in_words_and_not_for_ever(monkeypatch, capsys):
     config = load_recipe(["unisd_star", "cluster"], {"run": {"cluster_timeout_s": 0.2}, "rollout": {"actors": 2}})
-    monkeypatch.setattr(group, "free_of", lambda bundle: {"CPU": 3.0, "rollout": 1.0})
+    monkeypatch.setattr(ray_runtime.RAY, "free", lambda bundle: {"CPU": 3.0, "rollout": 1.0})
     monkeypatch.setattr(group, "_POLL_S", 0.001)
     monkeypatch.setattr(group, "_QUIET_S", 0.1)
     actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))

@@ -65,24 +65,39 @@ def test_nodes_that_come_meanwhile_end_the_wait_and_a_whole_cluster_needs_none(o
 
 
 class Placement:
-    """A placement group that finds its nodes at the try of this number."""
+    """A place that finds its nodes at the try of this number."""
 
     def __init__(self, found_at):
-        self.found_at, self.tries = found_at, 0
+        self.found_at, self.tries, self.given_back = found_at, 0, 0
 
     def wait(self, _timeout_s):
         self.tries += 1
         return self.tries >= self.found_at
+
+    def give_back(self):
+        self.given_back += 1
+
+
+class OnePlace:
+    """What carries processes, with this place for whoever asks."""
+
+    def __init__(self, placement):
+        self.placement = placement
+
+    def place(self, bundles):
+        assert bundles == [LEARNER | {"CPU": 1.0}]
+        return self.placement
+
+    def free(self, bundle):
+        return {"CPU": 1.0, "learner": 0.0}
 
 
 @pytest.mark.parametrize(("found_at", "limit_s"), [(1, 60.0), (3, 60.0), (1_000_000_000, 0.01)])
 def test_a_learner_without_its_node_says_what_it_waits_for_and_looks_after_the_others(
     found_at, limit_s, monkeypatch, capsys, tmp_path
 ):
-    placement, removed, looked_after = Placement(found_at), [], []
-    monkeypatch.setattr(group, "placement_group", lambda bundles, strategy: placement)
-    monkeypatch.setattr(group, "remove_placement_group", removed.append)
-    monkeypatch.setattr(group, "free_of", lambda bundle: {"CPU": 1.0, "learner": 0.0})
+    placement, looked_after = Placement(found_at), []
+    monkeypatch.setattr(group, "runtime", lambda: OnePlace(placement))
     learners = LearnerGroup(
         config(limit_s), CorePlan((), ()), tmp_path, tmp_path, lambda: looked_after.append(placement.tries)
     )
@@ -92,10 +107,10 @@ def test_a_learner_without_its_node_says_what_it_waits_for_and_looks_after_the_o
             InsufficientResources, match=f"after 0.01 s the cluster has no room for {what}; free now: 1"
         ):
             learners._place()
-        assert removed == [placement]
+        assert placement.given_back == 1
     else:
         assert learners._place() is placement
-        assert removed == []
+        assert placement.given_back == 0
     assert looked_after == list(range(1, placement.tries))
     assert capsys.readouterr().err == ("" if found_at == 1 else f"waiting up to {limit_s:g} s for {what}\n")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from actors.rollout_actor import ActorSpec, RolloutActor
-from unisd_rl.cluster.ray_cluster import check_model_seen
+from unisd_rl.cluster.shared_model import check_model_seen
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionProcess

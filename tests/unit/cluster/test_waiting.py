@@ -8,8 +8,9 @@ import time
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
-from unisd_rl.cluster import waiting
-from unisd_rl.cluster.waiting import ActorDied, CallFailed, CallLate, CallRaised, fetch, pause, wait, wait_until
+from unisd_rl.cluster import ray_runtime
+from unisd_rl.cluster.processes import CallLate, CallRaised, ProcessDied, Unreachable
+from unisd_rl.cluster.waiting import fetch, pause, wait, wait_until
 from unisd_rl.errors import PermanentFailure, RunFailed, UserError
 
 
@@ -42,7 +43,7 @@ def fetched(monkeypatch, error):
     def get(call, timeout):
         raise error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
 
-    monkeypatch.setattr(waiting.ray, "get", get)
+    monkeypatch.setattr(ray_runtime.ray, "get", get)
     with pytest.raises(Exception) as caught:
         fetch(None, 6.0)
     return type(caught.value), str(caught.value)
@@ -58,12 +59,12 @@ def fetched(monkeypatch, error):
         (GetTimeoutError("Get timed out"), CallLate, "no answer within 6 s"),
         (
             ActorDiedError(),
-            ActorDied,
+            ProcessDied,
             "its process died: The actor died unexpectedly before finishing this task",
         ),
         (
             ActorUnavailableError("no route", None),
-            CallFailed,
+            Unreachable,
             "its process cannot be reached: The actor None is unavailable: no route. The task may or may not have been "
             "executed on the actor",
         ),
@@ -83,7 +84,7 @@ def test_what_a_constructor_refused_is_raised_as_it_was_although_ray_keeps_its_t
 
 def test_a_constructor_that_failed_of_anything_else_is_a_process_that_died(monkeypatch):
     died = ActorDiedError(RayTaskError("make", "ray::make()\nMemoryError: 3 GiB", MemoryError("3 GiB")))
-    assert fetched(monkeypatch, died) == (ActorDied, "its process died: MemoryError: 3 GiB")
+    assert fetched(monkeypatch, died) == (ProcessDied, "its process died: MemoryError: 3 GiB")
 
 
 def test_a_wait_for_a_state_ends_with_it_or_with_its_limit_and_says_once_what_for(capsys):

@@ -53,6 +53,12 @@ def test_type_and_device_follow_from_the_machine(gpus, dtype, share, memory):
     assert config.rollout.engine.gpu_memory_utilization == memory
 
 
+def test_a_run_in_one_process_computes_on_the_cpu_whatever_the_machine_has():
+    config, _ = defaults(gpus=2, recipes=["unisd_star", "in_process"])
+    assert config.rollout.gpus_per_actor == config.learner.gpus_per_rank == 0.0
+    assert config.model.dtype == "float32"
+
+
 def test_what_is_given_is_not_derived_and_the_machine_not_asked_for_it():
     given = {"rollout": {"gpus_per_actor": 1}, "learner": {"gpus_per_rank": 1, "learning_rate": 3e-5}}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unisd_rl.config.load import load_recipe
+from unisd_rl.config.load import load_recipe, overlay
 from unisd_rl.errors import UserError
 
 TURNS = {"run": {"placement": "colocated"}}
@@ -41,6 +41,40 @@ def test_what_cannot_take_turns_is_refused_in_one_sentence_and_runs_apart(change
     assert sentence.startswith(f'run.placement = "colocated": {said}')
     assert sentence.endswith("; or leave run.placement out")
     assert "\n" not in sentence
+
+
+ALONE = {"run": {"placement": "in_process"}, "rollout": {"engine": {"type": "transformers"}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"rollout": {"engine": {"type": "vllm"}}},
+            'rollout.engine.type = "vllm" computes in processes of its own: set',
+        ),
+        ({"learner": {"ranks": 2}}, "learner.ranks = 2, and each rank is a process: set it to 1"),
+        ({"rollout": {"actors": 2}}, "rollout.actors = 2, and in its turn one has all cores: set it to 1"),
+        ({"rollout": {"actors": {"max": 3}}}, "rollout.actors.max = 3 asks for more actors"),
+        (GPUS, "rollout.gpus_per_actor = 1 and learner.gpus_per_rank = 1, and turns are taken on CPUs only"),
+        ({"rollout": {"max_staleness": 2}}, "rollout.max_staleness = 2 lets rollouts run ahead"),
+    ],
+    ids=["vllm", "ranks", "several_actors", "actors_max", "gpus", "staleness"],
+)
+def test_what_cannot_be_in_one_process_is_refused_in_one_sentence(changes, said):
+    with pytest.raises(UserError) as refused:
+        load_recipe("unisd_star", overlay(ALONE, changes))
+    sentence = str(refused.value)
+    assert sentence.startswith(f'run.placement = "in_process": {said}')
+    assert sentence.endswith("; or leave run.placement out")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("row", ["unisd_star", "sft", "ssd", "released_code_parity"])
+def test_the_set_up_in_process_puts_any_row_into_one_process_where_the_sides_take_turns(row):
+    config = load_recipe([row, "in_process"], {"model": {"lora": None}})
+    assert config.run.in_process
+    assert config.run.colocated
 
 
 def test_the_sides_are_apart_unless_they_are_told_otherwise():

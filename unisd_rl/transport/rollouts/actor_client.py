@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 from typing_extensions import override
 
+from unisd_rl.cluster.processes import Call, Handle, Unreachable
 from unisd_rl.cluster.retry import retry
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.waiting import done, fetch
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.rollouts.dispatch import CommitAnswer, LeaseRequest
 from unisd_rl.types import NumberedPrompt, PolicyVersion
@@ -39,8 +39,8 @@ class LeaseQueue(Protocol):
         """Issue this actor's prompts again."""
 
 
-class RayLeaseQueue(LeaseQueue):
-    """`LeaseQueue` on the queue's Ray actor, which may die and be started again: calls wait for it, with back-off.
+class QueueProcess(LeaseQueue):
+    """`LeaseQueue` on the queue's process, which may die and be started again: calls wait for it, with back-off.
 
     A call that was lost on the way back is repeated: the queue refuses a second rollout of a number, and prompts
     leased by a lost answer are in no heartbeat, so their leases run out. A rollout that could not be stored because
@@ -50,11 +50,11 @@ class RayLeaseQueue(LeaseQueue):
     handle: the rollout actor serves no queue, and any call is a mistake.
     """
 
-    def __init__(self, handle: ActorHandle | None, faults: FaultsConfig) -> None:
+    def __init__(self, handle: Handle | None, faults: FaultsConfig) -> None:
         self._given, self._faults = handle, faults
 
     @property
-    def _handle(self) -> ActorHandle:
+    def _handle(self) -> Handle:
         assert self._given is not None, "this actor was started without a queue: it only answers"
         return self._given
 
@@ -68,8 +68,7 @@ class RayLeaseQueue(LeaseQueue):
 
     @override
     async def commit(self, actor: str, data: bytes, request: LeaseRequest | None) -> CommitAnswer:
-        again = (RayActorError, OSError)
-        return await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data, request), again)
+        return await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data, request), (OSError,))
 
     @override
     async def fail(self, actor: str, number: int, reason: str) -> None:
@@ -78,22 +77,23 @@ class RayLeaseQueue(LeaseQueue):
     @override
     async def release(self, actor: str) -> None:
         """Tried once: whoever cannot give back is retired by the driver, or its leases run out."""
-        with contextlib.suppress(RayActorError, TimeoutError):
+        with contextlib.suppress(*runtime().unreachable, TimeoutError):
             async with asyncio.timeout(_RELEASE_S):
                 await self._handle.release.remote(actor)
 
     async def _ask(
-        self, what: str, call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...] = (RayActorError,)
+        self, what: str, call: Callable[[], Awaitable[Result]], again: tuple[type[Exception], ...] = ()
     ) -> Result:
+        again = (*runtime().unreachable, *again)
         return await retry(call, again, self._faults, f"the rollout queue to {what}")
 
 
 class RetiredActors:
     """Names of actors that are not coming back, until the queue, if there is one, has confirmed each."""
 
-    def __init__(self, queue: ActorHandle | None) -> None:
+    def __init__(self, queue: Handle | None) -> None:
         self._queue = queue
-        self._calls: dict[str, ray.ObjectRef[None]] = {}
+        self._calls: dict[str, Call[None]] = {}
 
     def retire(self, name: str) -> None:
         """Tell the queue that `name` needs no prompts any more, and what it held is free; returns at once."""
@@ -104,10 +104,10 @@ class RetiredActors:
         """Look at what was answered meanwhile; a queue that was away is told again. Raises what the queue refused a
         retirement with."""
         for name, call in tuple(self._calls.items()):
-            if not ray.wait([call], timeout=0)[0]:
+            if not done(call):
                 continue
             try:
-                ray.get(call, timeout=0)
+                fetch(call)
                 del self._calls[name]
-            except RayActorError:
+            except Unreachable:
                 self.retire(name)

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayError
 
-from unisd_rl.cluster.ray_cluster import driver_node_only
+from unisd_rl.cluster.processes import Call, CallFailed, CallLate, CallRaised, Handle, ProcessOptions
+from unisd_rl.cluster.resources import CPU
 from unisd_rl.cluster.retry import Patience, RestartPolicy
-from unisd_rl.cluster.waiting import CallFailed, CallLate, CallRaised, Heartbeat, fetch, kill_hung, pause, wait
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.waiting import Heartbeat, fetch, kill_hung, pause, wait
 from unisd_rl.config import Config
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.files import FolderLock
+from unisd_rl.storage.logs import log_path
 from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
@@ -46,7 +46,7 @@ Answer = TypeVar("Answer")
 
 
 class ServedQueue(RolloutQueue):
-    """The queue as a Ray actor, the only one of its folder.
+    """The queue as a process, the only one of its folder.
 
     After `kill -9` of a driver the queue before may live a moment longer, and would write to the same ledger: this one
     waits for its lock.
@@ -70,32 +70,29 @@ class ServedQueue(RolloutQueue):
         return replace(batch, shards=()), *batch.shards
 
 
-def spawn_queue(directory: Path, config: Config) -> ActorHandle:
+def spawn_queue(directory: Path, config: Config) -> Handle:
     """A handle on a new `ServedQueue` actor that keeps its files in the run's folder.
 
     It lives beside the driver, since rollout nodes come and go, and takes no CPU of the cluster's count. Its methods
     are coroutines: a `take` that waits holds up no `commit`.
     """
-    spawned = ray.remote(ServedQueue).options(
-        num_cpus=0,
-        max_concurrency=_CALLS_IN_FLIGHT,
-        max_restarts=-1,
-        max_task_retries=0,
-        scheduling_strategy=driver_node_only(),
+    options = ProcessOptions(
+        {CPU: 0.0}, beside_driver=True, concurrency=_CALLS_IN_FLIGHT, restarts=-1, log=log_path(directory, _COMPONENT)
     )
-    return spawned.remote(directory.absolute(), config.learner.batch_size, config.rollout)
+    arguments = (directory.absolute(), config.learner.batch_size, config.rollout)
+    return runtime().spawn(ServedQueue, *arguments, options=options)
 
 
-Batch = QueueBatch["ray.ObjectRef[bytes]"]
-"""A batch whose shards lie in Ray's object store."""
+Batch = QueueBatch[Call[bytes]]
+"""A batch whose shards the learner's ranks read where they lie."""
 
 
 def rollouts_of(batch: Batch) -> list[Rollout]:
     """The rollouts of a batch, shard after shard; those of a shard that was lost are left out."""
     rollouts: list[Rollout] = []
     for shard in batch.shards:
-        with suppress(RayError):
-            rollouts += decode(ray.get(shard, timeout=_SHARD_S))
+        with suppress(CallFailed):
+            rollouts += decode(fetch(shard, _SHARD_S))
     return rollouts
 
 
@@ -112,7 +109,7 @@ class QueueClient:
     `admitted` is the next prompt number to admit. After `roll_back(lineage, step)` it is the first of `step`.
     """
 
-    def __init__(self, queue: ActorHandle, config: Config, report: Report) -> None:
+    def __init__(self, queue: Handle, config: Config, report: Report) -> None:
         self._queue, self._config, self._report = queue, config, report
         self._restarts = RestartPolicy(_COMPONENT, config.faults)
         self._heartbeat: Heartbeat[int] = Heartbeat(lambda: self._queue.lineage.remote(), config.faults.silent_s)
@@ -204,7 +201,7 @@ class QueueClient:
             self._ask("retire a rollout actor", self._queue.retire.remote(actor))
         self._ask("admit prompts", self._queue.admit.remote(list(self._not_taken.values())))
 
-    def _ask(self, task: str, call: "ray.ObjectRef[Any]") -> Any:
+    def _ask(self, task: str, call: Call[Any]) -> Any:
         """The answer to a call that the queue answers at once, unless it hangs."""
         silent_s = self._config.faults.silent_s
         try:

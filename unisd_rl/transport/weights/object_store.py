@@ -17,12 +17,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError
 from typing_extensions import override
 
+from unisd_rl.cluster.processes import Call, Handle, Unreachable
 from unisd_rl.cluster.retry import retry
+from unisd_rl.cluster.runtime import runtime
 from unisd_rl.config import Config
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 # By name: vLLM imports it in its own process, and nothing of vLLM is imported here before its environment is set.
 _EXTENSION = "unisd_rl.transport.weights.object_store_engine.ObjectStoreExtension"
-
-_AWAY = (RayActorError, ObjectLostError)  # the store died, or died between naming its buckets and handing them over
 
 
 class ObjectStoreTransport(WeightTransport):
@@ -79,23 +76,23 @@ class ObjectStoreTransport(WeightTransport):
 class ObjectStorePublisher(WeightPublisher):
     """Hands snapshots to the `WeightStore` in the background."""
 
-    def __init__(self, store: ActorHandle, bucket_mib: int) -> None:
+    def __init__(self, store: Handle, bucket_mib: int) -> None:
         self._store, self._bucket_bytes = store, bucket_mib << 20
         self._memory = BucketMemory()
-        self._sending: ray.ObjectRef[PolicyVersion] | None = None
+        self._sending: Call[PolicyVersion] | None = None
 
     @override
     def publish(self, version: PolicyVersion, tensors: NamedTensors) -> None:
         packed, references = [], []
         for bucket in pack(tensors, self._bucket_bytes, self._memory):  # one bucket lies beside Ray's store at a time
             packed.append(bucket)
-            references.append(ray.put(bucket.array))
+            references.append(runtime().put(bucket.array))
         self._sending = self._store.put.remote(manifest_of(version, packed), references)
 
     @override
     def wait(self, timeout_s: float) -> None:
         if self._sending is not None:
-            with suppress(RayActorError):  # the store died with them: the driver notices and publishes anew
+            with suppress(Unreachable):  # the store died with them: the driver notices and publishes anew
                 wait_for(self._sending, timeout_s, "the weight store has the weights published before")
 
 
@@ -114,14 +111,19 @@ class ObjectStoreReceiver(WeightReceiver):
             snapshot: Snapshot | None = await self._store.newest.remote()
             return None if snapshot is None else await _fetch_buckets(snapshot)
 
-        return await retry(newest, _AWAY, self._faults, "the weight store to show its newest weights")
+        return await retry(newest, _away(), self._faults, "the weight store to show its newest weights")
 
     @override
     async def fetch(self, version: PolicyVersion) -> FetchedSnapshot | None:
         async def fetch() -> FetchedSnapshot:
             return await _fetch_buckets(await self._store.at_least.remote(version, self._timeout_s))
 
-        return await retry(fetch, _AWAY, self._faults, f"the weight store to hand over {label(version)}")
+        return await retry(fetch, _away(), self._faults, f"the weight store to hand over {label(version)}")
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """The store died, or died between naming its buckets and handing them over."""
+    return (*runtime().unreachable, *runtime().lost)
 
 
 async def _fetch_buckets(snapshot: Snapshot) -> FetchedSnapshot:

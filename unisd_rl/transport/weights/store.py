@@ -22,13 +22,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError
-
-from unisd_rl.cluster.ray_cluster import driver_node_only
+from unisd_rl.cluster.processes import Call, Handle, ProcessOptions
+from unisd_rl.cluster.resources import CPU
 from unisd_rl.cluster.retry import RestartPolicy
-from unisd_rl.cluster.waiting import Heartbeat, kill_hung
+from unisd_rl.cluster.runtime import runtime
+from unisd_rl.cluster.waiting import Heartbeat, fetch, kill_hung
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, CorruptSnapshotError, SnapshotManifest, checksum
@@ -41,10 +39,10 @@ _LATEST_COPY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A manifest, and references to its buckets in Ray's object store."""
+    """A manifest, and where its buckets are read."""
 
     manifest: SnapshotManifest
-    buckets: "tuple[ray.ObjectRef[Bytes], ...]"
+    buckets: tuple[Call[Bytes], ...]
 
     @property
     def version(self) -> PolicyVersion:
@@ -54,14 +52,14 @@ class Snapshot:
 
 @dataclass(slots=True)
 class StoreClient:
-    """The driver's end: the Ray actor, and the version that was last sent to it (None before the first)."""
+    """The driver's end: the process, and the version that was last sent to it (None before the first)."""
 
-    handle: ActorHandle
+    handle: Handle
     version: PolicyVersion | None = None
 
 
 class WeightStore:
-    """Owner of the newest snapshot. A plain class; `spawn_store` makes it a Ray actor."""
+    """Owner of the newest snapshot. A plain class; `spawn_store` makes it a process."""
 
     def __init__(self, copy: "Callable[[Snapshot], Snapshot] | None" = None) -> None:
         self._copy, self._instance_id = copy or copy_snapshot, uuid.uuid4().hex
@@ -70,7 +68,7 @@ class WeightStore:
         self._changed = asyncio.Event()
         self._waiting = 0
 
-    async def put(self, manifest: SnapshotManifest, buckets: "Sequence[ray.ObjectRef[Bytes]]") -> PolicyVersion:
+    async def put(self, manifest: SnapshotManifest, buckets: Sequence[Call[Bytes]]) -> PolicyVersion:
         """Hand these buckets out, and return when the store owns a copy, with the version it then holds.
 
         Calls of one sender may overtake each other, and a learner that rolled back may have left one behind: what is
@@ -78,7 +76,7 @@ class WeightStore:
 
         Raises:
             CorruptSnapshotError: the bytes are not those of the manifest.
-            ray.exceptions.ObjectLostError: the sender died before they were copied. The snapshot before is back.
+            Runtime.lost: the sender died before they were copied. The snapshot before is back.
         """
         if self._newest is not None and manifest.version < self._newest.version:
             return self._newest.version
@@ -86,10 +84,11 @@ class WeightStore:
         served_s = min(_LATEST_COPY_S, manifest.nbytes / _SERVED_FIRST) if self._waiting else 0.0
         self._changed.set()
         self._changed = asyncio.Event()
+        withdrawn: tuple[type[Exception], ...] = (CorruptSnapshotError, *runtime().lost)
         try:
             await asyncio.sleep(served_s)
             owned = await asyncio.to_thread(self._copy, borrowed)
-        except (CorruptSnapshotError, ObjectLostError):
+        except withdrawn:
             if self._newest is borrowed:
                 self._newest = self._owned
             raise
@@ -134,20 +133,18 @@ def copy_snapshot(borrowed: Snapshot) -> Snapshot:
     """
     checksums, copies = [], []
     for bucket in borrowed.buckets:
-        array: Bytes = ray.get(bucket, timeout=_COPY_TIMEOUT_S)
+        array: Bytes = fetch(bucket, _COPY_TIMEOUT_S)
         checksums.append(checksum(array))
-        copies.append(ray.put(array))
+        copies.append(runtime().put(array))
         del array  # before the next one is asked for
     borrowed.manifest.compare(checksums)
     return Snapshot(borrowed.manifest, tuple(copies))
 
 
 def spawn_store() -> StoreClient:
-    """Start the store as a Ray actor; it asks for no core because it sleeps between snapshots."""
-    spawned = ray.remote(WeightStore).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=driver_node_only()
-    )
-    return StoreClient(spawned.remote())
+    """Start the store as a process; it asks for no core because it sleeps between snapshots."""
+    options = ProcessOptions({CPU: 0.0}, beside_driver=True, restarts=-1, retries=-1)
+    return StoreClient(runtime().spawn(WeightStore, options=options))
 
 
 class StoreMonitor:
@@ -160,7 +157,7 @@ class StoreMonitor:
         self._store, self._patience_s = store.handle, faults.patience_s
         self._restarts = RestartPolicy("store", faults)
         self._heartbeat: Heartbeat[str] = Heartbeat(store.handle.instance_id.remote, faults.silent_s)
-        self._instance: str = ray.get(store.handle.instance_id.remote(), timeout=self._patience_s)
+        self._instance: str = fetch(store.handle.instance_id.remote(), self._patience_s)
 
     def check_health(self) -> None:
         """To be called now and then: ask who is there.

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
-
+from unisd_rl.cluster.processes import Call, CallLate, Handle
+from unisd_rl.cluster.waiting import fetch
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest
 from unisd_rl.transport.weights.store import StoreClient
@@ -43,8 +41,8 @@ Load = Callable[[], Awaitable[None]]
 class PublishTarget:
     """Where a version goes: `object_store` publishes to the store, `nccl` and `ipc` to each actor."""
 
-    store: ActorHandle
-    actors: tuple[ActorHandle, ...]
+    store: Handle
+    actors: tuple[Handle, ...]
 
 
 class WeightPublisher(Protocol):
@@ -63,7 +61,7 @@ class WeightPublisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FetchedSnapshot:
-    """A snapshot whose bytes are in this process's reach (views into Ray's object store)."""
+    """A snapshot whose bytes are in this process's reach (with Ray: views into its object store)."""
 
     manifest: SnapshotManifest
     buckets: tuple[Bytes, ...]
@@ -140,13 +138,13 @@ class WeightTransport(Protocol):
         """The end in a rollout actor's vLLM engine, which serves the model at `model_path`."""
 
 
-def wait_for(answer: "ray.ObjectRef[Any]", timeout_s: float, event: str) -> None:
+def wait_for(answer: Call[Any], timeout_s: float, event: str) -> None:
     """Wait for a call's answer; `event` says, for the message, what has happened then.
 
     Raises:
         RunFailed: after `timeout_s` seconds.
     """
     try:
-        ray.get(answer, timeout=timeout_s)
-    except GetTimeoutError as error:
+        fetch(answer, timeout_s)
+    except CallLate as error:
         raise RunFailed(f"waited {timeout_s:g} s until {event}; raise weights.timeout_s if it is only slow") from error

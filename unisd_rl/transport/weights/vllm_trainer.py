@@ -17,10 +17,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
-from ray.actor import ActorHandle
 from typing_extensions import override
 
+from unisd_rl.cluster.processes import Handle
+from unisd_rl.cluster.runtime import runtime
 from unisd_rl.config import Config
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
 from unisd_rl.transport.weights.store import StoreClient
@@ -84,7 +84,7 @@ class NcclTransport(_TrainerTransport):
             port = listener.getsockname()[1]
         return NCCLTrainerInitInfo(
             rank=0,
-            master_address=ray.util.get_node_ip_address(),
+            master_address=runtime().address(),
             master_port=port,
             world_size=1 + self._config.rollout.engine.weight_shards,
         )
@@ -105,11 +105,11 @@ class IpcTransport(_TrainerTransport):
 class TrainerEnginePublisher(WeightPublisher):
     """One trainer engine an actor, one after the other."""
 
-    def __init__(self, actors: Sequence[ActorHandle], rendezvous: Callable[[], object], timeout_s: float) -> None:
+    def __init__(self, actors: Sequence[Handle], rendezvous: Callable[[], object], timeout_s: float) -> None:
         from vllm.distributed.weight_transfer import RayVLLMWeightSyncClient, WeightTransferTrainerFactory
 
         self._source, self._timeout_s = _TensorSource(), timeout_s
-        self._engines: list[tuple[ActorHandle, TrainerWeightTransferEngine]] = [
+        self._engines: list[tuple[Handle, TrainerWeightTransferEngine]] = [
             (
                 actor,
                 WeightTransferTrainerFactory.trainer_init(

@@ -1,9 +1,8 @@
 """The driver's calls on a queue that was started again, failed for a while, or refuses; its process is by hand."""
 
 import pytest
-from ray.exceptions import RayTaskError
 
-from unisd_rl.cluster.waiting import ActorDied, CallFailed, CallLate, CallRaised
+from unisd_rl.cluster.processes import CallLate, CallRaised, ProcessDied, Unreachable
 from unisd_rl.config import Config
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts import driver_client
@@ -48,7 +47,7 @@ class HandQueue:
 
 
 def raised(cause):
-    return CallRaised(RayTaskError("method", "a traceback", cause))
+    return CallRaised.of(cause)
 
 
 @pytest.fixture
@@ -97,8 +96,8 @@ def test_a_queue_that_was_started_again_is_told_who_is_retired_and_what_was_admi
 @pytest.mark.parametrize(
     ("failure", "killed", "reason"),
     [
-        (ActorDied("its process died"), 0, "could not report: its process died"),
-        (CallFailed("its process cannot be reached"), 0, "could not report: its process cannot be reached"),
+        (ProcessDied("its process died"), 0, "could not report: its process died"),
+        (Unreachable("its process cannot be reached"), 0, "could not report: its process cannot be reached"),
         (CallLate("no answer"), 1, "did not report within faults.silent_s = 60 s"),
         (raised(OSError("no space left")), 0, "could not report: OSError: no space left"),
     ],
