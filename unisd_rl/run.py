@@ -66,14 +66,15 @@ def _run(arguments: Sequence[str]) -> int:
     config = request.config
     for sentence in () if quiet else notes(config):
         print(f"note: {sentence}", file=sys.stderr)
-    check_machine(requirements(config))
+    if not config.run.in_process:
+        check_machine(requirements(config))
     limit_openmp_spinning()
     if request.dry_run:
         from unisd_rl.driver.dry_run import describe_run  # heavy: a tokenizer
 
         print_lines(describe_run(config, request.resumed, request.defaults))
         return 0
-    with Console(quiet=quiet, captures=True) as console:
+    with Console(quiet=quiet, captures=not config.run.in_process) as console:  # a debugger needs the terminal
         console.print(f"run {config.run_dir}: {config.run.length} of {config.describe_batch()}")
         with console.waiting("loading the libraries"):
             from unisd_rl.train import run_job  # heavy: torch, Ray

@@ -60,15 +60,15 @@ class _Count(ProgressColumn):
 class Console(Progress):
     """The terminal of a command: lines, and below them what is going on. On a pipe or in a log there are only lines.
 
-    `captures`: what libraries write goes to a log meanwhile (`unisd_rl/terminal.py`). `quiet`: only what ends a command
-    or is a failure is shown.
+    `captures`: what libraries write goes to a log meanwhile (`unisd_rl/terminal.py`); else nothing moves on the screen,
+    for a debugger's sake. `quiet`: only what ends a command or is a failure is shown.
     """
 
     def __init__(self, steps: int = 0, quiet: bool = False, captures: bool = False) -> None:
         self._captures = captures
         self._capture: OutputCapture | None = None
         self._terminal = rich_console.Console(highlight=False, soft_wrap=True)
-        self._live_view = self._terminal.is_terminal and not quiet
+        self._live_view = self._terminal.is_terminal and captures and not quiet
         self._quiet, self._open = quiet, ExitStack()
         self.status = RunStatus(steps=steps)
         self._bars = ProgressBars(

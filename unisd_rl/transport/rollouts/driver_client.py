@@ -91,7 +91,7 @@ def rollouts_of(batch: Batch) -> list[Rollout]:
     """The rollouts of a batch, shard after shard; those of a shard that was lost are left out."""
     rollouts: list[Rollout] = []
     for shard in batch.shards:
-        with suppress(CallFailed):
+        with suppress(CallFailed, *runtime().lost):
             rollouts += decode(fetch(shard, _SHARD_S))
     return rollouts
 
