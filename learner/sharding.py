@@ -75,12 +75,12 @@ def local_shard(parameter: nn.Parameter) -> Tensor:
 
 
 def local_fp32_master(parameter: nn.Parameter) -> Tensor:
-    """The float32 master of `local_shard(parameter)`; a collective for bfloat16 under ZeRO 1-2."""
+    """The float32 master of `local_shard(parameter)`, on its device; a collective for bfloat16 under ZeRO 1-2."""
     if local_shard(parameter).dtype == torch.float32:
         return local_shard(parameter)
     master = (safe_get_local_fp32_param if is_sharded(parameter) else safe_get_full_fp32_param)(parameter)
     assert master is not None, "DeepSpeed keeps no float32 master of this parameter"
-    return master
+    return master.to(local_shard(parameter).device)  # it may be offloaded
 
 
 def all_gather_parameter(shard: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -4,7 +4,6 @@ DeepSpeed averages gradients over ranks and the objective wants their sum, so lo
 ranks. It clips to norm 1 unless told otherwise, so it is told.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import deepspeed
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from learner.batch import Inputs
 from learner.lora import STUDENT
 from learner.model import CausalLM, HiddenStateFn, Result
+from learner.optimizer import build_optimizer, set_steps
 from unisd_rl.config import Config
 from unisd_rl.objective.kernels.head import Head
 from unisd_rl.transport.weights.adapter import factors
@@ -32,18 +32,17 @@ class Student:
 
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self.lm = lm
-        self._stage = zero_stage(config)
+        self.stage = config.zero_stage
+        """Of ZeRO, as it is run."""
         self._ranks = dist.get_world_size()
         if config.learner.gradient_checkpointing:
             lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._lora = config.model.lora
         self.optimizer_steps = 0
         """AdamW steps taken: the version, less the steps that had no token to train on."""
-        optimiser = torch.optim.AdamW(
-            parameter_groups(self.parameters.values(), config.learner.weight_decay),
-            lr=config.learner.learning_rate,
-            betas=(0.9, 0.999),
-        )
+        self.eight_bit_moments = config.learner.optimizer == "adamw_8bit"
+        """Whether AdamW's moments are of 8 bits, which `optimizer.py` reads and sets."""
+        optimiser = build_optimizer(self.parameters.values(), config.learner)
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=lm, optimizer=optimiser, config=engine_settings(config)
         )
@@ -76,24 +75,30 @@ class Student:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if self._stage == 0 else None
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if self.stage == 0 else None
         self._engine.step()
         self.optimizer_steps += 1
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW itself: of the parameters, or of DeepSpeed's flat pieces of them."""
+        optimiser: torch.optim.Optimizer = self._engine.basic_optimizer
+        return optimiser
+
+    @property
     def has_optimizer_state(self) -> bool:
         """Whether AdamW has taken a step."""
-        return bool(self._engine.basic_optimizer.state)
+        return bool(self.optimizer.state)
 
     @property
     def has_full_optimizer_state(self) -> bool:
         """Whether AdamW works on the parameters themselves and not on DeepSpeed's flat pieces of them."""
-        return self._stage == 0
+        return self.stage == 0
 
     def optimizer_state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """AdamW's own state of a parameter, where it `has_full_optimizer_state`."""
-        return self._engine.basic_optimizer.state[parameter]
+        return self.optimizer.state[parameter]
 
     def init_optimizer_state(self, steps: int, empty_inputs: Inputs) -> None:
         """Make AdamW's moments, as after `steps` steps, so that they can be set; `empty_inputs` has no token."""
@@ -103,30 +108,12 @@ class Student:
 
         self.forward_backward(empty_inputs, zero_loss, last=True)
         self.optim_step(learning_rate=0.0)  # optimisers make their moments in their first step
-        for state in self._engine.basic_optimizer.state.values():
-            state["step"].fill_(steps)
+        set_steps(self.optimizer, steps)
         self.optimizer_steps = steps
 
     def close(self) -> None:
         """Let go of DeepSpeed's buffers and hooks."""
         self._engine.destroy()
-
-
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases, which are vectors, do not. Every group has a parameter."""
-    every = list(parameters)
-    if not weight_decay:
-        return [{"params": every, "weight_decay": 0.0}]  # one group: ZeRO sums its norms in another order over two
-    decayed = [parameter for parameter in every if parameter.dim() > 1]
-    others = [parameter for parameter in every if parameter.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def zero_stage(config: Config) -> int:
-    """The stage that is run: with bfloat16 at least 1, where DeepSpeed keeps float32 masters that can be read (on one
-    rank the two are the same)."""
-    return max(config.learner.zero_stage, 1) if config.model.dtype == "bfloat16" else config.learner.zero_stage
 
 
 def engine_settings(config: Config) -> dict[str, Any]:
@@ -135,7 +122,9 @@ def engine_settings(config: Config) -> dict[str, Any]:
     Under LoRA the teacher's factors live in the same engine, and the average changes their shards: no weight may
     outlive the pass that gathered it.
     """
-    zero: dict[str, Any] = {"stage": zero_stage(config)}
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.learner.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": bool(config.learner.gpus_per_rank)}
     if config.model.lora is not None and zero["stage"] == 3:
         zero |= ZERO3_KEEP_NOTHING_GATHERED
     return {
@@ -144,6 +133,7 @@ def engine_settings(config: Config) -> dict[str, Any]:
         "gradient_clipping": config.learner.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for the CPU is compiled first; torch's is fused too
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": None,

@@ -32,7 +32,7 @@ from learner.sharding import (
     local_shard,
     shard_of,
 )
-from learner.student import ZERO3_KEEP_NOTHING_GATHERED, Student, zero_stage
+from learner.student import ZERO3_KEEP_NOTHING_GATHERED, Student
 from unisd_rl.config import Config
 from unisd_rl.config.objective import EmaConfig
 from unisd_rl.metrics import TeacherMetrics
@@ -96,7 +96,9 @@ class Teacher(ABC):
             assert name == other, f"{name} of the student met {other} of the teacher"
             master, before = local_fp32_master(parameter), average.clone()
             ema_update_(average, master, ema.beta)
-            squares += torch.tensor([_square(average - before), _square(master - average), _square(average)]).double()
+            for now_n, before_n, master_n in zip(*map(_slices, (average, before, master)), strict=True):
+                terms = (now_n - before_n, master_n - now_n, now_n)
+                squares += torch.tensor([_square(term) for term in terms], dtype=torch.float64)
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
         device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
         update, distance, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
@@ -117,7 +119,7 @@ class FullTeacher(Teacher):
     def __init__(self, lm: CausalLM, config: Config) -> None:
         self._lm = lm.eval().requires_grad_(False)
         self._engine: deepspeed.DeepSpeedEngine | None = None
-        if zero_stage(config) == 3:
+        if config.zero_stage == 3:
             # No weight may outlive the forward pass that gathered it: the average changes the shards beneath.
             settings = {
                 "train_micro_batch_size_per_gpu": 1,  # unused: passes are sized in tokens
@@ -182,5 +184,13 @@ def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[St
     return student, AdapterTeacher(student, config) if teaches else None
 
 
-def _square(tensor: Tensor) -> Tensor:
-    return tensor.double().square().sum().cpu()
+_SLICE_ELEMENTS = 1 << 22
+
+
+def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Views of all its numbers: the float64 copies of a whole embedding take more memory than a step does."""
+    return tensor.view(-1).split(_SLICE_ELEMENTS)
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.double().square().sum())

@@ -1,7 +1,8 @@
 """The training state of a checkpoint: float32 masters, AdamW's moments and the teacher's average.
 
 Full tensors under the student's names, read from and written to any ZeRO stage on any number of ranks (decision 11:
-DeepSpeed's own format unpickles, and is bound to the number of ranks). Random states are not among them: whatever is
+DeepSpeed's own format unpickles, and is bound to the number of ranks); but for moments of 8 bits, which are saved as
+they lie (optimizer.py). Random states are not among them: whatever is
 drawn is seeded by what it is for. Reading and setting the state is a collective.
 
 On storage they are safetensors files of bounded size, with an index that is written last: a folder without its index
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.batch import Inputs
+from learner.optimizer import eight_bit_state, set_eight_bit_state
 from learner.sharding import (
     NamedTensors,
     all_gather_parameter,
@@ -100,8 +102,10 @@ def training_state(student: Student, teacher: Teacher | None) -> Iterator[tuple[
     """`kind/name` and the full tensor, one after the other; each is valid until the next."""
     for name, parameter in student.parameters.items():
         yield f"{MASTER}/{name}", all_gather_parameter(local_fp32_master(parameter), parameter).detach()
-        for moment in MOMENTS:
+        for moment in () if student.eight_bit_moments else MOMENTS:
             yield f"{moment}/{name}", _moment(student, parameter, moment)
+    if student.eight_bit_moments:
+        yield from eight_bit_state(student.optimizer, student.stage)
     for name, tensor in teacher.average() if teacher is not None else ():
         yield f"{TEACHER}/{name}", tensor
     yield OPTIMIZER_STEPS, torch.tensor([student.optimizer_steps])
@@ -112,8 +116,10 @@ def restore(student: Student, teacher: Teacher | None, lookup: Lookup, steps: in
     student.init_optimizer_state(steps, empty_inputs)
     for name, parameter in student.parameters.items():
         _set_master(parameter, lookup(f"{MASTER}/{name}"))
-        for moment in MOMENTS:
+        for moment in () if student.eight_bit_moments else MOMENTS:
             _set_moment(student, parameter, moment, lookup(f"{moment}/{name}"))
+    if student.eight_bit_moments:
+        set_eight_bit_state(student.optimizer, student.stage, lookup)
     if teacher is not None:
         teacher.set_average(lambda name: lookup(f"{TEACHER}/{name}"))
 

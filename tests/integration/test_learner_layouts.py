@@ -87,7 +87,8 @@ def one_rank(folder, tied, untied):
     after = replace(skipped, name="after", shards=WHOLE, save=None, resume=folder / "all-cut", first=1)
     cut += [skipped, after, replace(after, name="without the skipped one", resume=None)]
     decays = decayed(tied, WHOLE)
-    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone, *cut, *decays]
+    away = [case(f"offloaded {n}", tied, WHOLE, n, learner={"offload_optimizer": True}) for n in (0, 2, 3)]
+    cases = [*stages, *rows, *saved, *heads, *less, *low, *thrifty, *warm, *alone, *cut, *decays, *away]
     return Found(folder / "one", cases, ranks=1)
 
 
@@ -100,7 +101,8 @@ def two_ranks(folder, tied, untied):
     low = [case(f"bfloat16 {stage}", tied, UNEVEN, stage, model={"dtype": "bfloat16"}) for stage in (1, 3)]
     masks = {"mask_truncated_completions": True}
     cut = [case("cut 3", tied, (SOME_CUT[:9], SOME_CUT[9:]), 3, steps=1, learner=masks)]
-    cases = [*uneven, *rows, *sided, *heads, *low, *cut, *decayed(tied, UNEVEN)]
+    away = [case(f"offloaded {n}", tied, UNEVEN, n, learner={"offload_optimizer": True}) for n in (0, 2, 3)]
+    cases = [*uneven, *rows, *sided, *heads, *low, *cut, *decayed(tied, UNEVEN), *away]
     return Found(folder / "two", cases, ranks=2)
 
 
@@ -112,6 +114,19 @@ GRID = [f"{kind} {stage}" for kind in ("stage", "whole") for stage in range(4)]
 )
 def test_stages_micro_batches_and_padding_of_one_rank_give_the_same_gradient(one_rank, name):
     assert relative(one_rank[name]["gradient 0"], one_rank["whole 0"]["gradient 0"]) < 1e-5
+
+
+@pytest.mark.parametrize("job", ["one_rank", "two_ranks"])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_with_the_optimiser_in_cpu_memory_gradient_and_step_are_the_same(one_rank, request, job, stage):
+    found, expected = request.getfixturevalue(job)[f"offloaded {stage}"], one_rank["stage 0"]
+    assert relative(found["gradient 0"], expected["gradient 0"]) < 1e-5
+    moved, due = (
+        {name: masters - run["masters 0"][name] for name, masters in run["masters"].items()}
+        for run in (found, expected)
+    )
+    assert relative(moved, due) < 1e-3
+    assert relative(found["teacher"], expected["teacher"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", [*GRID, "padded 0", "padded 3", *(f"one-sided {n}" for n in (0, 2, 3))])

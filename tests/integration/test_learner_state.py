@@ -11,6 +11,7 @@ STAGES = range(4)
 KINDS = {"all weights": {}, "adapters": {"lora": {"rank": 4, "alpha": 8}}}
 STOP, STEPS = 2, 4
 BFLOAT16 = {"dtype": "bfloat16"}
+EIGHT_BIT, OFFLOADED = {"optimizer": "adamw_8bit"}, {"offload_optimizer": True}
 
 
 def case(name, path, shards, stage, model, **options):
@@ -30,6 +31,17 @@ def first_halves(path, shards, folder):
 def second_half(path, shards, stage, kind, state):
     name = f"{kind} {stage} resumed"
     return case(name, path, shards, stage, KINDS[kind], steps=STEPS - STOP, resume=state, first=STOP)
+
+
+def halves_and_whole(name, path, shards, stage, folder, **learner):
+    """A run, its first half, and its second from what that left."""
+    learner |= {"zero_stage": stage, "ranks": len(shards)}
+    state, config = folder / name, learner_config(learner=learner)
+    return [
+        Case(f"{name} whole", config, path, shards, steps=STEPS),
+        Case(f"{name} half", config, path, shards, steps=STOP, save=state),
+        Case(f"{name} resumed", config, path, shards, steps=STEPS - STOP, resume=state, first=STOP),
+    ]
 
 
 def second_halves(path, shards, folder, ranks):
@@ -53,8 +65,15 @@ def jobs(tmp_path_factory):
         case("bfloat16 resumed", path, WHOLE, 2, BFLOAT16, steps=STEPS - STOP, resume=folder / "bfloat16", first=STOP),
     ]
     again = [second_half(path, WHOLE, 0, kind, folder / f"1 {kind} 0") for kind in KINDS]
-    one = Found(folder / "one", [*whole, *first_halves(path, WHOLE, folder), *again, *low], ranks=1)
+    small = [
+        *halves_and_whole("8 bit 0", path, WHOLE, 0, folder, **EIGHT_BIT),
+        *halves_and_whole("offloaded 1", path, WHOLE, 1, folder, **OFFLOADED),
+        *halves_and_whole("offloaded 3", path, WHOLE, 3, folder, **OFFLOADED),
+    ]
+    one = Found(folder / "one", [*whole, *first_halves(path, WHOLE, folder), *again, *low, *small], ranks=1)
     cases = [*first_halves(path, UNEVEN, folder), *second_halves(path, UNEVEN, folder, ranks=1)]
+    for stage in (2, 3):
+        cases += halves_and_whole(f"8 bit {stage}", path, UNEVEN, stage, folder, **EIGHT_BIT)
     two = Found(folder / "two", cases, ranks=2)
     return {"one": one, "two": two, "other": Found(folder / "other", second_halves(path, WHOLE, folder, 2), ranks=1)}
 
@@ -87,3 +106,24 @@ def test_float32_masters_and_teacher_of_a_bfloat16_student_come_back(jobs):
     expected, found = jobs["one"]["bfloat16 whole"], jobs["one"]["bfloat16 resumed"]
     for key in (f"masters {STOP}", "masters", "teacher", "weights"):
         assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key])
+
+
+@pytest.mark.parametrize(
+    "job,name",
+    [("one", "8 bit 0"), ("two", "8 bit 2"), ("two", "8 bit 3"), ("one", "offloaded 1"), ("one", "offloaded 3")],
+)
+def test_moments_of_8_bits_and_those_in_cpu_memory_come_back_bit_for_bit(jobs, job, name):
+    expected, found = jobs[job][f"{name} whole"], jobs[job][f"{name} resumed"]
+    for key in (*(f"gradient {step}" for step in range(STOP, STEPS)), "masters", "teacher", "weights"):
+        assert found[key].keys() == expected[key].keys()
+        assert all(torch.equal(found[key][name], expected[key][name]) for name in expected[key]), key
+
+
+@pytest.mark.parametrize("stage", [2, 3])  # at stage 0 each tensor of this model is too small to be rounded
+def test_moments_of_8_bits_train_as_32_bits_do_within_their_rounding(jobs, stage):
+    expected, found = jobs["one"]["all weights whole"], jobs["two"][f"8 bit {stage} whole"]
+    moved, due = (
+        {name: masters - run["masters 0"][name] for name, masters in run["masters"].items()}
+        for run in (found, expected)
+    )
+    assert 1e-3 < relative(moved, due) < 0.1

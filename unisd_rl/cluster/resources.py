@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from platformdirs import user_cache_path
 
 from unisd_rl.cluster.cores import available_cores
@@ -25,6 +26,7 @@ from unisd_rl.config.evaluation import RetentionConfig
 
 CPU, GPU = "CPU", "GPU"
 DRIVER_LISTS_GPUS = Path("/proc/driver/nvidia/gpus")
+CGROUP = Path("/sys/fs/cgroup")
 _COMPILER_CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "VLLM_CACHE_ROOT": "vllm"}
 
 
@@ -181,6 +183,15 @@ def gpus_here() -> int:
     there = len(list(DRIVER_LISTS_GPUS.iterdir())) if DRIVER_LISTS_GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
+
+
+def memory_here() -> float:
+    """Bytes of this machine's memory that are available, within the limit of its container."""
+    available = float(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no limit, or none that is told this way
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, float(limit - used))
+    return available
 
 
 def missing_to_compile(headers: str | None = None) -> str | None:

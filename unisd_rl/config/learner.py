@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unisd_rl.config.base import (
     Cores,
@@ -33,6 +33,12 @@ class LearnerConfig(Section):
     """CPU cores of the learner on a shared machine. Absent: derived, and printed at start."""
     zero_stage: Annotated[int, Field(ge=0, le=3), Decides.ROUNDING] = 0
     """DeepSpeed ZeRO stage."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with moments of 32 bits, or of 8 (bitsandbytes): a quarter of their memory, rounded at each step. With 8
+    bits a run is resumed on as many ranks, and under the ZeRO stage, that it had."""
+    offload_optimizer: Annotated[bool, Decides.ROUNDING] = False
+    """Keep moments and float32 masters in CPU memory, and update there (DeepSpeed's offload): for a learner on GPUs.
+    Runs ZeRO 1 at least."""
     batch_size: Count = 64
     """Completions per optimiser step, over all ranks: so many prompts with `rollout.answers_per_prompt` 1."""
     micro_batch_tokens: Annotated[Count, Decides.ROUNDING] = 4096
@@ -66,6 +72,15 @@ class LearnerConfig(Section):
     """Largest root mean square (nats) of engine minus learner log-prob, over tokens under the same version: above it
     the engine has other weights, and the run ends. Absent: 0.005 for float32, 0.3 for bfloat16, whose kernels round
     differently."""
+
+    @model_validator(mode="after")
+    def _eight_bits_stay_on_the_device(self) -> "LearnerConfig":
+        if self.offload_optimizer and self.optimizer == "adamw_8bit":
+            raise ValueError(
+                'optimizer = "adamw_8bit" and offload_optimizer = true: moments of 8 bits are updated on the device; '
+                "leave out one of the two"
+            )
+        return self
 
     @property
     def scoring_budget(self) -> int:

@@ -42,6 +42,16 @@ class Engine(Section):
         """Processes, each with a GPU's share, that hold a part of the weights of one rollout actor."""
         return 1
 
+    @property
+    def cache_gib(self) -> float | None:
+        """Memory that it sets aside for keys and values on the CPU (GiB); None: none before it is needed."""
+        return None
+
+    @property
+    def gpu_share(self) -> float | None:
+        """Share of a GPU's memory that it fills; None: what it needs."""
+        return None
+
     def model_length(self, longest: int) -> int:
         """Longest prompt plus completion it takes (tokens), in a run whose limits allow `longest`."""
         return longest
@@ -75,6 +85,16 @@ class VllmEngine(Engine):
     """GPUs per rollout actor."""
     max_model_len: Count | None = None
     """Longest prompt plus completion. Absent: the sum of the two limits."""
+
+    @property
+    @override
+    def cache_gib(self) -> float | None:
+        return self.kv_cache_gib
+
+    @property
+    @override
+    def gpu_share(self) -> float | None:
+        return self.gpu_memory_utilization
 
     @property
     @override

@@ -122,6 +122,13 @@ class Config(Section):
         return "packed" if dropped and self.learner.layout == "tree" else self.learner.layout
 
     @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage that is run: at least 1 with bfloat16, where DeepSpeed then keeps float32 masters that can be
+        read (on one rank the two are the same), and for an optimiser in CPU memory."""
+        least = 1 if self.model.dtype == "bfloat16" or self.learner.offload_optimizer else 0
+        return max(self.learner.zero_stage, least)
+
+    @property
     def may_be_colocated(self) -> bool:
         """Whether `run.placement` may be "colocated", all else being the same."""
         return not any(_objections_to_turns(self))

@@ -1,10 +1,12 @@
-"""What `--dry-run` says of a run: its data, the views of its first prompt, what acts, and last whether there is room.
+"""What `--dry-run` says of a run: its data, the views of its first prompt, what acts, the memory that its processes
+take, and last whether there is room.
 
 Nothing is trained, and neither an engine nor Ray is started. The data is loaded and, as far as no model has to write
 or embed anything, prepared as the run does it: what the run would refuse is refused here, in the same words, and what
 is prepared the run finds in the cache.
 """
 
+import os
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from unisd_rl.cli import describe_resources
 from unisd_rl.cluster.resources import (
     generation_requirements,
     learner_requirement,
+    memory_here,
     requirements,
     retention_requirement,
 )
@@ -28,11 +31,13 @@ from unisd_rl.config.own_model import Default
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.contexts.selection import with_data_limits
+from unisd_rl.driver.memory import describe_memory
 from unisd_rl.driver.origin import check_origin, model_origin, other_weights, read_origin, task_origin
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.request import EvaluationRequest, check_question_lengths, with_task_limits
 from unisd_rl.models.check import check_model
 from unisd_rl.models.load import has_text_decoder, read_config
+from unisd_rl.models.shape import model_shape
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.jsonl import newest_json_lines
 from unisd_rl.storage.recorded_run import ReplayRequest
@@ -58,9 +63,10 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     """
     yield f"run {config.run_dir}: {config.run.length} of {config.describe_batch()}"
     yield from (default.describe() for default in defaults)
-    yield from describe_data(config, config.run_dir if resumed else None)
+    config = yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
     yield describe_storage(config, resumed)
+    yield from _memory(config)
     if config.run.in_process:
         yield "everything runs in this process, on one thread, without Ray"
     else:
@@ -136,8 +142,9 @@ def describe_replay(request: ReplayRequest) -> Iterator[str]:
     yield describe_resources((learner_requirement(config),))
 
 
-def describe_data(config: Config, began: Path | None = None) -> Iterator[str]:
-    """How many problems there are, what becomes of them in preparation, and the views of the first prompt.
+def describe_data(config: Config, began: Path | None = None) -> Generator[str, None, Config]:
+    """How many problems there are, what becomes of them in preparation, and the views of the first prompt. Returns the
+    configuration with the limits that follow from the data, where it was looked at.
 
     Raises:
         UserError: what the preparation would refuse; or they are not those that the run in the folder `began` has.
@@ -146,13 +153,15 @@ def describe_data(config: Config, began: Path | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
         folder = yield from _folder_with_tokenizer(config, Path(scratch))
         if task is None or folder is None:
-            return
-        config, defaults = with_data_limits(config, task)
+            return config
+        limited, defaults = with_data_limits(config, task)
         yield from (default.describe() for default in defaults)
-        check_model(config)
-        if folder == Path(scratch):  # by its fingerprint another model, whose contexts nobody will look for
-            config = _with_contexts(config, cache=Path(scratch) / "contexts")
-        yield from _prepared(config, task, folder, began)
+        check_model(limited)
+        # Without its model, by its fingerprint another one, whose contexts nobody will look for.
+        own = folder != Path(scratch)
+        prepared = limited if own else _with_contexts(limited, cache=Path(scratch) / "contexts")
+        yield from _prepared(prepared, task, folder, began)
+    return limited
 
 
 def _task(config: Config, for_training: bool = True) -> Generator[str, None, Task | None]:
@@ -265,6 +274,23 @@ def describe_storage(config: Config, resumed: bool) -> str:
 
 def _gib(nbytes: float) -> str:
     return f"{nbytes / 2**30:.3g} GiB"
+
+
+def _memory(config: Config) -> Iterator[str]:
+    """What each process takes; nothing where the model's configuration is out of reach."""
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
+        path = config.model.path
+        embedded = config.model.base_seed, Path(scratch), config.contexts.order
+        folder = base_model_or_tokenizer(*embedded) if path is None else Path(path)
+        if path is None and not (folder / "config.json").is_file():
+            return
+        try:
+            shape = model_shape(folder, config.model)
+        except UserError as error:
+            if not _is_unreachable(error):
+                raise
+            return
+    yield from describe_memory(config, shape, None if os.environ.get("RAY_ADDRESS") else memory_here())
 
 
 def _without_models(config: Config) -> Config:

@@ -29,6 +29,8 @@ _WHY_FIXED = {
     "run.name": "the folder has its name",
     "run.dir": "the folder has its place",
     "model.path": "it is the model the run began with",
+    "learner.ranks": "AdamW's moments of 8 bits are cut by it",
+    "learner.zero_stage": "AdamW's moments of 8 bits are cut by it",
 }
 
 
@@ -90,12 +92,21 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
             f"--resume {folder}: that run has finished; prolong it with --run.steps above its {steps}, or begin "
             f"another from a checkpoint with --fork {folder}@{steps}"
         )
-    for name, (was, given) in differing_settings(before, now, Decides.ROLLOUTS, Decides.LOSS).items():
+    fixed = differing_settings(before, now, Decides.ROLLOUTS, Decides.LOSS) | _cutting_moments(before, now)
+    for name, (was, given) in fixed.items():
         reason = _WHY_FIXED.get(name, "it says what is trained")
         raise UserError(
             f"{name} = {given!r}: the run in {folder} has {was!r}, and {reason}; leave it out, or start a new run"
         )
     return now
+
+
+def _cutting_moments(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ and by which moments of 8 bits are cut in a checkpoint."""
+    if before.learner.optimizer != "adamw_8bit":
+        return {}
+    differing = differing_settings(before, now, Decides.ROUNDING)
+    return {name: differing[name] for name in ("learner.ranks", "learner.zero_stage") if name in differing}
 
 
 def _prolonged(before: Config, now: Config) -> tuple[Config, Config]:

@@ -76,6 +76,10 @@ def test_it_shows_counts_a_prompt_of_each_view_and_what_acts_and_trains_nothing(
     ]
     for name in ("divergence", "clipping", "agreement", "contrastive", "matching", "ema"):
         assert any(line.startswith(f"  {name} (") and line.endswith(" acts") for line in lines), name
+    memory = lines.index("memory at the peak, beside about 0.6 GiB for the libraries of each process:")
+    processes = [line.partition(": ")[0] for line in lines[memory + 1 : memory + 4]]
+    assert processes == ["  1 x rollout actor", "  1 x learner rank", "  1 x object store"]
+    assert "are available on this machine" in lines[memory + 4]
     assert lines[-1].startswith("no cluster (RAY_ADDRESS is not set)")
     assert not (no_cache / "base-models").exists()
 

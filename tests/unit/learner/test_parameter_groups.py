@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from learner.lora import STUDENT, add_adapters
-from learner.student import parameter_groups
+from learner.optimizer import parameter_groups
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.transport.weights.adapter import factors
 

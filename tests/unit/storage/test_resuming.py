@@ -71,6 +71,7 @@ MAY_CHANGE = [
     "learner.layout",
     "learner.logprob_tolerance",
     "learner.micro_batch_tokens",
+    "learner.offload_optimizer",
     "learner.ranks",
     "learner.resources",
     "learner.scoring_tokens",
@@ -149,6 +150,19 @@ def test_what_would_train_something_else_is_refused_with_both_values(ended, over
     message = str(refused.value)
     assert "\n" not in message
     assert all(name in message for name in names), message
+
+
+@pytest.mark.parametrize("change", [{"ranks": 2}, {"zero_stage": 2}])
+def test_by_what_moments_of_8_bits_are_cut_may_not_change(tmp_path, change):
+    directory = RunDirectory(tmp_path / "eight")
+    directory.create(load_recipe("unisd_star", {"run": {"steps": 7}, "learner": {"optimizer": "adamw_8bit"}}))
+    directory.close()
+    (name,) = change
+    with pytest.raises(
+        UserError, match=rf"learner.{name} = 2: .*AdamW's moments of 8 bits are cut by it; leave it out"
+    ):
+        resumed_config(directory.path, {"learner": change})
+    assert resumed_config(directory.path, {"learner": {"cores": [0]}}).learner.cores == (0,)
 
 
 def test_a_value_that_is_the_same_is_no_change(ended):
