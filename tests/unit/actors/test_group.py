@@ -8,14 +8,16 @@ from actors import group
 from actors.group import OutageTimer, RolloutGroup, print_event
 from actors.rollout_actor import ActorSpec
 from actors.supervisor import State
-from tests.fakes.hand_moved import Clock
+from tests.fakes.hand_moved import Clock, HandCall, Rig
 from unisd_rl.cluster import ray_runtime
 from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.transport.weights.store import StoreClient
-from unisd_rl.types import Failure, Recovery
+from unisd_rl.types import Failure, PolicyVersion, Recovery
+
+VERSION_1 = PolicyVersion(0, 1)
 
 
 def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
@@ -111,3 +113,31 @@ def test_nobody_serves_for_too_long_only_if_nobody_is_found_all_the_time():
     for clock.now, serving in ((0, 1), (500, 0), (509, 0), (510, 1), (511, 0), (521, 0), (521.5, 0)):
         found.append(absence.exceeded(serving))
     assert found == [False] * 6 + [True]
+
+
+def test_weights_are_asked_of_all_at_once_and_one_that_never_applies_them_is_replaced_and_waited_for_by_nobody(
+    monkeypatch,
+):
+    rigs = [Rig(index).started() for index in range(3)]
+    stuck, *others = [rig.process for rig in rigs]
+    waited = []
+
+    def wait(references, timeout_s):
+        waited.append(timeout_s)
+        for process in others:
+            process.last("update").end(VERSION_1)
+
+    monkeypatch.setattr(group, "wait", wait)
+    monkeypatch.setattr(HandCall, "reference", None, raising=False)
+    config = load_recipe("unisd_star", {"rollout": {"actors": 3}})
+    actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
+    actors._supervisors, actors._desired = [rig.actor for rig in rigs], rigs[0].desired
+    actors.broadcast(VERSION_1)
+    assert not waited, "a broadcast waits for nobody"
+    assert [process.last("update").arguments for process in (stuck, *others)] == [(VERSION_1,)] * 3
+    actors.wait_for(VERSION_1, timeout_s=0.001)
+    assert [rig.actor.applied for rig in rigs[1:]] == [VERSION_1] * 2
+    assert stuck.killed
+    assert not any(process.killed for process in others)
+    assert ("rollout-0 did not apply" in rigs[0].events[0].reason, rigs[0].retired) == (True, ["rollout-0"])
+    actors.wait_for(VERSION_1, timeout_s=0.001)  # while it is away, those that serve are enough
