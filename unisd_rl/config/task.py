@@ -60,7 +60,14 @@ class Benchmark(Section):
     """At most so many held-out problems, the first ones. Absent: all."""
 
 
-class ChoiceBenchmark(Benchmark):
+class ReasoningBenchmark(Benchmark):
+    """What the published benchmarks have in common whose answer is stated in a text."""
+
+    grade_thinking: bool = True
+    """Whether what a completion thinks is graded too. False: only what follows its last `</think>`."""
+
+
+class ChoiceBenchmark(ReasoningBenchmark):
     """What the published multiple-choice benchmarks have in common."""
 
     seed: Seed = 0
@@ -98,6 +105,30 @@ class GPQATask(ChoiceBenchmark):
     """
 
     type: Literal["gpqa"]
+
+
+class GSM8KTask(ReasoningBenchmark):
+    """GSM8K, grade-school mathematics in words: train and test, graded by the number.
+
+    `data`: a folder with the source's train.jsonl and test.jsonl, or JSON Lines of such records with `split`.
+    """
+
+    type: Literal["gsm8k"]
+    hub: ModelName = "openai/gsm8k"
+    """What `datasets.load_dataset` takes, where `data` is absent."""
+
+
+class MATHTask(ReasoningBenchmark):
+    r"""MATH-500, competition mathematics: the last `\boxed{}`, graded by math-verify. Training records have its fields.
+
+    `data`: a folder with test.jsonl, and train.jsonl to train on, or JSON Lines of such records with `split`.
+    """
+
+    type: Literal["math"]
+    hub: ModelName = "HuggingFaceH4/MATH-500"
+    """What `datasets.load_dataset` takes, where `data` is absent: its split `test`."""
+    train_hub: ModelName | None = None
+    """The same for training: its split `train`, with `problem` and `solution`. Absent: only evaluated."""
 
 
 class MBPPTask(Benchmark):
@@ -234,6 +265,8 @@ TaskConfig = Annotated[
     | ScienceQATask
     | CosETask
     | GPQATask
+    | GSM8KTask
+    | MATHTask
     | MBPPTask
     | HumanEvalTask
     | ToolAlpacaTask

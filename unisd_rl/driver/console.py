@@ -215,8 +215,9 @@ class Console(Progress):
         """Print the result of one evaluation, whose answers had at most `limit` tokens."""
         interval, retention = evaluation.pass_rate().interval, evaluation.retention
         self.status.accuracies[evaluation.version.number] = evaluation.accuracy
+        several = f"avg@{evaluation.samples}: " if evaluation.samples > 1 else ""
         self.print(
-            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({evaluation.correct} of "
+            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({several}{evaluation.correct} of "
             f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
             f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )

@@ -187,7 +187,9 @@ def results_table(results: Sequence[Result], ks: Sequence[int]) -> Table:
     for name in ("model", "task"):
         table.add_column(name, overflow="fold")
     retention = any(result.evaluation.retention for result in results)
-    rates = [f"pass@{k} (95 %)" for k in ks] if list(ks) != [1] else ["accuracy (95 %)"]
+    samples = max((result.evaluation.samples for result in results), default=1)
+    one = "accuracy (95 %)" if samples == 1 else f"avg@{samples} (95 %)"
+    rates = [f"pass@{k} (95 %)" for k in ks] if list(ks) != [1] else [one]
     for name in ("right", "answers", *rates, "cut", "tokens", *(("PPLfit", "PPLret", "JSD") if retention else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:

@@ -28,6 +28,7 @@ from unisd_rl.tasks.math_equality import mathematically_equal
 from unisd_rl.tasks.multiple_choice import options_of, right_letter, stated_letter
 from unisd_rl.tasks.own_code import import_function, of_own_code
 from unisd_rl.tasks.task import normalized
+from unisd_rl.tasks.thinking import after_thinking
 from unisd_rl.types import Example
 
 _LABEL = re.compile(r"\banswer:", re.IGNORECASE)
@@ -105,14 +106,6 @@ class AfterThinking(AnswerRule):
     @override
     def unusable(self, example: Example) -> str | None:
         return self._rule.unusable(example)
-
-
-def after_thinking(completion: str) -> str | None:
-    """What follows the last `</think>`; None where a `<think>` is still open, all of it where there is neither."""
-    before, closed, said = completion.rpartition("</think>")
-    if "<think>" in said:
-        return None
-    return said if closed or not before else completion
 
 
 class Stated(AnswerRule):

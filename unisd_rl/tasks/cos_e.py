@@ -23,7 +23,8 @@ def load(config: CosETask) -> MultipleChoice:
     Raises:
         UserError: missing data or a bad record.
     """
-    return MultipleChoice(*take_first(config, config.data or config.hub, _examples(config), FULL))
+    splits = take_first(config, config.data or config.hub, _examples(config), FULL)
+    return MultipleChoice(*splits, grade_thinking=config.grade_thinking)
 
 
 def _examples(config: CosETask) -> dict[str, list[Example]]:

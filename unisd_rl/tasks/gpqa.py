@@ -32,7 +32,8 @@ def load(config: GPQATask) -> MultipleChoice:
     records = read_csv(config.data, _COLUMNS, "; is it a GPQA file?")
     examples = [_example(record, config.seed) for record in records]
     full = {"test": SIZES.get(config.data.stem, len(examples))}
-    return MultipleChoice(*take_first(config, config.data, {"test": examples}, full))
+    splits = take_first(config, config.data, {"test": examples}, full)
+    return MultipleChoice(*splits, grade_thinking=config.grade_thinking)
 
 
 def _example(record: SourceRecord, seed: int) -> Example:

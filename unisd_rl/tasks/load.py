@@ -15,8 +15,10 @@ from unisd_rl.config.task import (
     CosETask,
     DatasetsTask,
     GPQATask,
+    GSM8KTask,
     HumanEvalTask,
     JsonlTask,
+    MATHTask,
     MBPPTask,
     MultiplesTask,
     PythonTask,
@@ -31,7 +33,9 @@ from unisd_rl.tasks import (
     arithmetic,
     cos_e,
     gpqa,
+    gsm8k,
     humaneval,
+    math500,
     mbpp,
     multiples,
     scienceqa,
@@ -75,7 +79,8 @@ def load_task(config: TaskConfig, for_training: bool = True) -> Task:
 def _most_graded(config: TaskConfig) -> int:
     if runs_programs(config):
         return _GRADED_PROGRAMS
-    mathematics = isinstance(config, JsonlTask | DatasetsTask) and isinstance(config.grader, MathGrader)
+    own = isinstance(config, JsonlTask | DatasetsTask) and isinstance(config.grader, MathGrader)
+    mathematics = own or isinstance(config, MATHTask)
     return _GRADED_MATHEMATICS if mathematics else _GRADED
 
 
@@ -99,6 +104,10 @@ def _loaded(config: TaskConfig) -> Task:
             return cos_e.load(config)
         case GPQATask():
             return gpqa.load(config)
+        case GSM8KTask():
+            return gsm8k.load(config)
+        case MATHTask():
+            return math500.load(config)
         case MBPPTask():
             return mbpp.load(config)
         case HumanEvalTask():

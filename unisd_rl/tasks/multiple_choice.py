@@ -20,6 +20,7 @@ from typing_extensions import override
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.perturbation import denial_of, rationale_of, replaced, without_rationale
 from unisd_rl.tasks.task import HasOptions, normalized
+from unisd_rl.tasks.thinking import after_thinking
 from unisd_rl.types import Example, Message
 
 _OPTIONS = "\nOptions:\n"
@@ -147,17 +148,21 @@ class ListedOptions(HasOptions):
 class MultipleChoice(ListedOptions):
     """A task of multiple-choice questions, with the letter of the right option as the answer."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self.train, self.evaluation = train, evaluation
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], grade_thinking: bool = True) -> None:
+        self.train, self.evaluation, self._grade_thinking = train, evaluation, grade_thinking
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """Question, options, and the form of the answer."""
         return (Message("user", f"{_INTRODUCTION}\n\n{example.question}\n\n{_FORM}"),)
 
+    @override
+    def stated(self, completion: str, example: Example) -> str | None:
+        said = completion if self._grade_thinking else after_thinking(completion)
+        return None if said is None else super().stated(said, example)
+
     def grade(self, completion: str, example: Example) -> bool:
         """Whether the stated option reads like the right one: some questions have the same text twice."""
-        options = options_of(example)
-        letter = stated_letter(completion, options)
+        options, letter = options_of(example), self.stated(completion, example)
         return letter is not None and options[letter] == example.answer[3:]
 
     def wrong_demonstrations(self, example: Example, seed: int) -> Iterator[str]:

@@ -31,7 +31,8 @@ def load(config: ScienceQATask) -> MultipleChoice:
     """
     examples = {split: _examples(records, split, config) for split, records in _records(config).items()}
     splits = {split: examples[split] for split in FULL}
-    return MultipleChoice(*take_first(config, config.data or config.hub, splits, FULL))
+    split = take_first(config, config.data or config.hub, splits, FULL)
+    return MultipleChoice(*split, grade_thinking=config.grade_thinking)
 
 
 def _records(config: ScienceQATask) -> dict[str, list[SourceRecord]]:

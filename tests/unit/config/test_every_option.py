@@ -39,7 +39,7 @@ def samples(tmp_path_factory):
     (folder / "records.jsonl").write_text("".join(records))
     (folder / "config.json").write_text("{}")
     own = {"model": {"path": str(folder)}}
-    others = ("multiples", "tool_use", "scienceqa", "cos_e", "gpqa", "mbpp", "humaneval", "toolalpaca")
+    others = ("multiples", "tool_use", "scienceqa", "cos_e", "gpqa", "gsm8k", "math", "mbpp", "humaneval", "toolalpaca")
     return {
         "task.jsonl": own | {"task": {"train": str(folder / "records.jsonl")}},
         "task.datasets": own | {"task": {"path": str(folder)}},

@@ -10,8 +10,9 @@ from unisd_rl.config.grader import GraderConfig
 from unisd_rl.config.task import Fields, JsonlTask
 from unisd_rl.errors import UserError
 from unisd_rl.tasks import answer_rules
-from unisd_rl.tasks.answer_rules import after_thinking, answer_rule, last_boxed
+from unisd_rl.tasks.answer_rules import answer_rule, last_boxed
 from unisd_rl.tasks.load import load_task
+from unisd_rl.tasks.thinking import after_thinking
 from unisd_rl.types import Example
 
 LONG = "9" * 10_000
