@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "write the page of a run: accuracy, curves, answers and their tokens",
     "compare": "write one page of several runs",
     "status": "show how a running or finished run stands",
+    "push": "put a run's model on a hub, with its model card",
     "init": "look at data of your own and write a commented recipe for it",
     "recipes": "list the shipped recipes, what each is and what it costs",
     "completion": "print a completion script for bash or zsh",

@@ -45,7 +45,7 @@ from unisd_rl.config import Config
 from unisd_rl.contexts.selection import with_data_limits
 from unisd_rl.driver.bottleneck import StepTimes
 from unisd_rl.driver.build import Run, started_run
-from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint
+from unisd_rl.driver.checkpointing import save_checkpoint, save_last_checkpoint, write_card
 from unisd_rl.driver.console import Console, describe_stop
 from unisd_rl.driver.evaluations import baseline_evaluation, evaluate_if_due, final_evaluation
 from unisd_rl.driver.publish import check_health, check_weight_sources, publish, verify_published
@@ -151,6 +151,7 @@ def train_and_finish(
     if not stop.requested:
         with stop.ended_at_once():
             evaluated = final_evaluation(run, version)
+            write_card(run, version)
     return version, evaluated
 
 

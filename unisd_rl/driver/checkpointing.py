@@ -12,9 +12,10 @@ from learner.group import CheckpointNotWritten
 from unisd_rl.cluster.retry import RestartPolicy
 from unisd_rl.cluster.waiting import pause
 from unisd_rl.driver.build import Run
+from unisd_rl.reporting.model_card import write_model_card
 from unisd_rl.storage.checkpoints import DamagedCheckpoint, RunState, keep_newest, open_verified
 from unisd_rl.storage.files import WriteError
-from unisd_rl.types import Failure, PolicyVersion
+from unisd_rl.types import Failure, Notice, PolicyVersion
 
 Result = TypeVar("Result")
 
@@ -67,3 +68,13 @@ def _save(run: Run, version: PolicyVersion) -> None:
     path = run.directory.checkpoint(version.number)
     run.learners.save(path, state)
     open_verified(path)
+    write_card(run, version)
+
+
+def write_card(run: Run, version: PolicyVersion) -> None:
+    """Write the model card of the checkpoint of `version`, with the evaluations that there are by now; where the disk
+    does not take it, the run goes on without."""
+    try:
+        write_model_card(run.directory.path, run.directory.checkpoint(version.number), version.number)
+    except OSError as error:
+        run.report(Notice("checkpoint", f"its model card was not written: {error}"))

@@ -217,9 +217,9 @@ class Console(Progress):
         self.status.accuracies[evaluation.version.number] = evaluation.accuracy
         several = f"avg@{evaluation.samples}: " if evaluation.samples > 1 else ""
         self.print(
-            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({several}{evaluation.correct} of "
-            f"{len(evaluation.answers)} answers to held-out problems; 95 % interval {interval.low:.1%} to "
-            f"{interval.high:.1%}; {evaluation.wall_s:.0f} s)"
+            f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({several}"
+            f"{evaluation.correct} of {len(evaluation.answers)} answers to held-out problems; 95 % interval "
+            f"{interval.low:.1%} to {interval.high:.1%}; {evaluation.wall_s:.0f} s)"
         )
         if evaluation.choice is not None:
             self.print(evaluation.choice.describe(len(evaluation.answers)))
