@@ -29,11 +29,10 @@ def write_model_card(run: Path, checkpoint: Path, step: int) -> Path:
     """Write the card of the checkpoint after `step` steps of the run in this folder; returns its path.
 
     Raises:
-        UserError: it is no run's folder.
         OSError: it cannot be written.
     """
     path = checkpoint / CARD
-    write_text_atomic(path, model_card(RunRecord.at(run), step))
+    write_text_atomic(path, model_card(RunRecord(run.absolute()), step))
     return path
 
 
