@@ -5,6 +5,7 @@ loop, so an update or an evaluation goes on while `run` serves the queue.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from unisd_rl.config import Config
 from unisd_rl.errors import PermanentFailure, RunFailed
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.storage.logs import innermost_cause, log_path, redirect_output
+from unisd_rl.storage.timeline import Activity, Track
 from unisd_rl.transport.rollouts.actor_client import QueueProcess
 from unisd_rl.transport.weights.build import weight_transport
 from unisd_rl.transport.weights.manifest import UpdateRefused
@@ -83,7 +85,11 @@ class RolloutActor(VllmPushEndpoint):
         engine = build_engine(config, cores, spec.model_path, self._tokenizer)
         self._engine = StallGuard(engine, config.faults.stall_s)
         leases = QueueProcess(spec.queue, config.faults)
-        self._service = RolloutService(name, config.rollout, self._engine, self._tokenizer, leases)
+        self._service = RolloutService(
+            name, config.rollout, self._engine, self._tokenizer, leases, on_change=self._note_activity
+        )
+        self._activity = Activity(Track(spec.run_dir, name) if spec.queue is not None else None)
+        self._asleep = self._evaluating = False
         self._receiver = weight_transport(config).receiver(spec.store)
         self._updating = asyncio.Lock()  # updates one after the other, and none during an evaluation
         self._applied = asyncio.Condition()
@@ -102,12 +108,14 @@ class RolloutActor(VllmPushEndpoint):
         """
         if self._config.rollout.on_gpu and (lacking := missing_to_compile()):
             raise self._failed(EngineRefused(lacking))
+        self._activity.begin("starting the engine")
         try:
             await self._engine.start()
             if (snapshot := await self._receiver.newest()) is not None:
                 await self._apply(snapshot)
         except (EngineDied, UpdateRefused) as error:
             raise self._failed(error) from error
+        self._note_activity()
         return self._engine.version
 
     def ping(self) -> Pulse:
@@ -171,9 +179,13 @@ class RolloutActor(VllmPushEndpoint):
     async def sleep(self) -> None:
         """Lease nothing from now on; returns when what is in flight is completed and committed."""
         await self._service.sleep()
+        self._asleep = True
+        self._note_activity()
 
     def resume_leases(self) -> None:
         """Serve the queue again."""
+        self._asleep = False
+        self._note_activity()
         self._service.resume()
 
     async def answer(self, requests: Sequence[ChatRequest | ChoiceRequest], version: PolicyVersion) -> list[ChatAnswer]:
@@ -187,11 +199,16 @@ class RolloutActor(VllmPushEndpoint):
         async with self._updating:
             if self._engine.version != version:
                 raise RunFailed(f"{self._name} was asked for answers of {version} but is at {self._engine.version}")
+            self._evaluating = True
+            self._note_activity()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     work = [tasks.create_task(self._answer_one(request, in_flight)) for request in requests]
             except ExceptionGroup as failures:
                 raise self._failed(_first(failures)) from failures
+            finally:
+                self._evaluating = False
+                self._note_activity()
         answers = [task.result() for task in work]
         for answer in answers:
             assert (answer.generation.versions == version.number).all(), "an answer of another version"
@@ -201,6 +218,7 @@ class RolloutActor(VllmPushEndpoint):
 
     def report(self) -> ActorReport:
         """What this actor counted since it started."""
+        self._activity.flush()
         return ActorReport(
             name=self._name,
             version=self._engine.version,
@@ -220,7 +238,24 @@ class RolloutActor(VllmPushEndpoint):
                 if version.lineage > self._engine.version.lineage:
                     await self._service.abandon(version.lineage)
                 self._pauses.append(await self._engine.receive(snapshot.manifest, snapshot.buckets))
+                began_s = time.time() - self._pauses[-1].pause_ms / 1e3
+                self._activity.begin("pause for new weights", began_s, version=version.number, lineage=version.lineage)
+        self._note_activity()
         await self._announce()
+
+    def _note_activity(self) -> None:
+        """One thing at a time, for the timeline: under an evaluation, say, what is in flight goes on beside it."""
+        version = self._engine.version
+        match (self._evaluating, self._service.usage.busy, self._asleep):
+            case (True, _, _):
+                name = "evaluation"
+            case (_, True, _):
+                name = "generation"
+            case (_, _, True):
+                name = "asleep in the learner's turn"
+            case _:
+                name = "waiting for prompts"
+        self._activity.begin(name, version=version.number, lineage=version.lineage)
 
     async def _announce(self) -> None:
         self._service.weights_changed()

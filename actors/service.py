@@ -35,15 +35,18 @@ from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
 from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.schema import encode
-from unisd_rl.types import NumberedPrompt, Rollout
+from unisd_rl.types import NumberedPrompt, Rollout, no_op
 
 
 class InFlightLimit:
     """At most `limit` completions in flight, and how much of the time any was. For one thread; `clock` returns
     seconds."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
+    def __init__(
+        self, limit: int, clock: Callable[[], float] = time.monotonic, on_change: Callable[[], None] = no_op
+    ) -> None:
+        """`on_change` is called when the first of some starts, and when the last of them ended."""
+        self._limit, self._clock, self._on_change = limit, clock, on_change
         self._count = 0
         self._began_s = self._busy_since_s = clock()
         self._busy_s = 0.0
@@ -54,6 +57,11 @@ class InFlightLimit:
     def free(self) -> int:
         """How many more may start; never negative, although the last unit or a late lease may exceed the limit."""
         return max(0, self._limit - self._count)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any is in flight."""
+        return self._count > 0
 
     @property
     def served_s(self) -> float:
@@ -83,15 +91,19 @@ class InFlightLimit:
 
     def acquire(self, count: int = 1) -> None:
         """So many start."""
-        if self._count == 0:
+        first = self._count == 0
+        if first:
             self._busy_since_s = self._clock()
         self._count += count
+        if first:
+            self._on_change()
 
     def release(self, count: int = 1) -> None:
         """So many ended."""
         self._count -= count
         if count and self._count == 0:
             self._busy_s += self._clock() - self._busy_since_s
+            self._on_change()
         self._released.set()
 
     async def wait_until_free(self) -> None:
@@ -149,11 +161,18 @@ class RolloutService:
     """Serves one queue with one engine."""
 
     def __init__(
-        self, name: str, config: RolloutConfig, engine: RolloutEngine, tokenizer: ChatTokenizer, queue: LeaseQueue
+        self,
+        name: str,
+        config: RolloutConfig,
+        engine: RolloutEngine,
+        tokenizer: ChatTokenizer,
+        queue: LeaseQueue,
+        on_change: Callable[[], None] = no_op,
     ) -> None:
+        """`on_change`: see `InFlightLimit`."""
         self._name, self._config, self._engine, self._queue = name, config, engine, queue
         self._generator = RolloutGenerator(name, config, engine, tokenizer)
-        self.usage = InFlightLimit(config.concurrency)
+        self.usage = InFlightLimit(config.concurrency, on_change=on_change)
         self._leasing, self._starting = asyncio.Event(), asyncio.Event()  # set: prompts may be leased; may start
         self._leasing.set()
         self._starting.set()

@@ -109,6 +109,8 @@ class Learner:
         self.scorer = Scorer(self.teacher, plan, self._settings)
         self.samples: list[TokenSample] = []
         """Of the last step: what was measured at each token of the rollouts that were to be sampled."""
+        self.timer = StepTimer()
+        """Of the last step."""
 
     def step(self, data: bytes, version: int, lineage: int = 0, sampled: frozenset[int] = frozenset()) -> StepMetrics:
         """Train version `version` of `lineage` on this rank's rollouts (an IPC stream of them) into the next.
@@ -170,6 +172,7 @@ class Learner:
         learner = self._config.learner
         schedule = (learner.learning_rate, learner.warmup_fraction, learner.warmup_from_zero)
         rate = learning_rate(result.version, self._config.run.schedule_steps(result.version), *schedule)
+        self.timer = result.timer
         with result.timer.measure("update"):
             norm, teacher = 0.0, NO_UPDATE
             if result.counts.tokens:

@@ -20,6 +20,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.storage.logs import log_path, redirect_output
+from unisd_rl.storage.timeline import Track
 from unisd_rl.transport.weights.transport import PublishTarget
 from unisd_rl.types import Logprobs, PolicyVersion, Tokens, TokenSample
 
@@ -50,6 +51,7 @@ class RankProcess:
         self._run_dir, self._sees_run = run_dir, run_dir.is_dir()
         if self._sees_run and runtime().separate:
             redirect_output(log_path(run_dir, f"learner-{rank}"))
+        self._track = Track(run_dir, f"learner-{rank}")
         keep_compiler_caches()
         if runtime().separate:
             bind_to(cores)
@@ -106,7 +108,13 @@ class RankProcess:
     @translate_collective_errors()
     def step(self, data: bytes, version: int, lineage: int, sampled: frozenset[int] = frozenset()) -> StepMetrics:
         """`Learner.step`."""
-        return self._ready().step(data, version, lineage, sampled)
+        learner = self._ready()
+        with self._track.span("step", step=version, lineage=lineage):
+            metrics = learner.step(data, version, lineage, sampled)
+        for part, started_s, seconds in learner.timer.spans:
+            self._track.add(part, started_s, seconds, step=version)
+        self._track.flush()
+        return metrics
 
     def token_samples(self) -> list[TokenSample]:
         """Of the last step, what was asked for of this rank's rollouts."""
@@ -115,6 +123,11 @@ class RankProcess:
     @translate_collective_errors()
     def publish(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
+        with self._track.span("publish", version=version.number, lineage=version.lineage):
+            self._take_weights(version, target, timeout_s)
+        self._track.flush()
+
+    def _take_weights(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
         weights = self._ready().weights()
         if self._rank > 0:
             for _ in weights:
@@ -135,7 +148,9 @@ class RankProcess:
     @translate_collective_errors()
     def save(self, path: Path, run_state: RunState | None) -> None:
         """`Learner.save`; rank 0 writes."""
-        self._ready().save(path, write=self._rank == 0, run_state=run_state)
+        with self._track.span("save", what=path.name):
+            self._ready().save(path, write=self._rank == 0, run_state=run_state)
+        self._track.flush()
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"

@@ -30,13 +30,16 @@ class StepTimer:
         """With gradient and without."""
         self.positions = 0
         """Computed in those passes, padding included."""
+        self.spans: list[tuple[Part, float, float]] = []
+        """(Part, when it began in seconds since the epoch, seconds), in order; views one after another, as divided."""
+        self._epoch_s = time.time() - time.perf_counter()
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
         """Add the time of this block to `part`."""
         started = _now()
         yield
-        self.seconds[part] += _now() - started
+        self._add(part, started, _now() - started)
 
     @contextmanager
     def measure_views(self) -> Iterator[None]:
@@ -45,7 +48,10 @@ class StepTimer:
         yield
         seconds, read = _now() - started, {view: self.tokens[view] - before[view] for view in _VIEWS}
         for view, tokens in read.items():
-            self.seconds[view] += seconds * tokens / max(sum(read.values()), 1)
+            share_s = seconds * tokens / max(sum(read.values()), 1)
+            if share_s:
+                self._add(view, started, share_s)
+            started += share_s
 
     def count_tokens(self, part: ReadPart, tokens: int) -> None:
         """Add tokens read."""
@@ -55,6 +61,10 @@ class StepTimer:
         """Add a forward pass."""
         self.forward_passes += 1
         self.positions += inputs.positions
+
+    def _add(self, part: Part, started: float, seconds: float) -> None:
+        self.seconds[part] += seconds
+        self.spans.append((part, self._epoch_s + started, seconds))
 
     def timing(self, device: torch.device) -> Timing:
         """What all ranks measured: times of the slowest, tokens of all. A collective."""

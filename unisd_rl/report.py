@@ -1,7 +1,7 @@
-"""The command that writes the page of a run, finished or not: `python -m unisd_rl.report RUN`.
+"""The command that writes the page and the timeline of a run, finished or not: `python -m unisd_rl.report RUN`.
 
-RUN is the run's folder; the page is RUN/report.html. A run writes it itself at every evaluation and at its end. Exit
-codes: `cli.exit_code`.
+RUN is the run's folder; they are RUN/report.html and RUN/timeline.json.gz. A run writes both itself at its end, the page
+at every evaluation too. Exit codes: `cli.exit_code`.
 """
 
 import sys
@@ -13,7 +13,7 @@ from unisd_rl.errors import RunFailed
 
 PROGRAM = "python -m unisd_rl.report"
 _DESCRIPTION = """Write RUN/report.html: accuracy, curves, answers before and after, and tokens coloured by what moved
-them. One file that needs no network."""
+them, one file that needs no network; and RUN/timeline.json.gz for Perfetto: what each process did when."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,9 +26,12 @@ def _report(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=user_path, metavar="RUN", help="the run's folder")
     run: Path = parser.parse_args(arguments).run
     from unisd_rl.reporting.page import write_report  # drawing
+    from unisd_rl.storage.timeline import write_timeline
 
     try:
         print(write_report(run))
+        if (timeline := write_timeline(run)) is not None:
+            print(timeline)
     except OSError as error:
         raise RunFailed(f"the report of {run} cannot be written: {error}") from error
     return 0

@@ -100,9 +100,7 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
             outcome = train(run, resumed)
             summary = summarise(run, outcome, time.monotonic() - started)
         directory.write_summary(asdict(summary))
-        page = ReportWriter(directory.path, directory.record)
-        page.start()
-        page.close()
+        ReportWriter(directory.path, directory.record).finish()
         _print_final_lines(console, directory, outcome, summary, config.rollout.max_completion_tokens)
     return summary
 
@@ -164,7 +162,7 @@ def train_steps(run: Run, version: PolicyVersion, stop: StopSignals) -> PolicyVe
             break
         times = StepTimes()
         admit(run, step)
-        with run.console.phase("waiting for rollouts"), times.measure("wait_s"):
+        with run.phase("waiting for rollouts", step=step), times.measure("wait_s"):
             batch = take(run, step, version)
         with learners_turn(run, version, times):
             version = train_step(run, version, batch, times)
@@ -178,11 +176,11 @@ def train_step(run: Run, version: PolicyVersion, batch: Batch, times: StepTimes)
     step = version.number
     if run.grader is not None:
         run.grader.start(batch)
-    with run.console.phase("learning"), times.measure("learn_s"):
+    with run.phase("learning", step=step), times.measure("learn_s"):
         arguments = (step, run.config.run.step_timeout_s, version.lineage, run.samples.numbers(step))
         metrics = run.learners.step(batch.shards, *arguments)
     version = PolicyVersion(version.lineage, step + 1)
-    with run.console.phase("publishing"), times.measure("publish_s"):
+    with run.phase("publishing", version=version.number), times.measure("publish_s"):
         publish_if_due(run, version)
     check_health(run, version)
     after_step(run, version, metrics, batch, times)

@@ -1,6 +1,8 @@
 """Reading what a run left behind, for the tests that recompute its claims."""
 
 import contextlib
+import functools
+import gzip
 import json
 import os
 import statistics
@@ -9,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.fakes.tracker_readers import curves
 from unisd_rl.reporting.record import RunRecord
@@ -153,6 +157,43 @@ def assert_people_see_what_counts(run: FinishedRun, trackers: Sequence[str] = ("
     page = (run.path / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert "samples-data" in page
+
+
+def assert_the_timeline_is_the_runs(run: FinishedRun) -> None:
+    """Spans of each process lie within or beside each other, and are as long as metrics.jsonl says (one rank)."""
+    trace = json.loads(gzip.decompress((run.path / "timeline.json.gz").read_bytes()))
+    names = {event["pid"]: event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"}
+    spans = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    for process, name in names.items():
+        assert_nested([(one["ts"], one["ts"] + one["dur"]) for one in spans if one["pid"] == process], name)
+
+    def seconds(process: str, name: str, **of: int) -> float:
+        found = [one for one in spans if names[one["pid"]] == process and one["name"] == name]
+        return sum(one["dur"] for one in found if of.items() <= one["args"].items()) / 1e6
+
+    for row in run.metrics:
+        step, lineage = row["step"], row["lineage"]
+        close = functools.partial(pytest.approx, abs=0.05)
+        assert seconds("driver", "waiting for rollouts", step=step) == close(row["wait_s"])
+        assert seconds("driver", "learning", step=step) == close(row["learn_s"])
+        for part in ("primary", "auxiliary", "negative", "gradient", "update"):
+            assert seconds("learner-0", part, step=step) == close(row[f"{part}_s"]), (step, part)
+        assert 0 < seconds("learner-0", "step", step=step, lineage=lineage) <= row["learn_s"] + 0.05
+    actors = [name for name in names.values() if name.startswith("rollout-")]
+    assert len(run.metrics) - 1 <= len([one for one in spans if one["name"] == "pause for new weights"]) / len(actors)
+    for actor in actors:
+        assert seconds(actor, "generation") > 0
+        assert seconds(actor, "evaluation") > 0
+
+
+def assert_nested(spans: Sequence[tuple[float, float]], track: str) -> None:
+    """Ordered by their beginnings, the longer first, each ends before what it began in does."""
+    open_ends: list[float] = []
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        while open_ends and open_ends[-1] <= start + 500.0:  # half a millisecond: two clocks
+            open_ends.pop()
+        assert not open_ends or end <= open_ends[-1] + 500.0, track
+        open_ends.append(end)
 
 
 def assert_every_prompt_exactly_once_and_in_order(run: FinishedRun, steps: int, batch_size: int) -> None:

@@ -16,6 +16,7 @@ from tests.fakes.finished import (
     assert_groups_are_whole,
     assert_people_see_what_counts,
     assert_staleness_within,
+    assert_the_timeline_is_the_runs,
     run_job,
     start_job,
 )
@@ -40,6 +41,11 @@ def test_every_prompt_is_consumed_exactly_once_and_in_order(short_run):
 def test_the_page_and_tensorboard_have_the_run(short_run):
     assert_people_see_what_counts(short_run)
     assert short_run.output.rstrip().endswith("report.html")
+
+
+@pytest.mark.engine
+def test_the_timeline_has_what_every_process_did(short_run):
+    assert_the_timeline_is_the_runs(short_run)
 
 
 @pytest.mark.engine

@@ -32,6 +32,7 @@ from unisd_rl.driver.sample_recorder import SampleRecorder
 from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.retention_process import RetentionScorer, retention_scorer
+from unisd_rl.storage.timeline import Track
 from unisd_rl.tasks.task import Task
 from unisd_rl.tracking.build import trackers
 from unisd_rl.tracking.tracker import Trackers
@@ -63,9 +64,17 @@ class Run:
     samples: SampleRecorder
     page: ReportWriter
     trackers: Trackers
+    track: Track
+    """Of this process, in the timeline."""
     alarms: Alarms
     report: Report
     """Receives every event."""
+
+    @contextmanager
+    def phase(self, what: str, **of: int) -> Iterator[None]:
+        """The run does this in this block, for the screen and the timeline; of a step or version."""
+        with self.console.phase(what), self.track.span(what, **of):
+            yield
 
 
 @contextmanager
@@ -112,12 +121,14 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             stack.callback(grader.close)
         page = ReportWriter(directory.path, report)
         stack.callback(page.close)
+        track = Track(directory.path, "driver")
+        stack.callback(track.flush)
         told = trackers(config, directory.path, report)
         stack.push(lambda kind, *_: told.close(failed=kind is not None))
         learners = LearnerGroup(config, plan, model, directory.path, check_others)
         stack.callback(learners.close)
         stack.callback(rollouts.close)
-        with console.waiting("starting learner and engines"):
+        with console.waiting("starting learner and engines"), track.span("starting learner and engines"):
             learners.start(config.run.start_timeout_s)
             rollouts.start(config.run.start_timeout_s)
         yield Run(
@@ -138,6 +149,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             samples=SampleRecorder(config, prompts, model),
             page=page,
             trackers=told,
+            track=track,
             alarms=Alarms(config, report),
             report=report,
         )

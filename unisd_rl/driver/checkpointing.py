@@ -63,12 +63,12 @@ def write_with_retries(run: Run, component: str, write: Callable[[], Result]) ->
 
 def _save(run: Run, version: PolicyVersion) -> None:
     next_prompt = version.number * run.config.learner.batch_size
-    run.console.status.begin("saving a checkpoint")
     state = RunState(version.lineage, version.number, next_prompt, run.directory.rollbacks())
     path = run.directory.checkpoint(version.number)
-    run.learners.save(path, state)
-    open_verified(path)
-    write_card(run, version)
+    with run.phase("saving a checkpoint", version=version.number):
+        run.learners.save(path, state)
+        open_verified(path)
+        write_card(run, version)
 
 
 def write_card(run: Run, version: PolicyVersion) -> None:

@@ -57,7 +57,8 @@ def evaluate_version(run: Run, version: PolicyVersion) -> EvaluationSummary:
         RunFailed: no actor has applied the version in time, or the disk does not take the answers.
     """
     on_wait = partial(check_weight_sources, run, version)
-    with run.console.progress(f"evaluating version {version.number}") as progress:
+    shown = run.console.progress(f"evaluating version {version.number}")
+    with shown as progress, run.track.span("evaluation", version=version.number):
         run.rollouts.wait_for(version, run.config.weights.timeout_s, on_wait)
         evaluation = evaluate(run.rollouts, run.task, run.config, version, progress, on_wait)
     if run.retention is not None:

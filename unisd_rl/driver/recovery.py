@@ -89,7 +89,8 @@ class LearnerRecovery:
             pause(wait_s, run.rollouts.check)
 
         retryable = (LearnerLost, InsufficientResources)
-        return self._restarts.recover(lost, restart, retryable, run.report, back_off, run.directory.steps_logged)
+        with run.track.span("recovering the learner"):
+            return self._restarts.recover(lost, restart, retryable, run.report, back_off, run.directory.steps_logged)
 
 
 def load_fork(run: Run) -> None:

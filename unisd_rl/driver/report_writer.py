@@ -4,6 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from unisd_rl.reporting.page import write_report
+from unisd_rl.storage.timeline import TIMELINE, write_timeline
 from unisd_rl.types import Notice, Report
 
 
@@ -19,6 +20,15 @@ class ReportWriter:
         """Begin to write the page of what is there now; does nothing while one is being written."""
         if self._writing is None or self._writing.done():
             self._writing = self._thread.submit(self._write)
+
+    def finish(self) -> None:
+        """Write the last page, and the timeline: seconds."""
+        self.start()
+        self.close()
+        try:
+            write_timeline(self._run)
+        except Exception as error:  # as for the page
+            self._report(Notice("report", f"no {self._run / TIMELINE}: {error!r}"))
 
     def close(self) -> None:
         """Wait for a page that is being written: seconds."""

@@ -12,6 +12,7 @@
 | prompts.json | `driver/origin.py`, at the start: fingerprints of what the run began with |
 | summary.json | here, at the end |
 | tensorboard/, wandb/, mlruns/, trackio/ | `unisd_rl/tracking/`; the run's name there is in tracking/ |
+| timeline/, timeline.json.gz | every process (`storage/timeline.py`); put together at the end |
 | report.html | `driver/report_writer.py`, at every evaluation and at the end |
 | rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |

@@ -19,6 +19,7 @@ from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.checkpoints import RunState, newest_first, open_verified, write_manifest
 from unisd_rl.storage.files import WriteError
+from unisd_rl.storage.timeline import Track
 from unisd_rl.transport.weights.store import StoreClient
 from unisd_rl.types import Failure, PolicyVersion, Recovery, Resumption
 
@@ -135,7 +136,7 @@ def rig(tmp_path, request, monkeypatch):
     run = Run(
         config, None, Prompts(), queue, StoreClient(None), Emptied(), Rollouts(), learners, directory,
         Console(quiet=True), ConsumedTail(tmp_path / "consumed.jsonl"), BottleneckMeter(1), None, None,
-        None, None, None, Alarms(config, events.append), events.append,
+        None, None, None, Track(tmp_path, "driver"), Alarms(config, events.append), events.append,
     )  # fmt: skip
     return Rig(run, said, events)
 

@@ -19,6 +19,7 @@ from unisd_rl.driver.console import Console
 from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.driver.status import ConsumedTail
 from unisd_rl.metrics import AnswerMetrics
+from unisd_rl.storage.timeline import Track
 from unisd_rl.tracking.tracker import Trackers
 from unisd_rl.train import train_steps
 from unisd_rl.transport.rollouts.batch import QueueBatch
@@ -104,7 +105,8 @@ def started(tmp_path, monkeypatch):
             config=config, task=None, prompts=parts, queue=parts, store=StoreClient(None), store_monitor=parts,
             rollouts=parts, learners=parts, directory=directory, console=Console(steps),
             consumed=ConsumedTail(directory.path / "consumed.jsonl"), retention=None, grader=grader,
-            samples=parts, page=None, trackers=Trackers({}, None, None), meter=BottleneckMeter(1),
+            samples=parts, page=None, trackers=Trackers({}, None, None),
+            track=Track(directory.path, "driver"), meter=BottleneckMeter(1),
             alarms=Alarms(config, lambda event: None), report=lambda event: None,
         )  # fmt: skip
         return run, parts
