@@ -1,7 +1,7 @@
 """The command that writes the page and the timeline of a run, finished or not: `python -m unisd_rl.report RUN`.
 
-RUN is the run's folder; they are RUN/report.html and RUN/timeline.json.gz. A run writes both itself at its end, the page
-at every evaluation too. Exit codes: `cli.exit_code`.
+RUN is the run's folder; they are RUN/report.html and RUN/timeline.json.gz. A run writes both at its end, and the page
+at every evaluation. Exit codes: `cli.exit_code`.
 """
 
 import sys
