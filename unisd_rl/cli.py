@@ -213,7 +213,7 @@ def check_contexts(contexts: ContextsConfig) -> None:
 
 def check_trackers(trackers: Iterable[str]) -> None:
     """Raise `UserError` for one whose library is not installed."""
-    for tracker in trackers:
+    for tracker in set(trackers) - {"tensorboard", "prometheus"}:
         if find_spec(tracker) is None:
             remedy = f"pip install 'unisd-rl[{tracker}]', or leave it out"
             raise UserError(f"tracking.to names {tracker!r}, which is not installed: {remedy}")

@@ -4,6 +4,7 @@ Engine starts of this file: one (the submission from a working directory).
 """
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -24,28 +25,40 @@ from tests.fakes.finished import (
     assert_staleness_within,
 )
 from tests.fakes.local_nodes import free_port, short_folder
+from tests.fakes.prometheus import prometheus
+from unisd_rl.storage.jsonl import read_json_lines
 
 BIN = Path(sys.executable).parent
+PROMETHEUS = shutil.which("prometheus")
 START_TIMEOUT_S = 120
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",  # Ray's clusters refuse whoever does not show the token
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_metrics_report_interval_ms": "1000",
 }
 SHORT = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "32", "--run.name", "run")
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_start_turn, tmp_path_factory) -> Iterator[str]:
+def rays_folder() -> Iterator[Path]:
+    """What the head calls its folder for temporary files."""
+    folder = short_folder()
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_start_turn, tmp_path_factory, rays_folder) -> Iterator[str]:
     """A Ray head of our own, ended through the process that holds it; on ports that no other Ray here has."""
-    port, dashboard, agent, folder = free_port(), free_port(), free_port(), short_folder()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     head = subprocess.Popen(
         [
             BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats",
             f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
             "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}",
-            f"--temp-dir={folder}",
+            f"--temp-dir={rays_folder}",
         ],
         cwd=tmp_path_factory.mktemp("head"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -54,7 +67,6 @@ def cluster(ray_start_turn, tmp_path_factory) -> Iterator[str]:
     finally:
         head.terminate()
         head.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ready(address: str, head: subprocess.Popen) -> str:
@@ -111,6 +123,22 @@ def test_submitted_with_the_package_installed_from_an_empty_directory(cluster, t
     arguments = (*SHORT, "--run.dir", str(tmp_path), "--rollout.engine.type", "transformers")
     output = submit(cluster, tmp_path / "empty", (), arguments)
     assert_run_is_whole(FinishedRun(tmp_path / "run", output))
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian package of that name)")
+def test_prometheus_answers_every_query_of_the_dashboard(cluster, rays_folder, tmp_path):
+    dashboard = json.loads((REPOSITORY / "deploy/grafana/unisd_rl.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    longer = (*SHORT, "--run.steps", "8", "--faults.ping_s", "1", "--run.dir", str(tmp_path))
+    with prometheus(PROMETHEUS, rays_folder, tmp_path) as server:
+        submit(cluster, REPOSITORY, (), (*longer, "--rollout.engine.type", "transformers"))
+        unanswered = [query for query in queries if not server.answer(query.replace("$run", ".*"))]
+        (steps,) = server.answer('ray_unisd_rl_steps{run="run"}')
+        (loss,) = server.answer('ray_unisd_rl_loss_loss{run="run"}')
+    assert unanswered == []
+    assert {value for _, value in steps["values"]} == {"8"}
+    losses = [row["loss"] for row in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert {float(value) for _, value in loss["values"]} <= set(losses)
 
 
 def test_a_relative_run_folder_is_refused_in_a_job(cluster, tmp_path):

@@ -18,6 +18,7 @@ ALLOWED = {
     "ray": {
         "unisd_rl/cluster/ray_cluster.py",
         "unisd_rl/cluster/ray_runtime.py",
+        "unisd_rl/tracking/prometheus.py",
     },
     "vllm": {
         "actors/engines/vllm_engine.py",

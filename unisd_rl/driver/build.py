@@ -105,6 +105,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         def report(event: Event) -> None:
             console.print_event(event)
             directory.record(event)
+            told.event(event)
 
         queue = spawn_queue(directory.path, config)
         store = spawn_store()

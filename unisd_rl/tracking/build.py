@@ -35,11 +35,17 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
 
         return Trackio(run, config.run.name)
 
+    def prometheus() -> Tracker:
+        from unisd_rl.tracking.prometheus import Prometheus
+
+        return Prometheus(config.run.name)
+
     known: Mapping[str, Callable[[], Tracker]] = {
         "tensorboard": tensorboard,
         "wandb": wandb,
         "mlflow": mlflow,
         "trackio": trackio,
+        "prometheus": prometheus,
     }
     opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in config.tracking.to}
     return Trackers(opened, partial(run_information, config, run), report)

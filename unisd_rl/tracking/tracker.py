@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any, Protocol
 
 from unisd_rl.tracking.names import grouped
-from unisd_rl.types import Notice, Report
+from unisd_rl.types import Event, Notice, Report
 
 _MOST_WAITING = 1000
 """Calls that may wait for a tracker that is slow; further ones are dropped."""
@@ -51,6 +51,9 @@ class Tracker(Protocol):
     def numbers(self, version: int, numbers: Mapping[str, float]) -> None:
         """Numbers of a version, by name."""
         ...
+
+    def event(self, event: Event) -> None:
+        """An event of the run; most trackers show none."""
 
     def table(self, version: int, name: str, columns: Sequence[str], rows: Rows) -> None:
         """Rows of text, of a version."""
@@ -146,6 +149,10 @@ class Trackers:
         self._tell(lambda tracker: tracker.numbers(version, told))
         if texts:
             self._tell(lambda tracker: tracker.table(version, "evaluation/completions", COLUMNS, texts))
+
+    def event(self, event: Event) -> None:
+        """An event of the run."""
+        self._tell(lambda tracker: tracker.event(event))
 
     def close(self, failed: bool = False, timeout_s: float = 5.0) -> None:
         """Tell what is left, for at most so long; a tracker that hangs is left behind."""
