@@ -56,7 +56,7 @@ bench: $(READY)  ## the benchmarks, one after the other (but for contexts.py, wh
 
 docs: $(SITE)  ## the documents as a site in build/site (packages of their own in .venv-docs)
 	rm -rf build/pages && mkdir -p build/pages
-	cp --parents $(PAGES) build/pages
+	cp --parents $(PAGES) docs/pictures/* build/pages
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 docs-config: $(READY)  ## write docs/configuration.md anew from the schema
