@@ -47,7 +47,9 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
         "trackio": trackio,
         "prometheus": prometheus,
     }
-    opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in config.tracking.to}
+    # Ray's nodes serve Prometheus; a run in one process has none.
+    named = [name for name in config.tracking.to if not (name == "prometheus" and config.run.in_process)]
+    opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in named}
     return Trackers(opened, partial(run_information, config, run), report)
 
 
