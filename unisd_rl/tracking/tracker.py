@@ -54,6 +54,7 @@ class Tracker(Protocol):
 
     def event(self, event: Event) -> None:
         """An event of the run; most trackers show none."""
+        return  # else mypy takes it for an abstract method
 
     def table(self, version: int, name: str, columns: Sequence[str], rows: Rows) -> None:
         """Rows of text, of a version."""
