@@ -25,9 +25,14 @@ def prompts(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def sampling(
-    max_tokens: int, temperature: float = TEMPERATURE, top_p: float = 1.0, seed: int = 0, top_k: int | None = None
+    max_tokens: int,
+    temperature: float = TEMPERATURE,
+    top_p: float = 1.0,
+    seed: int = 0,
+    top_k: int | None = None,
+    allowed: tuple[int, ...] | None = None,
 ) -> Sampling:
-    return Sampling(temperature, top_p, max_tokens, seed, top_k)
+    return Sampling(temperature, top_p, max_tokens, seed, top_k, allowed=allowed)
 
 
 async def generate_all(engine, tokens: Sequence[np.ndarray], each: Sequence[Sampling]) -> list[Generation]:

@@ -75,6 +75,9 @@ class FinishedRun:
     def answers(self, step: int) -> list[dict]:
         return lines(self.path / "evaluations" / f"step-{step}.jsonl")
 
+    def evaluation(self, step: int) -> dict:
+        return json.loads((self.path / "evaluations" / f"step-{step}.json").read_text())
+
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step}"
 

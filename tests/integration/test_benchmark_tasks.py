@@ -49,6 +49,11 @@ def test_real_records_are_trained_on_with_all_mechanisms(tmp_path, model, kind, 
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
     assert_accuracy_is_what_its_items_say(run)
     assert len(run.answers(0)) == HELD_OUT
+    if kind in ("scienceqa", "cos_e"):
+        choice = run.evaluation(0)["choice"]
+        assert choice["stated"] == sum(each["stated"] is not None for each in run.answers(0))
+        assert 0.0 <= choice["likelihood_accuracy"] <= 1.0
+        assert 0.2 <= choice["chance"] <= 0.5
     for step in run.metrics:
         assert step["divergence"] > 0
         assert 0.5 < step["effective_sample_size"] < 0.999

@@ -102,6 +102,16 @@ def test_greedy_answers_are_the_likeliest_tokens_with_their_plain_log_probs(tied
         assert likeliest.tolist() == answer.tokens.tolist()
 
 
+def test_of_allowed_tokens_the_likeliest_is_sampled_with_its_share_of_theirs(tied_engine, tied):
+    allowed = (7, 40, 99, 200)
+    asked = prompts(8, seed=6)
+    for prompt, answer in zip(asked, answers(tied_engine, asked, 1, temperature=0.0, allowed=allowed), strict=True):
+        with torch.no_grad():
+            logits = tied.model(torch.tensor(prompt).long()[None]).logits[0, -1, list(allowed)]
+        assert answer.tokens.tolist() == [allowed[int(logits.argmax())]]
+        np.testing.assert_allclose(answer.logprobs, [float(logits.log_softmax(-1).max())], atol=TOLERANCE)
+
+
 def test_top_k_log_probs_are_renormalised_over_the_likeliest(tied_engine, tied):
     asked = prompts(8, seed=5)
     for prompt, answer in zip(asked, answers(tied_engine, asked, top_k=3), strict=True):
