@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unisd_rl.config.base import Count, Decides, ModelName, Section, Temperature, UserPath
+from unisd_rl.config.base import Count, Decides, ModelName, Section, Share, Temperature, UserPath
 
 
 class RandomAuxiliary(Section):
@@ -118,6 +118,9 @@ class ContextsConfig(Section):
     donors_per_step: Count | None = None
     """Solved examples drawn anew for each step, of which the auxiliary views of its problems read theirs, so that they
     share them. Absent: each problem has its own, of all training problems."""
+    max_dropped: Annotated[Share, Decides.NOTHING] = 0.05
+    """Largest share of the training problems that may be dropped, as longer than `rollout.max_prompt_tokens` or for
+    want of contexts that do not leak; with more a run is refused. To filter data with a long tail, raise it."""
     cache: Annotated[UserPath | None, Decides.NOTHING] = None
     """Folder in which prepared contexts are kept. Absent: the user's cache folder."""
 

@@ -281,7 +281,7 @@ def training_inputs(config: Config, task: Task, model: Path) -> Inputs:
     embeds = isinstance(read.auxiliary, RetrievalAuxiliary) and read.auxiliary.model
     return {
         "records": records_fingerprint(task, task.train),
-        "contexts": read.model_dump(mode="json", exclude={"donors_per_step"}),  # drawn from what is prepared
+        "contexts": read.model_dump(mode="json", exclude={"donors_per_step", "max_dropped"}),  # of what is prepared
         "views": config.reads_teacher,
         "gold": config.rollout.sources.gold > 0.0,
         "seed": config.run.seed,

@@ -47,6 +47,9 @@ class PreparationReport:
     implausible: int = 0
     held_out: int = 0
     borrowed: int = 0
+    longest: int = 0
+    """Tokens of the longest view or gold completion among those too long, that of problem `longest_id`."""
+    longest_id: str = ""
 
     @property
     def dropped(self) -> int:
@@ -57,7 +60,9 @@ class PreparationReport:
         """One line for the console."""
         line = f"{self.kept} of {self.examples} problems, {self.held_out} held out"
         if self.dropped:
-            line += f", {self.too_long} dropped as too long, {self.without_views} without enough non-leaking contexts"
+            longest = f" (the longest, {self.longest_id!r}, has {self.longest} tokens)" if self.longest else ""
+            line += f", {self.too_long} dropped as too long{longest}"
+            line += f", {self.without_views} without enough non-leaking contexts"
         if self.without_negative or self.right or self.implausible:
             line += (
                 f"; {self.without_negative} have no wrong demonstration ({self.right} candidates discarded as right, "

@@ -20,7 +20,6 @@ from unisd_rl.tasks.perturbation import rationale_of
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Prompt
 
-LARGEST_DROPPED_SHARE = 0.05
 LIMITS = ("max_prompt_tokens", "max_completion_tokens")
 """Fields of `rollout` that say how long a text may be."""
 _COUNTED = 64  # texts whose tokens are counted, to find the longest
@@ -165,10 +164,11 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
     """
     limits, read = config.rollout, config.contexts_read
     views = read.auxiliary.views if read.auxiliary else 0
-    kept, too_long, without_views = list[int](), 0, 0
+    kept, too_long, without_views, longest = list[int](), 0, 0, (0, "")
     for index, row in enumerate(rows):
         if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
             too_long += 1
+            longest = max(longest, (max(row.lengths.prompt, row.lengths.gold), row.id), key=lambda length: length[0])
         elif len(row.contexts.auxiliary) < views:
             without_views += 1
         else:
@@ -177,6 +177,8 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
         examples=len(rows),
         kept=len(kept),
         too_long=too_long,
+        longest=longest[0],
+        longest_id=longest[1],
         without_views=without_views,
         without_negative=sum(rows[index].contexts.negative is None for index in kept) if read.negative else 0,
         right=sum(row.right for row in rows),
@@ -196,18 +198,20 @@ def _borrowed(task: Task, negatives: Sequence[str | None]) -> int:
 
 
 def _check_losses(config: Config, report: PreparationReport) -> None:
-    most, total = LARGEST_DROPPED_SHARE * report.examples, report.examples
+    most, total = config.contexts.max_dropped * report.examples, report.examples
+    share = f"more than contexts.max_dropped = {config.contexts.max_dropped:.3g} of them"
     limits, read = config.rollout, config.contexts_read
     if report.too_long > most:
         gold = f" or a gold completion longer than rollout.max_completion_tokens = {limits.max_completion_tokens}"
         raise UserError(
             f"{report.too_long} of {total} problems have a view longer than rollout.max_prompt_tokens = "
-            f"{limits.max_prompt_tokens}{gold if limits.sources.gold else ''}, more than 5 %: raise the limit or "
-            "shorten the records"
+            f"{limits.max_prompt_tokens}{gold if limits.sources.gold else ''}, {share} (the longest, "
+            f"problem {report.longest_id!r}, has {report.longest} tokens): raise the limit, shorten the records, or "
+            "raise contexts.max_dropped"
         )
     if report.dropped > most and read.auxiliary is not None:
         raise UserError(
-            f"{report.dropped} of {total} problems are dropped, more than 5 %: {report.without_views} have fewer than "
+            f"{report.dropped} of {total} problems are dropped, {share}: {report.without_views} have fewer than "
             f"contexts.auxiliary.views = {read.auxiliary.views} contexts that do not leak their answer, "
             f"{report.too_long} are too long; lower it, add training records, or choose another contexts.auxiliary.type"
         )

@@ -215,6 +215,7 @@ class Console(Progress):
         """Print the result of one evaluation, whose answers had at most `limit` tokens."""
         interval, retention = evaluation.pass_rate().interval, evaluation.retention
         self.status.accuracies[evaluation.version.number] = evaluation.accuracy
+        self.status.cuts[evaluation.version.number] = evaluation.cut
         several = f"avg@{evaluation.samples}: " if evaluation.samples > 1 else ""
         self.print(
             f"accuracy of version {evaluation.version.number}: {evaluation.accuracy:.1%} ({several}"

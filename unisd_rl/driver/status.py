@@ -57,6 +57,8 @@ class RunStatus:
     line: Line = field(default_factory=dict)
     """The newest line of metrics.jsonl."""
     accuracies: dict[int, float] = field(default_factory=dict)
+    cuts: dict[int, int] = field(default_factory=dict)
+    """Of each evaluated version the answers that the limit on tokens ended."""
     """By version."""
     actor_states: tuple[str, ...] = ()
     """E.g. `rollout-1: starting`."""
@@ -149,7 +151,10 @@ class RunStatus:
         return "  ".join(parts)
 
     def _accuracy(self) -> str:
-        return "  ".join(f"{accuracy:.1%} (version {version})" for version, accuracy in self._first_and_last())
+        return "  ".join(
+            f"{accuracy:.1%} (version {version}{f', {cut} cut' if (cut := self.cuts.get(version)) else ''})"
+            for version, accuracy in self._first_and_last()
+        )
 
     def _first_and_last(self) -> list[tuple[int, float]]:
         known = sorted(self.accuracies.items())
@@ -210,6 +215,7 @@ def read_status(run: Path) -> RunStatus:
         numbers = _json(path)
         if numbers and version_survives(numbers["lineage"], numbers["version"], rollbacks):
             status.accuracies[numbers["version"]] = numbers["accuracy"]
+            status.cuts[numbers["version"]] = numbers.get("cut", 0)
     if status.line:
         tail = ConsumedTail(run / "consumed.jsonl")
         status.tokens = tail.tokens_by_actor(status.line["step"], status.line["lineage"])

@@ -46,7 +46,11 @@ def _learnt(run: RunRecord) -> Finding:
         return Finding(question, "not known yet", f"{len(run.evaluations)} of at least two evaluations are there")
     first, last = run.evaluations[0], run.evaluations[-1]
     before, after = first.numbers["accuracy"], last.numbers["accuracy"]
-    answer = f"accuracy {before:.1%} before, {after:.1%} after {last.step} steps{_form(first.numbers, last.numbers)}"
+    answer = (
+        f"accuracy {before:.1%}{describe_cuts(first.numbers)} before, {after:.1%}{describe_cuts(last.numbers)} after "
+        f"{last.step} steps"
+        f"{_form(first.numbers, last.numbers)}"
+    )
     compared = paired(first, last)
     if compared is None:
         return Finding(question, answer, "the two evaluations share no problem")
@@ -56,6 +60,11 @@ def _learnt(run: RunRecord) -> Finding:
     elif compared.interval.high < 0:
         sure = "the interval lies below zero: it got worse"
     return Finding(question, answer, f"{describe_comparison(compared)}; {sure}")
+
+
+def describe_cuts(numbers: Mapping[str, Any]) -> str:
+    """How many answers the limit on tokens ended: they count as wrong."""
+    return f" ({cut} answers were cut)" if (cut := numbers.get("cut")) else ""
 
 
 def _form(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unisd_rl.reporting.answers import answer_pairs, sampled_problems, visible
 from unisd_rl.reporting.charts import Chart
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
-from unisd_rl.reporting.findings import Finding, describe_comparison, findings, paired
+from unisd_rl.reporting.findings import Finding, describe_comparison, describe_cuts, findings, paired
 from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.files import write_text_atomic
 
@@ -77,8 +77,8 @@ def _paired_last(first: RunRecord, second: RunRecord) -> tuple[str, str]:
     compared = paired(one, other)
     if compared is None:
         return "not known", "their evaluations share no problem"
-    accuracy = f"{other.numbers['accuracy']:.1%} after {other.step} steps against {one.numbers['accuracy']:.1%}"
-    return describe_comparison(compared), f"{accuracy} after {one.step}; the last evaluations, problem by problem"
+    said = [f"{each.numbers['accuracy']:.1%}{describe_cuts(each.numbers)} after {each.step}" for each in (other, one)]
+    return describe_comparison(compared), f"{' steps against '.join(said)}; the last evaluations, problem by problem"
 
 
 def _fitting(page: Callable[[float], str]) -> str:

@@ -73,3 +73,16 @@ def test_contexts_that_no_term_reads_are_neither_needed_nor_counted():
     plain = load_recipe("clip", {"task": {"train_examples": 100, "eval_examples": 5}})
     report = select_examples(plain, TASK, rows({0: (Contexts(), 0, 0, FITS)})).report
     assert (report.kept, report.without_negative) == (100, 0)
+
+
+def test_a_longer_tail_may_be_dropped_where_a_field_says_so_and_the_longest_is_named():
+    long = {place: (FULL, 0, 0, Lengths(600 + place, 0)) for place in range(20)}
+    with pytest.raises(
+        UserError,
+        match=r"20 of 100 .*contexts\.max_dropped = 0\.05 of them \(the longest, problem '.+', has 619 tokens\)",
+    ):
+        select_examples(CONFIG, TASK, rows(long))
+    more = load_recipe("unisd_star", {"contexts": {"max_dropped": 0.2}})
+    report = select_examples(more, TASK, rows(long)).report
+    assert (report.kept, report.too_long, report.longest, report.longest_id) == (80, 20, 619, TASK.train[19].id)
+    assert f"20 dropped as too long (the longest, {TASK.train[19].id!r}, has 619 tokens)" in report.describe()

@@ -47,7 +47,7 @@ def run(tmp_path):
     for name, records in lines.items():
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     for version, accuracy, lineage in ((0, 0.5, 0), (2, 0.625, 0), (4, 0.9, 0)):
-        numbers = {"version": version, "accuracy": accuracy, "lineage": lineage}
+        numbers = {"version": version, "accuracy": accuracy, "lineage": lineage, "cut": 3 * (version == 2)}
         (folder / "evaluations" / f"step-{version}.json").write_text(json.dumps(numbers))
     return folder
 
@@ -61,6 +61,7 @@ def test_a_step_that_was_rolled_back_counts_no_more(run):
     status = read_status(run)
     assert (status.step, status.steps, status.line["lineage"]) == (3, 10, 1)
     assert sorted(status.accuracies) == [0, 2], "version 4 was of the lineage that ended at step 2"
+    assert status.cuts == {0: 0, 2: 3}
 
 
 def test_the_pace_and_the_time_left_follow_from_the_last_steps(run):
@@ -88,7 +89,7 @@ def test_everything_a_person_asks_of_a_run_is_shown(run, capsys):
     rows = shown(run, capsys)
     assert rows["run"].startswith("trial  step 3/10  2.0 s/step  0:14 left  no process here holds it")
     assert rows["loss"] == "0.2500  agreement 0.950 (5.0% < 0.5)"
-    assert rows["accuracy"] == "50.0% (version 0)  62.5% (version 2)"
+    assert rows["accuracy"] == "50.0% (version 0)  62.5% (version 2, 3 cut)"
     assert rows["rollouts"] == "staleness 0.50 (max 1)  7 ready for later steps"
     assert rows["actors"] == "rollout-0 30 tokens/s  rollout-1 30 tokens/s"
     assert rows["waiting"] == "learner idle 25%  actors idle 10%"

@@ -10,7 +10,7 @@ from unisd_rl.errors import UserError
 from unisd_rl.reporting.answers import answer_pairs, sampled_problems, shortened, visible
 from unisd_rl.reporting.charts import MOST_POINTS, Chart, Curve, thinned
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
-from unisd_rl.reporting.findings import findings
+from unisd_rl.reporting.findings import describe_cuts, findings
 from unisd_rl.reporting.page import MOST_BYTES, comparison, report, write_report
 from unisd_rl.reporting.record import RunRecord
 
@@ -87,6 +87,14 @@ def test_it_says_whether_the_run_learned_and_how_sure_that_is(tmp_path):
     assert learnt.reason.startswith("+50.0 points (95 %: +")
     assert "20 problems; McNemar p = 0.002" in learnt.reason
     assert learnt.reason.endswith("the interval lies above zero")
+
+
+def test_answers_that_the_limit_cut_stand_beside_the_accuracy():
+    assert (describe_cuts({"cut": 3}), describe_cuts({"cut": 0}), describe_cuts({})) == (
+        " (3 answers were cut)",
+        "",
+        "",
+    )
 
 
 def test_a_gain_of_one_problem_may_be_chance(tmp_path):
