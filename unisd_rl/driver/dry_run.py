@@ -263,9 +263,15 @@ def describe_storage(config: Config, resumed: bool) -> str:
     else:
         stay = f"the last {max(keep, every * checkpoints)} steps stay, others go 64 MiB at a time (rollout.keep)"
     recorded = newest_json_lines(config.run_dir / "metrics.jsonl")[-_RECENT_STEPS:] if resumed else []
-    ledger = Ledger(config.run_dir / "rollouts", fsync=False)
-    if not recorded or not ledger.nbytes:
-        return f"rollouts: {stay}; a dry run of a run that is resumed says what they take in a day"
+    unknown = f"rollouts: {stay}; a dry run of a run that is resumed says what they take in a day"
+    if not recorded:
+        return unknown
+    try:
+        ledger = Ledger(config.run_dir / "rollouts", fsync=False)
+    except OSError as error:
+        return f"rollouts: {stay}; those of this run cannot be read now: {error}"
+    if not ledger.nbytes:
+        return unknown
     rows = len(ledger) - len(ledger.discarded.numbers)
     step_s = sum(line["wait_s"] + line["learn_s"] + line["publish_s"] for line in recorded) / len(recorded)
     a_day = ledger.nbytes / rows * config.learner.batch_size * _DAY_S / step_s

@@ -3,10 +3,12 @@
 import json
 import re
 from functools import partial
+from uuid import uuid4
 
 import pytest
 
 from tests.fakes.commands import SMALL
+from tests.fakes.failing_store import FAILING, store_fails_in
 from tests.fakes.rollout_rows import append, rollout
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl import evaluate, prepare, run
@@ -16,6 +18,7 @@ from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.dry_run import describe_data, describe_storage
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.storage.stores import pin_location
 from unisd_rl.tasks.load import load_task
 from unisd_rl.transport.rollouts.ledger import Ledger
 
@@ -254,3 +257,15 @@ def test_it_says_which_rollouts_stay_and_of_a_run_that_is_resumed_what_those_of_
     assert "the last 40 steps stay, others go 64 MiB at a time" in describe_storage(
         load_recipe("unisd_star", some), False
     )
+
+
+def test_a_store_of_rollouts_that_does_not_answer_is_said_and_ends_no_dry_run(tmp_path):
+    config = load_recipe("unisd_star", {"run": {"dir": str(tmp_path)}})
+    pin_location(config.run_dir / "rollouts", f"{FAILING}://{uuid4()}")
+    step = {"wait_s": 1.0, "learn_s": 2.5, "publish_s": 0.5}
+    (config.run_dir / "metrics.jsonl").write_text(f"{json.dumps(step)}\n")
+    append(Ledger(config.run_dir / "rollouts", fsync=False), rollout(0))
+    assert "rollouts: 1 take" in describe_storage(config, resumed=True)
+    with store_fails_in("segments"):
+        said = describe_storage(config, resumed=True)
+    assert "all stay (rollout.keep); those of this run cannot be read now: failing://" in said
