@@ -42,7 +42,7 @@ def test_a_run_in_one_process_imports_no_ray_and_keeps_what_every_run_keeps(alon
     assert_every_prompt_exactly_once_and_in_order(alone, STEPS, BATCH)
     assert_staleness_within(alone, bound=0)
     assert_accuracy_is_what_its_items_say(alone)
-    assert alone.summary["version"] == STEPS
+    assert alone.summary["steps"] == STEPS
     assert {path.name for path in (alone.path / "checkpoints").iterdir()} == {"step-2", f"step-{STEPS}"}
 
 
