@@ -14,6 +14,7 @@ COMMANDS = {
     "compact": "rewrite the rollouts of a stopped run as few Parquet files",
     "report": "write the page of a run: accuracy, curves, answers and their tokens",
     "compare": "write one page of several runs",
+    "ablate": "make every run of a grid, side by side, and compare them",
     "status": "show how a running or finished run stands",
     "push": "put a run's model on a hub, with its model card",
     "init": "look at data of your own and write a commented recipe for it",

@@ -29,8 +29,10 @@ OPTIONS: Mapping[str, str] = {
     "compact": "",
     "report": "",
     "compare": "--out",
+    "ablate": "--only --jobs --out --runs --report --dry-run",
     "status": "--watch",
-    "init": "--held-out --model --out --prompt --demonstration --answer",
+    "push": "--to --adapter --public",
+    "init": "--held-out --model --out --prompt --demonstration --answer --messages --tools",
     "recipes": "",
     "completion": "",
 }

@@ -47,14 +47,16 @@ def _evaluate(arguments: Sequence[str]) -> int:
         raise UserError(f"no MODEL: give a model folder, a hub name or `{BASE}` before the first option")
     request = evaluation_request(models, options, fields, PROGRAM, machine_gpus)
     check_without_imports(request)
-    check_machine((*generation_requirements(request.config), *retention_requirement(request.config)))
+    in_process = request.config.run.in_process
+    if not in_process:
+        check_machine((*generation_requirements(request.config), *retention_requirement(request.config)))
     limit_openmp_spinning()
     if options.dry_run:
         from unisd_rl.driver.dry_run import describe_evaluation  # heavy: tokenizers
 
         print_lines(describe_evaluation(request))
         return 0
-    with Console(quiet=options.quiet, captures=True) as console:
+    with Console(quiet=options.quiet, captures=not in_process) as console:
         with console.waiting("loading the libraries"):
             from unisd_rl.driver.evaluate_job import run_evaluation  # heavy: torch, Ray
         run_evaluation(request, console)

@@ -147,13 +147,19 @@ def _answering(tree: Tree, model: str, retention_base: str | None) -> dict[str, 
     if retention_base is not None and isinstance(evaluation, Mapping):
         evaluation = {**evaluation, "retention": tree.get("evaluation", {}).get("retention") or {}}
     return {
-        "run": _without(tree.get("run", {}), "placement"),
+        "run": _placed(tree.get("run", {})),
         "model": _of_model(tree.get("model", {}), model),
         "task": tree["task"],
         "rollout": _without(tree.get("rollout", {}), "sources"),
         "evaluation": evaluation,
         "objective": {"divergence": {}},
     }
+
+
+def _placed(section: Any) -> Any:
+    """The section `run`, whose placement says only whether an evaluation is in one process: there is no learner."""
+    in_process = isinstance(section, Mapping) and section.get("placement") == "in_process"
+    return section if in_process else _without(section, "placement")
 
 
 def _of_model(section: Any, model: str) -> Any:

@@ -20,6 +20,7 @@ from unisd_rl.storage.files import write_text_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 MOST_BYTES = 5_000_000
 REPORT = "report.html"
@@ -70,6 +71,22 @@ def comparison(runs: Sequence[RunRecord]) -> str:
     return _fitting(lambda _: _render(" / ".join(names), charts, found, names=names, settings=differing))
 
 
+@dataclass(frozen=True, slots=True)
+class TableOfNumbers:
+    """A table with what one sees in it, and perhaps a drawing (SVG) above."""
+
+    title: str
+    text: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    drawing: "Markup | None" = None
+
+
+def tables_page(name: str, found: Sequence[Finding], tables: Sequence[TableOfNumbers]) -> str:
+    """The page of numbers that are no curves."""
+    return _render(name, (), found, tables=tables)
+
+
 def _paired_last(first: RunRecord, second: RunRecord) -> tuple[str, str]:
     if not first.evaluations or not second.evaluations:
         return "not known", "one of them has no evaluation"
@@ -92,7 +109,7 @@ def _fitting(page: Callable[[float], str]) -> str:
 
 def _render(name: str, charts: Iterable[Chart], found: Sequence[Finding], **given: Any) -> str:
     style, script = ((_HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    defaults = {"pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
+    defaults = {"tables": (), "pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
     text = _template().render(
         name=name, charts=charts, findings=found, style=style, script=script, **(defaults | given)
     )

@@ -133,6 +133,15 @@ def test_a_recipe_that_trains_in_turns_is_evaluated_with_as_many_actors_as_are_a
     assert (config.rollout.actors, config.run.colocated) == (2, False)
 
 
+def test_a_recipe_of_a_run_in_one_process_is_evaluated_in_one_process(folder):
+    (folder / "alone.toml").write_text(
+        'extends = "ema"\n[run]\nplacement = "in_process"\n[rollout.engine]\ntype = "transformers"\n'
+    )
+    assert request(["base"], recipe=["alone.toml"]).config.run.in_process
+    with pytest.raises(UserError, match=r'run.placement = "in_process": rollout.actors = 2'):
+        request(["base"], "--rollout.actors", "2", recipe=["alone.toml"])
+
+
 def test_limits_come_from_the_recipe_and_a_model_is_whole(folder):
     config = request(["./model"], recipe=["limits.toml"]).config
     assert config.rollout.max_completion_tokens == 99

@@ -16,7 +16,7 @@ from unisd_rl.config.help import WIDTH, recipe_files, section_help
 from unisd_rl.config.load import RECIPES, SETUPS
 from unisd_rl.errors import UserError
 
-TWO_SCREENS, COLUMNS = 60, 120
+TWO_SCREENS, COLUMNS = 64, 120
 
 
 def shown(program, *arguments):

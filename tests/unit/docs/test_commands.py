@@ -3,7 +3,8 @@
 Every command of a `console` block is one of these:
 
 - `python -m unisd_rl.run`, `prepare`, `evaluate`: run as it stands, with `--dry-run` behind it;
-- `python -m unisd_rl.replay`, `scale`, `compact`, `status`, which need a run: options are in `--help`, fields exist;
+- `python -m unisd_rl.replay`, `scale`, `compact`, `status`, which need a run, `unisd-rl ablate`, `push`: options are in
+  `--help`, fields exist;
 - `ray job submit ... -- COMMAND`: the command behind `--`, as above;
 - `make TARGET`: the target exists; `python FILE`: the file exists; a few words of the shell.
 
@@ -27,7 +28,7 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.storage.checkpoints import write_manifest
 
 DRY = ("run", "prepare", "evaluate")
-NEED_A_RUN = ("replay", "scale", "compact", "status", "init", "report", "compare")
+NEED_A_RUN = ("replay", "scale", "compact", "status", "init", "report", "compare", "ablate", "push")
 SHELL = ("source .venv/bin/activate", "pre-commit install", "tensorboard --logdir runs")
 OWN_TASK = {"--task.type", "--task", "--resume", "cats.toml"}
 """Words of a command that does not run on the embedded task as it is."""
@@ -109,6 +110,8 @@ def test_a_command_of_the_documents_is_accepted(words, reader):
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
         return
+    if words[0] == "unisd-rl" and words[1] in ("ablate", "push"):
+        words = ["python", "-m", f"unisd_rl.{words[1]}", *words[2:]]
     if words[0] == "unisd-rl":
         assert main(words[1:]) == 0
         return

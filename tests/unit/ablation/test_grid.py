@@ -1,0 +1,101 @@
+"""Which runs a grid has, and each one's configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from unisd_rl.ablation.grid import Cell, Grid, load_grid, settings_digest
+from unisd_rl.config.load import load_recipe
+from unisd_rl.errors import UserError
+
+GRIDS = Path(__file__).parents[3] / "grids"
+SMALL = {
+    "name": "small",
+    "setups": ["in_process"],
+    "seeds": [0, 1],
+    "wrong_demonstrations": [0.0, 0.3],
+    "reference": "sdft",
+    "fields": {"run": {"steps": 4}},
+    "tasks": {"arithmetic": {"task": {"type": "arithmetic", "eval_examples": 8}}},
+    "rows": {
+        "sdft": {"recipe": "sdft", "seeds": [5]},
+        "star": {"recipe": "unisd_star", "fields": {"learner": {"batch_size": 16}}},
+        "less": {"recipe": "unisd_star", "without": ["objective.clipping"], "compared_with": "star"},
+    },
+}
+
+
+def grid(**changes) -> Grid:
+    return Grid.model_validate({**SMALL, **changes})
+
+
+def test_every_row_task_share_and_seed_is_a_run_and_seeds_stand_next_to_each_other():
+    assert [cell.name for cell in grid().cells()] == [
+        "sdft-arithmetic-0-5", "star-arithmetic-0-0", "star-arithmetic-0-1", "less-arithmetic-0-0",
+        "less-arithmetic-0-1", "sdft-arithmetic-30-5", "star-arithmetic-30-0", "star-arithmetic-30-1",
+        "less-arithmetic-30-0", "less-arithmetic-30-1",
+    ]  # fmt: skip
+
+
+def test_a_run_is_its_recipe_under_the_fields_of_the_grid_the_task_and_the_row(tmp_path):
+    config = grid().config(Cell("star", "arithmetic", 0.3, 1), tmp_path)
+    assert config.run_dir == tmp_path / "star-arithmetic-30-1"
+    assert (config.run.seed, config.run.steps, config.run.placement) == (1, 4, "in_process")
+    assert (config.task.wrong_demonstrations, config.task.eval_examples) == (0.3, 8)
+    assert config.learner.batch_size == 16
+    assert config.objective == load_recipe("unisd_star").objective
+    less = grid().config(Cell("less", "arithmetic", 0.0, 1), tmp_path)
+    assert less.objective.clipping is None
+    assert less.objective.agreement == config.objective.agreement
+
+
+def test_the_digest_is_of_what_decides_the_numbers_and_of_nothing_else(tmp_path):
+    cell = Cell("star", "arithmetic", 0.0, 1)
+    first = settings_digest(grid().config(cell, tmp_path))
+    assert first == settings_digest(grid().config(cell, tmp_path / "elsewhere"))
+    for changes in ({"run": {"steps": 5}}, {"evaluation": {"every": 2}}, {"learner": {"learning_rate": 1e-3}}):
+        assert settings_digest(grid(fields=changes).config(cell, tmp_path)) != first
+    same = {"run": {"steps": 4, "checkpoint_every": 3}}
+    assert settings_digest(grid(fields=same).config(cell, tmp_path)) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": "gkd"}, "reference = 'gkd' is no row of this grid; rows are: sdft, star, less"),
+        ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        ({"rows": {"sdft": {"recipe": "sdft", "compared_with": "x"}}}, "rows.sdft.compared_with = 'x' is no row"),
+        ({"speed": 3}, "speed: Extra inputs are not permitted"),
+    ],
+)
+def test_a_file_that_is_no_grid_is_refused_with_the_field(changes, said, tmp_path):
+    import tomli_w
+
+    file = tmp_path / "grid.toml"
+    file.write_text(tomli_w.dumps({**SMALL, **changes}))
+    with pytest.raises(UserError) as refused:
+        load_grid(file)
+    assert said in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_what_a_row_leaves_out_must_be_there(tmp_path):
+    rows = {"sdft": {"recipe": "sdft", "without": ["objective.contrastive"]}}
+    with pytest.raises(UserError, match=r"rows.sdft.without: it has no objective.contrastive; leave that out"):
+        grid(rows=rows).config(Cell("sdft", "arithmetic", 0.0, 0), tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(GRIDS.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_shipped_grids_have_runs_that_can_be_made(file, tmp_path):
+    shipped = load_grid(file)
+    cells = list(shipped.cells())
+    names = {cell.name for cell in cells}
+    assert len(names) == len(cells)
+    for cell in {cell.row: cell for cell in cells}.values():
+        assert shipped.config(cell, tmp_path).run.name in names
+
+
+def test_the_small_grid_has_as_many_runs_as_it_says():
+    for name in ("small", "drop_one"):
+        file = GRIDS / f"{name}.toml"
+        assert f": {len(list(load_grid(file).cells()))} runs" in file.read_text()

@@ -1,0 +1,59 @@
+"""Rows of a grid: written, read, and made of a finished run's folder."""
+
+import json
+
+import pytest
+
+from tests.fakes.results_rows import result
+from unisd_rl.ablation.grid import Cell
+from unisd_rl.ablation.results import Cost, read_results, result_of, write_results
+from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.reporting.record import RunRecord
+
+CELL = Cell("sdft", "arithmetic", 0.3, 2)
+
+
+def test_rows_are_read_as_they_were_written_and_there_are_none_before(tmp_path):
+    file = tmp_path / "grid.parquet"
+    assert read_results(file) == []
+    rows = [result("sdft", 0), result("star", 1, out_of_domain=None, jsd=None)]
+    write_results(file, rows)
+    assert read_results(file) == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.parquet"]
+
+
+def test_another_file_is_refused_with_the_remedy(tmp_path):
+    file = tmp_path / "grid.parquet"
+    file.write_text("no parquet")
+    with pytest.raises(UserError, match=r"is no file of results .*; move it away, or name another with --out"):
+        read_results(file)
+
+
+def run_with(folder, steps):
+    (folder / "evaluations").mkdir(parents=True)
+    (folder / "config.toml").write_text("")
+    for step, right in steps.items():
+        answers = [{"id": name, "correct": name in right} for name in "abcd"]
+        retention = {"ppl_fit": 2.0, "ppl_ret": 1.0 + step, "jsd": 0.1} if step else None
+        numbers = {"version": step, "lineage": 0, "accuracy": len(right) / 4, "retention": retention}
+        (folder / f"evaluations/step-{step}.json").write_text(json.dumps(numbers))
+        (folder / f"evaluations/step-{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    (folder / "metrics.jsonl").write_text('{"step": 0, "tokens": 30}\n{"step": 1, "tokens": 40}\n')
+    (folder / "summary.json").write_text('{"queue": {"tokens": 99}}')
+    return RunRecord.at(folder)
+
+
+def test_a_runs_row_has_the_mean_of_each_problem_over_the_evaluations_after_a_step(tmp_path):
+    run = run_with(tmp_path / "run", {0: "a", 10: "ab", 20: "abc"})
+    row = result_of(CELL, "digest", run, 0.125, Cost(61.5, 700.0), trials=4)
+    assert row.cell == CELL
+    assert (row.steps, row.accuracies, row.base_accuracy) == ([10, 20], [0.5, 0.75], 0.25)
+    assert (row.problems, row.scores, row.base_scores) == (list("abcd"), [1.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0])
+    assert row.mean_accuracy == 0.625
+    assert (row.ppl_fit, row.ppl_ret, row.jsd, row.out_of_domain) == (2.0, 21.0, 0.1, 0.125)
+    assert (row.generated_tokens, row.trained_tokens, row.seconds, row.peak_mib, row.trials) == (99, 70, 61.5, 700.0, 4)
+
+
+def test_a_run_without_an_evaluation_after_a_step_is_no_row(tmp_path):
+    with pytest.raises(RunFailed, match="has no evaluation after a step"):
+        result_of(CELL, "digest", run_with(tmp_path / "run", {0: "a"}), None, Cost(1.0, 1.0), trials=0)
