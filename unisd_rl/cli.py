@@ -214,7 +214,8 @@ def check_contexts(contexts: ContextsConfig) -> None:
 def check_trackers(trackers: Iterable[str]) -> None:
     """Raise `UserError` for one whose library is not installed."""
     for tracker in set(trackers) - {"tensorboard", "prometheus"}:
-        if find_spec(tracker) is None:
+        spec = find_spec(tracker)
+        if spec is None or spec.origin is None:  # a folder of that name, as W&B leaves one, is no library
             remedy = f"pip install 'unisd-rl[{tracker}]', or leave it out"
             raise UserError(f"tracking.to names {tracker!r}, which is not installed: {remedy}")
 

@@ -198,7 +198,7 @@ def learners_turn(run: Run, version: PolicyVersion, times: StepTimes) -> Iterato
         yield
         return
     with ExitStack() as turn:
-        with times.measure("wait_s"):
+        with run.track.span("waiting for rollouts", step=version.number), times.measure("wait_s"):
             others = partial(check_weight_sources, run, version)
             turn.enter_context(run.rollouts.asleep(run.config.run.step_timeout_s, others))
         yield

@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-INSTALLED = tuple(name for name in ("wandb", "mlflow", "trackio") if importlib.util.find_spec(name))
-"""Those of the extras."""
+EXTRAS = ("wandb", "mlflow", "trackio")
+INSTALLED = tuple(name for name in EXTRAS if (spec := importlib.util.find_spec(name)) and spec.origin)
+"""Those of the extras that are."""
 Curves = dict[str, dict[int, float]]
 
 
@@ -79,6 +81,7 @@ def _leveldb_records(data: bytes) -> Iterator[bytes]:
 
 def mlflow_run(run: Path):
     """MLflow's client, and the one run that it has."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient((run / "mlruns").as_uri())

@@ -58,13 +58,14 @@ def assert_fed_again_and_not_generated_anew(run: FinishedRun) -> None:
 
 def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tmp_path):
     """Four answers to each prompt; most of the others here have one."""
-    trackers = ["tensorboard", *INSTALLED]
+    # W&B writes blocks of 32 KiB: of a process that is killed the last one is lost.
+    trackers = ["tensorboard", *(name for name in INSTALLED if name != "wandb")]
     told = ("--tracking.to", json.dumps(trackers))
-    running = start_job(tmp_path, *SHORT, "--rollout.answers_per_prompt", "4", *told, WANDB_MODE="offline")
+    running = start_job(tmp_path, *SHORT, "--rollout.answers_per_prompt", "4", *told)
     read_until(running, f"step    5/{STEPS}")
     running.kill()
     running.wait(timeout=60)
-    run = finished(tmp_path, resume_job(tmp_path, WANDB_MODE="offline"))
+    run = finished(tmp_path, resume_job(tmp_path))
     assert_the_chain_is_whole(run, lineage=1)
     assert_metrics_tell_the_chain(run)
     assert_people_see_what_counts(run, trackers)
@@ -80,7 +81,8 @@ def test_after_kill_9_of_the_driver_the_same_prompts_are_trained_on_each_once(tm
 
 @pytest.mark.slow
 def test_a_killed_learner_rank_falls_back_and_the_run_finishes(tmp_path):
-    running = start_job(tmp_path, *SHORT)
+    trackers = ["tensorboard", *INSTALLED]
+    running = start_job(tmp_path, *SHORT, "--tracking.to", json.dumps(trackers), WANDB_MODE="offline")
     seen = read_until(running, f"step    5/{STEPS}")
     os.kill(process_of(tmp_path / "run" / "logs" / "learner-0.log"), signal.SIGKILL)
     run = finished(tmp_path, running, seen)
@@ -88,7 +90,7 @@ def test_a_killed_learner_rank_falls_back_and_the_run_finishes(tmp_path):
     assert_metrics_tell_the_chain(run)
     assert_fed_again_and_not_generated_anew(run)
     assert run.rollbacks[0]["step"] in (3, 6)
-    assert_people_see_what_counts(run)
+    assert_people_see_what_counts(run, trackers)
     happened = [(event["event"], event["component"]) for event in run.events]
     assert happened == [("failure", "learner"), ("recovery", "learner")]
 

@@ -106,6 +106,13 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_instal
         check_trackers(("tensorboard", "no_such_tracker"))
 
 
+def test_a_folder_that_is_called_as_a_tracker_is_no_library(tmp_path, monkeypatch):
+    (tmp_path / "no_such_tracker" / "run-1").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="not installed"):
+        check_trackers(("no_such_tracker",))
+
+
 def test_a_setting_that_cannot_act_is_said():
     result = dry_run(*SMALL, "--objective.clipping.threshold", "10", "--objective.clipping.quantile", "null")
     assert result.code == 0
