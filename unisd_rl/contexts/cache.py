@@ -14,15 +14,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
 import unisd_rl
+from unisd_rl.contexts.prepared_rows import StoredRows
 from unisd_rl.errors import UserError
 from unisd_rl.storage.files import hash_file
 from unisd_rl.tasks.task import Task
@@ -34,6 +35,7 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MODEL_FILES = (".json", ".jinja", ".txt", ".model")
 SEGMENT_ROWS = 256
 Row = Mapping[str, Any]
+Item = TypeVar("Item")
 Inputs = Mapping[str, Any]
 """Everything that cached rows follow from, by name: settings, seeds and fingerprints."""
 
@@ -124,12 +126,16 @@ class Segments:
         Raises:
             UserError: the folder cannot be written, or a file was changed or is gone.
         """
+        self.make_missing(inputs, make)
+        return self.read()
+
+    def make_missing(self, inputs: Inputs, make: Callable[[int, range], Sequence[Row]]) -> None:
+        """The same without reading them."""
         if not self.finished:
             for number, indices in enumerate(self.ranges()):
                 if not self.has(number):
                     self.write(number, make(number, indices))
             self.finish(inputs)
-        return self.read()
 
     def write(self, segment: int, rows: Sequence[Row]) -> None:
         """Put a segment in its place, unless another process was first.
@@ -155,15 +161,23 @@ class Segments:
         Raises:
             UserError: a file was changed or is gone.
         """
-        manifest = json.loads(self._manifest.read_text(encoding="utf-8"))
         rows: list[Row] = []
+        for _, data in self._verified():
+            rows += [json.loads(line) for line in data.decode("utf-8", "surrogatepass").split("\n") if line]
+        return rows
+
+    def stored(self, make: Callable[[Row], Item]) -> StoredRows[Item]:
+        """All rows in order, compared in the same way, each read where it is asked for."""
+        return StoredRows([path for path, _ in self._verified()], make)
+
+    def _verified(self) -> Iterator[tuple[Path, bytes]]:
+        manifest = json.loads(self._manifest.read_text(encoding="utf-8"))
         for segment in manifest["segments"]:
             path = self.folder / segment["file"]
             data = path.read_bytes() if path.is_file() else b""
             if _checksum(data) != segment["xxh3"]:
                 raise UserError(f"{path} is not what was prepared: delete {self.folder} and it is made again")
-            rows += [json.loads(line) for line in data.decode("utf-8", "surrogatepass").split("\n") if line]
-        return rows
+            yield path, data
 
     @property
     def _manifest(self) -> Path:

@@ -44,6 +44,7 @@ from unisd_rl.contexts.views import Contexts, auxiliary_contexts, negative_candi
 from unisd_rl.models.check import ModelLimits
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.seeds import derive_seed
+from unisd_rl.tasks.mapped_examples import MappedExamples
 from unisd_rl.tasks.task import Task, grade_all
 from unisd_rl.types import Example, Message, Progress, Prompt, View, ViewKind
 
@@ -134,6 +135,8 @@ class Preparation:
             self.limits.check_positions(what, max(lengths, default=0), remedy)
 
     def _step_donors(self, rows: Sequence[PreparedRow]) -> StepDonors | None:
+        if self.config.contexts_read.donors_per_step is None:
+            return None
         template, most = AUXILIARY_TEMPLATES[self.config.contexts.order], self.config.rollout.max_prompt_tokens
         if self.limits is not None and self.limits.positions is not None:
             most = min(most, self.limits.positions - self.config.rollout.max_completion_tokens)
@@ -173,13 +176,16 @@ class Preparation:
         segments = Segments(folder_of(self.config, "held_out", inputs), len(task.evaluation))
         return [Lengths(**row) for row in segments.read_or_make(inputs, measured)]
 
-    def _rows(self) -> list[PreparedRow]:
+    def _rows(self) -> Sequence[PreparedRow]:
         inputs = {**training_inputs(self.config, self.task, self.model), "template": self.prompt_inputs}
         segments = Segments(folder_of(self.config, "problems", inputs), len(self.task.train))
-        rows = segments.read() if segments.finished else self._build(segments, inputs)
-        return [PreparedRow.from_json(row) for row in rows]
+        if not segments.finished:
+            self._build(segments, inputs)
+        if isinstance(self.task.train, MappedExamples):
+            return segments.stored(PreparedRow.from_json)
+        return [PreparedRow.from_json(row) for row in segments.read()]
 
-    def _build(self, segments: Segments, inputs: Inputs) -> list[Row]:
+    def _build(self, segments: Segments, inputs: Inputs) -> None:
         train = self.task.train
         with self.progress.progress("preparing contexts") as report, ExitStack() as stack:
             builder = self._builder(stack)
@@ -189,7 +195,7 @@ class Preparation:
                 report(indices.stop, len(train), "")
                 return [row.to_json() for row in rows]
 
-            return segments.read_or_make(inputs, built)
+            segments.make_missing(inputs, built)
 
     def _builder(self, stack: ExitStack) -> "ContextBuilder":
         """A builder; the generator, where one is needed, is closed with `stack`."""

@@ -12,7 +12,7 @@ A number is a completion's. With `rollout.answers_per_prompt` G, numbers gG .. g
 g, with one source and the same views, sampled with a seed of each number's own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,8 +83,8 @@ class Prepared:
     Never by id: where two problems had the same one, each would be shown with the other's answer.
     """
 
-    kept: tuple[Example, ...]
-    contexts: tuple[Contexts, ...]
+    kept: Sequence[Example]
+    contexts: Sequence[Contexts]
     report: PreparationReport
     step_donors: StepDonors | None = None
     """Where auxiliary views read donors of their step, these take the place of the prepared ones."""

@@ -1,9 +1,11 @@
 """Selection: limits on lengths, prepared problems as they are kept, which are trained on, and which data is refused."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 
 from unisd_rl.config import Config
@@ -11,14 +13,16 @@ from unisd_rl.config.contexts import GeneratedNegative, InductionAuxiliary
 from unisd_rl.config.own_model import Default
 from unisd_rl.config.task import ArithmeticTask
 from unisd_rl.contexts.cache import Row
+from unisd_rl.contexts.prepared_rows import Picked
 from unisd_rl.contexts.prompts import PreparationReport, Prepared
 from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat, other_example, with_demonstration
 from unisd_rl.contexts.views import Contexts
 from unisd_rl.errors import UserError
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.mapped_examples import MappedExamples
 from unisd_rl.tasks.perturbation import rationale_of
 from unisd_rl.tasks.task import Task
-from unisd_rl.types import Prompt
+from unisd_rl.types import Example, Prompt
 
 LIMITS = ("max_prompt_tokens", "max_completion_tokens")
 """Fields of `rollout` that say how long a text may be."""
@@ -111,16 +115,24 @@ def with_data_limits(config: Config, task: Task) -> tuple[Config, tuple[Default,
 
 
 def _longest_gold(task: Task, tokenizer: ChatTokenizer) -> int:
-    texts = {example.demonstration for example in (*task.train, *task.evaluation)}
+    seen = set[int]()  # hashes: all the texts together may be larger than memory
+    texts = (
+        example.demonstration
+        for example in chain(task.train, task.evaluation)
+        if (key := hash(example.demonstration)) not in seen and not seen.add(key)  # type: ignore[func-returns-value]
+    )
     return max((len(tokenizer.encode_completion(text)) for text in nlargest(_COUNTED, texts, key=len)), default=0)
 
 
 def _longest_view(config: Config, task: Task, tokenizer: ChatTokenizer) -> int:
     """Tokens of the longest prompt with whatever a view adds to it; of a context that a model writes, its limit."""
     read, written = config.contexts_read, 0
-    chats = [task.student_messages(example) for example in (*task.train, *task.evaluation)]
-    if config.reads_teacher:
-        chats += [with_demonstration(task.student_messages(example), example.demonstration) for example in task.train]
+    asked = (task.student_messages(example) for example in chain(task.train, task.evaluation))
+    solved = (
+        with_demonstration(task.student_messages(example), example.demonstration)
+        for example in (task.train if config.reads_teacher else ())
+    )
+    chats = nlargest(_COUNTED, chain(asked, solved), key=_characters)
     if isinstance(read.auxiliary, InductionAuxiliary):
         written = read.auxiliary.max_tokens
     elif read.auxiliary is not None and task.train:
@@ -164,37 +176,44 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
     """
     limits, read = config.rollout, config.contexts_read
     views = read.auxiliary.views if read.auxiliary else 0
-    kept, too_long, without_views, longest = list[int](), 0, 0, (0, "")
+    solutions = _solutions(task) if read.negative else frozenset()
+    kept, counts, longest = list[int](), Counter[str](), (0, "")
     for index, row in enumerate(rows):
+        counts["right"] += row.right
+        counts["implausible"] += row.implausible
         if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
-            too_long += 1
+            counts["too_long"] += 1
             longest = max(longest, (max(row.lengths.prompt, row.lengths.gold), row.id), key=lambda length: length[0])
         elif len(row.contexts.auxiliary) < views:
-            without_views += 1
+            counts["without_views"] += 1
         else:
             kept.append(index)
+            counts["without_negative"] += bool(read.negative) and row.contexts.negative is None
+            counts["borrowed"] += hash(row.contexts.negative) in solutions
     report = PreparationReport(
         examples=len(rows),
         kept=len(kept),
-        too_long=too_long,
+        too_long=counts["too_long"],
+        without_views=counts["without_views"],
+        without_negative=counts["without_negative"],
+        right=counts["right"],
+        implausible=counts["implausible"],
+        held_out=len(task.evaluation),
+        borrowed=counts["borrowed"],
         longest=longest[0],
         longest_id=longest[1],
-        without_views=without_views,
-        without_negative=sum(rows[index].contexts.negative is None for index in kept) if read.negative else 0,
-        right=sum(row.right for row in rows),
-        implausible=sum(row.implausible for row in rows),
-        held_out=len(task.evaluation),
-        borrowed=_borrowed(task, [rows[index].contexts.negative for index in kept]) if read.negative else 0,
     )
     _check_losses(config, report)
-    examples, contexts = (task.train[index] for index in kept), (rows[index].contexts for index in kept)
-    return Prepared(tuple(examples), tuple(contexts), report)
+    if isinstance(task.train, MappedExamples):
+        contexts = Picked[Contexts](rows, kept, lambda row: row.contexts)
+        return Prepared(Picked[Example](task.train, kept, lambda example: example), contexts, report)
+    return Prepared(tuple(task.train[index] for index in kept), tuple(rows[index].contexts for index in kept), report)
 
 
-def _borrowed(task: Task, negatives: Sequence[str | None]) -> int:
-    """How many wrong demonstrations are another problem's solution; a bare "Answer: C" is nobody's."""
-    solutions = {example.demonstration for example in task.train if rationale_of(example.demonstration)}
-    return sum(negative in solutions for negative in negatives)
+def _solutions(task: Task) -> frozenset[int]:
+    """Hashes of all worked solutions, for the wrong demonstrations that are another problem's; a bare "Answer: C" is
+    nobody's."""
+    return frozenset(hash(each.demonstration) for each in task.train if rationale_of(each.demonstration))
 
 
 def _check_losses(config: Config, report: PreparationReport) -> None:

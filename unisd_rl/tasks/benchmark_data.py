@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unisd_rl.config.task import Benchmark
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.data_files import load_split
+from unisd_rl.tasks.data_files import iter_split
 from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
 from unisd_rl.types import Example
 
@@ -33,7 +33,7 @@ def from_hub(
         UserError: `datasets` cannot load them, or they lack one of `fields`.
     """
     local = "; set task.data to a local copy"
-    return load_split("task.hub", hub, name, split, fields, optional, no_data=local, no_field=local)
+    return list(iter_split("task.hub", hub, name, split, fields, optional, no_data=local, no_field=local))
 
 
 def by_split(records: Iterable[SourceRecord], names: Sequence[str]) -> dict[str, list[SourceRecord]]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unisd_rl.tasks.source_records import SourceRecord
+from unisd_rl.tasks.source_records import SourceRecord, half_of_a_pair
 from unisd_rl.types import TOOLS, Message
 
 Chat = tuple[Message, ...]
@@ -99,6 +99,8 @@ def _turn(record: SourceRecord, name: str, turn: object) -> Message:
     text = _text(content)
     if text is None or not (text.strip() or extra):
         raise record.wrong(f"{name} must have a content that is text and not empty, but it is {content!r:.80}")
+    if half := half_of_a_pair([role, text]):
+        raise record.wrong(f"{name} holds {half!r}, half of a surrogate pair, which is no character")
     return Message(_ROLES.get(role, role), text, json.dumps(extra, ensure_ascii=False) if extra else "")
 
 

@@ -8,17 +8,18 @@ import csv
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unisd_rl.errors import UserError
-from unisd_rl.tasks.source_records import SourceRecord, read_records
+from unisd_rl.tasks.source_records import SourceRecord, iter_records
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_ROWS = 1000  # of Parquet, read at a time
 _KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -43,13 +44,14 @@ def named_files(setting: str, path: str) -> list[Path]:
     return list(map(Path, files))
 
 
-def read_files(setting: str, path: str, fields: Sequence[str], remedy: str = "") -> list[SourceRecord]:
-    """The records of all files that a path or a pattern names.
+def iter_files(setting: str, path: str, fields: Sequence[str], remedy: str = "") -> Iterator[SourceRecord]:
+    """The records of all files that a path or a pattern names, as they are read.
 
     Raises:
         UserError: see `named_files`; a file cannot be read, or lacks one of `fields` (the sentence ends with `remedy`).
     """
-    return [record for file in named_files(setting, path) for record in _read(file, fields, remedy)]
+    for file in named_files(setting, path):
+        yield from _read(file, fields, remedy)
 
 
 def first_record(file: Path) -> SourceRecord:
@@ -69,26 +71,35 @@ def first_record(file: Path) -> SourceRecord:
         if rows is None:
             raise UserError(f"{file} holds no records")
         return SourceRecord(f"{file}, record 0", rows.to_pylist()[0])
-    return _read(file, (), "")[0]
+    return next(_read(file, (), ""))
 
 
-def _read(file: Path, fields: Sequence[str], remedy: str) -> list[SourceRecord]:
+def _read(file: Path, fields: Sequence[str], remedy: str) -> Iterator[SourceRecord]:
     match _kind(file):
         case ".csv":
-            return read_csv(file, fields, remedy)
+            return iter_csv(file, fields, remedy)
         case ".tsv":
-            return read_csv(file, fields, remedy, delimiter="\t")
+            return iter_csv(file, fields, remedy, delimiter="\t")
         case ".parquet":
-            return read_parquet(file, fields, remedy)
+            return iter_parquet(file, fields, remedy)
         case _:
-            return read_records(file, "", remedy)
+            return iter_records(file, "", remedy)
 
 
 def _kind(file: str | Path) -> str:
     return Path(file).suffix.lower()
 
 
-def read_csv(path: Path, fields: Sequence[str], remedy: str = "", delimiter: str = ",") -> list[SourceRecord]:
+def read_csv(path: Path, fields: Sequence[str], remedy: str = "") -> list[SourceRecord]:
+    """All of `iter_csv`.
+
+    Raises:
+        UserError: see there.
+    """
+    return list(iter_csv(path, fields, remedy))
+
+
+def iter_csv(path: Path, fields: Sequence[str], remedy: str = "", delimiter: str = ",") -> Iterator[SourceRecord]:
     """The records of a CSV file with a header, in UTF-8. Every cell is text as it stands: nothing is guessed.
 
     Raises:
@@ -98,22 +109,21 @@ def read_csv(path: Path, fields: Sequence[str], remedy: str = "", delimiter: str
     csv.field_size_limit(sys.maxsize)  # the default refuses cells of more than 128 KiB
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, delimiter=delimiter, strict=True) if row]
+            rows = (row for row in csv.reader(file, delimiter=delimiter, strict=True) if row)
+            header = next(rows, None)
+            if header is None:
+                raise UserError(f"{path} holds no records")
+            _check_columns(str(path), header, fields, remedy)
+            for number, row in enumerate(rows, start=1):
+                if len(row) != len(header):
+                    raise UserError(f"{path}, row {number}: it has {len(row)} cells, but the header has {len(header)}")
+                yield SourceRecord(f"{path}, row {number}", dict(zip(header, row, strict=True)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
-    if not rows:
-        raise UserError(f"{path} holds no records")
-    header, *cells = rows
-    _check_columns(str(path), header, fields, remedy)
-    for number, row in enumerate(cells, start=1):
-        if len(row) != len(header):
-            raise UserError(f"{path}, row {number}: it has {len(row)} cells, but the header has {len(header)}")
-    records = (dict(zip(header, row, strict=True)) for row in cells)
-    return [SourceRecord(f"{path}, row {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def read_parquet(path: Path, fields: Sequence[str], remedy: str = "") -> list[SourceRecord]:
-    """The records of a Parquet file; of their fields those in `fields`.
+def iter_parquet(path: Path, fields: Sequence[str], remedy: str = "") -> Iterator[SourceRecord]:
+    """The records of a Parquet file, a batch of rows at a time; of their fields those in `fields`.
 
     Raises:
         UserError: it cannot be read, lacks one of `fields` (the sentence ends with `remedy`), or has a column twice.
@@ -125,13 +135,17 @@ def read_parquet(path: Path, fields: Sequence[str], remedy: str = "") -> list[So
     try:
         file = pq.ParquetFile(path)
         _check_columns(str(path), file.schema_arrow.names, fields, remedy)
-        rows = datasets.Dataset(file.read(list(dict.fromkeys(fields))))
+        columns, read = list(dict.fromkeys(fields)), 0
+        for batch in file.iter_batches(_ROWS, columns=columns):
+            schema = pa.schema([batch.schema.field(name) for name in batch.schema.names], file.schema_arrow.metadata)
+            rows = datasets.Dataset(pa.Table.from_batches([batch]).cast(schema))
+            yield from _records(rows, str(path), read)
+            read += len(rows)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet: {_reason(error)}") from error
-    return _records(rows, str(path))
 
 
-def load_split(
+def iter_split(
     setting: str,
     path: str,
     name: str | None,
@@ -140,8 +154,9 @@ def load_split(
     optional: Sequence[str] = (),
     no_data: str = "",
     no_field: str = "",
-) -> list[SourceRecord]:
-    """The records of one split, as `datasets.load_dataset(path, name)` has them.
+) -> Iterator[SourceRecord]:
+    """The records of one split, as `datasets.load_dataset(path, name)` has them: its rows are mapped, and each is read
+    when it comes.
 
     Of their fields those in `fields`, which each must have, and those in `optional`. `no_data` and `no_field` are the
     remedies where there are no such records, or no such field.
@@ -168,7 +183,7 @@ def load_split(
     for column, kind in rows.features.items():
         if isinstance(kind, datasets.Image):  # only whether there is one matters
             rows = rows.cast_column(column, datasets.Image(decode=False))
-    return _records(rows, f"{path}, split {split!r}")
+    yield from _records(rows, f"{path}, split {split!r}")
 
 
 def _reason(error: BaseException) -> str:
@@ -190,13 +205,15 @@ def _check_columns(location: str, columns: Sequence[str], fields: Sequence[str],
             raise UserError(f"{location}: the field {field!r} occurs twice: leave out or rename one of them")
 
 
-def _records(rows: "Dataset", location: str) -> list[SourceRecord]:
-    """Rows of `datasets` as records, labels by their names: the numbers of a ClassLabel are no one's answers."""
+def _records(rows: "Dataset", location: str, first: int = 0) -> Iterator[SourceRecord]:
+    """Rows of `datasets` as records, numbered from `first`, labels by their names: the numbers of a ClassLabel are no
+    one's answers."""
     import datasets
 
     labels = {name: kind.names for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     named = ({**row, **{name: _label(row[name], names) for name, names in labels.items()}} for row in rows)
-    return [SourceRecord(f"{location}, record {number}", row) for number, row in enumerate(named)]
+    for number, row in enumerate(named, start=first):
+        yield SourceRecord(f"{location}, record {number}", row)
 
 
 def _label(number: int | None, names: Sequence[str]) -> str | None:

@@ -17,10 +17,11 @@ from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.answer_rules import AnswerRule, Stated, answer_rule
 from unisd_rl.tasks.chat_rows import Chat, asking, chat_of, is_chat, question_of, solved, tools_of
 from unisd_rl.tasks.corruption import Corruption
-from unisd_rl.tasks.data_files import load_split, names_files, read_files
+from unisd_rl.tasks.data_files import iter_files, iter_split, names_files
+from unisd_rl.tasks.mapped_examples import gathered
 from unisd_rl.tasks.multiple_choice import ListedOptions
 from unisd_rl.tasks.programs import mutated_demonstrations
-from unisd_rl.tasks.source_records import SourceRecord, print_once, read_records
+from unisd_rl.tasks.source_records import SourceRecord, iter_records, print_once
 from unisd_rl.tasks.task import normalized
 from unisd_rl.types import Example, Message
 
@@ -75,9 +76,9 @@ def load_jsonl(config: JsonlTask) -> Records:
     """
     rule = answer_rule(config.grader)
 
-    def read(path: Path) -> list[Example]:
-        records = read_records(path, "task.train and task.evaluation take JSON Lines files", _NO_FIELD)
-        return _examples(records, config.fields, rule)
+    def read(path: Path) -> Sequence[Example]:
+        records = iter_records(path, "task.train and task.evaluation take JSON Lines files", _NO_FIELD)
+        return gathered(_examples(records, config.fields, rule))
 
     train, evaluation = read(config.train), read(config.evaluation) if config.evaluation else None
     return records_of(train, evaluation, config.eval_examples, str(config.train), config.grader)
@@ -93,7 +94,7 @@ def load_datasets(config: DatasetsTask) -> Records:
     return records_of(*load(config, rule), config.eval_examples, config.path, config.grader)
 
 
-def _from_files(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], list[Example] | None]:
+def _from_files(config: DatasetsTask, rule: AnswerRule) -> tuple[Sequence[Example], Sequence[Example] | None]:
     given = {"name": config.name, "train_split": config.train_split, "eval_split": config.eval_split}
     for field, value in given.items():
         if value != DatasetsTask.model_fields[field].default:
@@ -102,13 +103,14 @@ def _from_files(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], 
                 "out, or name their folder"
             )
 
-    def read(setting: str, path: str) -> list[Example]:
-        return _examples(read_files(setting, path, _names(config.fields), _NO_FIELD), config.fields, rule)
+    def read(setting: str, path: str) -> Sequence[Example]:
+        records = iter_files(setting, path, _names(config.fields), _NO_FIELD)
+        return gathered(_examples(records, config.fields, rule))
 
     return read("task.path", config.path), read("task.evaluation", config.evaluation) if config.evaluation else None
 
 
-def _from_splits(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example], list[Example] | None]:
+def _from_splits(config: DatasetsTask, rule: AnswerRule) -> tuple[Sequence[Example], Sequence[Example] | None]:
     if config.evaluation is not None:
         raise UserError(
             f"task.evaluation = {config.evaluation!r} goes with files, and task.path = {config.path!r} names none; "
@@ -116,9 +118,9 @@ def _from_splits(config: DatasetsTask, rule: AnswerRule) -> tuple[list[Example],
         )
     fields = config.fields
 
-    def read(split: str) -> list[Example]:
-        records = load_split("task.path", config.path, config.name, split, _names(fields), no_field=_NO_FIELD)
-        return _examples(records, fields, rule)
+    def read(split: str) -> Sequence[Example]:
+        records = iter_split("task.path", config.path, config.name, split, _names(fields), no_field=_NO_FIELD)
+        return gathered(_examples(records, fields, rule))
 
     return read(config.train_split), read(config.eval_split) if config.eval_split else None
 
@@ -136,8 +138,8 @@ def check_files(config: JsonlTask | DatasetsTask) -> None:
 
 
 def records_of(
-    train: list[Example],
-    evaluation: list[Example] | None,
+    train: Sequence[Example],
+    evaluation: Sequence[Example] | None,
     count: int | None,
     origin: str,
     grader: GraderConfig | None = None,
@@ -179,17 +181,18 @@ def _names(fields: Fields) -> list[str]:
     return [name for name in names if name]
 
 
-def _examples(records: Iterable[SourceRecord], fields: Fields, rule: AnswerRule) -> list[Example]:
+def _examples(records: Iterable[SourceRecord], fields: Fields, rule: AnswerRule) -> Iterator[Example]:
     """Records as examples, in order; where no field is named, the id of one is its position."""
-    examples: dict[str, Example] = {}
+    seen = set[str]()
     for position, record in enumerate(records):
         example = _example(record, fields, rule, str(position))
-        if example.id in examples:
-            raise record.wrong(f"the id {example.id!r} occurs twice; ids must differ, or leave out fields.id")
+        if fields.id is not None:
+            if example.id in seen:
+                raise record.wrong(f"the id {example.id!r} occurs twice; ids must differ, or leave out fields.id")
+            seen.add(example.id)
         if reason := rule.unusable(example):
             raise record.wrong(f"{reason}, which the grader needs (task.grader)")
-        examples[example.id] = example
-    return list(examples.values())
+        yield example
 
 
 def _example(record: SourceRecord, fields: Fields, rule: AnswerRule, position: str) -> Example:

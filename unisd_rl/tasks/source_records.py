@@ -7,13 +7,16 @@ field. `data_files.py` reads what is no JSON.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unisd_rl.errors import UserError
 from unisd_rl.terminal import say
+
+_MARK = b"\xef\xbb\xbf"  # a byte order mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +96,29 @@ def _is_integer(value: object) -> bool:
 
 
 def read_records(path: Path, no_file: str, no_field: str = "") -> list[SourceRecord]:
-    """The records of a JSON Lines file, blank lines skipped, or of a file that is one JSON array.
+    """All of `iter_records`.
+
+    Raises:
+        UserError: see there.
+    """
+    return list(iter_records(path, no_file, no_field))
+
+
+def iter_records(path: Path, no_file: str, no_field: str = "") -> Iterator[SourceRecord]:
+    """The records of a JSON Lines file, read line by line, blank lines skipped, or of a file that is one JSON array.
 
     `no_file` and `no_field` are the remedies where the file, or a field of a record, is missing.
 
     Raises:
         UserError: the file is missing or empty, or something in it is no JSON object.
     """
-    data = _content(path, no_file)
-    numbered = _array(path, data) if data.lstrip(b" \t\r\n")[:1] == b"[" else _lines(path, data)
-    records = [_object_at(location, value, no_field) for location, value in numbered]
-    if not records:
+    numbered = _array(path, _content(path, no_file)) if _is_array(path, no_file) else _lines(path)
+    record = None
+    for location, value in numbered:
+        record = _object_at(location, value, no_field)
+        yield record
+    if record is None:
         raise UserError(f"{path} holds no records")
-    return records
 
 
 def read_object(path: Path, no_file: str) -> SourceRecord:
@@ -130,7 +143,7 @@ def _content(path: Path, no_file: str) -> bytes:
     if not path.is_file():
         raise UserError(f"{path} is not a file; {no_file}")
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        return path.read_bytes().removeprefix(_MARK)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -140,11 +153,31 @@ def _array(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
         yield f"{path}, record {number}", value
 
 
-def _lines(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            location = f"{path}, line {number}"
-            yield location, _parsed(line, location, "object")
+def _is_array(path: Path, no_file: str) -> bool:
+    """Whether the first character of a file that is no white space opens an array."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; {no_file}")
+    with _opened(path) as file:
+        first = next((line for line in file if line.removeprefix(_MARK).strip()), b"")
+    return first.removeprefix(_MARK).lstrip()[:1] == b"["
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(_MARK) if number == 1 else line
+            if line.strip():
+                location = f"{path}, line {number}"
+                yield location, _parsed(line.removesuffix(b"\n"), location, "object")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _parsed(data: bytes, location: str, kind: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol, runtime_checkable
 
 from unisd_rl.cluster.cores import available_cores
@@ -164,8 +164,14 @@ def check_gold(task: Task, origin: str, most: int) -> None:
         UserError: it finds nearly all of them wrong, so that neither they nor the accuracy would mean anything.
         SandboxError: the sandbox failed.
     """
-    gold = [example for example in (*task.train, *task.evaluation) if example.demonstration.strip()]
-    read = gold[:: max(1, -(-len(gold) // most))]
+    places = [
+        place for place, example in enumerate(chain(task.train, task.evaluation)) if example.demonstration.strip()
+    ]
+    count = len(task.train)
+    read = [
+        task.train[place] if place < count else task.evaluation[place - count]
+        for place in places[:: max(1, -(-len(places) // most))]
+    ]
     answers = [(example.demonstration, example) for example in read]
     right = of_own_code(origin, "grade of a worked solution", grade_all, task, answers)
     wrong = [example for example, is_right in zip(read, right, strict=True) if not is_right]
@@ -184,8 +190,10 @@ def check_gold(task: Task, origin: str, most: int) -> None:
 def describe_overlap(task: Task) -> str | None:
     """How many held-out problems the student reads in the words of a training problem (case and white space apart), and
     the first by name; None where none is. Benchmarks have such problems too."""
-    trained = {_asked(task, example): example.id for example in task.train}
-    both = [(example.id, trained[asked]) for example in task.evaluation if (asked := _asked(task, example)) in trained]
+    asked = {example.id: _asked(task, example) for example in task.evaluation}
+    wanted = set(asked.values())
+    trained = {words: example.id for example in task.train if (words := _asked(task, example)) in wanted}
+    both = [(name, trained[words]) for name, words in asked.items() if words in trained]
     if not both:
         return None
     (held_out, training), count = both[0], len(both)
@@ -196,7 +204,8 @@ def describe_overlap(task: Task) -> str | None:
 
 
 def _asked(task: Task, example: Example) -> tuple[str, ...]:
-    return tuple(normalized(" ".join(turn.texts[1:])) for turn in task.student_messages(example))
+    # Past the cache of `normalized`, which would keep these texts.
+    return tuple(normalized.__wrapped__(" ".join(turn.texts[1:])) for turn in task.student_messages(example))
 
 
 def _check_form(example: Example, name: str) -> None:

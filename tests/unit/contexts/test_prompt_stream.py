@@ -85,7 +85,9 @@ def test_a_problem_and_its_reference_answer_stand_at_the_same_place():
 def test_prompts_that_do_not_fit_are_counted_and_leave_no_hole():
     unfit = {TASK.train[3].id, TASK.train[7].id}
     prompts = stream(fits=lambda prompt: prompt.id not in unfit)
-    assert prompts.preparation == PreparationReport(examples=40, kept=38, too_long=2, held_out=5)
+    assert prompts.preparation == PreparationReport(
+        examples=40, kept=38, too_long=2, held_out=5, longest=10**6, longest_id=TASK.train[3].id
+    )
     assert prompts.preparation.dropped == 2
     assert len(prompts) == 38
     assert {prompts.prompt(number).prompt.id for number in range(38)}.isdisjoint(unfit)

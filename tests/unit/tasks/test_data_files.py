@@ -247,7 +247,11 @@ def test_a_field_or_column_that_occurs_twice_is_refused(tmp_path):
         ("a.csv", b"prompt,demonstration,answer\nQ,W\n", "row 1: it has 2 cells, but the header has 3"),
         ("a.csv", b"prompt,demonstration,answer\nQ,W,1,2\n", "row 1: it has 4 cells, but the header has 3"),
         ("a.csv", b'prompt,demonstration,answer\nQ,"W,1\n', "cannot be read as CSV: unexpected end of data"),
-        ("a.csv", "prompt\nä".encode("latin-1"), "cannot be read as CSV: 'utf-8' codec can't decode"),
+        (
+            "a.csv",
+            b"prompt,demonstration,answer\n\xe4,W,1",
+            "cannot be read as CSV: 'utf-8' codec can't decode",
+        ),
         ("a.jsonl", b"[" * 100_000, "not a JSON array"),
         ("a.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: not a JSON object"),
         ("a.jsonl", b'{"prompt": ' + b"1" * 10_000 + b"}", "line 1: not a JSON object"),
@@ -314,3 +318,12 @@ def test_held_out_records_of_ones_own_are_evaluated_as_many_as_there_are(tmp_pat
 def test_one_record_cannot_be_both_trained_on_and_held_out(tmp_path):
     path = write_json(tmp_path / "a.jsonl", ROWS[:1])
     assert "has 1 records and the last task.eval_examples = 1 would be held out" in refusal(task(path))
+
+
+def test_several_splits_and_parts_of_one_are_trained_on_together(tmp_path):
+    write_json(tmp_path / "train.jsonl", ROWS[:4])
+    write_json(tmp_path / "validation.jsonl", ROWS[4:6])
+    write_json(tmp_path / "test.jsonl", ROWS[6:])
+    loaded = load_task(task(tmp_path, train_split="train[:3]+validation", eval_split="test"))
+    assert [example.question for example in loaded.train] == ["Q0", "Q1", "Q2", "Q4", "Q5"]
+    assert [example.question for example in loaded.evaluation] == ["Q6", "Q7", "Q8", "Q9"]
