@@ -1,9 +1,13 @@
 """The commands `report` and `compare`: where the page goes, and what is refused."""
 
+import gzip
+import json
+
 import pytest
 
 from tests.fakes.run_folder import run_folder, step
 from unisd_rl import compare, report
+from unisd_rl.storage.timeline import Track
 
 
 def test_report_writes_the_page_into_the_runs_folder_and_names_it(tmp_path, capsys):
@@ -11,6 +15,17 @@ def test_report_writes_the_page_into_the_runs_folder_and_names_it(tmp_path, caps
     assert report.main([str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert (run / "report.html").is_file()
+
+
+def test_report_also_writes_the_timeline_where_the_processes_wrote_spans(tmp_path, capsys):
+    run = run_folder(tmp_path / "run", [step(0)])
+    track = Track(run, "driver")
+    track.add("learning", 1.0, 2.0, step=0)
+    track.flush()
+    assert report.main([str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n{run / 'timeline.json.gz'}\n"
+    trace = json.loads(gzip.decompress((run / "timeline.json.gz").read_bytes()))
+    assert [event["name"] for event in trace["traceEvents"] if event["ph"] == "X"] == ["learning"]
 
 
 def test_compare_writes_one_page_of_all_runs(tmp_path, capsys):
