@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
-from actors.process import ActorFailed, ActorProcess, PendingCall
+from actors.process import ActorFailed, ActorProcess, PendingCall, look_at
 from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, ChatRequest, ChoiceRequest, RolloutActor
 from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
@@ -41,6 +41,7 @@ from unisd_rl.types import ActorReport, Event, Failure, OnWait, PolicyVersion, P
 _CALL_TIMEOUT_S = 60.0  # for calls that only ask
 _CLOSE_TIMEOUT_S = 20.0
 _QUIET_S = 3.0  # how long places are looked for before the console says so: Ray needs a moment to give them
+_SPREAD_S = 1e-4  # an actor: what looking at it once costs, about
 _POLL_S = 1.0  # how often a wait looks at what goes on in the background
 
 
@@ -251,6 +252,7 @@ class RolloutGroup:
         """
         if not self._supervisors:
             return
+        look_at([call for actor in self._supervisors for call in actor.calls])
         for actor in self._supervisors:
             actor.check()
         if not self._desired.first_start and self._target is not None:
@@ -311,7 +313,9 @@ class RolloutGroup:
     def _wait(self, timeout_s: float, others: Sequence[PendingCall] = ()) -> None:
         """Return when a call that moves an actor on, or one of the `others`, is done, or after `timeout_s` seconds."""
         calls = [*others, *(call for actor in self._supervisors for call in actor.awaited)]
-        wait([call.reference for call in calls], timeout_s)
+        if wait([call.reference for call in calls], timeout_s):
+            # Others are about to end too: to look at all after each would take the square of their number.
+            runtime().sleep(_SPREAD_S * len(self._supervisors))
 
     def _wait_for_placement(self) -> None:
         limit_s, bundle = self._spec.config.run.cluster_timeout_s, rollout_bundle(self._spec.config)

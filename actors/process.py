@@ -1,6 +1,6 @@
 """One rollout actor as a process of the cluster: its place, its environment, and calls to it that nobody waits for."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -43,10 +43,12 @@ class PendingCall(Generic[Result]):
 
     def __init__(self, reference: Call[Result], name: str, log: Path) -> None:
         self.reference, self._name, self._log = reference, name, log
+        self.seen_ended: bool | None = None
+        """What `look_at` found last; None where it never did."""
 
     def done(self) -> bool:
         """Whether it has ended, well or not: `result` will not wait."""
-        return done(self.reference)
+        return done(self.reference) if self.seen_ended is None else self.seen_ended
 
     def result(self) -> Result:
         """What the call returned, which must be done.
@@ -63,6 +65,18 @@ class PendingCall(Generic[Result]):
         except CallFailed as error:
             what = f"{self._name} stopped: {error}; its log is {self._log}"
             raise ActorFailed(what, _permanent()) from error
+
+
+def look_at(calls: Sequence[PendingCall[Any]]) -> None:
+    """Ask once which of these have ended, for all of them: their `done` says so until this is called again.
+
+    Asked one by one, some hundred actors cost the driver most of its time.
+    """
+    open_calls = [call for call in calls if not call.seen_ended]
+    if open_calls:
+        ended = set(runtime().wait([call.reference for call in open_calls], 0.0, count=len(open_calls)))
+        for call in open_calls:
+            call.seen_ended = call.reference in ended
 
 
 def _permanent() -> type[RunFailed] | None:

@@ -137,6 +137,13 @@ class ActorSupervisor:
         return [call for call in calls if call is not None]
 
     @property
+    def calls(self) -> list[PendingCall]:
+        """The calls that `check` looks at."""
+        current = self._current
+        others = (current.running, current.ping) if current is not None else ()
+        return [*self.awaited, *(call for call in others if call is not None)]
+
+    @property
     def pulse(self) -> Pulse | None:
         """The newest answer to a ping of the present process."""
         return self._current.pulse if self._current else None

@@ -6,11 +6,13 @@ import pytest
 
 from actors import group
 from actors.group import OutageTimer, RolloutGroup, print_event
+from actors.process import PendingCall
 from actors.rollout_actor import ActorSpec
-from actors.supervisor import State
-from tests.fakes.hand_moved import Clock, HandCall, Rig
+from actors.supervisor import ActorSupervisor, State
+from tests.fakes.hand_moved import VERSION_0, Clock, HandCall, HandProcess, Rig, pulse
 from unisd_rl.cluster import ray_runtime
 from unisd_rl.cluster.cores import CorePlan
+from unisd_rl.cluster.runtime import using
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
 from unisd_rl.errors import RunFailed, UserError
@@ -32,7 +34,7 @@ def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
 class Unplaced:
     """An actor that no node has room for."""
 
-    state, awaited, process = State.PLACING, (), None
+    state, awaited, calls, process = State.PLACING, (), (), None
 
     def check(self):
         pass
@@ -56,14 +58,14 @@ def test_actors_without_a_place_are_waited_for_in_words_and_not_for_ever(monkeyp
 class Sleeper:
     """A serving actor that falls asleep at the second look at it, or never."""
 
-    name, state, awaited, pulse, applied = "rollout-0", State.SERVING, (), None, None
+    name, state, awaited, calls, pulse, applied = "rollout-0", State.SERVING, (), (), None, None
 
     def __init__(self, sleeps=True):
-        self.process, self.calls, self.reference = self, [], None
+        self.process, self.called, self.reference = self, [], None
         self._sleeps, self._looks = sleeps, 0
 
     def call(self, method):
-        self.calls.append(method.__name__)
+        self.called.append(method.__name__)
         return self
 
     def done(self):
@@ -85,11 +87,11 @@ def test_the_learners_turn_begins_when_the_actor_sleeps_and_it_is_woken_after_it
     actor, waited = Sleeper(), []
     actors = with_one(actor, monkeypatch)
     with actors.asleep(10.0, lambda: waited.append(1)):
-        assert (actor.calls, len(waited)) == (["sleep"], 2)
+        assert (actor.called, len(waited)) == (["sleep"], 2)
         with actors.leases_paused():  # an evaluation in the learner's turn
-            assert actor.calls == ["sleep"]
+            assert actor.called == ["sleep"]
         assert actors._desired.leases_paused, "one that joins now leases nothing"
-    assert actor.calls == ["sleep", "resume_leases"]
+    assert actor.called == ["sleep", "resume_leases"]
     assert not actors._desired.leases_paused
 
 
@@ -98,7 +100,7 @@ def test_an_actor_that_never_falls_asleep_ends_the_wait_in_words_and_goes_on(mon
     told = r"waited 0\.01 s for rollout-0 to complete what it holds before the learner's turn \(run\.step_timeout_s\)"
     with pytest.raises(RunFailed, match=told), with_one(actor, monkeypatch).asleep(0.01):
         raise AssertionError("its turn never comes")
-    assert actor.calls == ["sleep", "resume_leases"]
+    assert actor.called == ["sleep", "resume_leases"]
 
 
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
@@ -129,6 +131,7 @@ def test_weights_are_asked_of_all_at_once_and_one_that_never_applies_them_is_rep
 
     monkeypatch.setattr(group, "wait", wait)
     monkeypatch.setattr(HandCall, "reference", None, raising=False)
+    monkeypatch.setattr(group, "look_at", lambda calls: None)  # these say themselves that they have ended
     config = load_recipe("unisd_star", {"rollout": {"actors": 3}})
     actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
     actors._supervisors, actors._desired = [rig.actor for rig in rigs], rigs[0].desired
@@ -141,3 +144,88 @@ def test_weights_are_asked_of_all_at_once_and_one_that_never_applies_them_is_rep
     assert not any(process.killed for process in others)
     assert ("rollout-0 did not apply" in rigs[0].events[0].reason, rigs[0].retired) == (True, ["rollout-0"])
     actors.wait_for(VERSION_1, timeout_s=0.001)  # while it is away, those that serve are enough
+
+
+class CountingRuntime:
+    """Answers are there when their calls' references are `ended`; counts how often it is asked."""
+
+    unreachable = lost = ()
+    separate = True
+
+    def __init__(self):
+        self.waits, self.ended, self.slept_s = 0, set(), 0.0
+
+    def wait(self, calls, timeout_s, count=1):
+        self.waits += 1
+        return [call for call in calls if call in self.ended][:count]
+
+    def get(self, call, timeout_s):
+        return call.answer
+
+    def sleep(self, seconds):
+        self.slept_s += seconds
+
+
+class Reference:
+    """Of a call whose answer is given beforehand."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+
+class CountedProcess(HandProcess):
+    """Its calls are `PendingCall`s that end all at once."""
+
+    def __init__(self, name, carrier):
+        super().__init__(name)
+        self._carrier, self.made = carrier, []
+        self.placed = self._pending(None)
+
+    def _pending(self, answer):
+        self.made.append(Reference(answer))
+        return PendingCall(self.made[-1], self.name, self.log)
+
+    def call(self, method, *arguments):
+        return self._pending({"start": VERSION_0, "ping": pulse(VERSION_1), "update": VERSION_1}.get(method.__name__))
+
+    def end_all(self):
+        self._carrier.ended.update(self.made)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_one_look_at_any_number_of_actors_asks_once_and_misses_nothing(count):
+    carrier, clock, processes, events = CountingRuntime(), Clock(), [], []
+    config = load_recipe("unisd_star", {"rollout": {"actors": count}})
+    actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
+
+    def begin(name):
+        processes.append(CountedProcess(name, carrier))
+        return processes[-1]
+
+    def looked():
+        before = carrier.waits
+        actors.check()
+        return carrier.waits - before
+
+    actors._supervisors = [
+        ActorSupervisor(index, config, actors._desired, begin, lambda name: None, events.append, clock)
+        for index in range(count)
+    ]
+    with using(carrier):
+        actors._adjust_count()
+        assert looked() == 1
+        for state in (State.STARTING, State.SERVING):  # placed; started
+            for process in processes:
+                process.end_all()
+            assert looked() == 1
+            assert [actor.state for actor in actors._supervisors] == [state] * count
+        clock.now += config.faults.ping_s
+        actors.check()
+        actors.broadcast(VERSION_1)
+        assert looked() == 1
+        for process in processes:
+            process.end_all()
+        assert looked() == 1
+        assert (list(actors.pulses.values()), actors.serving) == ([pulse(VERSION_1)] * count, count)
+        assert {actor.applied for actor in actors._supervisors} == {VERSION_1}
+    assert not events
