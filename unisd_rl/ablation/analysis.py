@@ -63,6 +63,7 @@ class RowNumbers:
     generated_tokens: float
     trained_tokens: float
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     trials: int
 
@@ -161,6 +162,7 @@ def _numbers(row: str, runs: Sequence[Result], compared: Difference | None, init
         generated_tokens=measured("generated_tokens") or 0.0,
         trained_tokens=measured("trained_tokens") or 0.0,
         seconds=measured("seconds") or 0.0,
+        cpu_seconds=measured("cpu_seconds") or 0.0,
         peak_mib=measured("peak_mib") or 0.0,
         trials=0 if initial else max(run.trials for run in runs),
     )

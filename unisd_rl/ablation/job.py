@@ -57,7 +57,10 @@ class GridJob:
             jobs = jobs or default_jobs([run.config for run in missing])
             say(f"{len(missing)} of {len(self._runs)} runs to make, {jobs} at a time")
             self._clock = _TimeLeft(len(missing), jobs)
-            Runner(self._grid.limit_minutes, jobs, self._finished, self._failed).make(missing)
+            try:
+                Runner(self._grid.limit_minutes, jobs, self._finished, self._failed).make(missing)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"stopped; go on with: unisd-rl ablate {self._path}") from None
 
     def report(self) -> tuple[Path, Path]:
         """Write the report of the rows that are there, of whichever settings the grid now has.

@@ -22,7 +22,18 @@ _HEAD = (
     "which is",
     "out of domain",
 )
-_COST_HEAD = ("row", "PPLfit", "PPLret", "JSD", "tokens generated", "tokens trained", "seconds", "peak MiB", "trials")
+_COST_HEAD = (
+    "row",
+    "PPLfit",
+    "PPLret",
+    "JSD",
+    "tokens generated",
+    "tokens trained",
+    "seconds",
+    "CPU seconds",
+    "peak MiB",
+    "trials",
+)
 _TEXT = """Accuracy is the mean over the evaluations after a step, on held-out problems; every seed is a dot. Intervals
 are 95 %, a bootstrap over seeds and problems at a time; differences are of the same seeds and problems. With few seeds
 they are rather too narrow."""
@@ -117,10 +128,11 @@ def _cells(row: RowNumbers) -> list[str]:
 
 def _cost_cells(row: RowNumbers) -> list[str]:
     retention = (row.ppl_fit, row.ppl_ret, row.jsd)
+    cost = (row.generated_tokens, row.trained_tokens, row.seconds, row.cpu_seconds, row.peak_mib)
     return [
         row.row,
         *("" if number is None else f"{number:.4f}" for number in retention),
-        *(f"{number:,.0f}" for number in (row.generated_tokens, row.trained_tokens, row.seconds, row.peak_mib)),
+        *(f"{number:,.0f}" for number in cost),
         str(row.trials),
     ]
 

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         "generated_tokens": pa.int64(),
         "trained_tokens": pa.int64(),
         "seconds": pa.float64(),
+        "cpu_seconds": pa.float64(),
         "peak_mib": pa.float64(),
         "trials": pa.int32(),
         "machine": pa.string(),
@@ -71,6 +72,7 @@ class Result:
     generated_tokens: int
     trained_tokens: int
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     trials: int
     machine: str
@@ -89,9 +91,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run took, evaluations included: seconds, and the largest resident memory of its process (MiB)."""
+    """What a run took, evaluations included: seconds, those of a core that computed, and the largest resident memory of
+    its process (MiB). Of a run whose processes are Ray's, the driver's alone."""
 
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
@@ -156,6 +160,7 @@ def result_of(
         generated_tokens=run.summary["queue"]["tokens"],
         trained_tokens=sum(row["tokens"] for row in run.rows),
         seconds=cost.seconds,
+        cpu_seconds=cost.cpu_seconds,
         peak_mib=cost.peak_mib,
         trials=trials,
         machine=machine(),

@@ -92,6 +92,7 @@ class _Child:
     began_s: float
     process: subprocess.Popen[bytes] | None = None
     peak_mib: float = 0.0
+    cpu_s: float = 0.0
     ended_s: float | None = None
 
 
@@ -169,7 +170,7 @@ class Runner:
             self.failed(child.run, f"exit code {code}: {_last_line(child.run.log)}")
         else:
             self.peak_mib = max(child.peak_mib, 0.0 if self.peak_mib == _FIRST_MIB else self.peak_mib)
-            self.finished(child.run, Cost(now_s - child.began_s, child.peak_mib))
+            self.finished(child.run, Cost(now_s - child.began_s, child.cpu_s, child.peak_mib))
 
 
 def default_jobs(configs: Sequence[Config]) -> int:
@@ -189,7 +190,7 @@ def _surroundings(cores: tuple[int, ...]) -> Callable[[], None]:
 
 
 def _ended(child: _Child) -> bool:
-    """Whether its process has; its memory is noted then."""
+    """Whether its process has; what that used is noted then."""
     process = child.process
     assert process is not None, "a child has a process from its start on"
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -197,6 +198,7 @@ def _ended(child: _Child) -> bool:
         return False
     process.returncode = os.waitstatus_to_exitcode(status)
     child.peak_mib = max(child.peak_mib, usage.ru_maxrss / 1024)
+    child.cpu_s += usage.ru_utime + usage.ru_stime
     return True
 
 

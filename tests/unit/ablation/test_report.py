@@ -33,7 +33,7 @@ def test_markdown_has_each_row_its_comparison_and_what_repeats_it(tmp_path):
     assert less.startswith("- less cannot be told from star: -25.0 (")
     assert less.endswith("points, 1 seed")
     assert f"unisd-rl ablate {tmp_path / 'small.toml'} --only ROW --out FILE.parquet" in lines
-    assert "| sdft | 1.5000 | 1.2500 | 0.1250 | 1,000 | 900 | 60 | 700 | 0 |" in lines
+    assert "| sdft | 1.5000 | 1.2500 | 0.1250 | 1,000 | 900 | 60 | 50 | 700 | 0 |" in lines
 
 
 def test_the_page_draws_every_seed_and_says_each_verdict(tmp_path):

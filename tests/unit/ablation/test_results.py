@@ -45,15 +45,16 @@ def run_with(folder, steps):
 
 def test_a_runs_row_has_the_mean_of_each_problem_over_the_evaluations_after_a_step(tmp_path):
     run = run_with(tmp_path / "run", {0: "a", 10: "ab", 20: "abc"})
-    row = result_of(CELL, "digest", run, 0.125, Cost(61.5, 700.0), trials=4)
+    row = result_of(CELL, "digest", run, 0.125, Cost(61.5, 50.5, 700.0), trials=4)
     assert row.cell == CELL
     assert (row.steps, row.accuracies, row.base_accuracy) == ([10, 20], [0.5, 0.75], 0.25)
     assert (row.problems, row.scores, row.base_scores) == (list("abcd"), [1.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0])
     assert row.mean_accuracy == 0.625
     assert (row.ppl_fit, row.ppl_ret, row.jsd, row.out_of_domain) == (2.0, 21.0, 0.1, 0.125)
-    assert (row.generated_tokens, row.trained_tokens, row.seconds, row.peak_mib, row.trials) == (99, 70, 61.5, 700.0, 4)
+    assert (row.generated_tokens, row.trained_tokens, row.seconds, row.cpu_seconds) == (99, 70, 61.5, 50.5)
+    assert (row.peak_mib, row.trials) == (700.0, 4)
 
 
 def test_a_run_without_an_evaluation_after_a_step_is_no_row(tmp_path):
     with pytest.raises(RunFailed, match="has no evaluation after a step"):
-        result_of(CELL, "digest", run_with(tmp_path / "run", {0: "a"}), None, Cost(1.0, 1.0), trials=0)
+        result_of(CELL, "digest", run_with(tmp_path / "run", {0: "a"}), None, Cost(1.0, 1.0, 1.0), trials=0)

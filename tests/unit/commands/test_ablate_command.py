@@ -51,7 +51,7 @@ class ByHand:
                 (run.run / f"evaluations/step-{step}.json").write_text(json.dumps(numbers))
                 answers = [json.dumps({"id": name, "correct": correct}) for name in "ab"]
                 (run.run / f"evaluations/step-{step}.jsonl").write_text("\n".join(answers) + "\n")
-            self.finished(run, Cost(1.0, 2.0))
+            self.finished(run, Cost(1.0, 0.5, 2.0))
 
 
 def test_each_finished_run_is_a_row_and_a_grid_goes_on_from_those_that_are_there(folder, capsys):
@@ -87,6 +87,15 @@ def test_a_dry_run_lists_what_is_missing_and_makes_nothing(folder, capsys):
         "  sdft-arithmetic-0-1: 4 steps of 64 prompts",
     ]
     assert ByHand.made == []
+
+
+def test_a_stopped_grid_says_how_it_goes_on(folder, monkeypatch, capsys):
+    def interrupted(self, runs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ByHand, "make", interrupted)
+    assert ablate.main(["grid.toml"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped; go on with: unisd-rl ablate grid.toml"
 
 
 @pytest.mark.parametrize(
