@@ -110,8 +110,7 @@ class Grid(Section):
         return self.rows[row].compared_with or self.reference
 
     def cells(self) -> Iterator["Cell"]:
-        """Every run, in the order in which they are made: seeds next to each other, so that side by side no two of
-        the first ones train the same base model."""
+        """Every run, in the order in which they are made."""
         for task in self.tasks:
             for wrong in self.wrong_demonstrations:
                 for row, settings_of_row in self.rows.items():
@@ -130,6 +129,7 @@ class Grid(Section):
         if cell.wrong_demonstrations:
             over.append(nested("task.wrong_demonstrations", cell.wrong_demonstrations))
         over.append({"run": {"name": cell.name, "dir": str(folder), "seed": cell.seed}})
+        over.append({"model": {"base_seed": cell.seed}})  # read where the model is the embedded one
         for each in over:
             tree = overlay(tree, each)
         for name in row.without:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class GridJob:
             stale = sum(cell in self._results and not self._is_done(cell) for cell in self._runs)
             if stale:
                 say(f"{stale} rows of {self._out} are of other settings, and are made again")
+            _ensure_base_models(missing)
             jobs = jobs or default_jobs([run.config for run in missing])
             say(f"{len(missing)} of {len(self._runs)} runs to make, {jobs} at a time")
             self._clock = _TimeLeft(len(missing), jobs)
@@ -103,6 +104,16 @@ class GridJob:
     def _failed(self, run: CellRun, why: str) -> None:
         self.failures.append(run.cell.name)
         say(f"{self._clock.counted()} {run.cell.name} failed: {why}")
+
+
+def _ensure_base_models(runs: Sequence[CellRun]) -> None:
+    """Train the embedded models that runs begin with now, once for all of them: no row then pays for another's."""
+    embedded = [run.config for run in runs if run.config.model.path is None]
+    for seed, order in dict.fromkeys((config.model.base_seed, config.contexts.order) for config in embedded):
+        from unisd_rl.base_model import ensure_base_model  # transformers
+
+        say(f"base model of seed {seed}")
+        ensure_base_model(seed, lambda done, total, text: None, order)
 
 
 class _TimeLeft:

@@ -9,7 +9,7 @@ from unisd_rl.ablation.analysis import crossed_interval, difference, numbers_of
 from unisd_rl.errors import UserError
 
 
-def literal_interval(score_SP, draws=4000):
+def literal_interval(score_SP, draws=1500):
     """Seeds drawn, problems drawn, their mean; 95 % of the draws lie within."""
     draw, means = np.random.default_rng(7), []
     for _ in range(draws):

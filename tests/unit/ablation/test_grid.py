@@ -29,7 +29,7 @@ def grid(**changes) -> Grid:
     return Grid.model_validate({**SMALL, **changes})
 
 
-def test_every_row_task_share_and_seed_is_a_run_and_seeds_stand_next_to_each_other():
+def test_every_row_task_share_and_seed_is_a_run():
     assert [cell.name for cell in grid().cells()] == [
         "sdft-arithmetic-0-5", "star-arithmetic-0-0", "star-arithmetic-0-1", "less-arithmetic-0-0",
         "less-arithmetic-0-1", "sdft-arithmetic-30-5", "star-arithmetic-30-0", "star-arithmetic-30-1",
@@ -41,6 +41,7 @@ def test_a_run_is_its_recipe_under_the_fields_of_the_grid_the_task_and_the_row(t
     config = grid().config(Cell("star", "arithmetic", 0.3, 1), tmp_path)
     assert config.run_dir == tmp_path / "star-arithmetic-30-1"
     assert (config.run.seed, config.run.steps, config.run.placement) == (1, 4, "in_process")
+    assert config.model.base_seed == 1, "one base model a seed, for all rows"
     assert (config.task.wrong_demonstrations, config.task.eval_examples) == (0.3, 8)
     assert config.learner.batch_size == 16
     assert config.objective == load_recipe("unisd_star").objective

@@ -6,7 +6,7 @@ import pytest
 import tomli_w
 
 from tests.unit.ablation.test_grid import SMALL
-from unisd_rl import ablate
+from unisd_rl import ablate, base_model
 from unisd_rl.ablation import job
 from unisd_rl.ablation.results import Cost, read_results
 from unisd_rl.storage.files import FolderLock
@@ -18,7 +18,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(seeds=[0, 1])
     monkeypatch.setattr(job, "Runner", ByHand)
-    ByHand.made, ByHand.failing = [], ()
+    monkeypatch.setattr(base_model, "ensure_base_model", lambda seed, report, order: ByHand.bases.append(seed))
+    ByHand.made, ByHand.bases, ByHand.failing = [], [], ()
     return tmp_path
 
 
@@ -32,6 +33,7 @@ class ByHand:
     """A `Runner` whose runs are folders with two evaluations."""
 
     made: list
+    bases: list
     failing: tuple
 
     def __init__(self, limit_minutes, jobs, finished, failed):
@@ -58,6 +60,7 @@ def test_each_finished_run_is_a_row_and_a_grid_goes_on_from_those_that_are_there
     ByHand.failing = (1,)
     assert ablate.main(["grid.toml"]) == 1, "a run failed"
     assert ByHand.made == ["sdft-arithmetic-0-0"]
+    assert ByHand.bases == [0, 1], "once for each seed, before any run"
     ByHand.failing = ()
     assert ablate.main(["grid.toml"]) == 0
     assert ByHand.made == ["sdft-arithmetic-0-0", "sdft-arithmetic-0-1"]

@@ -1,0 +1,55 @@
+"""A grid of one run, made by the command: trained and evaluated out of domain in a process of its own, then a row."""
+
+import subprocess
+import sys
+
+import tomli_w
+
+from tests.fakes.finished import REPOSITORY
+from unisd_rl.ablation.results import read_results
+
+GRID = {
+    "name": "one",
+    "setups": ["in_process"],
+    "seeds": [0],
+    "wrong_demonstrations": [0.5],
+    "reference": "sft",
+    "tasks": {
+        "arithmetic": {
+            "task": {"type": "arithmetic", "train_examples": 64, "eval_examples": 8},
+            "out_of_domain": {"evaluation": "out_of_domain"},
+        }
+    },
+    "fields": {
+        "run": {"steps": 4, "checkpoint_every": 0},
+        "learner": {"batch_size": 8},
+        "evaluation": {"every": 2, "retention": {"examples": 4}},
+        "tracking": {"to": []},
+    },
+    "rows": {"sft": {"recipe": "sft", "trials": 2}},
+}
+
+
+def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
+    grid = tmp_path / "one.toml"
+    grid.write_text(tomli_w.dumps(GRID))
+    words = [sys.executable, "-m", "unisd_rl.ablate", str(grid), "--runs", str(tmp_path / "runs")]
+    first, second = (
+        subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "1 of 1 runs to make" in first.stderr
+    assert "0 of 1 runs to make" in second.stderr
+    (row,) = read_results(tmp_path / "one.parquet")
+    assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("sft", 0.5, 0, 2)
+    assert row.steps == [2, 4]
+    assert len(row.problems) == 8
+    assert row.base_accuracy == sum(row.base_scores) / 8
+    assert abs(row.mean_accuracy - sum(row.scores) / 8) < 1e-12
+    assert 0.0 <= row.out_of_domain <= 1.0
+    assert min(row.ppl_fit, row.ppl_ret) >= 1.0
+    assert row.jsd >= 0.0
+    assert row.trained_tokens > 0
+    assert row.peak_mib > 100.0
+    assert row.cpu_seconds > 0.0
+    assert "| sft |" in (tmp_path / "one.md").read_text()
