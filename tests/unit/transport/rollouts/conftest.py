@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tests.fakes.rollout_rows import rollout
@@ -8,6 +10,12 @@ from unisd_rl.types import Rollout
 @pytest.fixture
 def policy_row() -> Rollout:
     return rollout(3, versions=(0, 0, 1))
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """What survives a power loss is not tried here, and each call would wait for a disk that others use."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
