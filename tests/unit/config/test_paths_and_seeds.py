@@ -37,7 +37,9 @@ def test_every_name_of_a_model_is_one_with_a_home_folder():
         for _, limits in kinds
         if any(isinstance(limit, AfterValidator) and limit.func is expand_home for limit in limits)
     }
-    assert expanded == {"model.path", "contexts.auxiliary.model", "task.path", "task.evaluation", "task.hub"}
+    assert expanded == {
+        "model.path", "contexts.auxiliary.model", "task.path", "task.evaluation", "task.hub", "task.train_hub",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
