@@ -54,6 +54,7 @@ MAY_CHANGE = [
     "alarms.repeated_share",
     "alarms.window",
     "contexts.cache",
+    "contexts.max_dropped",
     "evaluation.concurrency",
     "evaluation.every",
     "faults.backoff_max_s",
