@@ -35,10 +35,10 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In a word."""
-        if self.interval.low > 0:
+        """In a word. One seed tells nothing: its interval knows other problems, and no other run."""
+        if self.seeds > 1 and self.interval.low > 0:
             return "better"
-        return "worse" if self.interval.high < 0 else "cannot be told"
+        return "worse" if self.seeds > 1 and self.interval.high < 0 else "cannot be told"
 
 
 @dataclass(frozen=True, slots=True)

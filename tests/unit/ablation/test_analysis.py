@@ -47,6 +47,7 @@ def test_a_verdict_needs_an_interval_without_zero(scores, verdict):
     assert difference("a", first, second).verdict == verdict
     if verdict == "better":
         assert difference("b", second, first).verdict == "worse"
+        assert difference("a", first[:1], second[:1]).verdict == "cannot be told", "one seed"
 
 
 def test_rows_stand_in_the_grids_order_behind_the_initial_models_and_are_compared_as_it_says():
