@@ -121,8 +121,7 @@ def measure(model: Path, kind: str, tokens: int) -> dict[str, float]:
 
     learner = peak_of("load", lambda: Learner(config, model, device))
     for number in range(STEPS):
-        peak_of(f"gradient {number}", lambda number=number: learner.forward_backward(rollouts, number))
-        result = learner.forward_backward(rollouts, number)
+        result = peak_of(f"gradient {number}", lambda number=number: learner.forward_backward(rollouts, number))
         peak_of(f"update {number}", lambda result=result: learner.optim_step(result))
     with tempfile.TemporaryDirectory() as folder:
         state = RunState(0, STEPS, 0, ())

@@ -47,6 +47,9 @@ class Student:
             model=lm, optimizer=optimiser, config=engine_settings(config)
         )
 
+        if self._ranks == 1 and self.stage == 0:
+            self._engine.enable_backward_allreduce = False  # with nobody: it would copy all gradients twice
+
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, in the model's order: all weights by Hugging Face name, tied ones once, or the factors."""

@@ -43,12 +43,12 @@ from learner.teacher import Teacher
 from unisd_rl.errors import RunFailed
 from unisd_rl.storage.files import write_text_atomic
 
-_INDEX, _FILE_BYTES = "index.json", 1 << 30
+_INDEX, _FILE_BYTES = "index.json", 1 << 28
 OPTIMIZER_STEPS = "optimizer_steps"
 
 
 def write_archive(folder: Path, tensors: NamedTensors) -> None:
-    """Write copies of `tensors`, about 1 GiB of them in memory at a time."""
+    """Write copies of `tensors`, about 256 MiB of them in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors_of: dict[str, list[str]] = {}
     copies = ((name, tensor.to("cpu", copy=True).contiguous()) for name, tensor in tensors)

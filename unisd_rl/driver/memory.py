@@ -9,7 +9,7 @@ A learner rank holds weights, teacher and optimiser all the time; on top comes t
  score      hidden states of the widest layer, of `scoring_tokens` tokens
  gradient   gradients, what autograd keeps of `micro_batch_tokens` tokens, the head's gradient, chunks of logits
  update     gradients, and AdamW's temporaries of the tensor in turn
- save       a copy of the weights, then of at most 1 GiB of the training state
+ save       a copy of the weights, then of at most 256 MiB of the training state
 ```
 """
 
@@ -20,12 +20,15 @@ from unisd_rl.config import Config
 from unisd_rl.models.shape import ModelShape
 from unisd_rl.types import ViewKind
 
-_GIB, _MIB = 1 << 30, 1 << 20
+_GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
 _MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.0 + 2.0 * _FLOAT32 / 256}  # 8 bits, and a float32 scale for 256 of them
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's buckets for gradients that are summed over ranks
-_ARCHIVE_BYTES = 1 << 30
+_ARCHIVE_BYTES = 1 << 28
+# Activations are made by one thread and freed by autograd's, whose own arrays come from another arena of malloc: so
+# much more than what is kept is resident on a CPU (measured, docs/results/memory.md).
+_TWO_ARENAS = 2
 _SNAPSHOTS = 3  # the newest, the next as the learner puts it, and the store's own copy of that
 
 
@@ -151,10 +154,11 @@ def optimizer_bytes(config: Config, shape: ModelShape) -> float:
 
 
 def gradient_bytes(config: Config, shape: ModelShape) -> float:
-    """Float32 sums of the gradients of all passes, and DeepSpeed's bucket of what travels between ranks."""
+    """Float32 sums of the gradients of all passes, and DeepSpeed's bucket of what travels between ranks (stage 0 on one
+    rank has none)."""
     stage, learner = config.zero_stage, config.learner
     kept = 1 / learner.ranks if stage >= 2 else 1.0
-    bucket = min(shape.trained, _BUCKET_ELEMENTS) * _BYTES[config.model.dtype] if stage else 0
+    bucket = min(shape.trained, _BUCKET_ELEMENTS) * _BYTES[config.model.dtype] if stage or learner.ranks > 1 else 0
     return shape.trained * _FLOAT32 * kept + bucket
 
 
@@ -164,6 +168,8 @@ def backward_bytes(config: Config, shape: ModelShape) -> float:
     width, kept = _BYTES[config.model.dtype], shape.kept_bytes
     if config.learner.gradient_checkpointing:  # the input of each layer, and all of one
         kept = shape.layers * shape.hidden * width + shape.kept_bytes // shape.layers
+    if not config.learner.gpus_per_rank:
+        kept *= _TWO_ARENAS
     head = 0 if config.model.lora is not None else _FLOAT32 * shape.head
     states = _FLOAT32 * shape.hidden * tokens
     layer = 3 * shape.widest_bytes * tokens  # gradients of one layer: those of its widest tensors exist at one time
@@ -199,9 +205,10 @@ def update_bytes(config: Config, shape: ModelShape) -> float:
 
 
 def save_bytes(config: Config, shape: ModelShape) -> float:
-    """Of a checkpoint: a copy of all weights, and after it of the training state by archive files."""
+    """Of a checkpoint: a copy of all weights, and after it of the training state by archive files; each as it is written
+    besides, in the pages of the file."""
     weights = shape.parameters * _BYTES[config.model.dtype]
-    return max(weights, min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
+    return 2 * max(weights, min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
 
 
 def _pass_tokens(config: Config, budget: int, views: int) -> int:

@@ -60,7 +60,7 @@ def parts(config, shape=FULL):
 
 def test_a_rank_that_trains_all_weights_in_float32():
     """Of the weights, the teacher's copy, two moments and the gradients, 4 bytes each."""
-    backward = 20_000 * 1_000 + 4 * 400_000 + max(2 * 50 * 4_000 * 4 + 4 * 100 * 1_000, 3 * 1_600 * 1_000)
+    backward = 2 * 20_000 * 1_000 + 4 * 400_000 + max(2 * 50 * 4_000 * 4 + 4 * 100 * 1_000, 3 * 1_600 * 1_000)
     assert parts(config()) == {
         "weights": 4_000_000,
         "teacher": 4_000_000,
@@ -77,7 +77,7 @@ def test_under_an_adapter_the_base_is_there_once_and_only_factors_are_trained():
     assert found["teacher"] == 4 * 30_000
     assert found["optimizer"] == 8 * 30_000
     assert found["gradients"] == 4 * 30_000
-    assert found["backward pass"] == 18_000 * 1_000 + 3 * 1_600 * 1_000  # the head is frozen
+    assert found["backward pass"] == 2 * 18_000 * 1_000 + 3 * 1_600 * 1_000  # the head is frozen
 
 
 def test_in_bfloat16_masters_and_the_average_are_float32_beside_the_weights():
@@ -116,7 +116,7 @@ def test_zero_3_divides_what_is_kept_and_stage_0_nothing():
 
 
 def test_recomputing_activations_keeps_the_input_of_each_layer_and_one_layer():
-    kept = (5 * 100 * 4 + 20_000 // 5) * 1_000
+    kept = 2 * (5 * 100 * 4 + 20_000 // 5) * 1_000
     expected = kept + 4 * 400_000 + 3 * 1_600 * 1_000
     assert backward_bytes(config(gradient_checkpointing=True), FULL) == expected
 
@@ -124,10 +124,10 @@ def test_recomputing_activations_keeps_the_input_of_each_layer_and_one_layer():
 def test_a_pass_has_no_more_tokens_than_its_batch_and_at_least_one_longest_sequence():
     """4 completions of 100 tokens, though the budget is 1,000; 100 tokens though the budget is 10."""
     few = config(batch_size=4)
-    assert backward_bytes(few, FULL) == 20_000 * 400 + 4 * 400_000 + 3 * 1_600 * 400
+    assert backward_bytes(few, FULL) == 2 * 20_000 * 400 + 4 * 400_000 + 3 * 1_600 * 400
     # 50 tokens a chunk: its two logits are more than a layer's gradients
     assert backward_bytes(config(micro_batch_tokens=10), FULL) == (
-        20_000 * 100 + 4 * 400_000 + 2 * 50 * 4_000 * 4 + 4 * 100 * 100
+        2 * 20_000 * 100 + 4 * 400_000 + 2 * 50 * 4_000 * 4 + 4 * 100 * 100
     )
     views = 5  # primary, 3 auxiliary, negative
     assert (
@@ -141,10 +141,10 @@ def test_an_update_takes_two_tensors_of_the_largest_and_eight_bits_six():
     assert update_bytes(config(optimizer="adamw_8bit"), FULL) == 6 * 4 * 400_000
 
 
-def test_a_checkpoint_copies_the_weights_and_then_up_to_a_gibibyte_of_state():
-    assert save_bytes(config(), FULL) == 3 * 4_000_000
+def test_a_checkpoint_copies_the_weights_and_then_up_to_256_mib_of_state_and_writes_each():
+    assert save_bytes(config(), FULL) == 2 * 3 * 4_000_000
     large = ModelShape(**{name: getattr(FULL, name) for name in FULL.__slots__} | {"parameters": GIB, "trained": GIB})
-    assert save_bytes(config(), large) == 4 * GIB
+    assert save_bytes(config(), large) == 2 * 4 * GIB
 
 
 def test_without_a_teacher_there_is_none():
