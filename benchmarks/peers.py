@@ -82,7 +82,7 @@ def tree_of(model: str, side: str, answers: int, seed: int, options: argparse.Na
         "learner": {"batch_size": batch, "learning_rate": 3e-4 if tiny else 1e-5},
         "rollout": {"answers_per_prompt": answers, "temperature": 0.7, "max_staleness": 0},
         "objective": {"divergence": {"type": "jensen_shannon", "alpha": ALPHA}, "ema": {"beta": BETA, "every": 1}},
-        "evaluation": {"every": 0},
+        "evaluation": {"every": None},
         "task": {"eval_examples": options.eval_examples},
     }
     if not tiny:

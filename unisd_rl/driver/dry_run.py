@@ -205,7 +205,7 @@ def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None
 
 def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> Iterator[str]:
     read, without = config.contexts_read, _without_models(config)
-    preparation = Preparation.create(without, task, model, _no_engine, SilentProgress())
+    preparation = Preparation.create(without, task, model, no_engine, SilentProgress())
     yield from (f"note: {note}" for note in preparation.notes)
     prepared = preparation.prepared()
     prompts = PromptStream(task, without, prepared)
@@ -329,7 +329,8 @@ def _is_unreachable(error: BaseException) -> bool:
     return False
 
 
-def _no_engine() -> NoReturn:
+def no_engine() -> NoReturn:
+    """For a preparation in which no model writes anything."""
     raise AssertionError("what a model writes was left out")
 
 

@@ -9,7 +9,7 @@ A learner rank holds weights, teacher and optimiser all the time; on top comes t
  score      hidden states of the widest layer, of `scoring_tokens` tokens
  gradient   gradients, what autograd keeps of `micro_batch_tokens` tokens, the head's gradient, chunks of logits
  update     gradients, and AdamW's temporaries of the tensor in turn
- save       a copy of the weights, then of at most 256 MiB of the training state
+ save       a copy of the weights, then of at most 512 MiB of the training state
 ```
 """
 
@@ -205,10 +205,10 @@ def update_bytes(config: Config, shape: ModelShape) -> float:
 
 
 def save_bytes(config: Config, shape: ModelShape) -> float:
-    """Of a checkpoint: a copy of all weights, and after it of the training state by archive files; each as it is written
-    besides, in the pages of the file."""
+    """Of a checkpoint: a copy of all weights, and after it two files of the training state, the one that was written
+    and the next."""
     weights = shape.parameters * _BYTES[config.model.dtype]
-    return 2 * max(weights, min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
+    return max(weights, 2 * min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
 
 
 def _pass_tokens(config: Config, budget: int, views: int) -> int:
