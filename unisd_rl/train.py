@@ -38,7 +38,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 
-from unisd_rl.cluster.connect import connected
+from unisd_rl.cluster.connect import connected, connecting
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOP, StopSignals
 from unisd_rl.config import Config
@@ -94,7 +94,7 @@ def _connect_and_train(directory: RunDirectory, task: Task, config: Config, resu
     if directory.notice:
         console.print(directory.notice)
     with ExitStack() as stack:
-        with console.waiting("starting the event loop" if config.run.in_process else "connecting to Ray"):
+        with console.waiting(connecting(config)):
             stack.enter_context(connected(config, requirements(config)))
         with started_run(config, task, directory, console) as run:
             outcome = train(run, resumed)

@@ -1,4 +1,4 @@
-"""A grid of one run, made by the command: trained and evaluated out of domain in a process of its own, then a row."""
+"""A grid of one run, made by the command: trained, its checkpoints and out of domain evaluated, then a row."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ GRID = {
     "setups": ["in_process"],
     "seeds": [0],
     "wrong_demonstrations": [0.5],
-    "reference": "sft",
+    "reference": "ssd",
     "tasks": {
         "arithmetic": {
             "task": {"type": "arithmetic", "train_examples": 64, "eval_examples": 8},
@@ -26,7 +26,7 @@ GRID = {
         "evaluation": {"every": 2, "retention": {"examples": 4}},
         "tracking": {"to": []},
     },
-    "rows": {"sft": {"recipe": "sft", "trials": 2}},
+    "rows": {"ssd": {"recipe": "ssd", "trials": 2, "evaluates_checkpoints": True}},
 }
 
 
@@ -41,7 +41,7 @@ def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     assert "1 of 1 runs to make" in first.stderr
     assert "0 of 1 runs to make" in second.stderr
     (row,) = read_results(tmp_path / "one.parquet")
-    assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("sft", 0.5, 0, 2)
+    assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("ssd", 0.5, 0, 2)
     assert row.steps == [2, 4]
     assert len(row.problems) == 8
     assert row.base_accuracy == sum(row.base_scores) / 8
@@ -52,4 +52,4 @@ def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     assert row.trained_tokens > 0
     assert row.peak_mib > 100.0
     assert row.cpu_seconds > 0.0
-    assert "| sft |" in (tmp_path / "one.md").read_text()
+    assert "| ssd |" in (tmp_path / "one.md").read_text()

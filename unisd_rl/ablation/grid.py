@@ -39,6 +39,7 @@ from unisd_rl.config.base import Count, CountOrNone, Decides, FileName, Fraction
 from unisd_rl.config.load import nested, overlay, recipe_tree, validate_config
 from unisd_rl.errors import UserError
 
+_ALL = 1000  # checkpoints
 Tree = dict[str, Any]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -67,6 +68,9 @@ class GridRow(Section):
     """Absent: the grid's."""
     trials: CountOrNone = 0
     """Settings that were tried for it on validation splits; said in the report."""
+    evaluates_checkpoints: bool = False
+    """Evaluate its checkpoints after the run, and not the versions between its steps: for a row whose actors keep the
+    initial weights (`rollout.sources.base`)."""
     compared_with: str | None = None
     """Another row. Absent: the grid's `reference`."""
 
@@ -134,6 +138,8 @@ class Grid(Section):
             tree = overlay(tree, each)
         for name in row.without:
             _remove(tree, name, cell.row)
+        if row.evaluates_checkpoints and (every := tree.get("evaluation", {}).pop("every", None)):
+            tree = overlay(tree, {"run": {"checkpoint_every": every, "keep_checkpoints": _ALL}})
         try:
             return validate_config(tree)
         except UserError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unisd_rl.ablation.grid import Cell, Grid, settings_digest
 from unisd_rl.ablation.report import Progress, write_report
-from unisd_rl.ablation.results import Cost, read_results, result_of, write_results
+from unisd_rl.ablation.results import Cost, checkpoint_evaluations, read_results, result_of, write_results
 from unisd_rl.ablation.runner import CellRun, Runner, default_jobs
 from unisd_rl.config.load import overlay, validate_config
 from unisd_rl.errors import RunFailed, UserError
@@ -87,12 +87,15 @@ class GridJob:
         if task.out_of_domain is not None:
             tree = config.model_dump(mode="json", exclude_none=True)
             other = validate_config(overlay(tree, {"task": task.out_of_domain}))
-        return CellRun(cell, config, other, self._folder)
+        every = self._grid.rows[cell.row].evaluates_checkpoints and config.run.checkpoint_every
+        checkpoints = tuple(range(every, config.run.total_steps, every)) if every else ()
+        return CellRun(cell, config, other, self._folder, checkpoints)
 
     def _finished(self, run: CellRun, cost: Cost) -> None:
         trials, digest = self._grid.rows[run.cell.row].trials, self._digests[run.cell]
         try:
-            result = result_of(run.cell, digest, RunRecord.at(run.run), _accuracy_in(run), cost, trials)
+            later = checkpoint_evaluations(run.later, run.checkpoints) if run.checkpoints else []
+            result = result_of(run.cell, digest, RunRecord.at(run.run), _accuracy_in(run), cost, trials, later)
         except (RunFailed, OSError, ValueError, LookupError) as error:
             self._failed(run, f"left no results: {error}")
             return

@@ -5,6 +5,7 @@ way and nothing else. It may be kept in a repository, and be gone on with on ano
 made.
 """
 
+import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -128,16 +129,22 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
 
 
 def result_of(
-    cell: Cell, settings: str, run: RunRecord, out_of_domain: float | None, cost: Cost, trials: int
+    cell: Cell,
+    settings: str,
+    run: RunRecord,
+    out_of_domain: float | None,
+    cost: Cost,
+    trials: int,
+    checkpoints: Sequence[RecordedEvaluation] = (),
 ) -> Result:
-    """What a finished run has to say.
+    """What a finished run has to say; `checkpoints` are the evaluations that were made after it.
 
     Raises:
         RunFailed: it has no evaluation after a step.
     """
     if len(run.evaluations) < 2:
         raise RunFailed(f"{run.path} has no evaluation after a step")
-    first, *later = run.evaluations
+    first, *later = sorted([*run.evaluations, *checkpoints], key=lambda evaluation: evaluation.step)
     base, scores = first.scores(), [evaluation.scores() for evaluation in later]
     problems = sorted(base)
     retention: Mapping[str, float] = later[-1].numbers.get("retention") or {}
@@ -166,6 +173,17 @@ def result_of(
         machine=machine(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def checkpoint_evaluations(folder: Path, steps: Sequence[int]) -> list[RecordedEvaluation]:
+    """What the command `evaluate` found of the checkpoints of these steps, its models in this order."""
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    evaluations = []
+    for place, (step, numbers) in enumerate(zip(steps, content["results"], strict=True)):
+        (file,) = (folder / "answers").glob(f"model-{place}-*.jsonl")
+        answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        evaluations.append(RecordedEvaluation(step, numbers, answers))
+    return evaluations
 
 
 def machine() -> str:

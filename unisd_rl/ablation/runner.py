@@ -46,6 +46,8 @@ class CellRun:
     config: Config
     out_of_domain: Config | None
     folder: Path
+    checkpoints: tuple[int, ...] = ()
+    """Steps whose checkpoints are evaluated after the run."""
 
     @property
     def run(self) -> Path:
@@ -58,6 +60,11 @@ class CellRun:
         return self.folder / f"{self.cell.name}-out-of-domain"
 
     @property
+    def later(self) -> Path:
+        """Where the answers of the checkpoints go."""
+        return self.folder / f"{self.cell.name}-checkpoints"
+
+    @property
     def log(self) -> Path:
         """What its commands print."""
         return self.folder / f"{self.cell.name}.log"
@@ -66,17 +73,24 @@ class CellRun:
         """What is run, one after the other; each is made when the one before has ended."""
         python = [sys.executable, "-m"]
         yield [*python, "unisd_rl.run", str(self._written("run", self.config))]
+        if self.checkpoints:
+            models = [str(self._checkpoint(step)) for step in self.checkpoints]
+            options = ["--recipe", str(self._written("run", self.config)), "--out", str(self.later)]
+            yield [*python, "unisd_rl.evaluate", *models, *options]
         if self.out_of_domain is not None:
-            checkpoint = self.run / "checkpoints" / f"step-{self.config.run.total_steps}"
+            checkpoint = self._checkpoint(self.config.run.total_steps)
             recipe = self._written("out-of-domain", self.out_of_domain)
             options = ["--recipe", str(recipe), "--out", str(self.answers)]
             yield [*python, "unisd_rl.evaluate", str(checkpoint), *options]
 
     def clear(self) -> None:
         """Delete what an earlier try left."""
-        for path in (self.run, self.answers):
+        for path in (self.run, self.answers, self.later):
             shutil.rmtree(path, ignore_errors=True)
         self.log.unlink(missing_ok=True)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.run / "checkpoints" / f"step-{step}"
 
     def _written(self, name: str, config: Config) -> Path:
         path = self.folder / f"{self.cell.name}.{name}.toml"

@@ -8,6 +8,11 @@ from unisd_rl.cluster.resources import Requirement
 from unisd_rl.config import Config
 
 
+def connecting(config: Config) -> str:
+    """What is waited for meanwhile, in words."""
+    return "starting the event loop" if config.run.in_process else "connecting to Ray"
+
+
 def connected(config: Config, *phases: Sequence[Requirement]) -> AbstractContextManager[None]:
     """Within this block processes can be spawned, and what each phase asks for is there; see `ray_cluster.connected`.
 

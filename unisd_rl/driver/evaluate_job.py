@@ -15,7 +15,7 @@ from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.connect import connected
+from unisd_rl.cluster.connect import connected, connecting
 from unisd_rl.cluster.cores import generation_cores
 from unisd_rl.cluster.resources import generation_requirements, retention_requirement
 from unisd_rl.driver.console import Console
@@ -61,7 +61,7 @@ def run_evaluation(request: EvaluationRequest, console: Console) -> list[Result]
     config = request.config
     phases = generation_requirements(config), retention_requirement(config)
     with ExitStack() as stack:
-        with console.waiting("connecting to Ray"):
+        with console.waiting(connecting(config)):
             stack.enter_context(connected(config, *phases))
         request.out.mkdir(parents=True, exist_ok=True)
         console.keep_output(log_path(request.out, "driver"))

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from learner.group import LearnerGroup
 from unisd_rl.base_model import model_folder
-from unisd_rl.cluster.connect import connected
+from unisd_rl.cluster.connect import connected, connecting
 from unisd_rl.cluster.cores import CorePlan, core_plan
 from unisd_rl.cluster.resources import learner_requirement
 from unisd_rl.config import Config
@@ -92,7 +92,7 @@ def _replay_in(
     plan = CorePlan((), core_plan(config).learner)
     console.expect_steps(recording.steps, config.run.name)
     with ExitStack() as stack:
-        with console.waiting("connecting to Ray"):
+        with console.waiting(connecting(config)):
             stack.enter_context(connected(config, (learner_requirement(config),)))
         console.print(plan.describe())
         if recording.steps < config.run.total_steps:

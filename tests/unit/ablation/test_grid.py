@@ -50,6 +50,14 @@ def test_a_run_is_its_recipe_under_the_fields_of_the_grid_the_task_and_the_row(t
     assert less.objective.agreement == config.objective.agreement
 
 
+def test_a_row_that_evaluates_its_checkpoints_keeps_all_of_them_and_evaluates_nothing_between_steps(tmp_path):
+    rows = {"sdft": {"recipe": "sdft"}, "ssd": {"recipe": "ssd", "evaluates_checkpoints": True}}
+    fields = {"run": {"steps": 40, "checkpoint_every": 0}, "evaluation": {"every": 10}}
+    config = grid(rows=rows, fields=fields).config(Cell("ssd", "arithmetic", 0.0, 1), tmp_path)
+    assert (config.run.checkpoint_every, config.evaluation.every) == (10, None)
+    assert config.run.keep_checkpoints >= 4
+
+
 def test_the_digest_is_of_what_decides_the_numbers_and_of_nothing_else(tmp_path):
     cell = Cell("star", "arithmetic", 0.0, 1)
     first = settings_digest(grid().config(cell, tmp_path))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.results_rows import result
 from unisd_rl.ablation.grid import Cell
-from unisd_rl.ablation.results import Cost, read_results, result_of, write_results
+from unisd_rl.ablation.results import Cost, checkpoint_evaluations, read_results, result_of, write_results
 from unisd_rl.errors import RunFailed, UserError
 from unisd_rl.reporting.record import RunRecord
 
@@ -53,6 +53,22 @@ def test_a_runs_row_has_the_mean_of_each_problem_over_the_evaluations_after_a_st
     assert (row.ppl_fit, row.ppl_ret, row.jsd, row.out_of_domain) == (2.0, 21.0, 0.1, 0.125)
     assert (row.generated_tokens, row.trained_tokens, row.seconds, row.cpu_seconds) == (99, 70, 61.5, 50.5)
     assert (row.peak_mib, row.trials) == (700.0, 4)
+
+
+def test_checkpoints_that_were_evaluated_after_the_run_count_at_their_steps(tmp_path):
+    folder = tmp_path / "later"
+    (folder / "answers").mkdir(parents=True)
+    for place, right in enumerate(("a", "ab")):
+        answers = [json.dumps({"id": name, "correct": name in right}) for name in "abcd"]
+        (folder / f"answers/model-{place}-arithmetic.jsonl").write_text("\n".join(answers) + "\n")
+    content = {"results": [{"accuracy": 0.25}, {"accuracy": 0.5}]}
+    (folder / "results.json").write_text(json.dumps(content))
+    later = checkpoint_evaluations(folder, [10, 20])
+    run = run_with(tmp_path / "run", {0: "a", 30: "abc"})
+    row = result_of(CELL, "digest", run, None, Cost(1.0, 1.0, 1.0), 0, later)
+    assert (row.steps, row.accuracies) == ([10, 20, 30], [0.25, 0.5, 0.75])
+    assert row.scores == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0])
+    assert row.ppl_ret == 31.0, "the last evaluation is the run's own"
 
 
 def test_a_run_without_an_evaluation_after_a_step_is_no_row(tmp_path):

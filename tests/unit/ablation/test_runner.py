@@ -49,7 +49,7 @@ def quick(monkeypatch):
 
 
 def script(folder, row, *programs):
-    return Script(Cell(row, "arithmetic", 0.0, 0), None, None, folder, programs)
+    return Script(Cell(row, "arithmetic", 0.0, 0), None, None, folder, programs=programs)
 
 
 def test_runs_go_side_by_side_and_their_commands_one_after_the_other(tmp_path):
