@@ -1,10 +1,11 @@
 """Trackers of the extras keep what metrics.jsonl has that counts; none reaches out, hangs the end or asks for a key."""
 
 import json
+import shutil
 
 import pytest
 
-from tests.fakes.run_folder import HOSTILE, run_folder, step
+from tests.fakes.run_folder import HOSTILE, answer, run_folder, step
 from tests.fakes.tracker_readers import INSTALLED, curves, mlflow_run, trackio_logs, wandb_records
 from unisd_rl.config.load import load_recipe
 from unisd_rl.reporting.record import RunRecord
@@ -33,17 +34,30 @@ def tell(name, folder, calls, **close):
     for method, *arguments in calls:
         getattr(told, method)(*arguments)
     told.close(**{"timeout_s": 120.0, **close})
+    number_wandb_folders(folder)
     return [event.reason for event in events]
 
 
-@pytest.fixture(params=("wandb", "mlflow", "trackio"))
-def tracker(request, folder, monkeypatch):
-    if request.param not in INSTALLED:
-        pytest.skip(f"{request.param} is not installed: it is the extra of that name")
+def number_wandb_folders(folder):
+    """W&B calls its folders after the second: two processes are further apart than what is told twice here."""
+    done = len(list(folder.glob("wandb/offline-run-1*")))
+    for number, path in enumerate(sorted(folder.glob("wandb/offline-run-2*")), start=done):
+        path.rename(path.with_name(path.name.replace("offline-run-2", f"offline-run-1{number}-2", 1)))
+
+
+@pytest.fixture
+def without_variables(tmp_path, monkeypatch):
+    """Nobody has said where trackers keep what they are told, nor who one is there."""
     for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no.netrc"))
+
+
+@pytest.fixture(params=("wandb", "mlflow", "trackio"))
+def tracker(request, folder, without_variables, monkeypatch):
+    if request.param not in INSTALLED:
+        pytest.skip(f"{request.param} is not installed: it is the extra of that name")
     monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
-    monkeypatch.setenv("NETRC", str(folder / "no.netrc"))
     return request.param
 
 
@@ -63,6 +77,23 @@ def test_a_tracker_reads_what_counts_after_a_rollback_and_a_resume(tracker, fold
     assert read["evaluation/interval/low"] == {2: 0.25}
     assert not read.get("loss/views_seen")
     INFORMATION[tracker](folder, run_information(load_recipe("unisd_star"), folder))
+
+
+@pytest.mark.skipif("wandb" not in INSTALLED, reason="wandb is not installed: it is the extra of that name")
+def test_wandb_is_told_again_what_a_killed_process_lost(tmp_path, without_variables):
+    evaluations = {2: [answer("1+1", True)]}
+    folder = run_folder(tmp_path / "run", [*FIRST, *SECOND], rollbacks=ROLLBACKS[:1], evaluations=evaluations)
+    assert tell("wandb", folder, [("begin", 0), *steps(FIRST)]) == []
+    (folder / "tracking/wandb.closed").unlink()
+    shutil.rmtree(folder / "wandb")
+    assert tell("wandb", folder, [("begin", 3), *steps([step(3, 2, loss=5.0)])]) == []
+    read = curves("wandb", folder)
+    losses = {1: FIRST[0]["loss"], 2: FIRST[1]["loss"], 3: SECOND[0]["loss"], 4: 5.0}
+    assert read["loss/loss"] == {version: pytest.approx(loss) for version, loss in losses.items()}
+    assert read["evaluation/accuracy"] == {2: 1.0}
+    assert tell("wandb", folder, [("begin", 4)]) == []
+    histories = [record for record in wandb_records(folder) if record.WhichOneof("record_type") == "history"]
+    assert len(histories) == 1 + 4 + 1 + 1, "what was closed is not told again"
 
 
 def wandb_information(folder, expected):
@@ -109,10 +140,9 @@ def readable(rows):
     return [[text.encode(errors="replace").decode() for text in row] for row in rows]
 
 
-def test_a_run_that_fails_is_marked_as_failed(folder, monkeypatch):
+def test_a_run_that_fails_is_marked_as_failed(folder, without_variables):
     if "mlflow" not in INSTALLED:
         pytest.skip("mlflow is not installed: it is the extra of that name")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tell("mlflow", folder, [("begin", 0)], failed=True) == []
     _, run = mlflow_run(folder)
     assert run.info.status == "FAILED"

@@ -53,3 +53,14 @@ def grouped(line: Mapping[str, Any]) -> dict[str, float]:
 
 def _group(name: str) -> str:
     return _GROUP.get(name) or ("timing" if name.endswith(("_s", "_tokens")) else "loss")
+
+
+def flat(numbers: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The numbers of nested ones by their path, `evaluation/interval/low`; what is no number is left out."""
+    found: dict[str, float] = {}
+    for name, value in numbers.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{name}"] = float(value)
+    return found

@@ -17,7 +17,7 @@ from queue import Full, Queue
 from threading import Thread
 from typing import Any, Protocol
 
-from unisd_rl.tracking.names import grouped
+from unisd_rl.tracking.names import flat, grouped
 from unisd_rl.types import Event, Notice, Report
 
 _MOST_WAITING = 1000
@@ -144,7 +144,7 @@ class Trackers:
 
     def evaluation(self, version: int, numbers: Mapping[str, Any], rows: Rows) -> None:
         """Numbers of an evaluation, and rows (`COLUMNS`) of some of its answers."""
-        told = {f"evaluation/{name}": value for name, value in _flat(numbers).items()}
+        told = flat(numbers, "evaluation/")
         # A completion may hold half a surrogate pair, which no file or database takes.
         texts = [tuple(text.encode(errors="replace").decode() for text in row) for row in rows]
         self._tell(lambda tracker: tracker.numbers(version, told))
@@ -166,13 +166,3 @@ class Trackers:
     def _tell(self, call: _Call) -> None:
         for thread in self._threads:
             thread.tell(call)
-
-
-def _flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, value in numbers.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            flat[f"{prefix}{name}"] = float(value)
-    return flat
