@@ -133,7 +133,7 @@ def test_a_process_that_ends_hard_leaves_the_terminal_its_cursor():
 def test_what_is_done_is_counted_in_problems(tmp_path):
     shown = on_a_terminal(
         """
-        with Console() as console, console.progress("evaluating version 3") as report:
+        with Console(captures=True) as console, console.progress("evaluating version 3") as report:
             report(384, 512, "")
             time.sleep(0.6)
         """
@@ -141,3 +141,16 @@ def test_what_is_done_is_counted_in_problems(tmp_path):
     assert "evaluating version 3" in shown
     assert "384/512" in shown
     assert "%" not in shown
+
+
+def test_nothing_moves_on_the_screen_where_output_is_not_captured_for_a_debuggers_sake():
+    shown = on_a_terminal(
+        """
+        with Console() as console, console.progress("evaluating version 3") as report:
+            report(384, 512, "")
+            time.sleep(0.3)
+        """
+    )
+    assert "evaluating version 3 ..." in shown
+    assert "384/512" not in shown
+    assert "\x1b[" not in shown

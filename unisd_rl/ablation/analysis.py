@@ -98,7 +98,7 @@ def numbers_of(grid: Grid, results: Sequence[Result]) -> list[RowNumbers]:
 
 def difference(other: str, first: Sequence[Result], second: Sequence[Result]) -> Difference | None:
     """The second row minus the first, named `other`; None where no seed of both was evaluated after the same steps."""
-    before, after = ({(run.seed, tuple(run.steps)): run for run in runs} for runs in (first, second))
+    before, after = ({(each.seed, tuple(each.steps)): each for each in runs} for runs in (first, second))
     seeds = sorted(before.keys() & after.keys())
     if not seeds:
         return None
