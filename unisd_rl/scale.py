@@ -19,6 +19,7 @@ from unisd_rl.cli import CliParser, exit_code, user_path
 from unisd_rl.config.load import recipe_tree
 from unisd_rl.config.rollout import AutoActors
 from unisd_rl.errors import RunFailed, UserError
+from unisd_rl.storage.recorded_run import check_is_run
 
 PROGRAM = "python -m unisd_rl.scale"
 _DESCRIPTION = "Change the number of rollout actors during a run."
@@ -49,8 +50,7 @@ def _check_request(run: Path, requests: ScaleRequests, actors: int) -> None:
     """Raise `UserError` for what cannot be requested."""
     if actors < 1:
         raise UserError(f"--actors {actors}: a run needs at least 1 rollout actor")
-    if not (run / "config.toml").is_file():
-        raise UserError(f"{run} is not the folder of a run: it has no config.toml; name the folder that `run` printed")
+    check_is_run(run)
     if not requests.running:
         raise UserError(f"the run in {run} is not running: resume it first, then scale it")
     recorded = recipe_tree(str(run / "config.toml"))

@@ -13,8 +13,8 @@ from rich.live import Live
 
 from unisd_rl.cli import CliParser, exit_code, user_path
 from unisd_rl.driver.status import read_status
-from unisd_rl.errors import UserError
 from unisd_rl.storage.files import is_locked
+from unisd_rl.storage.recorded_run import check_is_run
 
 PROGRAM = "python -m unisd_rl.status"
 _DESCRIPTION = """Show how a run stands: its step, loss, accuracy, actors, who waits for whom, and its last fault. RUN
@@ -36,8 +36,7 @@ def _status(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     run: Path = options.run
-    if not (run / "config.toml").is_file():
-        raise UserError(f"{run} is not the folder of a run: it has no config.toml; name the folder that `run` printed")
+    check_is_run(run)
     terminal = Console(highlight=False)
     if not terminal.is_terminal:
         terminal = Console(highlight=False, width=_WIDE)

@@ -7,6 +7,7 @@ a function or under TYPE_CHECKING counts too: what it names is what the file kno
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,22 @@ ALLOWED = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax tree."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def walked(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of it."""
+    return tuple(ast.walk(parsed(path)))
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of everything a file imports, wherever in the file."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in walked(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -62,8 +75,10 @@ def test_every_wait_for_ray_has_a_timeout():
         (path, node)
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ray.get", "ray.wait")
+        for node in walked(path)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func) in ("ray.get", "ray.wait")
     ]
     assert calls
     without = [(path.name, call.lineno) for path, call in calls if "timeout" not in {key.arg for key in call.keywords}]
@@ -88,8 +103,8 @@ def modules() -> dict[str, Path]:
 def imports_of(name: str, present: dict[str, Path], at_start: bool = False) -> set[str]:
     """The product's modules that this one imports anywhere in its file, or where it is imported itself (`at_start`);
     `from a import b` may name the module `a.b`."""
-    found, tree = set(), ast.parse(present[name].read_text())
-    for node in tree.body if at_start else ast.walk(tree):
+    found = set()
+    for node in parsed(present[name]).body if at_start else walked(present[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -127,7 +142,7 @@ def engines_imported_by(start: str) -> set[tuple[str, str]]:
     lines = {
         (name, ast.unparse(node))
         for name in found
-        for node in ast.parse(present[name].read_text()).body
+        for node in parsed(present[name]).body
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     return {line for line in lines if re.match(r"(import|from) (ray|vllm)\b", line[1])}
@@ -157,6 +172,6 @@ def test_only_the_builder_asks_which_engine_a_configuration_names():
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if {"TransformersEngine", "VllmEngine"}
-        & {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        & {node.id for node in walked(path) if isinstance(node, ast.Name)}
     }
     assert found == asks

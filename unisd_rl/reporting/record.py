@@ -11,8 +11,8 @@ from typing import Any
 
 from unisd_rl.config.base import settings
 from unisd_rl.config.load import load_recipe
-from unisd_rl.errors import UserError
 from unisd_rl.storage.lineage import read_rollbacks, step_survives, version_survives
+from unisd_rl.storage.recorded_run import check_is_run
 from unisd_rl.storage.rolling import open_parts
 
 Row = Mapping[str, Any]
@@ -47,8 +47,7 @@ class RunRecord:
         Raises:
             UserError: it is no run's folder.
         """
-        if not (path / "config.toml").is_file():
-            raise UserError(f"{path} is no run: it has no config.toml; give a run's folder, as runs/arithmetic")
+        check_is_run(path)
         return cls(path.absolute())
 
     @property

@@ -16,7 +16,7 @@ from unisd_rl.config.load import overlay, validate_config
 from unisd_rl.errors import UserError
 from unisd_rl.storage.checkpoints import MANIFEST, Checkpoint, DamagedCheckpoint, newest_first, open_verified
 from unisd_rl.storage.files import replace_directory
-from unisd_rl.storage.recorded_run import Tree, differing_settings, recorded_tree
+from unisd_rl.storage.recorded_run import Tree, check_is_run, differing_settings, recorded_tree
 
 FORK = "fork"
 _WEIGHTS = ("model.path", "model.base_seed", "model.lora")
@@ -31,8 +31,7 @@ def forked_config(folder: Path, step: int, overrides: Tree) -> Config:
         UserError: there is no run or no such checkpoint, or an override does not go with it.
     """
     option = f"--fork {folder}@{step}"
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{option}: no run began there (it has no config.toml); name the folder of a run")
+    check_is_run(folder)
     checkpoint = _checkpoint(folder.absolute(), step)
     if not (checkpoint / MANIFEST).is_file():
         there = ", ".join(path.name.removeprefix("step-") for path in newest_first(checkpoint.parent)) or "none"

@@ -140,10 +140,22 @@ def differing_settings(before: Config, now: Config, *decides: Decides) -> dict[s
     }
 
 
+def check_is_run(folder: Path, *others: str) -> None:
+    """Check that a run began in this folder, and that it still has its `others`.
+
+    Raises:
+        UserError: it is not the folder of a run.
+    """
+    if missing := [name for name in ("config.toml", *others) if not (folder / name).exists()]:
+        raise UserError(
+            f"{folder} is not the folder of a run: it has no {' and no '.join(missing)}; "
+            "name the folder that `run` printed, as runs/arithmetic"
+        )
+
+
 def _check_resumable(folder: Path) -> None:
     """Raise `UserError` where there is no run to go on with, or nobody may."""
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"--resume {folder}: no run began there (it has no config.toml); name the folder of a run")
+    check_is_run(folder)
     if is_locked(folder):
         raise UserError(f"--resume {folder}: that run is alive; wait for its end, or end it")
     if not os.access(folder, os.W_OK):
@@ -168,11 +180,7 @@ class RecordedRun:
         Raises:
             UserError: it is no run's folder, or the run still writes there.
         """
-        missing = [name for name in ("config.toml", "rollouts") if not (path / name).exists()]
-        if missing:
-            raise UserError(
-                f"{path} is no run: it has no {' and no '.join(missing)}; give a run's folder, as runs/arithmetic"
-            )
+        check_is_run(path, "rollouts")
         if is_locked(path):
             raise UserError(f"{path} is still being written by its run: wait for its end, or copy the folder")
         return cls(path.absolute())

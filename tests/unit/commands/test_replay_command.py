@@ -102,8 +102,8 @@ def test_a_damaged_segment_is_refused_before_anything_is_trained(folder):
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):
-    assert "is no run: it has no config.toml and no rollouts" in refusal([tmp_path], capsys)
-    assert "is no run" in refusal([tmp_path / "nowhere"], capsys)
+    assert "is not the folder of a run: it has no config.toml and no rollouts" in refusal([tmp_path], capsys)
+    assert "is not the folder of a run" in refusal([tmp_path / "nowhere"], capsys)
 
 
 def test_a_run_that_still_writes_is_refused(folder, capsys):

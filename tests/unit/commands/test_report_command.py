@@ -44,7 +44,7 @@ def test_compare_needs_two_runs(tmp_path, capsys):
 @pytest.mark.parametrize("command", [report.main, lambda words: compare.main([*words, *words])])
 def test_a_folder_that_is_no_run_is_refused_in_one_sentence(command, tmp_path, capsys):
     assert command([str(tmp_path)]) == 2
-    assert "is no run: it has no config.toml; give a run's folder" in capsys.readouterr().err
+    assert "is not the folder of a run: it has no config.toml; name the folder" in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written_is_a_failure_with_its_reason(tmp_path, capsys):

@@ -29,7 +29,8 @@ class Places:
 
 
 def config(steps, batch, **rollout):
-    return load_recipe("unisd_star", {"run": {"steps": steps}, "learner": {"batch_size": batch}, "rollout": rollout})
+    sections = {"run": {"steps": steps}, "learner": {"batch_size": batch}, "task": {"train_examples": 64}}
+    return load_recipe("unisd_star", {**sections, "rollout": rollout})
 
 
 def problems_of(numbers, places, answers=1):

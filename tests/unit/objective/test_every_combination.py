@@ -59,6 +59,6 @@ def test_a_combination_of_sections_makes_a_whole_step_or_is_refused(count):
         plan = scoring_plan(config)
         assert {kind for kind in ViewKind if plan.specs_of(kind)} == config.objective.needs.views, objective
         if "ema" not in objective:  # it moves the teacher between steps
-            step = single(problem, config.objective_settings, cuts=(0, 4))
+            step = single(problem, config.objective_settings)
             assert step.hidden_NH.isfinite().all(), objective
             assert step.hidden_NH.any(), objective

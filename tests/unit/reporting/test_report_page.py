@@ -205,5 +205,5 @@ def test_a_run_that_has_just_begun_has_a_page_and_a_torn_line_costs_only_itself(
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"is no run: it has no config\.toml"):
+    with pytest.raises(UserError, match=r"is not the folder of a run: it has no config\.toml"):
         write_report(tmp_path)

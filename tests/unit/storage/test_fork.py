@@ -103,7 +103,7 @@ def test_a_teacher_cannot_come_from_a_run_that_had_none(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no run began there"):
+    with pytest.raises(UserError, match="is not the folder of a run"):
         forked_config(tmp_path, 4, {})
 
 

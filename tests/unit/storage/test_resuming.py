@@ -171,7 +171,7 @@ def test_a_value_that_is_the_same_is_no_change(ended):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no run began there"):
+    with pytest.raises(UserError, match="is not the folder of a run"):
         resumed_config(tmp_path, {})
 
 

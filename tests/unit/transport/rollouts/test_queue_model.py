@@ -351,6 +351,14 @@ def a_retired_actor_commits_and_asks_for_more(world):
     world.commit(world.actors[0], [0], "heard", wanted=1)
 
 
+def a_batch_is_asked_for_twice(world):
+    world.admit()
+    world.lease(world.actors[0], 1)
+    world.commit(world.actors[0], [0], "heard")
+    world.take_unheard()
+    world.check()
+
+
 def an_answer_is_lost(world):
     world.admit()
     world.lease(world.actors[0], 1)
@@ -430,7 +438,9 @@ BREACHES = {
         ((Dispatcher, "mark_done", with_the_whole_unit),), "deadlock", a_prompt_fails_too_often, lease_unit=2
     ),
     "a double is stored": Breach(((Ledger, "_is_new", lambda *arguments: True),), "stored twice", an_answer_is_lost),
-    "a step asked for twice counts twice": Breach(((Consumption, "record", every_time_anew),), "consumed"),
+    "a step asked for twice counts twice": Breach(
+        ((Consumption, "record", every_time_anew),), "consumed", a_batch_is_asked_for_twice
+    ),
     "a rollback is not counted": Breach(((LineageLog, "roll_back", not_recounted),), "reported"),
     "a rollback is forgotten": Breach(((LineageLog, "roll_back", not_written),), "forgotten|not on storage"),
     "a queue started again misses nothing": Breach(((Dispatcher, "not_admitted", lambda *arguments: []),), "deadlock"),
