@@ -171,7 +171,6 @@ def test_only_the_builder_asks_which_engine_a_configuration_names():
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
-        if {"TransformersEngine", "VllmEngine"}
-        & {node.id for node in walked(path) if isinstance(node, ast.Name)}
+        if {"TransformersEngine", "VllmEngine"} & {node.id for node in walked(path) if isinstance(node, ast.Name)}
     }
     assert found == asks

@@ -166,7 +166,16 @@ def test_line_10_a_prompt_with_too_long_a_view_is_dropped_and_counted_and_no_vie
     assert 57 <= kept < 60
     stream = prepared_stream(ALL_VIEWS, task, fits=lambda prompt: longest_view(prompt) <= limit)
     report = stream.preparation
-    assert report == PreparationReport(examples=60, kept=kept, too_long=60 - kept, right=report.right)
+    assert report == PreparationReport(
+        examples=60,
+        kept=kept,
+        too_long=60 - kept,
+        right=report.right,
+        longest=report.longest,
+        longest_id=report.longest_id,
+    )
+    assert report.longest > limit
+    assert report.longest_id not in fitting
     assert {stream.prompt(number).prompt.id: stream.prompt(number).prompt for number in range(kept)} == fitting
     assert all(len(prompt.messages[-1].content) < limit for prompt in whole.values())
     assert all(

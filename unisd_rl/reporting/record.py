@@ -11,6 +11,7 @@ from typing import Any
 
 from unisd_rl.config.base import settings
 from unisd_rl.config.load import load_recipe
+from unisd_rl.errors import UserError
 from unisd_rl.storage.lineage import read_rollbacks, step_survives, version_survives
 from unisd_rl.storage.recorded_run import check_is_run
 from unisd_rl.storage.rolling import open_parts

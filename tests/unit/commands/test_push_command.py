@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_damaged_is_not_pushed(run, server, capsys):
 
 
 REFUSED = {
-    "no run": (lambda run: [str(run.parent), "--to", "a/b"], "is no run: it has no config.toml"),
+    "no run": (lambda run: [str(run.parent), "--to", "a/b"], "is not the folder of a run: it has no config.toml"),
     "no such step": (lambda run: [f"{run}@3", "--to", "a/b"], "has no such checkpoint; it has those of: 4, 2"),
     "no name": (lambda run: [str(run), "--to", "a/b/c"], "--to a/b/c is no name of a repository"),
 }

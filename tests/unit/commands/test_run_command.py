@@ -161,7 +161,7 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path):
 
 def test_going_on_with_a_folder_is_refused_before_anything_heavy(tmp_path):
     for arguments, named in (
-        (["--resume", str(tmp_path)], "no run began there"),
+        (["--resume", str(tmp_path)], "is not the folder of a run"),
         (["--resume", str(tmp_path), "ema"], "leave out 'ema'"),
         (["--resume"], "--resume needs the folder"),
     ):
