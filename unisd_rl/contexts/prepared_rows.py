@@ -4,10 +4,11 @@
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,24 @@ Item = TypeVar("Item")
 Source = TypeVar("Source")
 
 
-class StoredRows(Sequence[Item], Generic[Item]):
+class _ReadWhereAsked(Sequence[Item], ABC):
+    """A sequence that makes each item when it is asked for; a slice is a list."""
+
+    @abstractmethod
+    def _at(self, index: int) -> Item:
+        """The item at an index from 0 on."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        indices = range(len(self))[index]  # raises IndexError, as a list does
+        return self._at(indices) if isinstance(indices, int) else [self._at(each) for each in indices]
+
+
+class StoredRows(_ReadWhereAsked[Item]):
     """The lines of files in order, a JSON object each, made into items by `make`; 8 bytes of memory a line."""
 
     def __init__(self, files: Sequence[Path], make: Callable[[Any], Item]) -> None:
@@ -29,16 +47,8 @@ class StoredRows(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
     @override
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> Item:
         segment = int(np.searchsorted(self._first, index, side="right")) - 1
         start, end = self._starts[segment][index - self._first[segment] :][:2]
         with self._files[segment].open("rb") as file:
@@ -55,7 +65,7 @@ class StoredRows(Sequence[Item], Generic[Item]):
         return self._make(json.loads(line.decode("utf-8", "surrogatepass")))
 
 
-class Picked(Sequence[Item], Generic[Item]):
+class Picked(_ReadWhereAsked[Item]):
     """What `take` makes of the items of `source` at these indices."""
 
     def __init__(self, source: Sequence[Source], indices: Sequence[int], take: Callable[[Source], Item]) -> None:
@@ -65,14 +75,8 @@ class Picked(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
     @override
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        if isinstance(index, slice):
-            return [self._item(int(place)) for place in self._indices[index]]
+    def _at(self, index: int) -> Item:
         return self._item(int(self._indices[index]))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from heapq import nlargest
 from itertools import chain
@@ -115,13 +115,17 @@ def with_data_limits(config: Config, task: Task) -> tuple[Config, tuple[Default,
 
 
 def _longest_gold(task: Task, tokenizer: ChatTokenizer) -> int:
-    seen = set[int]()  # hashes: all the texts together may be larger than memory
-    texts = (
-        example.demonstration
-        for example in chain(task.train, task.evaluation)
-        if (key := hash(example.demonstration)) not in seen and not seen.add(key)  # type: ignore[func-returns-value]
-    )
+    texts = _distinct(example.demonstration for example in chain(task.train, task.evaluation))
     return max((len(tokenizer.encode_completion(text)) for text in nlargest(_COUNTED, texts, key=len)), default=0)
+
+
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Each text once."""
+    seen = set[int]()  # hashes: all the texts together may be larger than memory
+    for text in texts:
+        if (key := hash(text)) not in seen:
+            seen.add(key)
+            yield text
 
 
 def _longest_view(config: Config, task: Task, tokenizer: ChatTokenizer) -> int:

@@ -29,11 +29,8 @@ def save_checkpoint(run: Run, version: PolicyVersion) -> None:
     except (CheckpointNotWritten, DamagedCheckpoint) as error:
         run.report(Failure("checkpoint", f"{error}; those before it are kept", 0, 0.0))
     else:
-        oldest, keep = (
-            keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints),
-            run.config.rollout.keep,
-        )
-        if keep != "all":
+        oldest = keep_newest(run.directory.checkpoints_folder, run.config.run.keep_checkpoints)
+        if (keep := run.config.rollout.keep) != "all":
             run.queue.discard(min(oldest, max(0, version.number - keep)))
 
 

@@ -57,9 +57,9 @@ class RunStatus:
     line: Line = field(default_factory=dict)
     """The newest line of metrics.jsonl."""
     accuracies: dict[int, float] = field(default_factory=dict)
+    """By version."""
     cuts: dict[int, int] = field(default_factory=dict)
     """Of each evaluated version the answers that the limit on tokens ended."""
-    """By version."""
     actor_states: tuple[str, ...] = ()
     """E.g. `rollout-1: starting`."""
     tokens: Mapping[str, int] = field(default_factory=dict)

@@ -37,10 +37,11 @@ def describe_comparison(compared: Comparison) -> str:
 
 def findings(run: RunRecord) -> list[Finding]:
     """In the order in which one asks."""
-    return [_learnt(run), _mechanisms(run.rows), _held_up(run), _faults(run.events)]
+    return [learnt(run), _mechanisms(run.rows), _held_up(run), _faults(run.events)]
 
 
-def _learnt(run: RunRecord) -> Finding:
+def learnt(run: RunRecord) -> Finding:
+    """The first of them."""
     question = "Did it learn, and how sure is that?"
     if len(run.evaluations) < 2:
         return Finding(question, "not known yet", f"{len(run.evaluations)} of at least two evaluations are there")

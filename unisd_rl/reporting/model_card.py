@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from unisd_rl.reporting.findings import findings
+from unisd_rl.reporting.findings import learnt
 from unisd_rl.reporting.record import RecordedEvaluation, RunRecord
 from unisd_rl.storage.files import write_text_atomic
 
@@ -106,8 +106,8 @@ def _evaluation(run: RunRecord, step: int) -> Iterator[str]:
         )
         yield ""
     if len(evaluations) > 1 and evaluations[-1] is run.evaluations[-1]:
-        learnt = findings(run)[0]
-        yield f"{learnt.answer}: {learnt.reason}."
+        found = learnt(run)
+        yield f"{found.answer}: {found.reason}."
         yield ""
 
 

@@ -54,7 +54,7 @@ class AnswerRule(Protocol):
 
     def unusable(self, example: Example) -> str | None:
         """Why no completion could be graded against this reference, as the end of a sentence; None where one can."""
-        ...
+        return None
 
 
 def answer_rule(config: GraderConfig) -> AnswerRule:
@@ -119,10 +119,6 @@ class Stated(AnswerRule):
     def is_right(self, completion: str, example: Example) -> bool:
         return normalized(example.answer) in map(normalized, self._candidates(completion))
 
-    @override
-    def unusable(self, example: Example) -> str | None:
-        return None
-
     def _candidates(self, completion: str) -> tuple[str, ...]:
         ends = [match.end() for match in _LABEL.finditer(completion)]
         stated = completion[ends[-1] :].strip() if ends else completion.strip()
@@ -145,10 +141,6 @@ class Exact(AnswerRule):
     @override
     def is_right(self, completion: str, example: Example) -> bool:
         return self._folded(completion) == self._folded(example.answer)
-
-    @override
-    def unusable(self, example: Example) -> str | None:
-        return None
 
 
 class Number(AnswerRule):
@@ -207,10 +199,6 @@ class Mathematics(AnswerRule):
         if stated is None:
             return False
         return _without_space(stated) == _without_space(reference) or mathematically_equal(stated, reference)
-
-    @override
-    def unusable(self, example: Example) -> str | None:
-        return None
 
 
 def last_boxed(text: str) -> str | None:
@@ -275,10 +263,6 @@ class Pattern(AnswerRule):
         stated = self.stated(completion, example)
         return stated is not None and normalized(stated) == normalized(example.answer)
 
-    @override
-    def unusable(self, example: Example) -> str | None:
-        return None
-
 
 class JsonValue(AnswerRule):
     """The last JSON object or list of a completion, or all of it where that is another JSON value."""
@@ -317,7 +301,3 @@ class OwnFunction(AnswerRule):
     @override
     def is_right(self, completion: str, example: Example) -> bool:
         return bool(of_own_code(self._origin, f"problem {example.id!r}", self._function, completion, example.answer))
-
-    @override
-    def unusable(self, example: Example) -> str | None:
-        return None

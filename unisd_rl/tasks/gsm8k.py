@@ -8,10 +8,9 @@ import re
 
 from unisd_rl.config.grader import NumberGrader
 from unisd_rl.config.task import GSM8KTask
-from unisd_rl.tasks.answer_rules import answer_rule
-from unisd_rl.tasks.benchmark_data import NO_FILE, by_split, from_file, from_hub, take_first
-from unisd_rl.tasks.source_records import SourceRecord, read_records
-from unisd_rl.tasks.word_problems import ANSWER_LINE, WordProblems
+from unisd_rl.tasks.benchmark_data import from_hub
+from unisd_rl.tasks.source_records import SourceRecord
+from unisd_rl.tasks.word_problems import ANSWER_LINE, WordProblems, local_records, word_problems
 from unisd_rl.types import Example
 
 FULL = {"train": 7473, "test": 1319}
@@ -25,21 +24,12 @@ def load(config: GSM8KTask) -> WordProblems:
     Raises:
         UserError: missing data or a bad record.
     """
-    examples = {
-        split: [to_example(record, f"{split}-{number}") for number, record in enumerate(records)]
-        for split, records in _records(config).items()
-    }
-    splits = take_first(config, config.data or config.hub, examples, FULL)
-    rule = answer_rule(NumberGrader(type="number", grade_thinking=config.grade_thinking))
-    return WordProblems(*splits, rule, ANSWER_LINE)
-
-
-def _records(config: GSM8KTask) -> dict[str, list[SourceRecord]]:
     if config.data is None:
-        return {split: from_hub(config.hub, "main", split, ("question", "answer")) for split in FULL}
-    if config.data.is_dir():
-        return {split: read_records(config.data / f"{split}.jsonl", NO_FILE) for split in FULL}
-    return by_split(from_file(config.data), tuple(FULL))
+        records = {split: from_hub(config.hub, "main", split, ("question", "answer")) for split in FULL}
+    else:
+        records = local_records(config.data, tuple(FULL))
+    grader = NumberGrader(type="number", grade_thinking=config.grade_thinking)
+    return word_problems(config, records, FULL, to_example, grader, ANSWER_LINE)
 
 
 def to_example(record: SourceRecord, name: str) -> Example:

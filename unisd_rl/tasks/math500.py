@@ -6,15 +6,14 @@ same fields there are: the 12,000 others of MATH, for example.
 
 from unisd_rl.config.grader import MathGrader
 from unisd_rl.config.task import MATHTask
-from unisd_rl.tasks.answer_rules import answer_rule, last_boxed
-from unisd_rl.tasks.benchmark_data import NO_FILE, by_split, from_file, from_hub, take_first
-from unisd_rl.tasks.source_records import SourceRecord, read_records
-from unisd_rl.tasks.word_problems import BOX, WordProblems
+from unisd_rl.tasks.answer_rules import last_boxed
+from unisd_rl.tasks.benchmark_data import from_hub
+from unisd_rl.tasks.source_records import SourceRecord
+from unisd_rl.tasks.word_problems import BOX, WordProblems, local_records, word_problems
 from unisd_rl.types import Example
 
 FULL = {"test": 500}
 _FIELDS, _OPTIONAL = ("problem", "solution"), ("answer", "unique_id")
-_SPLITS = ("train", "test")
 
 
 def load(config: MATHTask) -> WordProblems:
@@ -23,27 +22,14 @@ def load(config: MATHTask) -> WordProblems:
     Raises:
         UserError: missing data or a bad record.
     """
-    examples = {
-        split: [to_example(record, f"{split}-{number}") for number, record in enumerate(records)]
-        for split, records in _records(config).items()
-    }
-    splits = take_first(config, config.data or config.hub, examples, FULL)
-    rule = answer_rule(MathGrader(type="math", grade_thinking=config.grade_thinking))
-    return WordProblems(*splits, rule, BOX)
-
-
-def _records(config: MATHTask) -> dict[str, list[SourceRecord]]:
     if config.data is None:
         test = from_hub(config.hub, None, "test", _FIELDS, _OPTIONAL)
         train = from_hub(config.train_hub, None, "train", _FIELDS, _OPTIONAL) if config.train_hub else []
-        return {"train": train, "test": test}
-    if config.data.is_dir():
-        files = {split: config.data / f"{split}.jsonl" for split in _SPLITS}
-        return {
-            split: read_records(file, NO_FILE) if split == "test" or file.exists() else []
-            for split, file in files.items()
-        }
-    return by_split(from_file(config.data), _SPLITS)
+        records = {"train": train, "test": test}
+    else:
+        records = local_records(config.data, ("train", "test"), optional=("train",))
+    grader = MathGrader(type="math", grade_thinking=config.grade_thinking)
+    return word_problems(config, records, FULL, to_example, grader, BOX)
 
 
 def to_example(record: SourceRecord, name: str) -> Example:

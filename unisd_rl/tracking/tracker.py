@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from queue import Full, Queue
 from threading import Thread
 from typing import Any, Protocol
@@ -136,7 +137,8 @@ class Trackers:
 
     def begin(self, version: int) -> None:
         """The run begins or goes on after `version`: later versions that a tracker has do not count."""
-        self._tell(lambda tracker: tracker.begin(version, self._information()))
+        information = cache(self._information)  # asks git: once, in the first thread that needs it
+        self._tell(lambda tracker: tracker.begin(version, information()))
 
     def step(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
