@@ -163,13 +163,13 @@ def fastest_trl(model: str, answers: int, options: argparse.Namespace, runs: Pat
 
 def problems_of(config: Config, count: int) -> Iterator[dict[str, Any]]:
     """The first `count` problems in the order in which a run of this configuration trains on them."""
-    from unisd_rl.base_model import ensure_base_model
+    from unisd_rl.base_model import ensure_base_model, recipe_of
     from unisd_rl.contexts.prepare import Preparation
     from unisd_rl.contexts.prompts import PromptStream
     from unisd_rl.driver.dry_run import SilentProgress, no_engine
     from unisd_rl.tasks.load import load_task
 
-    path = ensure_base_model(config.model.base_seed, print) if config.model.path is None else Path(config.model.path)
+    path = ensure_base_model(recipe_of(config), print) if config.model.path is None else Path(config.model.path)
     task = load_task(config.task)
     stream = PromptStream(task, config, Preparation.create(config, task, path, no_engine, SilentProgress()).prepared())
     demonstrations = {example.id: example.demonstration for example in task.train}

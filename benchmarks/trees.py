@@ -10,9 +10,11 @@ or SmolLM2's own (`--smollm2 FOLDER`, which examples/smollm2.py makes).
 Ratios, packed over tree, of medians that are summed over models and records (`NAME.CASE`), and of each of those alone
 (`NAME.CASE.MODEL.RECORDS`): `teacher_time`, the passes over all views; `step_time`, all of a step but the optimiser's
 part; `teacher_tokens` and `step_tokens`, tokens read, those with gradient three times: what could be had.
-`teacher_efficiency` and `step_efficiency` are the smallest share of a ratio of tokens that is had in time. Of tree over
-packed: `memory`, the largest ratio of peaks. `logprob_difference` (nats) and `gradient_difference` (of the norm,
-relative) are the largest between two layouts.
+`teacher_efficiency` and `step_efficiency` are the smallest share of a ratio of tokens that is had in time;
+`teacher_work` and `step_work`: multiplications, those of the head too, which no layout saves; the smallest share of
+them that is had in time is `teacher_work_efficiency` and `step_work_efficiency`. Of tree over packed: `memory`, the
+largest ratio of peaks. `logprob_difference` (nats) and `gradient_difference` (of the norm, relative) are the largest
+between two layouts.
 """
 
 import argparse
@@ -42,6 +44,8 @@ FILES = {"scienceqa": "scienceqa.jsonl", "mbpp": "mbpp_sanitized.jsonl"}
 LAYOUTS = ("packed", "tree", "padded")
 GRADIENT_PASSES = 3
 """What a token costs with gradient, in passes without: the backward pass costs two."""
+VIEWS = 5
+"""Of an answer: the primary one, K = 3 auxiliary ones, the negative one."""
 Row = dict[str, Any]
 
 
@@ -179,6 +183,8 @@ def rows_of(
                         name: total(found, name)
                         for name in ("teacher_tokens", "clip_tokens", "student_tokens", "passes")
                     },
+                    "layer_weights": SHAPES[model].layer_weights,
+                    "head_weights": SHAPES[model].head_weights,
                     "answer_tokens": sum(len(one.completion_tokens) for p in group for one in steps[p].rollouts),
                     "peak_mib": max(one.peak_mib for rounds in found for one in rounds),
                     **differences(found, base),
@@ -214,8 +220,9 @@ def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
             one = [row for row in of_case if (row["model"], row["records"]) == (model, records)]
             each[f"{case}.{model}.{records}"] = packed_over_tree(one) | {"memory": memory_ratio(one)}
         for part in ("teacher", "step"):
-            shares = (found[f"{part}_time"] / found[f"{part}_tokens"] for found in each.values())
-            ratios[f"{part}_efficiency.{case}"] = min(shares)
+            for name, ideal in (("efficiency", "tokens"), ("work_efficiency", "work")):
+                shares = (found[f"{part}_time"] / found[f"{part}_{ideal}"] for found in each.values())
+                ratios[f"{part}_{name}.{case}"] = min(shares)
         ratios[f"memory.{case}"] = max(found["memory"] for found in each.values())
         ratios |= {f"{name}.{where}": ratio for where, found in each.items() for name, ratio in found.items()}
     for name in ("logprob_difference", "gradient_difference"):
@@ -232,7 +239,11 @@ def packed_over_tree(rows: Iterable[Row]) -> dict[str, float]:
         of_layout["step_time"] += row["wall_s"]
         of_layout["teacher_tokens"] += row["teacher_tokens"]
         without_gradient = row["teacher_tokens"] + row["clip_tokens"]
-        of_layout["step_tokens"] += without_gradient + GRADIENT_PASSES * row["student_tokens"]
+        step_tokens = without_gradient + GRADIENT_PASSES * row["student_tokens"]
+        of_layout["step_tokens"] += step_tokens
+        head, layers = row["head_weights"] * row["answer_tokens"], row["layer_weights"]
+        of_layout["teacher_work"] += layers * row["teacher_tokens"] + VIEWS * head
+        of_layout["step_work"] += layers * step_tokens + (VIEWS + 1 + GRADIENT_PASSES) * head
     return {name: value / sums["tree"][name] for name, value in sums["packed"].items()}
 
 

@@ -38,6 +38,17 @@ class Shape:
     key_heads: int
     tied: bool
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights that every token is multiplied by: those of the linear layers, without embedding and head."""
+        attention = self.hidden * self.hidden * (2 + 2 * self.key_heads / self.heads)
+        return self.layers * (int(attention) + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head_weights(self) -> int:
+        """Weights that a token is multiplied by whose follower is predicted."""
+        return self.vocabulary * self.hidden
+
 
 SHAPES = {
     "tiny": Shape("llama", MERGED, 64, 128, 2, 4, 2, True),

@@ -22,7 +22,7 @@ import ray
 from benchmarks.loops.bare_engine import spawn_bare_engine
 from benchmarks.loops.real import STEP_S, TimedDirectory, configured, run_of
 from benchmarks.loops.rows import SpeedRow
-from unisd_rl.base_model import ensure_base_model
+from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 from unisd_rl.cluster.cores import core_plan
 from unisd_rl.config import Config
 from unisd_rl.driver.build import Run
@@ -76,7 +76,7 @@ def larger_model(folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    embedded = ensure_base_model(0, lambda *_: None)
+    embedded = ensure_base_model(BaseModelRecipe(), lambda *_: None)
     shutil.copytree(embedded, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     config = AutoConfig.from_pretrained(embedded)
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 10, "layer_types": None}

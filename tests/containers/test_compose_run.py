@@ -17,7 +17,7 @@ from tests.fakes.finished import (
     assert_every_prompt_exactly_once_and_in_order,
     assert_staleness_within,
 )
-from unisd_rl.base_model import ensure_base_model
+from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 
 STEPS, BATCH = 320, 16
 JOB = (
@@ -36,7 +36,7 @@ pytestmark = [
 def containers(tmp_path_factory) -> Iterator[Containers]:
     build_image()
     project = Containers(tmp_path_factory.mktemp("containers"))
-    model = ensure_base_model(0, lambda *_: None)  # in its container it would be trained for minutes
+    model = ensure_base_model(BaseModelRecipe(), lambda *_: None)  # in its container it would be trained for minutes
     try:
         project.give_base_model(model)
         yield project

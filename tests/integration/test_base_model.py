@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unisd_rl.base_model import BaseModelRecipe, ensure_base_model, train_into
+from unisd_rl.base_model import QUESTION_FIRST, BaseModelRecipe, ensure_base_model, train_into
 from unisd_rl.contexts.auxiliary import reference_of, shuffled
 from unisd_rl.contexts.leakage import contains_answer, non_leaking_examples
 from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat, with_demonstration
@@ -39,7 +39,7 @@ class Reader:
 
 @pytest.fixture(scope="module", params=["shipped", pytest.param("trained now", marks=pytest.mark.slow)])
 def reader(request, tmp_path_factory):
-    folder = ensure_base_model(0, lambda *_: None)
+    folder = ensure_base_model(BaseModelRecipe(), lambda *_: None)
     if request.param == "trained now":
         folder = tmp_path_factory.mktemp("trained") / folder.name
         train_into(folder, BaseModelRecipe(), lambda *_: None)
@@ -89,7 +89,7 @@ def test_another_problems_example_changes_its_accuracy_by_at_most_ten_points(rea
 @pytest.mark.slow
 def test_a_base_model_for_runs_with_the_question_first_reads_an_example_on_either_side_of_it():
     """It is trained for this test, and as imperfect alone and as perfect with a demonstration as the other."""
-    reader = Reader(ensure_base_model(0, lambda *_: None, "question_first"))
+    reader = Reader(ensure_base_model(BaseModelRecipe(question_first=QUESTION_FIRST), lambda *_: None))
     alone = accuracy(reader.answers([TASK.student_messages(example) for example in TASK.evaluation]))
     assert 0.4 <= alone <= 0.7
     chats = [with_demonstration(TASK.student_messages(each), each.demonstration) for each in TASK.evaluation]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from unisd_rl.base_model import ensure_base_model
+from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_the_quick_start_runs_word_for_word(tmp_path):
     ],
 )
 def test_an_example_trains(tmp_path, line, name, steps):
-    model = ensure_base_model(0, lambda *_: None)
+    model = ensure_base_model(BaseModelRecipe(), lambda *_: None)
     options = f"--model.path {model} --rollout.engine.type transformers --run.dir {tmp_path}"
     ended = run(f"{line} {options}", ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr

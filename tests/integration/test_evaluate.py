@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binomtest
 
 from tests.fakes.finished import REPOSITORY, TIMEOUT_S, run_job
-from unisd_rl.base_model import ensure_base_model
+from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.tasks.arithmetic import Arithmetic
 
@@ -60,7 +60,7 @@ def moved_model(tmp_path_factory):
     """The embedded base model with every weight moved a little: it reads and writes the same tokens, and errs more."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base, folder = ensure_base_model(0, lambda *_: None), tmp_path_factory.mktemp("moved")
+    base, folder = ensure_base_model(BaseModelRecipe(), lambda *_: None), tmp_path_factory.mktemp("moved")
     model = AutoModelForCausalLM.from_pretrained(base)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -79,7 +79,8 @@ def two_models(tmp_path_factory, moved_model):
 
 
 def assert_the_numbers_are_what_the_answers_say(done: Finished, model: str, problems: int) -> None:
-    task, tokenizer = Arithmetic(4000, problems, seed=0), ChatTokenizer(ensure_base_model(0, lambda *_: None))
+    task = Arithmetic(4000, problems, seed=0)
+    tokenizer = ChatTokenizer(ensure_base_model(BaseModelRecipe(), lambda *_: None))
     rows, (result,) = done.rows(model), [one for one in done.content["results"] if one["model"] == model]
     assert [row["id"] for row in rows] == [example.id for example in task.evaluation]
     for row, example in zip(rows, task.evaluation, strict=True):

@@ -10,7 +10,7 @@ from tests.fakes.finished import (
     assert_every_prompt_exactly_once_and_in_order,
     run_job,
 )
-from unisd_rl.base_model import ensure_base_model
+from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 
 BATCH, HELD_OUT = 8, 6
 STEPS = 3  # one epoch: 24 of 30 records are trained on, and a fifth is held out where nothing else is said
@@ -35,7 +35,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    return str(ensure_base_model(0, lambda *_: None))
+    return str(ensure_base_model(BaseModelRecipe(), lambda *_: None))
 
 
 FIELDS = ("--task.fields.prompt", "question", "--task.fields.demonstration", "worked", "--task.fields.answer", "result")

@@ -112,11 +112,12 @@ class GridJob:
 def _ensure_base_models(runs: Sequence[CellRun]) -> None:
     """Train the embedded models that runs begin with now, once for all of them: no row then pays for another's."""
     embedded = [run.config for run in runs if run.config.model.path is None]
-    for seed, order in dict.fromkeys((config.model.base_seed, config.contexts.order) for config in embedded):
-        from unisd_rl.base_model import ensure_base_model  # transformers
+    if embedded:
+        from unisd_rl.base_model import ensure_base_model, recipe_of  # transformers
 
-        say(f"base model of seed {seed}")
-        ensure_base_model(seed, lambda done, total, text: None, order)
+        for recipe in dict.fromkeys(map(recipe_of, embedded)):
+            say(f"base model of seed {recipe.seed}")
+            ensure_base_model(recipe, lambda done, total, text: None)
 
 
 class _TimeLeft:

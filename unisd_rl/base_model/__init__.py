@@ -17,14 +17,13 @@ from platformdirs import user_cache_path
 
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.config import Config
-from unisd_rl.config.contexts import ContextOrder
 from unisd_rl.storage.files import replace_directory
 from unisd_rl.types import Progress, ReportProgress
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
-__all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder", "recipe_for"]
+__all__ = ["BaseModelRecipe", "base_model_or_tokenizer", "ensure_base_model", "model_folder", "recipe_of"]
 
 SHIPPED = Path(__file__).parent / "trained"
 """The folder of the models in the package."""
@@ -45,7 +44,7 @@ def model_folder(config: Config, directory: Path, progress: Progress) -> Path:
         path = Path(config.model.path)
         return _text_model(path.absolute() if path.is_dir() else path, directory, progress)
     with progress.progress("base model") as report:
-        cached = ensure_base_model(config.model.base_seed, report, config.contexts.order)
+        cached = ensure_base_model(recipe_of(config), report)
     target = directory / "base_model"
     if not target.exists():  # copied once: a run that is resumed finds the model it began with
         partial = target.with_name(f"{target.name}.partial")
@@ -76,22 +75,21 @@ def _text_model(path: Path, directory: Path, progress: Progress) -> Path:
     return target
 
 
-def base_model_or_tokenizer(seed: int, into: Path, order: ContextOrder = "reference_first") -> Path:
-    """The folder of the base model of this seed where it is trained, or else `into`, where the tokenizer that it would
-    have is saved. Trains nothing."""
-    tokenizer, folder = _tokenizer_and_folder(recipe_for(seed, order))
+def base_model_or_tokenizer(recipe: BaseModelRecipe, into: Path) -> Path:
+    """The folder of the base model of this recipe where it is trained, or else `into`, where the tokenizer that it
+    would have is saved. Trains nothing."""
+    tokenizer, folder = _tokenizer_and_folder(recipe)
     if folder.is_dir():
         return folder
     tokenizer.save_pretrained(into)
     return into
 
 
-def ensure_base_model(seed: int, report: ReportProgress, order: ContextOrder = "reference_first") -> Path:
-    """The folder of the base model of this seed; trained now (about a minute) if it is not there yet.
+def ensure_base_model(recipe: BaseModelRecipe, report: ReportProgress) -> Path:
+    """The folder of the base model of this recipe; trained now (about a minute) if it is not there yet.
 
     `report` gets the steps done and their number.
     """
-    recipe = recipe_for(seed, order)
     _, folder = _tokenizer_and_folder(recipe)
     if not folder.is_dir():
         train_into(folder, recipe, report)
@@ -122,10 +120,12 @@ def train_into(folder: Path, recipe: BaseModelRecipe, report: ReportProgress) ->
         shutil.rmtree(unfinished, ignore_errors=True)  # it has gone by now, unless something failed or was stopped
 
 
-def recipe_for(seed: int, order: ContextOrder) -> BaseModelRecipe:
-    """The recipe of a model of this seed for runs whose auxiliary views have this order."""
+def recipe_of(config: Config) -> BaseModelRecipe:
+    """The recipe of the embedded model that a run begins with."""
+    order = config.model.base_order or config.contexts.order
     # Both orders are learned there, so that runs of either can begin with that model and be compared.
-    return BaseModelRecipe(seed=seed, question_first=QUESTION_FIRST if order == "question_first" else 0)
+    question_first = QUESTION_FIRST if order == "question_first" else 0
+    return BaseModelRecipe(seed=config.model.base_seed, question_first=question_first)
 
 
 def _tokenizer_and_folder(recipe: BaseModelRecipe) -> tuple["Qwen2Tokenizer", Path]:

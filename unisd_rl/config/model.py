@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from unisd_rl.config.base import Count, Decides, ModelName, Section, Seed
+from unisd_rl.config.contexts import ContextOrder
 
 
 def _true_or_false(given: object) -> object:
@@ -67,6 +68,9 @@ class ModelConfig(Section):
     """Type of the weights the engines and the learner compute with; masters and EMA are float32."""
     base_seed: Seed = 0
     """Seed of the embedded base model's training (unused with `path`)."""
+    base_order: ContextOrder | None = None
+    """Order of the auxiliary views that the embedded base model has learned to read beside the usual one. Absent: that
+    of `contexts.order`. For runs of several orders that are to begin with one model."""
     chat_template: ChatTemplateConfig = ChatTemplateConfig()
     """Arguments and clock of the chat template."""
     lora: Annotated[LoraConfig | None, Decides.LOSS] = None

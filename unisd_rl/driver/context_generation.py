@@ -15,7 +15,7 @@ from typing_extensions import override
 from actors.engines.engine import NO_WEIGHTS
 from actors.group import RolloutGroup
 from actors.rollout_actor import ActorSpec
-from unisd_rl.base_model import model_folder
+from unisd_rl.base_model import model_folder, recipe_of
 from unisd_rl.cluster.connect import connected
 from unisd_rl.cluster.cores import CorePlan, generation_cores
 from unisd_rl.cluster.resources import generation_requirements
@@ -47,7 +47,8 @@ def run_preparation(config: Config, console: Console) -> PreparationReport:
     with console.waiting("reading the data"):
         task, cache = load_task(config.task), cache_folder(config)
         config, _ = with_data_limits(config, task)
-    model = model_folder(config, cache / f"base-{config.model.base_seed}-{config.contexts.order}", console)
+    base = recipe_of(config)
+    model = model_folder(config, cache / f"base-{base.seed}-{base.question_first}", console)
 
     @contextmanager
     def open_generator() -> Iterator[ContextGenerator]:

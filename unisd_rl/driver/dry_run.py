@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from unisd_rl.base_model import base_model_or_tokenizer
+from unisd_rl.base_model import base_model_or_tokenizer, recipe_of
 from unisd_rl.cli import describe_resources
 from unisd_rl.cluster.resources import (
     generation_requirements,
@@ -187,7 +187,7 @@ def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None
         of_this_run = config.run_dir / "base_model"
         if of_this_run.is_dir():  # one that is resumed
             return of_this_run.absolute()
-        folder = base_model_or_tokenizer(config.model.base_seed, scratch, config.contexts.order)
+        folder = base_model_or_tokenizer(recipe_of(config), scratch)
         if folder == scratch:
             yield "the embedded base model is not there yet: the run trains it first, and keeps it"
         return folder
@@ -286,8 +286,7 @@ def _memory(config: Config) -> Iterator[str]:
     """What each process takes; nothing where the model's configuration is out of reach."""
     with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
         path = config.model.path
-        embedded = config.model.base_seed, Path(scratch), config.contexts.order
-        folder = base_model_or_tokenizer(*embedded) if path is None else Path(path)
+        folder = base_model_or_tokenizer(recipe_of(config), Path(scratch)) if path is None else Path(path)
         if path is None and not (folder / "config.json").is_file():
             return
         try:

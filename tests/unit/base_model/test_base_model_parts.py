@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.base_model import SHIPPED, ensure_base_model, model_folder, recipe_for, tokenizer_and_digest
+from unisd_rl.base_model import SHIPPED, ensure_base_model, model_folder, recipe_of, tokenizer_and_digest
 from unisd_rl.base_model.corpus import Corpus, corpus_text, train_tokenizer
 from unisd_rl.base_model.recipe import BaseModelRecipe
 from unisd_rl.base_model.train import Muon, learning_batch, new_model, orthogonalised, train_model
@@ -54,9 +54,14 @@ def test_a_model_that_reads_no_question_first_has_the_name_it_had_before_there_w
     assert RECIPE.digest("corpus", "tokenizer") == hashlib.blake2b(parts.encode(), digest_size=10).hexdigest()
 
 
+def of_order(order, base_order=None):
+    tree = {"model": {"base_seed": 3, "base_order": base_order}, "contexts": {"order": order}}
+    return recipe_of(load_recipe("unisd_star", tree))
+
+
 def test_only_a_run_whose_questions_come_first_begins_with_a_model_that_has_read_such_prompts():
-    assert recipe_for(3, "reference_first") == BaseModelRecipe(seed=3)
-    recipe = recipe_for(3, "question_first")
+    assert of_order("reference_first") == BaseModelRecipe(seed=3)
+    recipe = of_order("question_first")
     *_, none = Corpus(RECIPE).batch()
     *_, samples = Corpus(recipe).batch()
     assert (none, len(samples)) == ([], recipe.question_first)
@@ -72,15 +77,20 @@ def test_a_run_begins_with_the_base_model_of_its_seed_and_of_the_order_of_its_vi
     (tmp_path / "trained").mkdir()
     asked = []
 
-    def ensured(*what):
-        asked.append((what[0], what[2]))
+    def ensured(recipe, report):
+        asked.append(recipe)
         return tmp_path / "trained"
 
     monkeypatch.setattr("unisd_rl.base_model.ensure_base_model", ensured)
     for order in ("reference_first", "question_first"):
-        config = load_recipe("unisd_star", {"model": {"base_seed": 4}, "contexts": {"order": order}})
+        config = load_recipe("unisd_star", {"model": {"base_seed": 3}, "contexts": {"order": order}})
         assert model_folder(config, tmp_path / order, SilentProgress()).is_dir()
-    assert asked == [(4, "reference_first"), (4, "question_first")]
+    assert asked == [of_order("reference_first"), of_order("question_first")]
+
+
+def test_runs_of_either_order_can_begin_with_one_model():
+    assert of_order("reference_first", "question_first") == of_order("question_first")
+    assert of_order("question_first", "reference_first") == of_order("reference_first")
 
 
 def test_the_model_of_seed_0_is_in_the_package_and_one_of_another_recipe_is_trained_into_the_cache(monkeypatch):
@@ -91,10 +101,10 @@ def test_the_model_of_seed_0_is_in_the_package_and_one_of_another_recipe_is_trai
 
     asked = []
     monkeypatch.setattr("unisd_rl.base_model.train_into", trained)
-    shipped = ensure_base_model(0, lambda *_: None)
+    shipped = ensure_base_model(RECIPE, lambda *_: None)
     assert (shipped.parent, asked) == (SHIPPED, [])
     assert [folder.name for folder in SHIPPED.iterdir()] == [tokenizer_and_digest(RECIPE)[1]]
-    other = ensure_base_model(1, lambda *_: None)
+    other = ensure_base_model(BaseModelRecipe(seed=1), lambda *_: None)
     if asked:  # it is not in the cache of whoever runs this
         assert asked == [(other, BaseModelRecipe(seed=1))]
     assert SHIPPED not in other.parents
@@ -103,7 +113,7 @@ def test_the_model_of_seed_0_is_in_the_package_and_one_of_another_recipe_is_trai
 def test_the_model_in_the_package_has_the_shape_and_the_tokenizer_of_its_recipe_in_less_than_4_mb():
     from transformers import AutoModelForCausalLM
 
-    folder = ensure_base_model(0, lambda *_: None)
+    folder = ensure_base_model(RECIPE, lambda *_: None)
     model, new = AutoModelForCausalLM.from_pretrained(folder), new_model(RECIPE, TOKENIZER)
     assert {name: weight.shape for name, weight in model.named_parameters()} == {
         name: weight.shape for name, weight in new.named_parameters()

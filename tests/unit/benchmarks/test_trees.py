@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.layouts.rollouts import CASES, Problem, answers_needed, steps_of
+from benchmarks.layouts.shapes import SHAPES
 from benchmarks.layouts.worker import StepFigures
 from benchmarks.trees import Options, Step, ratios_of, rows_of, schedule
 from unisd_rl.types import TokenView, ViewKind
@@ -47,18 +48,18 @@ def test_a_case_has_8_answers_a_step_and_4_distinct_prompts_and_no_answer_twice(
 
 def rows(packed, tree):
     """Rows of one case over two steps, each taken in as many rounds as there are figures."""
-    options = Options(["m"], ["r"], False, ["packed", "tree"], ["g4"], 8, 9, 3, "cpu", "float32", None, 4096, 1)
+    options = Options(["tiny"], ["r"], False, ["packed", "tree"], ["g4"], 8, 9, 3, "cpu", "float32", None, 4096, 1)
     steps = [Step("r", "g4", []) for _ in packed]
     found = {(place, "packed"): rounds for place, rounds in enumerate(packed)}
     found |= {(place, "tree"): rounds for place, rounds in enumerate(tree)}
-    return rows_of("m", steps, found, options)
+    return rows_of("tiny", steps, found, options)
 
 
 def test_ratios_are_of_medians_over_rounds_summed_over_steps():
     packed = [[figures(wall_s=second, teacher_s=second / 2) for second in (90.0, 10.0, 12.0)], [figures(wall_s=6.0)]]
     tree = [[figures(wall_s=second, teacher_s=second / 3) for second in (3.0, 99.0, 1.0)], [figures(wall_s=3.0)]]
     ratios = ratios_of(rows(packed, tree))
-    assert ratios["step_time.g4"] == ratios["step_time.g4.m.r"] == (12 + 6) / (3 + 3)
+    assert ratios["step_time.g4"] == ratios["step_time.g4.tiny.r"] == (12 + 6) / (3 + 3)
     assert ratios["teacher_time.g4"] == (6 + 1) / (1 + 1)
 
 
@@ -71,6 +72,22 @@ def test_tokens_with_gradient_count_three_times_and_efficiency_is_time_s_ratio_o
     assert ratios["teacher_efficiency.g4"] == 3.0 / 4.0
     assert ratios["step_efficiency.g4"] == pytest.approx(2.0 / (1400 / 450))
     assert ratios["memory.g4"] == 45 / 60
+
+
+def test_work_counts_the_head_of_every_view_which_no_layout_saves():
+    packed = [[figures(wall_s=8.0, teacher_s=6.0, teacher_tokens=1000, student_tokens=100)]]
+    tree = [[figures(wall_s=4.0, teacher_s=2.0, teacher_tokens=250, student_tokens=50)]]
+    sizes = {"layer_weights": 2, "head_weights": 3, "answer_tokens": 20}
+    ratios = ratios_of([row | sizes for row in rows(packed, tree)])
+    assert ratios["teacher_work.g4"] == (2 * 1000 + 5 * 60) / (2 * 250 + 5 * 60)
+    assert ratios["step_work.g4"] == (2 * 1400 + 9 * 60) / (2 * 450 + 9 * 60)
+    assert ratios["teacher_work_efficiency.g4"] == 3.0 / ratios["teacher_work.g4"]
+    assert ratios["step_work_efficiency.g4"] == 2.0 / ratios["step_work.g4"]
+
+
+def test_a_shape_s_weights_are_those_of_its_linear_layers():
+    tiny = SHAPES["tiny"]  # 64 wide, 4 heads, 2 of keys, 128 in between, 2 layers
+    assert (tiny.layer_weights, tiny.head_weights) == (2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128), 8192 * 64)
 
 
 def test_differences_are_of_the_first_round_and_the_largest():

@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(seeds=[0, 1])
     monkeypatch.setattr(job, "Runner", ByHand)
-    monkeypatch.setattr(base_model, "ensure_base_model", lambda seed, report, order: ByHand.bases.append(seed))
+    monkeypatch.setattr(base_model, "ensure_base_model", lambda recipe, report: ByHand.bases.append(recipe.seed))
     ByHand.made, ByHand.bases, ByHand.failing = [], [], ()
     return tmp_path
 
