@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from actors.eval_batch import EvaluationDispatch, chat_requests
-from actors.process import ActorFailed, ActorProcess, PendingCall, look_at
+from actors.process import ActorFailed, ActorProcess, PendingCall, asked_together
 from actors.rollout_actor import ActorSpec, Chat, ChatAnswer, ChatRequest, ChoiceRequest, RolloutActor
 from actors.scale_requests import ActorCounts
 from actors.scaling import Observation, TargetActorCount
@@ -252,9 +252,9 @@ class RolloutGroup:
         """
         if not self._supervisors:
             return
-        look_at([call for actor in self._supervisors for call in actor.calls])
-        for actor in self._supervisors:
-            actor.check()
+        with asked_together([call for actor in self._supervisors for call in actor.calls]):
+            for actor in self._supervisors:
+                actor.check()
         if not self._desired.first_start and self._target is not None:
             self._count = self._target.count()
         if not self._desired.leases_paused:

@@ -1,6 +1,7 @@
 """One rollout actor as a process of the cluster: its place, its environment, and calls to it that nobody waits for."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -43,12 +44,14 @@ class PendingCall(Generic[Result]):
 
     def __init__(self, reference: Call[Result], name: str, log: Path) -> None:
         self.reference, self._name, self._log = reference, name, log
-        self.seen_ended: bool | None = None
-        """What `look_at` found last; None where it never did."""
+        self._ended: bool | None = None
+        """None: to be asked. True stays; False holds within a block of `asked_together`."""
 
     def done(self) -> bool:
         """Whether it has ended, well or not: `result` will not wait."""
-        return done(self.reference) if self.seen_ended is None else self.seen_ended
+        if self._ended is None:
+            self._ended = done(self.reference) or None
+        return bool(self._ended)
 
     def result(self) -> Result:
         """What the call returned, which must be done.
@@ -67,16 +70,22 @@ class PendingCall(Generic[Result]):
             raise ActorFailed(what, _permanent()) from error
 
 
-def look_at(calls: Sequence[PendingCall[Any]]) -> None:
-    """Ask once which of these have ended, for all of them: their `done` says so until this is called again.
+@contextmanager
+def asked_together(calls: Sequence[PendingCall[Any]]) -> Iterator[None]:
+    """Within this block the `done` of these calls answers as of its beginning, when all were asked at once.
 
     Asked one by one, some hundred actors cost the driver most of its time.
     """
-    open_calls = [call for call in calls if not call.seen_ended]
-    if open_calls:
-        ended = set(runtime().wait([call.reference for call in open_calls], 0.0, count=len(open_calls)))
-        for call in open_calls:
-            call.seen_ended = call.reference in ended
+    pending = [call for call in calls if not call._ended]
+    if pending:
+        ended = set(runtime().wait([call.reference for call in pending], 0.0, count=len(pending)))
+        for call in pending:
+            call._ended = call.reference in ended
+    try:
+        yield
+    finally:
+        for call in pending:
+            call._ended = call._ended or None
 
 
 def _permanent() -> type[RunFailed] | None:

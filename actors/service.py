@@ -9,7 +9,7 @@ queue --lease--> unit --> rollouts --> finished --commit--> queue --the next uni
 
 A unit (`rollout.unit_size`: the answers to one prompt, or to several) has one task, which ends when all of its
 completions have; its rollouts are committed together, or none is. A commit takes what finishes within a window and
-asks for what comes next, so that the queue is called once a window and not twice a rollout: see `CommitWindow`.
+asks for what comes next, so that the queue is called once a window and not twice a rollout: see `commit_window.py`.
 
 Who frees a staleness slot: `weights_changed`, when the engine has applied a version v. The lease call that waits at the
 queue ends, and the next one carries v, on which `transport.rollouts.admission.may_start` lets the prompts below
@@ -28,8 +28,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from actors.commit_window import CommitWindow
 from actors.engines.engine import NO_WEIGHTS, RolloutEngine
 from actors.generate import CompletionFailed, RolloutGenerator
+from actors.in_flight_limit import InFlightLimit
 from unisd_rl.config.rollout import RolloutConfig
 from unisd_rl.models.tokenizer import ChatTokenizer
 from unisd_rl.transport.rollouts.actor_client import LeaseQueue
@@ -37,107 +39,7 @@ from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.schema import encode
 from unisd_rl.types import NumberedPrompt, Rollout, no_op
 
-
-class InFlightLimit:
-    """At most `limit` completions in flight, and how much of the time any was. For one thread; `clock` returns
-    seconds."""
-
-    def __init__(
-        self, limit: int, clock: Callable[[], float] = time.monotonic, on_change: Callable[[], None] = no_op
-    ) -> None:
-        """`on_change` is called when the first of some starts, and when the last of them ended."""
-        self._limit, self._clock, self._on_change = limit, clock, on_change
-        self._count = 0
-        self._began_s = self._busy_since_s = clock()
-        self._busy_s = 0.0
-        self._stopped_s: float | None = None
-        self._released = asyncio.Event()
-
-    @property
-    def free(self) -> int:
-        """How many more may start; never negative, although the last unit or a late lease may exceed the limit."""
-        return max(0, self._limit - self._count)
-
-    @property
-    def busy(self) -> bool:
-        """Whether any is in flight."""
-        return self._count > 0
-
-    @property
-    def served_s(self) -> float:
-        """Seconds since `start_timing`, without those between `stop_timing` and `resume_timing`."""
-        now_s = self._clock() if self._stopped_s is None else self._stopped_s
-        return now_s - self._began_s
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds since `start_timing` with at least one in flight."""
-        return self._busy_s + (self._clock() - self._busy_since_s if self._count else 0.0)
-
-    def start_timing(self) -> None:
-        """The time to be measured starts now."""
-        self._began_s = self._busy_since_s = self._clock()
-        self._busy_s, self._stopped_s = 0.0, None
-
-    def stop_timing(self) -> None:
-        """Nothing is in flight, and nothing will be before `resume_timing`: the time between is neither."""
-        self._stopped_s = self._clock()
-
-    def resume_timing(self) -> None:
-        """Count again; nothing, where it was not stopped."""
-        if self._stopped_s is not None:
-            self._began_s += self._clock() - self._stopped_s
-            self._stopped_s = None
-
-    def acquire(self, count: int = 1) -> None:
-        """So many start."""
-        first = self._count == 0
-        if first:
-            self._busy_since_s = self._clock()
-        self._count += count
-        if first:
-            self._on_change()
-
-    def release(self, count: int = 1) -> None:
-        """So many ended."""
-        self._count -= count
-        if count and self._count == 0:
-            self._busy_s += self._clock() - self._busy_since_s
-            self._on_change()
-        self._released.set()
-
-    async def wait_until_free(self) -> None:
-        """Return when another may start."""
-        while not self.free:
-            self._released.clear()
-            await self._released.wait()
-
-
 _LEASE_WAIT_S = 10.0  # how long the queue may hold a call that it cannot serve yet
-
-
-class CommitWindow:
-    """For how many `seconds` finished rollouts wait for others to be committed with.
-
-    Their places in the engine stay empty meanwhile, so that it is at most 1/16 of the time that a unit takes; and at
-    most 30 ms while the learner waits for rollouts, 250 ms while it does not.
-    """
-
-    _SHARE, _LEARNER_WAITS_S, _AHEAD_S, _WEIGHT = 1 / 16, 0.03, 0.25, 0.1
-
-    def __init__(self) -> None:
-        self._unit_s: float | None = None
-        self.learner_waits = True
-
-    def count(self, unit_s: float) -> None:
-        """A unit took so many seconds."""
-        self._unit_s = unit_s if self._unit_s is None else self._unit_s + self._WEIGHT * (unit_s - self._unit_s)
-
-    @property
-    def seconds(self) -> float:
-        """As things are now."""
-        limit_s = self._LEARNER_WAITS_S if self.learner_waits else self._AHEAD_S
-        return limit_s if self._unit_s is None else min(limit_s, self._SHARE * self._unit_s)
 
 
 @dataclass(slots=True, eq=False)

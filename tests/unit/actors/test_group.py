@@ -1,12 +1,13 @@
 """What a group does without any process: the rest is in tests/integration."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from actors import group
 from actors.group import OutageTimer, RolloutGroup, print_event
-from actors.process import PendingCall
+from actors.process import PendingCall, asked_together
 from actors.rollout_actor import ActorSpec
 from actors.supervisor import ActorSupervisor, State
 from tests.fakes.hand_moved import VERSION_0, Clock, HandCall, HandProcess, Rig, pulse
@@ -131,7 +132,7 @@ def test_weights_are_asked_of_all_at_once_and_one_that_never_applies_them_is_rep
 
     monkeypatch.setattr(group, "wait", wait)
     monkeypatch.setattr(HandCall, "reference", None, raising=False)
-    monkeypatch.setattr(group, "look_at", lambda calls: None)  # these say themselves that they have ended
+    monkeypatch.setattr(group, "asked_together", nullcontext)  # these say themselves that they have ended
     config = load_recipe("unisd_star", {"rollout": {"actors": 3}})
     actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
     actors._supervisors, actors._desired = [rig.actor for rig in rigs], rigs[0].desired
@@ -229,3 +230,16 @@ def test_one_look_at_any_number_of_actors_asks_once_and_misses_nothing(count):
         assert (list(actors.pulses.values()), actors.serving) == ([pulse(VERSION_1)] * count, count)
         assert {actor.applied for actor in actors._supervisors} == {VERSION_1}
     assert not events
+
+
+def test_calls_that_were_asked_together_say_so_within_the_block_and_ask_for_themselves_after_it():
+    carrier = CountingRuntime()
+    early, late = calls = [PendingCall(Reference(None), "rollout-0", Path("log")) for _ in range(2)]
+    with using(carrier):
+        carrier.ended.add(early.reference)
+        with asked_together(calls):
+            carrier.ended.add(late.reference)
+            assert [call.done() for call in calls] == [True, False]
+            assert carrier.waits == 1
+        assert [call.done() for call in calls] == [True, True], "what has ended since is seen without another look"
+        assert carrier.waits == 2, "that one has ended need not be asked again"

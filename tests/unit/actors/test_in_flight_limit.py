@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from actors.service import InFlightLimit
+from actors.in_flight_limit import InFlightLimit
 
 
 class Clock:

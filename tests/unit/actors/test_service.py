@@ -3,8 +3,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from actors.commit_window import CommitWindow
 from actors.engines.engine import EngineDied
-from actors.service import CommitWindow, RolloutService
+from actors.service import RolloutService
 from tests.fakes.service_parts import (
     END_OF_TURN,
     NO_VERSION,
@@ -28,6 +29,12 @@ async def serving(queue, engine, tokenizer=None, **settings):
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+class LongWindow(CommitWindow):
+    """No lease call is made while a unit ends: the prompts come with commits, however slow the machine."""
+
+    seconds = 3600.0
 
 
 def test_no_more_prompts_are_in_flight_than_places():
@@ -512,25 +519,38 @@ def test_a_lease_that_two_calls_were_given_is_generated_once():
 
 
 def test_a_commit_asks_for_the_next_prompts_so_that_the_queue_is_called_once_for_each():
-    """One place: the first prompt is leased, all others come with the commit before; then a call waits for more."""
+    """One place: the first prompt is leased, and each other one comes with the commit of the one before."""
 
     async def scenario():
         queue, engine = ListQueue(5), HeldEngine()
         async with serving(queue, engine, concurrency=1) as service:
+            service._window = LongWindow()
             engine.release(5)
             await until(lambda: service.committed == 5)
-            await until(lambda: len(queue.leases) > 1)
-            return queue.commits, queue.leases, queue.requests
+            return queue.commits, queue.leases[:1], queue.requests, engine.started
 
-    commits, leases, requests = asyncio.run(scenario())
+    commits, leases, requests, started = asyncio.run(scenario())
     assert commits == [[0], [1], [2], [3], [4]]
-    assert (leases, requests) == ([(VERSION_0, 1)] * 2, [(VERSION_0, 1)] * 5)
+    assert (leases, requests) == ([(VERSION_0, 1)], [(VERSION_0, 1)] * 5)
+    assert started == ["q0", "q1", "q2", "q3", "q4"]
+
+
+def test_after_a_commit_that_was_given_nothing_a_lease_call_waits_for_more():
+    async def scenario():
+        queue, engine = ListQueue(1), HeldEngine()
+        async with serving(queue, engine, concurrency=1):
+            engine.release(1)
+            await until(lambda: len(queue.leases) == 2)
+            return queue.leases, queue.waiting
+
+    assert asyncio.run(scenario()) == ([(VERSION_0, 1)] * 2, [])
 
 
 def test_a_commit_asks_for_nothing_while_a_lease_call_waits_or_the_actor_is_to_lease_nothing():
-    async def requests(prompts, places, before):
+    async def requests(prompts, places, before=lambda service: None, window=CommitWindow):
         queue, engine = ListQueue(prompts), HeldEngine()
         async with serving(queue, engine, concurrency=places) as service:
+            service._window = window()
             await until(lambda: len(engine.started) == 1)
             before(service)
             await until(lambda: len(queue.leases) == 2 or places == 1)
@@ -538,10 +558,10 @@ def test_a_commit_asks_for_nothing_while_a_lease_call_waits_or_the_actor_is_to_l
             await until(lambda: service.committed == 1)
             return queue.requests
 
-    assert asyncio.run(requests(1, 2, lambda service: None)) == []  # a call waits for the other place's prompt
-    assert asyncio.run(requests(2, 1, lambda service: service.pause())) == []
-    assert asyncio.run(requests(2, 1, lambda service: service.drain())) == []
-    assert asyncio.run(requests(2, 1, lambda service: None)) == [(VERSION_0, 1)]
+    assert asyncio.run(requests(1, 2)) == []  # a call waits for the other place's prompt
+    assert asyncio.run(requests(2, 1, RolloutService.pause)) == []
+    assert asyncio.run(requests(2, 1, RolloutService.drain)) == []
+    assert asyncio.run(requests(2, 1, window=LongWindow)) == [(VERSION_0, 1)]
 
 
 def test_prompts_that_a_commit_of_an_older_lineage_was_given_are_not_started():
@@ -549,6 +569,7 @@ def test_prompts_that_a_commit_of_an_older_lineage_was_given_are_not_started():
         queue, engine = ListQueue(2), HeldEngine()
         queue.storing.clear()
         async with serving(queue, engine, concurrency=1) as service:
+            service._window = LongWindow()
             engine.release(1)
             await until(lambda: queue.commits)
             await service.abandon(1)
@@ -557,19 +578,6 @@ def test_prompts_that_a_commit_of_an_older_lineage_was_given_are_not_started():
             return queue.requests, engine.started, service.held
 
     assert asyncio.run(scenario()) == ([(VERSION_0, 1)], ["q0"], ())
-
-
-def test_the_window_of_a_commit_follows_the_learner_and_is_a_share_of_what_a_unit_takes():
-    window = CommitWindow()
-    assert window.seconds == 0.03
-    window.learner_waits = False
-    assert window.seconds == 0.25
-    window.count(1.6)
-    assert window.seconds == pytest.approx(0.1)
-    window.count(3.2)  # a tenth of what changed
-    assert window.seconds == pytest.approx(0.11)
-    window.learner_waits = True
-    assert window.seconds == 0.03
 
 
 def test_whether_the_learner_waits_comes_with_the_answer_to_a_commit():
