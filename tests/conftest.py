@@ -5,6 +5,7 @@ look for new ones, and for six times as many (`--hypothesis-profile=searching`).
 machine is proves nothing.
 """
 
+import atexit
 import gc
 from functools import cache
 
@@ -17,7 +18,7 @@ settings.load_profile("repeatable")
 
 gc.disable()  # till all tests are collected: it takes a quarter of the time of large imports, and finds nothing
 
-LONG = ("test_sandbox", "test_every_option", "test_rolling_ledger", "test_queue_model", "test_benchmarks")
+LONG = ("test_every_option", "test_rolling_ledger", "test_queue_model", "test_benchmarks")
 """Files of unit tests that take more than four seconds: the first of them, so that no core waits for one at the end."""
 
 
@@ -27,14 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays: the collector of garbage need not look through a million objects again and again."""
-    gc.collect()
     gc.freeze()
     gc.enable()
-
-
-def pytest_sessionfinish() -> None:
-    """As it was: types of Triton's that nothing collects at the end of the process are reported as leaked."""
-    gc.unfreeze()
+    # As it was, after pytest's own last collections: types of Triton's that nothing collects are reported as leaked.
+    atexit.register(gc.unfreeze)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

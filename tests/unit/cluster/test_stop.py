@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -129,78 +127,6 @@ def test_a_command_that_is_stopped_says_one_line_and_the_next_one_begins_anew(nu
 def test_a_command_that_is_not_stopped_leaves_the_handlers_as_they_were(handlers):
     assert exit_code(lambda arguments: 0, []) == 0
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
-
-
-ENDS_SLOWLY = """
-import atexit, sys, time
-from unisd_rl.cli import exit_code
-
-atexit.register(time.sleep, 60)
-atexit.register(print, "ending", flush=True)
-
-def command(arguments):
-    print("began", flush=True)
-    time.sleep(60)
-
-sys.exit(exit_code(command, []))
-"""
-
-
-def test_a_late_signal_does_not_change_the_exit_code_of_a_stop():
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDS_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in ("began\n", "ending\n"):
-        assert process.stdout.readline() == line
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.6)
-    assert process.wait(10) == STOPPED
-
-
-CLOSES_SLOWLY = """
-import sys, time
-from unisd_rl.cli import exit_code
-
-def command(arguments):
-    try:
-        print("began", flush=True)
-        time.sleep(60)
-    finally:
-        print("closing", flush=True)
-        time.sleep(60)
-
-sys.exit(exit_code(command, []))
-"""
-
-
-def test_a_process_that_closes_slowly_is_ended_by_another_signal():
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLOSES_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in ("began\n", "closing\n"):
-        assert process.stdout.readline() == line
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.6)  # longer than what is taken for one request
-    assert process.wait(10) == STOPPED
-    assert process.stderr.read() == "stopped at once\n"
-
-
-FINISHES = """
-import atexit, sys, time
-from unisd_rl.cli import exit_code
-
-atexit.register(time.sleep, 1)
-atexit.register(print, "ending", flush=True)
-sys.exit(exit_code(lambda arguments: 0, None))
-"""
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_late_signal_does_not_change_the_exit_code_of_what_has_finished(number):
-    process = subprocess.Popen([sys.executable, "-c", FINISHES], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ending\n"
-    process.send_signal(number)
-    assert process.wait(60) == 0
 
 
 def test_a_signal_while_ray_shuts_down_leaves_what_has_finished_as_it_is(monkeypatch, handlers):
