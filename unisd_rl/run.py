@@ -32,7 +32,7 @@ from unisd_rl.cli import (
 from unisd_rl.cluster.resources import requirements
 from unisd_rl.cluster.stop import STOPPED
 from unisd_rl.config import Config
-from unisd_rl.config.load import load_with_defaults
+from unisd_rl.config.load import describe_recipes, load_with_defaults
 from unisd_rl.config.own_model import Default
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.driver.console import Console
@@ -117,6 +117,7 @@ def checked_request(arguments: Sequence[str]) -> RunRequest:
         config = _forked(*fork, folder, others, overrides)
     elif folder is None:
         config, defaults = load_with_defaults(recipes, overrides, machine_gpus)
+        config = config.made_from(describe_recipes(recipes))
         check_without_imports(config)
     else:
         config = _resumed(folder, others, overrides)

@@ -188,7 +188,7 @@ def settings_digest(config: Config) -> str:
         for name, setting in settings(config).items()
         if setting.decides not in (Decides.NOTHING, Decides.ROUNDING) or name == "evaluation.every"
     }
-    for name in ("run.name", "run.dir"):
+    for name in ("run.name", "run.dir", "run.recipe"):
         deciding.pop(name)
     return hashlib.blake2b(json.dumps(deciding, sort_keys=True).encode(), digest_size=8).hexdigest()
 

@@ -140,6 +140,17 @@ def recipe_path(recipe: str, folder: Path = Path()) -> Path:
     )
 
 
+def describe_recipes(recipes: Sequence[str]) -> str:
+    """The recipes in one line, as they were named: shipped ones by name, others by the name of their file, behind the
+    shipped one that they extend."""
+    names: list[str] = []
+    for recipe in recipes:
+        paths = [layer.path for layer in _layers(recipe_path(recipe))]
+        shipped = [path.stem for path in paths if path.parent in (RECIPES, SETUPS)]
+        names += [*shipped[-1:], *(path.name for path in paths[len(shipped) :])]
+    return ", ".join(name.encode(errors="replace").decode() for name in names)  # a file's name need not be UTF-8
+
+
 def recipe_names(folder: Path) -> str:
     """The names of the recipes of a folder, in one line."""
     return ", ".join(sorted(file.stem for file in folder.glob("*.toml")))

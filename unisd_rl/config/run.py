@@ -40,6 +40,9 @@ class RunConfig(Section):
     rate of a step follows the schedule of the shortest length that the step is within."""
     forked_from: Annotated[str | None, Decides.LOSS] = None
     """The checkpoint that `--fork RUN@STEP` began this run from, which writes it here; the files are in `fork/`."""
+    recipe: Annotated[str | None, Decides.LOSS] = None
+    """The recipes that this run was made from, which the command `run` writes here: shipped ones by name, others by the
+    name of their file."""
     seed: Annotated[Seed, Decides.LOSS] = 0
     """Seeds the order of prompts, the choice of contexts, sampling and initial weights."""
     checkpoint_every: Annotated[CountOrNone, Decides.NOTHING] = 20

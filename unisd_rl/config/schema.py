@@ -83,6 +83,12 @@ class Config(Section):
         template = template.model_copy(update={"time": now.replace(microsecond=0)})
         return self.model_copy(update={"model": self.model.model_copy(update={"chat_template": template})})
 
+    def made_from(self, recipes: str) -> "Config":
+        """The same, with these recipes noted unless it names some already, as a run's config.toml does."""
+        if self.run.recipe is not None:
+            return self
+        return self.model_copy(update={"run": self.run.model_copy(update={"recipe": recipes})})
+
     @property
     def logprob_tolerance(self) -> float:
         """The mismatch of engine and learner at which the run stops: as set, or what rounding cannot reach."""

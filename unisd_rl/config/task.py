@@ -30,7 +30,15 @@ class ArithmeticTask(SelfContained):
     type: Literal["arithmetic"] = "arithmetic"
 
 
-class MultiplesTask(SelfContained):
+class WithThinking(Section):
+    """What the tasks for a model of one's own have in common: it may think before it answers."""
+
+    grade_thinking: bool = True
+    """Whether what a completion thinks is graded too. False: only what follows its last `</think>`; a completion that
+    opens `<think>` and never closes it is wrong."""
+
+
+class MultiplesTask(SelfContained, WithThinking):
     """Multiple choice with rationales: which of four numbers is a multiple of D. Out of domain: longer numbers.
 
     For a model of your own: the embedded one only knows arithmetic.
@@ -39,7 +47,7 @@ class MultiplesTask(SelfContained):
     type: Literal["multiples"]
 
 
-class ToolUseTask(SelfContained):
+class ToolUseTask(SelfContained, WithThinking):
     """Requests to answer with one call of a documented tool, in JSON. Out of domain: tools not seen in training.
 
     For a model of your own: the embedded one only knows arithmetic.
@@ -48,7 +56,7 @@ class ToolUseTask(SelfContained):
     type: Literal["tool_use"]
 
 
-class Benchmark(Section):
+class Benchmark(WithThinking):
     """What the published benchmarks have in common."""
 
     type: str
@@ -60,14 +68,7 @@ class Benchmark(Section):
     """At most so many held-out problems, the first ones. Absent: all."""
 
 
-class ReasoningBenchmark(Benchmark):
-    """What the published benchmarks have in common whose answer is stated in a text."""
-
-    grade_thinking: bool = True
-    """Whether what a completion thinks is graded too. False: only what follows its last `</think>`."""
-
-
-class ChoiceBenchmark(ReasoningBenchmark):
+class ChoiceBenchmark(Benchmark):
     """What the published multiple-choice benchmarks have in common."""
 
     seed: Seed = 0
@@ -107,7 +108,7 @@ class GPQATask(ChoiceBenchmark):
     type: Literal["gpqa"]
 
 
-class GSM8KTask(ReasoningBenchmark):
+class GSM8KTask(Benchmark):
     """GSM8K, grade-school mathematics in words: train and test, graded by the number.
 
     `data`: a folder with the source's train.jsonl and test.jsonl, or JSON Lines of such records with `split`.
@@ -118,7 +119,7 @@ class GSM8KTask(ReasoningBenchmark):
     """What `datasets.load_dataset` takes, where `data` is absent."""
 
 
-class MATHTask(ReasoningBenchmark):
+class MATHTask(Benchmark):
     r"""MATH-500, competition mathematics: the last `\boxed{}`, graded by math-verify. Training records have its fields.
 
     `data`: a folder with test.jsonl, and train.jsonl to train on, or JSON Lines of such records with `split`.

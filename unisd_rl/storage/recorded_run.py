@@ -25,6 +25,7 @@ _WHY_FIXED = {
     "run.steps": "the learning rate's schedule follows from it, and a run can only be prolonged",
     "run.earlier_steps": "its steps were taken so",
     "run.forked_from": "it began there",
+    "run.recipe": "it was made from that",
     "run.epochs": "its length is recorded as run.steps",
     "run.name": "the folder has its name",
     "run.dir": "the folder has its place",

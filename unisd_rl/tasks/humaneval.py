@@ -22,7 +22,8 @@ def load(config: HumanEvalTask) -> ProgrammingTask:
     """
     records = from_file(config.data) if config.data else from_hub(config.hub, None, "test", _FIELDS)
     splits = {"test": [to_example(record) for record in records]}
-    return ProgrammingTask(*take_first(config, config.data or config.hub, splits, FULL))
+    taken = take_first(config, config.data or config.hub, splits, FULL)
+    return ProgrammingTask(*taken, grade_thinking=config.grade_thinking)
 
 
 def to_example(record: SourceRecord) -> Example:

@@ -34,7 +34,8 @@ def load(config: MBPPTask) -> ProgrammingTask:
         fields = ("task_id", "code", "test_list", _TEXT[config.variant], _SETUP[config.variant])
         splits = {split: from_hub(config.hub, config.variant, split, fields) for split in _RANGES}
     examples = {split: [to_example(record, config.variant) for record in splits[split]] for split in _RANGES}
-    return ProgrammingTask(*take_first(config, config.data or config.hub, examples, FULL[config.variant]))
+    taken = take_first(config, config.data or config.hub, examples, FULL[config.variant])
+    return ProgrammingTask(*taken, grade_thinking=config.grade_thinking)
 
 
 def to_example(record: SourceRecord, variant: str) -> Example:

@@ -43,7 +43,7 @@ def load(config: MultiplesTask) -> Multiples:
     """The task of a `multiples` section."""
     train = _drawn(config.train_examples, "in_domain", False, derive_seed(config.seed, "train"))
     evaluation = _drawn(config.eval_examples, config.evaluation, True, derive_seed(config.seed, config.evaluation))
-    task = Multiples(train, evaluation)
+    task = Multiples(train, evaluation, config.grade_thinking)
     task.train = with_wrong_demonstrations(task, config.wrong_demonstrations, config.seed)
     return task
 

@@ -19,6 +19,7 @@ from unisd_rl.tasks.code_blocks import code_blocks, with_code
 from unisd_rl.tasks.program_mutations import mutated_programs, parsed, syntax_tree
 from unisd_rl.tasks.sandbox.limits import Trial
 from unisd_rl.tasks.sandbox.pool import shared_sandbox
+from unisd_rl.tasks.thinking import after_thinking
 from unisd_rl.types import Example, Message
 
 _FORM = (
@@ -56,8 +57,8 @@ class Reference:
 class ProgrammingTask:
     """A task whose completions are programs."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example]) -> None:
-        self.train, self.evaluation = train, evaluation
+    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], grade_thinking: bool = True) -> None:
+        self.train, self.evaluation, self._grade_thinking = train, evaluation, grade_thinking
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """The problem, and the form of the answer."""
@@ -69,7 +70,8 @@ class ProgrammingTask:
         Raises:
             SandboxError: the sandbox failed, so there is no grade.
         """
-        return shared_sandbox().judge(trial(completion, example)).passed
+        said = completion if self._grade_thinking else after_thinking(completion)
+        return said is not None and shared_sandbox().judge(trial(said, example)).passed
 
     def leaks(self, text: str, example: Example) -> bool:
         """Whether the text defines a function or class of the reference program: by its name (also in a block that is

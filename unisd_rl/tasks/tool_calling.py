@@ -6,6 +6,7 @@ from typing import Any
 
 from unisd_rl.seeds import derive_seed
 from unisd_rl.tasks.calls import Call, calls_in, makes_call, same_calls, stated_calls
+from unisd_rl.tasks.thinking import after_thinking
 from unisd_rl.types import Example, Message
 
 CallFormat = Callable[[Sequence[Call]], str]
@@ -14,8 +15,15 @@ CallFormat = Callable[[Sequence[Call]], str]
 class ToolCalling:
     """A task of requests with documented tools; `call_format` is the form in which demonstrations give calls."""
 
-    def __init__(self, train: Sequence[Example], evaluation: Sequence[Example], call_format: CallFormat) -> None:
-        self.train, self.evaluation, self._format = train, evaluation, call_format
+    def __init__(
+        self,
+        train: Sequence[Example],
+        evaluation: Sequence[Example],
+        call_format: CallFormat,
+        grade_thinking: bool = True,
+    ) -> None:
+        self.train, self.evaluation = train, evaluation
+        self._format, self._grade_thinking = call_format, grade_thinking
 
     def student_messages(self, example: Example) -> tuple[Message, ...]:
         """Documentation, request, and the form of the answer."""
@@ -23,7 +31,8 @@ class ToolCalling:
 
     def grade(self, completion: str, example: Example) -> bool:
         """Whether the completion makes exactly the wanted calls. An argument given as "" counts as not given."""
-        made = stated_calls(completion)
+        said = completion if self._grade_thinking else after_thinking(completion)
+        made = None if said is None else stated_calls(said)
         return made is not None and same_calls([_without_empty(call) for call in made], calls_in(example.answer))
 
     def leaks(self, text: str, example: Example) -> bool:

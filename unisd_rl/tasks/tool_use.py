@@ -99,7 +99,7 @@ def load(config: ToolUseTask) -> ToolCalling:
     held_out_tools = TOOLS if config.evaluation == "in_domain" else UNSEEN_TOOLS
     train = _drawn(config.train_examples, TOOLS, False, config.seed, "train_examples")
     evaluation = _drawn(config.eval_examples, held_out_tools, True, config.seed, "eval_examples")
-    task = ToolCalling(train, evaluation, demonstration_of)
+    task = ToolCalling(train, evaluation, demonstration_of, config.grade_thinking)
     task.train = with_wrong_demonstrations(task, config.wrong_demonstrations, config.seed)
     return task
 

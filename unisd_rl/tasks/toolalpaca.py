@@ -48,7 +48,8 @@ def load(config: ToolAlpacaTask) -> ToolCalling:
     train, evaluation = _from_hub(config) if config.data is None else _from_source(config, config.data)
     splits = {"train": train, "evaluation": evaluation}
     full = FULL if config.evaluation == "simulated" else {"train": FULL["train"]}
-    return ToolCalling(*take_first(config, config.data or config.hub, splits, full), calls.to_react)
+    taken = take_first(config, config.data or config.hub, splits, full)
+    return ToolCalling(*taken, calls.to_react, grade_thinking=config.grade_thinking)
 
 
 def _from_hub(config: ToolAlpacaTask) -> list[list[Example]]:

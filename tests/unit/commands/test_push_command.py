@@ -7,6 +7,8 @@ import pytest
 from tests.fakes.hub import hub
 from tests.fakes.run_folder import answer, run_folder
 from unisd_rl.__main__ import main
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
 
 FILES = {
@@ -125,7 +127,8 @@ def test_the_card_says_what_the_model_was_trained_from_and_how_it_answers(tmp_pa
     folder = run_folder(
         tmp_path / "a|b",
         evaluations={0: [answer("a", False)], 2: [answer("a", True)], 4: [answer("a", False)]},
-        model={"path": "/home/somebody/secret/Model-1B", "lora": {"rank": 8}},
+        model={"path": "/home/somebody/secret/Model-1B", "lora": {"rank": 24}},
+        run={"recipe": "unisd_star, my.toml"},
     )
     numbers = json.loads((folder / "evaluations" / "step-2.json").read_text())
     (folder / "evaluations" / "step-2.json").write_text(json.dumps({**numbers, "choice": choice, "cut": 3}))
@@ -133,19 +136,38 @@ def test_the_card_says_what_the_model_was_trained_from_and_how_it_answers(tmp_pa
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "secret" not in card
     assert "`Model-1B`, trained by on-policy self-distillation" in card
+    assert "for 2 steps with unisd-rl, recipe unisd_star, my.toml:\n" in card
+    assert "\nvllm serve PATH_OR_NAME_OF_THIS_MODEL\n" in card
+    assert "\nvllm serve PATH_OF_THE_BASE --enable-lora --max-lora-rank 32 --lora-modules NAME=" in card
     assert "# a b\n" in card
     assert "| 0 | 0.0% | 0.0% to 100.0% |" in card
     assert "| 2 | 100.0% | 0.0% to 100.0% |  |  | 3 |" in card
     assert "| 4 |" not in card  # after this checkpoint
     assert "1 answers state an option; chance is 25.0%, always B 50.0%." in card
-    assert "| `model.lora.rank` | 8 |" in card
+    assert "| `model.lora.rank` | 24 |" in card
     assert "| `objective.divergence.alpha` |" in card
     assert "transformers" in card.partition("## Versions")[2]
+
+
+def test_the_card_of_a_run_without_a_teacher_names_none(tmp_path):
+    from unisd_rl.reporting.model_card import model_card
+    from unisd_rl.reporting.record import RunRecord
+
+    config = load_recipe("sft").made_from("sft")
+    folder = tmp_path / "run"
+    RunDirectory(folder).create(config)
+    card = model_card(RunRecord.at(folder), 5)
+    trained = "the embedded base model, trained on the likelihood of completions for 5 steps with unisd-rl, recipe sft."
+    assert f"\n{trained}\n" in card
+    assert "teacher" not in card
+    assert "--enable-lora" not in card
 
 
 def test_a_base_on_a_hub_is_named_for_the_hub(tmp_path):
     from unisd_rl.reporting.model_card import model_card
     from unisd_rl.reporting.record import RunRecord
 
-    card = model_card(RunRecord.at(run_folder(tmp_path / "run", model={"path": "owner/base"})), 0)
+    hub = {"path": "owner/base", "lora": {"rank": 8}}
+    card = model_card(RunRecord.at(run_folder(tmp_path / "run", model=hub)), 0)
     assert 'base_model: "owner/base"' in card
+    assert "\nvllm serve owner/base --enable-lora --max-lora-rank 8 --lora-modules NAME=PATH_OF_ADAPTER\n" in card

@@ -48,6 +48,21 @@ def test_recipes_before_the_first_option_lie_over_one_another():
     assert result.errors == ""
 
 
+def test_a_run_notes_the_recipes_that_it_was_made_from_and_its_config_toml_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats.toml").write_text('extends = "unisd_star"\n[run]\nsteps = 3\n')
+    noted = {
+        (): "unisd_star",
+        ("ema", "qwen2_5_0_5b"): "ema, qwen2_5_0_5b",
+        ("cats.toml",): "unisd_star, cats.toml",
+        ("embedded", "ema"): "embedded, ema",
+    }
+    for recipes, names in noted.items():
+        assert checked_request([*recipes, "--run.name", "new"]).config.run.recipe == names
+    (tmp_path / "config.toml").write_text('extends = "ema"\n[run]\nrecipe = "unisd_star, cats.toml"\n')
+    assert checked_request(["config.toml"]).config.run.recipe == "unisd_star, cats.toml"
+
+
 BAD = {
     "set-up alone": (["qwen2_5_7b"], "put a recipe before the set-up"),
     "base and evaluations": (["ssd", "--evaluation.every", "3"], "evaluation.every = 3"),

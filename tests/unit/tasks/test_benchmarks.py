@@ -82,6 +82,14 @@ def test_every_gold_answer_is_right_and_every_wrong_one_wrong(name):
         assert not any(task.grade(text, example) for text in wrong)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_of_every_one_what_is_thought_of_and_not_said_is_wrong_where_thinking_is_cut(name):
+    config = CONFIGS[name]().model_copy(update={"grade_thinking": False})
+    task = load_task(config, for_training=False)
+    example = task.evaluation[0]
+    assert not task.grade(f"<think>{example.demonstration}", example)
+
+
 def test_the_join_of_the_two_sources_of_cos_e_is_the_published_data():
     published, joined = (load_task(CONFIGS[name]()) for name in ("cos_e", "cos_e source"))
     for one, other in zip(examples(published), examples(joined), strict=True):

@@ -103,6 +103,21 @@ def test_exactly_the_wanted_call_is_right(completion, right):
     assert TASK.grade(completion, EXAMPLE) is right
 
 
+@pytest.mark.parametrize(
+    ("completion", "graded_with", "graded_without"),
+    [
+        (f"<think>{GOLD}</think>I cannot.", True, False),
+        (f"<think>\n{REACT}\n</think>\n{GOLD.replace('Ada', 'Ben')}", True, False),
+        (f"<think>\n{REACT.replace('Ada', 'Ben')}\n</think>\n{GOLD}", False, True),
+        (f"<think>{GOLD}", True, False),  # cut at the limit before it answered
+        (GOLD, True, True),
+    ],
+)
+def test_a_call_that_is_only_thought_of_counts_unless_thinking_is_cut(completion, graded_with, graded_without):
+    for grade_thinking, right in ((True, graded_with), (False, graded_without)):
+        assert ToolCalling([], [], to_json, grade_thinking).grade(completion, EXAMPLE) is right
+
+
 def test_the_time_of_an_answer_of_brackets_grows_with_its_length_and_not_with_its_square():
     def seconds(pairs):
         before = process_time()

@@ -90,6 +90,21 @@ def test_a_stub_is_completed_by_a_function_or_by_its_body(completion, right):
     assert ProgrammingTask([], []).grade(completion, EXAMPLE) is right
 
 
+@pytest.mark.parametrize(
+    ("completion", "graded_with", "graded_without"),
+    [
+        (f"<think>\n{EXAMPLE.demonstration}\n</think>\nI cannot.", True, False),
+        (f"<think>I cannot.</think>\n{EXAMPLE.demonstration}", True, True),
+        (f"<think>\n{EXAMPLE.demonstration}", True, False),  # cut at the limit before it answered
+        (EXAMPLE.demonstration, True, True),
+        ("", False, False),
+    ],
+)
+def test_a_program_that_is_only_thought_of_counts_unless_thinking_is_cut(completion, graded_with, graded_without):
+    for grade_thinking, right in ((True, graded_with), (False, graded_without)):
+        assert ProgrammingTask([], [], grade_thinking).grade(completion, EXAMPLE) is right
+
+
 SQUARE = 'def f(x):\n    """Square.\n\n    ```\n    f(2)\n    ```\n    """\n    return x * x\n'
 
 

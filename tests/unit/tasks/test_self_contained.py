@@ -35,6 +35,15 @@ def test_every_gold_solution_is_right_and_every_wrong_one_wrong(kind, domain):
 
 
 @pytest.mark.parametrize("kind", ["multiples", "tool_use"])
+def test_what_a_model_thinks_is_graded_unless_that_is_cut(kind):
+    for grade_thinking in (True, False):
+        task = loaded(kind, grade_thinking=grade_thinking)
+        example = task.evaluation[0]
+        assert task.grade(f"<think>{example.demonstration}", example) is grade_thinking
+        assert task.grade(f"<think>Hm.</think>{example.demonstration}", example)
+
+
+@pytest.mark.parametrize("kind", ["multiples", "tool_use"])
 def test_training_problems_of_any_seed_are_held_out_of_no_evaluation(kind):
     def key(example):  # the problem without the order of its parts
         return re.sub(r"[A-D]\. ", "", "".join(sorted(example.question.split("\n"))))
