@@ -165,7 +165,7 @@ def result_of(
         ppl_ret=retention.get("ppl_ret"),
         jsd=retention.get("jsd"),
         generated_tokens=run.summary["queue"]["tokens"],
-        trained_tokens=sum(row["tokens"] for row in run.rows),
+        trained_tokens=sum(row["tokens"] for row in run.iter_rows()),
         seconds=cost.seconds,
         cpu_seconds=cost.cpu_seconds,
         peak_mib=cost.peak_mib,
@@ -181,8 +181,7 @@ def checkpoint_evaluations(folder: Path, steps: Sequence[int]) -> list[RecordedE
     evaluations = []
     for place, (step, numbers) in enumerate(zip(steps, content["results"], strict=True)):
         (file,) = (folder / "answers").glob(f"model-{place}-*.jsonl")
-        answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        evaluations.append(RecordedEvaluation(step, numbers, answers))
+        evaluations.append(RecordedEvaluation(step, numbers, file))
     return evaluations
 
 

@@ -14,7 +14,7 @@
 | tensorboard/, wandb/, mlruns/, trackio/ | `unisd_rl/tracking/`; the run's name there is in tracking/ |
 | timeline/, timeline.json.gz | every process (`storage/timeline.py`); put together at the end |
 | report.html | `driver/report_writer.py`, at every evaluation and at the end |
-| rollouts/, consumed.jsonl, lineages.jsonl | the rollout queue |
+| rollouts/, consumed.jsonl, consumed_summaries.jsonl, lineages.jsonl, quarantined.jsonl | the rollout queue |
 | checkpoints/step-N/ | the learner |
 | control/ | `python -m unisd_rl.scale` and the driver: the target number of rollout actors, and the present one |
 | logs/ | every process, one file each |

@@ -97,7 +97,8 @@ def _mechanisms(rows: Sequence[Row]) -> Finding:
         said.append(f"feature matching made {loss:.3g} nats of the loss")
     if not rows:
         return Finding(question, "no step was taken yet", "")
-    return Finding(question, "; ".join(said) or "none beside the divergence", "means over all steps; tokens below")
+    means = f"means over {len(rows)} steps; tokens below"
+    return Finding(question, "; ".join(said) or "none beside the divergence", means)
 
 
 def _held_up(run: RunRecord) -> Finding:
@@ -110,7 +111,8 @@ def _held_up(run: RunRecord) -> Finding:
     most = max(seconds, key=lambda name: seconds[name])
     shares = ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items())
     idle = _mean(rows, "actor_idle")
-    reason = f"of {total:,.0f} s in steps: {shares}" + ("" if idle is None else f"; actors were idle {idle:.0%}")
+    reason = f"of {total:,.0f} s in {len(rows)} steps: {shares}"
+    reason += "" if idle is None else f"; actors were idle {idle:.0%}"
     return Finding(question, f"mostly {most} ({seconds[most] / total:.0%})", reason)
 
 

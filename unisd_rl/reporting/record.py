@@ -17,15 +17,25 @@ from unisd_rl.storage.recorded_run import check_is_run
 from unisd_rl.storage.rolling import open_parts
 
 Row = Mapping[str, Any]
+MOST_STEPS = 4096
+"""Of metrics.jsonl that are held: a curve has fewer points, and a line of it takes some ten KiB of memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordedEvaluation:
-    """The evaluation after `step` steps: its numbers, and every answer."""
+    """The evaluation after `step` steps: its numbers, and every answer, read from its file when asked for.
+
+    A page shows the answers of two evaluations, however many a run has.
+    """
 
     step: int
     numbers: Row
-    answers: Sequence[Row]
+    path: Path
+
+    @cached_property
+    def answers(self) -> Sequence[Row]:
+        """One row an answer; none where the file is gone."""
+        return list(_lines(self.path))
 
     def scores(self) -> dict[str, float]:
         """Problem -> share of its answers that are right. Problems that have one id share one score."""
@@ -56,16 +66,29 @@ class RunRecord:
         """Of the folder."""
         return self.path.name
 
+    def iter_rows(self) -> Iterator[Row]:
+        """The lines of metrics.jsonl that count, one a step."""
+        return filter(self._counts, _lines(self.path / "metrics.jsonl"))
+
     @cached_property
     def rows(self) -> Sequence[Row]:
-        """The lines of metrics.jsonl that count, one a step."""
-        rows = {row["step"]: row for row in self._lines("metrics.jsonl") if self._counts(row)}
+        """As `iter_rows`; of a long run at most `MOST_STEPS` of them: each second one, or fourth, eighth, ..., and the
+        last."""
+        rows, every, last = dict[int, Row](), 1, 0
+        for row in self.iter_rows():
+            if last % every:
+                rows.pop(last, None)
+            last = row["step"]
+            rows[last] = row
+            if len(rows) > MOST_STEPS:
+                every *= 2
+                rows = {step: kept for step, kept in rows.items() if step % every == 0 or step == last}
         return [rows[step] for step in sorted(rows)]
 
     @cached_property
     def samples(self) -> Sequence[Row]:
         """The lines of samples.jsonl that count, one a rollout (`driver/sample_recorder.py`)."""
-        rows = {row["number"]: row for row in self._lines("samples.jsonl") if self._counts(row)}
+        rows = {row["number"]: row for row in filter(self._counts, _lines(self.path / "samples.jsonl"))}
         return [rows[number] for number in sorted(rows)]
 
     @cached_property
@@ -76,7 +99,7 @@ class RunRecord:
     @cached_property
     def events(self) -> Sequence[Row]:
         """What happened: faults, recoveries, notices."""
-        return self._lines("events.jsonl")
+        return list(_lines(self.path / "events.jsonl"))
 
     @cached_property
     def summary(self) -> Row:
@@ -100,25 +123,23 @@ class RunRecord:
         for path in (self.path / "evaluations").glob("step-*.json"):
             numbers = self._json(path)
             if numbers and version_survives(numbers.get("lineage", 0), numbers["version"], self._rollbacks):
-                answers = self._lines(f"evaluations/{path.stem}.jsonl")
-                yield RecordedEvaluation(numbers["version"], numbers, answers)
+                yield RecordedEvaluation(numbers["version"], numbers, path.with_suffix(".jsonl"))
 
     @cached_property
     def _rollbacks(self) -> Any:
         return read_rollbacks(self.path / "lineages.jsonl")
-
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        """The complete lines; one that nobody can read is left out. Python's json reads halves of surrogate pairs."""
-        rows = []
-        with suppress(OSError):
-            for _, file in open_parts(self.path / name):
-                for line in file.read().decode("utf-8", errors="replace").split("\n"):
-                    with suppress(ValueError):
-                        rows.append(json.loads(line))
-        return rows
 
     def _json(self, path: Path) -> Row | None:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines; one that nobody can read is left out. Python's json reads halves of surrogate pairs."""
+    with suppress(OSError):
+        for _, file in open_parts(path):
+            for line in file:
+                with suppress(ValueError):
+                    yield json.loads(line.decode("utf-8", errors="replace"))

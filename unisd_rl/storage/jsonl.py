@@ -16,6 +16,7 @@ import msgspec
 
 from unisd_rl.storage.files import sync_folder
 from unisd_rl.storage.rolling import open_parts, place_before_end, roll_over
+from unisd_rl.types import no_op
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,10 +30,13 @@ _NEWEST_BYTES = 16 << 20  # thousands of steps
 
 
 class JsonLinesFile:
-    """The one writer of `path`. With `fsync` a line is also on the disk when it is in the file."""
+    """The one writer of `path`. With `fsync` a line is also on the disk when it is in the file.
 
-    def __init__(self, path: Path, fsync: bool = False) -> None:
-        self._path, self._fsync, self._unwritten = path, fsync, b""
+    `on_full` is called when a part was closed, before the next one gets its first line.
+    """
+
+    def __init__(self, path: Path, fsync: bool = False, on_full: Callable[[], None] = no_op) -> None:
+        self._path, self._fsync, self._on_full, self._unwritten = path, fsync, on_full, b""
         if path.exists():
             os.truncate(path, _end_of_last_line(path))
 
@@ -55,7 +59,8 @@ class JsonLinesFile:
             self._unwritten = b""
 
     def _write(self, data: bytes) -> None:
-        roll_over(self._path, _PART_BYTES, self._fsync)
+        if roll_over(self._path, _PART_BYTES, self._fsync):
+            self._on_full()
         new, left = not self._path.exists(), memoryview(data)
         with self._path.open("ab", buffering=0) as file:
             end = file.tell()
@@ -106,14 +111,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def iter_json_lines(
-    path: Path, kind: type[Line], from_older: Callable[[dict[str, Any]], Line] | None = None
+    path: Path, kind: type[Line], from_older: Callable[[dict[str, Any]], Line] | None = None, first_part: int = 0
 ) -> Iterator[Line]:
     """The complete lines of a file of any length, in order, each as `kind`; none where there is no file.
 
-    `from_older` makes one of lines that an earlier version wrote with other fields.
+    `from_older` makes one of lines that an earlier version wrote with other fields; parts below `first_part` are not
+    read.
     """
     decoder, decoder_of_any = msgspec.json.Decoder(kind), msgspec.json.Decoder(dict[str, Any])
-    for _, file in open_parts(path):
+    for _, file in open_parts(path, first_part):
         torn = b""
         while block := file.read(_BLOCK_BYTES):
             lines, newline, torn = (torn + block).rpartition(b"\n")

@@ -29,13 +29,15 @@ def next_part(path: Path) -> Path:
     return path.with_name(f"{path.stem}.{max(closed_parts(path), default=0) + 1:05d}{path.suffix}")
 
 
-def roll_over(path: Path, most_bytes: int, fsync: bool) -> None:
-    """Close the newest part if it has so many bytes; whoever writes the next line makes a new one."""
+def roll_over(path: Path, most_bytes: int, fsync: bool) -> bool:
+    """Whether the newest part has so many bytes: it is closed then; whoever writes the next line makes a new one."""
     with suppress(FileNotFoundError):
         if path.stat().st_size >= most_bytes:
             path.rename(next_part(path))
             if fsync:
                 sync_folder(path.parent)
+            return True
+    return False
 
 
 def open_parts(path: Path, first: int = 0) -> Iterator[tuple[int, BinaryIO]]:

@@ -7,10 +7,12 @@ import pytest
 
 from tests.fakes.run_folder import HOSTILE, answer, run_folder, sample, step
 from unisd_rl.errors import UserError
+from unisd_rl.reporting import record as record_module
 from unisd_rl.reporting.answers import answer_pairs, sampled_problems, shortened, visible
 from unisd_rl.reporting.charts import MOST_POINTS, Chart, Curve, thinned
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
 from unisd_rl.reporting.findings import describe_cuts, findings
+from unisd_rl.reporting.model_card import model_card
 from unisd_rl.reporting.page import MOST_BYTES, comparison, report, write_report
 from unisd_rl.reporting.record import RunRecord
 
@@ -28,6 +30,39 @@ def test_steps_and_samples_that_a_rollback_discarded_are_not_shown(tmp_path):
     )
     assert [row["loss"] for row in run.rows] == [1.0, 2.0]
     assert [(row["number"], row["length"]) for row in run.samples] == [(0, 3), (5, 3)]
+
+
+def test_of_a_long_run_a_bounded_number_of_steps_is_held_evenly_spread_and_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_module, "MOST_STEPS", 10)
+    held = {}
+    for steps in (10, 11, 20, 100, 1000):
+        rows = [step(number) for number in range(steps)]
+        run = record(tmp_path / str(steps), steps=rows)
+        held[steps] = [row["step"] for row in run.rows]
+    assert held[10] == list(range(10))
+    assert held[11] == [0, 2, 4, 6, 8, 10]
+    assert held[20] == [0, 4, 8, 12, 16, 19]
+    assert held[100] == [0, 16, 32, 48, 64, 80, 96, 99]
+    assert held[1000] == [0, 128, 256, 384, 512, 640, 768, 896, 999]
+
+
+def test_a_page_and_a_card_read_the_answers_of_the_first_and_the_last_evaluation_however_many_there_are(
+    tmp_path, monkeypatch
+):
+    answers = [answer(f"p{index}", index % 2 == 0) for index in range(4)]
+    run = run_folder(tmp_path / "run", steps=[step(0)], evaluations=dict.fromkeys(range(0, 40, 2), answers))
+    opened, open_parts = [], record_module.open_parts
+
+    def counted(path):
+        opened.append(path.name)
+        return open_parts(path)
+
+    monkeypatch.setattr(record_module, "open_parts", counted)
+    report(RunRecord.at(run))
+    assert [name for name in opened if name.startswith("step-")] == ["step-0.jsonl", "step-38.jsonl"]
+    opened.clear()
+    assert "| 38 | 50.0% |" in model_card(RunRecord.at(run), 38)
+    assert opened == ["step-0.jsonl", "step-38.jsonl"]
 
 
 def test_hostile_text_is_text_everywhere(tmp_path):

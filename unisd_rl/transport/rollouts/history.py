@@ -1,6 +1,6 @@
-"""What the queue remembers of a run besides the rollouts: lineages, consumption, quarantine.
+"""What the queue remembers of a run besides the rollouts: lineages and quarantine, and consumption (`consumption.py`).
 
-Each is one file of JSON lines in the run's folder that is restored when the queue is opened again:
+Each is a file of JSON lines in the run's folder that is restored when the queue is opened again:
 
     lineages.jsonl     LineageLog    one line a rollback       which steps count
     consumed.jsonl     Consumption   one line a prompt, step   what the learner was handed
@@ -20,14 +20,12 @@ arrived) is handed over again too, but was consumed once.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from unisd_rl.storage.jsonl import JsonLinesFile, iter_json_lines, read_json_lines
-from unisd_rl.storage.lineage import Rollback, read_rollbacks, step_survives
-from unisd_rl.transport.rollouts import admission
-from unisd_rl.transport.rollouts.batch import ConsumedRecord
+from unisd_rl.storage.jsonl import JsonLinesFile, read_json_lines
+from unisd_rl.storage.lineage import Rollback, read_rollbacks
 from unisd_rl.transport.rollouts.number_set import NumberSet
 
 
@@ -70,68 +68,6 @@ class LineageLog:
         """Raise RolledBack unless `lineage` is the current one."""
         if lineage != self.current:
             raise RolledBack(f"the learner went from lineage {lineage} to {self.current}")
-
-
-class Consumption:
-    """Counts of prompts, of the steps that count only; restored from `path`.
-
-    `numbers` are the prompts trained on; `rows` are those handed over, doubles included.
-    """
-
-    def __init__(self, path: Path, fsync: bool, lineages: LineageLog, max_staleness: int) -> None:
-        self._path, self._lineages, self._max_staleness = path, lineages, max_staleness
-        self._file = JsonLinesFile(path, fsync)
-        self.recount()
-
-    def recount(self) -> None:
-        """Read the file anew: after a rollback other lines survive."""
-        self.numbers, self._doubled = NumberSet(), NumberSet()
-        self._taken: int | None = None
-        self.rows = self.steps = self.tokens = self.straddling = self.max_staleness_seen = 0
-        for record in iter_json_lines(self._path, ConsumedRecord, ConsumedRecord.from_json):
-            if step_survives(record.learner_lineage, record.step, self._lineages.rollbacks):
-                self._count(record)
-
-    def __len__(self) -> int:
-        """How many prompts were trained on."""
-        return len(self.numbers)
-
-    @property
-    def doubled(self) -> int:
-        """Prompts that more than one step trained on."""
-        return len(self._doubled)
-
-    def record(self, step: int, records: Sequence[ConsumedRecord]) -> int:
-        """Write what `step` trains on, and count it; the largest staleness among its tokens.
-
-        Raises AssertionError, and records nothing, when that is above the bound: the admission rule promises that it
-        never is.
-        """
-        worst = max(map(self._bounded_staleness, records), default=0)
-        again = step == self._taken
-        new = [record for record in records if not (again and record.prompt in self.numbers)]
-        if new:
-            self._file.append(new)
-        for record in new:
-            self._count(record)
-        self._taken, self.steps = step, max(self.steps, step + 1)
-        return worst
-
-    def _bounded_staleness(self, record: ConsumedRecord) -> int:
-        stale = 0 if record.oldest is None else max(0, admission.staleness(record.step, record.oldest))
-        assert stale <= self._max_staleness, (
-            f"prompt {record.prompt} of step {record.step} has a token of version {record.oldest}: "
-            f"staleness {stale} is above max_staleness {self._max_staleness}"
-        )
-        return stale
-
-    def _count(self, record: ConsumedRecord) -> None:
-        (self._doubled if record.prompt in self.numbers else self.numbers).add(record.prompt)
-        self.rows += 1
-        self.tokens += record.tokens
-        self._taken, self.steps = record.step, max(self.steps, record.step + 1)
-        self.straddling += record.oldest != record.newest
-        self.max_staleness_seen = max(self.max_staleness_seen, self._bounded_staleness(record))
 
 
 class Quarantine:

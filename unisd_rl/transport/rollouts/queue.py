@@ -18,8 +18,8 @@ Only `commit` gives way to other calls half done, while rows are written; what i
 given it, nobody fails it, and no lease of it expires.
 
 A plain class; `driver_client.ServedQueue` is the Ray actor. Under `directory` it keeps `rollouts/` (the ledger),
-`consumed.jsonl`, `quarantined.jsonl` and `lineages.jsonl`; opening the directory again restores what they say. What
-was admitted and leased is forgotten then: the driver admits again, and actors renew what they hold.
+`consumed.jsonl` with its summaries, `quarantined.jsonl` and `lineages.jsonl`; opening the directory again restores what
+they say. What was admitted and leased is forgotten then: the driver admits again, and actors renew what they hold.
 """
 
 import time
@@ -38,8 +38,9 @@ from unisd_rl.transport.rollouts.batch import (
     consumed_records,
     split_for_ranks,
 )
+from unisd_rl.transport.rollouts.consumption import Consumption
 from unisd_rl.transport.rollouts.dispatch import BatchWaits, CommitAnswer, Dispatcher, LeaseRequest
-from unisd_rl.transport.rollouts.history import Consumption, LineageLog, Quarantine
+from unisd_rl.transport.rollouts.history import LineageLog, Quarantine
 from unisd_rl.transport.rollouts.leases import Clock, LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.number_set import NumberSet

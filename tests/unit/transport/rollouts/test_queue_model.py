@@ -33,8 +33,9 @@ from hypothesis.stateful import (
 
 from tests.fakes.queue_world import LEASE_S, Setting, World
 from unisd_rl.transport.rollouts import admission
+from unisd_rl.transport.rollouts.consumption import Consumption
 from unisd_rl.transport.rollouts.dispatch import Dispatcher, LeaseRequest
-from unisd_rl.transport.rollouts.history import Consumption, LineageLog
+from unisd_rl.transport.rollouts.history import LineageLog
 from unisd_rl.transport.rollouts.leases import LeaseBook
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.number_set import NumberSet
