@@ -105,7 +105,7 @@ def measure(model: Path, kind: str, tokens: int) -> dict[str, float]:
 
     device = init_process_group(gpus=False, threads=0, timeout_s=PROCESS_TIMEOUT_S)
     if kind == "lora":
-        import peft  # noqa: F401
+        import unisd_rl.models.peft_import  # noqa: F401
     if kind == "8 bit":
         import bitsandbytes  # noqa: F401
     config = config_of(kind, tokens)

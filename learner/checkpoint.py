@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from peft import LoraConfig as PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from learner.student import Student
 from learner.training_state import write_archive
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.models.load import WEIGHTS, write_companions
+from unisd_rl.models.peft_import import PeftConfig
 from unisd_rl.storage.checkpoints import RUN_STATE, RunState, write_manifest
 from unisd_rl.storage.files import replace_directory
 from unisd_rl.transport.weights.adapter import factors

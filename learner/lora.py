@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.models.load import add_adapter
+from unisd_rl.models.peft_import import BaseTunerLayer, LoraLinear
 from unisd_rl.transport.weights.adapter import factors
 
 STUDENT, TEACHER = "student", "teacher"

@@ -28,7 +28,7 @@ Lookup = Callable[[str], Tensor]
 def build_optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) -> torch.optim.Optimizer:
     """The optimiser of these parameters; its learning rate is set at each step."""
     groups = parameter_groups(parameters, learner.weight_decay)
-    if learner.optimizer == "adamw":
+    if not learner.eight_bit_moments:
         # Offloaded, it runs on the CPU over flat pieces of all parameters: fused, without temporaries of their size.
         fused = {"fused": True} if learner.offload_optimizer else {}
         return torch.optim.AdamW(groups, lr=learner.learning_rate, betas=BETAS, **fused)

@@ -40,7 +40,7 @@ class Student:
         self._lora = config.model.lora
         self.optimizer_steps = 0
         """AdamW steps taken: the version, less the steps that had no token to train on."""
-        self.eight_bit_moments = config.learner.optimizer == "adamw_8bit"
+        self.eight_bit_moments = config.learner.eight_bit_moments
         """Whether AdamW's moments are of 8 bits, which `optimizer.py` reads and sets."""
         optimiser = build_optimizer(self.parameters.values(), config.learner)
         self._engine, self._optimiser, _, _ = deepspeed.initialize(

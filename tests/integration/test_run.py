@@ -49,6 +49,13 @@ def test_the_timeline_has_what_every_process_did(short_run):
 
 
 @pytest.mark.engine
+def test_no_log_speaks_of_bitsandbytes_which_the_run_does_not_use(short_run):
+    logs = {path.name: path.read_text() for path in (short_run.path / "logs").iterdir()}
+    assert {"learner-0.log", "rollout-0.log"} <= logs.keys()
+    assert [name for name, text in logs.items() if "gemm_4bit" in text or "bitsandbytes" in text] == []
+
+
+@pytest.mark.engine
 def test_staleness_stays_within_its_bound(short_run):
     assert_staleness_within(short_run, bound=1)
 

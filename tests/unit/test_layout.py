@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("unisd_rl", "actors", "learner")
 
 ALLOWED = {
+    "bitsandbytes": {"learner/optimizer.py"},
+    "peft": {"unisd_rl/models/peft_import.py"},
     "ray": {
         "unisd_rl/cluster/ray_cluster.py",
         "unisd_rl/cluster/ray_runtime.py",

@@ -75,12 +75,17 @@ class LearnerConfig(Section):
 
     @model_validator(mode="after")
     def _eight_bits_stay_on_the_device(self) -> "LearnerConfig":
-        if self.offload_optimizer and self.optimizer == "adamw_8bit":
+        if self.offload_optimizer and self.eight_bit_moments:
             raise ValueError(
                 'optimizer = "adamw_8bit" and offload_optimizer = true: moments of 8 bits are updated on the device; '
                 "leave out one of the two"
             )
         return self
+
+    @property
+    def eight_bit_moments(self) -> bool:
+        """Whether AdamW's moments are of 8 bits."""
+        return self.optimizer == "adamw_8bit"
 
     @property
     def scoring_budget(self) -> int:

@@ -23,7 +23,8 @@ from unisd_rl.types import ViewKind
 _GIB = 1 << 30
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
-_MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.0 + 2.0 * _FLOAT32 / 256}  # 8 bits, and a float32 scale for 256 of them
+_MOMENTS = 2.0 * _FLOAT32
+_EIGHT_BIT_MOMENTS = 2.0 + 2.0 * _FLOAT32 / 256  # 8 bits each, and a float32 scale for 256 of them
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's buckets for gradients that are summed over ranks
 _ARCHIVE_BYTES = 1 << 28
 # Activations are made by one thread and freed by autograd's, whose own arrays come from another arena of malloc: so
@@ -147,10 +148,11 @@ def optimizer_bytes(config: Config, shape: ModelShape) -> float:
     """Moments, and float32 masters where the weights themselves are none; one part a rank from ZeRO 1 on."""
     stage, learner = config.zero_stage, config.learner
     parts = learner.ranks if stage else 1
+    moments = _EIGHT_BIT_MOMENTS if learner.eight_bit_moments else _MOMENTS
     masters = _FLOAT32 if stage else 0
     # Offloaded, DeepSpeed keeps the gradients of the part there too, and the weights on their way back.
     beside = _FLOAT32 + _BYTES[config.model.dtype] if learner.offload_optimizer else 0
-    return shape.trained / parts * (_MOMENTS[learner.optimizer] + masters + beside)
+    return shape.trained / parts * (moments + masters + beside)
 
 
 def gradient_bytes(config: Config, shape: ModelShape) -> float:
@@ -197,11 +199,11 @@ def scoring_bytes(config: Config, shape: ModelShape) -> float:
 
 def update_bytes(config: Config, shape: ModelShape) -> float:
     """AdamW's temporaries: of one tensor, or of the rank's flat part of all from ZeRO 1 on."""
+    eight_bit = config.learner.eight_bit_moments
     if config.learner.gpus_per_rank:
-        return 0.0 if config.learner.optimizer == "adamw_8bit" else 2.0 * _FLOAT32 * shape.largest
+        return 0.0 if eight_bit else 2.0 * _FLOAT32 * shape.largest
     elements = shape.trained / config.learner.ranks if config.zero_stage else shape.largest
-    tensors = {"adamw": 2, "adamw_8bit": 6}[config.learner.optimizer]
-    return tensors * _FLOAT32 * elements
+    return (6 if eight_bit else 2) * _FLOAT32 * elements
 
 
 def save_bytes(config: Config, shape: ModelShape) -> float:

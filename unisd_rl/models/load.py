@@ -11,7 +11,6 @@ trained is refused before any process starts (check.py).
 """
 
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -170,10 +169,7 @@ def add_adapter(model: "PreTrainedModel", lora: LoraConfig, name: str, dropout: 
     Raises:
         UserError: a name fits no layer, or a layer of another kind, or the output head.
     """
-    # peft imports bitsandbytes, which misses kernels for inference that nobody uses here, and says so on the screen.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from peft import LoraConfig as PeftConfig
-    from peft import inject_adapter_in_model
+    from unisd_rl.models.peft_import import PeftConfig, inject_adapter_in_model
 
     for target in lora.targets:
         _check_target(model, target)

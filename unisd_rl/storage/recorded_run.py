@@ -104,7 +104,7 @@ def resumed_config(folder: Path, overrides: Tree) -> Config:
 
 def _cutting_moments(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The settings that differ and by which moments of 8 bits are cut in a checkpoint."""
-    if before.learner.optimizer != "adamw_8bit":
+    if not before.learner.eight_bit_moments:
         return {}
     differing = differing_settings(before, now, Decides.ROUNDING)
     return {name: differing[name] for name in ("learner.ranks", "learner.zero_stage") if name in differing}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig as PeftConfig
 from safetensors.torch import save
 
 from unisd_rl.config.model import LoraConfig
+from unisd_rl.models.peft_import import PeftConfig
 from unisd_rl.transport.weights.shared_memory import SharedMemory
 
 FILE_PREFIX = "base_model.model."

@@ -1,0 +1,26 @@
+"""peft is imported without bitsandbytes; that nothing else imports peft is in test_layout.py."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from unisd_rl.models.peft_import import hidden
+
+
+def test_a_hidden_library_is_not_installed_within_the_block_and_is_again_after_it():
+    with hidden("colorsys"):
+        assert importlib.util.find_spec("colorsys") is None
+        with pytest.raises(ImportError):
+            import colorsys
+    import colorsys
+
+    assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+
+
+def test_one_that_was_imported_before_is_the_same_module_after_the_block():
+    import colorsys
+
+    with hidden("colorsys"):
+        assert importlib.util.find_spec("colorsys") is None
+    assert sys.modules["colorsys"] is colorsys
