@@ -5,6 +5,7 @@ begins with `#` may be switched on. Exit codes: `cli.exit_code`.
 """
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ _DESCRIPTION = """Look at data of your own and write a commented recipe for it.
 
 DATA: a file (.jsonl, .json, .csv, .tsv, .parquet), or several by a pattern in quotes, as 'data/train-*.parquet'."""
 _ROLES = (*USUAL, "messages", "tools")
+_SHARD = re.compile(r"(?<=.)-\d+-of-\d+$")
+"""How `datasets` numbers the files of a split."""
 _BATCH = 16
 """`learner.batch_size` where nobody says otherwise."""
 
@@ -38,15 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _init(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     files = named_files("DATA", options.data)
-    name = files[0].stem if len(files) == 1 else files[0].parent.absolute().name
-    out: Path = options.out or Path(f"{name}.toml")
+    out: Path = options.out or Path(f"{_name(files)}.toml")
     if out.exists():
         raise UserError(f"--out {out} is there already: name another file, or remove it")
     check_model_folder("--model", options.model)
     given = {role: field for role in _ROLES if (field := getattr(options, role)) is not None}
     fields = guessed_fields(first_record(files[0]), given)
     section, right = fitting_grader(_section(options, files, fields))
-    found = _Found(name, options.model, section, load_task(section), out, right)
+    found = _Found(out.stem, options.model, section, load_task(section), out, right)
     try:
         out.write_text("\n".join(_recipe(found)) + "\n", encoding="utf-8")
     except OSError as error:
@@ -54,6 +56,13 @@ def _init(arguments: Sequence[str]) -> int:
     print(f"{out}: {_describe(found.task, fields)}")
     print(f"look first: {_command(found)} --dry-run")
     return 0
+
+
+def _name(files: Sequence[Path]) -> str:
+    """What to call a run on these files: as the only one, or the split that they are the shards of, or else as their
+    folder."""
+    splits = {_SHARD.sub("", file.stem) for file in files}
+    return splits.pop() if len(splits) == 1 else files[0].parent.absolute().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,10 @@ def _grader_lines(found: _Found) -> Iterator[str]:
     grader = found.section.grader
     yield f"[task.grader]  # {found.right:.0%} of the worked solutions are right by it"
     yield f'type = "{grader.type}"  # one of {", ".join(grader_types())}: docs/own_data.md'
-    yield "# grade_thinking = false  # for a model that thinks: only what follows </think> is graded"
+    if found.section.grader.grade_thinking:
+        yield "# grade_thinking = false  # for a model that thinks: only what follows </think> is graded"
+    else:
+        yield "grade_thinking = false  # worked solutions think first: only what follows </think> is graded"
 
 
 def _text(text: str) -> str:
@@ -162,7 +174,9 @@ def _parser() -> CliParser:
     parser.add_argument("data", metavar="DATA", help="the records to train on")
     parser.add_argument("--held-out", metavar="DATA", help="those to evaluate on (default: some of DATA)")
     parser.add_argument("--model", type=user_model, help="a model folder or a hub name")
-    parser.add_argument("--out", type=user_path, metavar="FILE", help="the recipe's file (default: NAME.toml here)")
+    parser.add_argument(
+        "--out", type=user_path, metavar="FILE", help="the recipe's file, which names the run (default: as DATA)"
+    )
     for role in _ROLES:
         what = {"messages": "a chat, with the worked solution as its last turn"}.get(role, f"the {role}")
         parser.add_argument(f"--{role}", metavar="FIELD", help=f"the field that is {what} (default: by its name)")

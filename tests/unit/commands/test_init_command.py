@@ -88,6 +88,22 @@ def test_files_by_a_pattern_and_held_out_ones_and_a_model_are_written_down(here,
     assert config.model.path == str(model)
 
 
+def test_a_run_is_called_as_the_recipe_and_that_as_the_split_and_not_as_its_shard(here):
+    for shard in (0, 1):
+        pq.write_table(pa.Table.from_pylist(ROWS), here / f"sums-train-0000{shard}-of-00002.parquet")
+    assert main(["init", "sums-train-*.parquet"]) == 0
+    assert checked_request(["sums-train.toml", "--model.path", "a/b"]).config.run.name == "sums-train"
+    assert main(["init", "sums-train-00000-of-00002.parquet", "--out", "mine.toml"]) == 0
+    assert checked_request(["mine.toml", "--model.path", "a/b"]).config.run.name == "mine"
+
+
+@pytest.mark.parametrize(("thought", "graded"), [("<think>One more.</think>\n", False), ("", True)])
+def test_what_worked_solutions_think_is_not_graded(here, thought, graded):
+    write(here / "rows.jsonl", [{**row, "solution": f"{thought}{row['solution']}"} for row in ROWS])
+    assert main(["init", "rows.jsonl"]) == 0
+    assert checked_request(["rows.toml", "--model.path", "a/b"]).config.task.grader.grade_thinking is graded
+
+
 def test_a_person_names_the_fields_that_are_called_otherwise(here, capsys):
     write(here / "odd.jsonl", [{"q": row["Question"], "how": row["solution"], "x": row["result"]} for row in ROWS])
     assert main(["init", "odd.jsonl"]) == 2

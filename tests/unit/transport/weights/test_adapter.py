@@ -1,3 +1,5 @@
+import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -8,8 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.fakes.adapters import LORA, adapted_base, random_factors
 from tests.fakes.tiny_chat_model import save_model
+from unisd_rl.base_model import model_folder
+from unisd_rl.config.load import load_recipe
 from unisd_rl.config.model import LoraConfig
-from unisd_rl.transport.weights.adapter import AdapterFolder, describe_mismatch
+from unisd_rl.driver.console import Console
+from unisd_rl.transport.weights.adapter import AdapterFolder, describe_mismatch, peft_config
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,29 @@ def test_peft_loads_the_folder_and_computes_what_the_factors_say(model_path):
                 layer = base.get_submodule(name.removesuffix(".lora_A.weight"))
                 layer.base_layer.weight += scale * factors[name.replace("lora_A", "lora_B")] @ factor_a
         torch.testing.assert_close(model(tokens).logits, base(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def hub_model(model_path, tmp_path, monkeypatch):
+    """The model as the cache of a hub has it, under the name owner/name."""
+    cached, commit = tmp_path / "models--owner--name", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(model_path, cached / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return "owner/name"
+
+
+@pytest.mark.parametrize("given", ["a folder", "a hub name"])
+def test_an_adapter_names_a_base_that_is_found_from_anywhere(given, model_path, hub_model, tmp_path, monkeypatch):
+    """A folder in full, a hub name as it is: not the copy in this machine's cache."""
+    monkeypatch.chdir(model_path.parent)
+    path, named = {"a folder": (model_path.name, str(model_path)), "a hub name": (hub_model, hub_model)}[given]
+    base = model_folder(load_recipe("unisd_star", {"model": {"path": path}}), tmp_path / "run", Console())
+    peft_config(LoraConfig(**LORA), str(base)).save_pretrained(str(tmp_path / "adapter"))
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == named
 
 
 def test_one_folder_holds_one_adapter_after_the_other(model_path):
