@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--weights-mib", type=int, default=40, help="what the stand-in publishes after every step")
     parser.add_argument("--repeats", type=int, default=3, help="of the real parts")
     parser.add_argument("--concurrency", type=int, default=64, help="prompts in flight in the real engine")
-    parser.add_argument("--actor-batches", type=int, default=16, help="of 64 completions, of each row of `actor`")
+    parser.add_argument("--actor-batches", type=int, default=64, help="of 64 completions, of each row of `actor`")
     parser.add_argument("--larger-batches", type=int, default=2, help="the same, with the larger model")
     parser.add_argument("--models", choices=MODELS, nargs="+", default=MODELS, help="of `colocated`")
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS, help="answers per prompt of `colocated`")

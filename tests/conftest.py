@@ -18,8 +18,17 @@ settings.load_profile("repeatable")
 
 gc.disable()  # till all tests are collected: it takes a quarter of the time of large imports, and finds nothing
 
-LONG = ("test_every_option", "test_rolling_ledger", "test_queue_model", "test_benchmarks")
-"""Files of unit tests that take more than four seconds: the first of them, so that no core waits for one at the end."""
+LONG = (
+    "test_every_option",
+    "test_queue_model",
+    "test_rolling_ledger",
+    "test_every_combination",
+    "test_objective_composition",
+    "test_benchmarks",
+    "test_sample_recorder",
+    "test_layout",
+)
+"""Files of unit tests that take more than three seconds: they come first, so that no core waits for one at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

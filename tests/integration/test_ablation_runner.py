@@ -103,7 +103,7 @@ def test_the_runs_of_a_grid_that_is_killed_die_with_it(tmp_path):
     pid = tmp_path / "pid"
     child = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid())); {SLEEP}"
     program = (
-        "import sys; from pathlib import Path; from tests.unit.ablation.test_runner import Outcomes, script; "
+        "import sys; from pathlib import Path; from tests.integration.test_ablation_runner import Outcomes, script; "
         f"Outcomes().runner().make([script(Path({str(tmp_path)!r}), 'one', {child!r})])"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
