@@ -43,7 +43,7 @@ _FIELDS = """Fields that say how a step is computed (objective, learner, context
 --run.name the files go to RUN-replay."""
 UNREAD = (
     "task", "weights", "evaluation", "faults", "contexts.cache", "model.base_seed", "model.chat_template",
-    "run.checkpoint_every", "run.keep_checkpoints", "rollout.engine", "rollout.actors", "rollout.gpus_per_actor",
+    "rollout.engine", "rollout.actors", "rollout.gpus_per_actor",
     "rollout.resources", "rollout.cores", "rollout.concurrency", "rollout.sources", "rollout.max_prompt_tokens",
     "rollout.max_completion_tokens", "rollout.max_staleness", "rollout.lease_s", "rollout.lease_unit",
     "rollout.max_attempts", "rollout.fsync", "rollout.ledger",

@@ -1,4 +1,5 @@
-"""A grid of one run, made by the command: trained, its checkpoints and out of domain evaluated, then a row."""
+"""A grid made by the command: a run and a replay of it, each trained, its checkpoints and out of domain evaluated, and
+then a row."""
 
 import subprocess
 import sys
@@ -26,7 +27,10 @@ GRID = {
         "evaluation": {"every": 2, "retention": {"examples": 4}},
         "tracking": {"to": []},
     },
-    "rows": {"ssd": {"recipe": "ssd", "trials": 2, "evaluates_checkpoints": True}},
+    "rows": {
+        "ssd": {"recipe": "ssd", "trials": 2, "evaluates_checkpoints": True},
+        "again": {"recipe": "ssd", "replays": "ssd"},
+    },
 }
 
 
@@ -38,9 +42,9 @@ def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
         subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
-    assert "1 of 1 runs to make" in first.stderr
-    assert "0 of 1 runs to make" in second.stderr
-    (row,) = read_results(tmp_path / "one.parquet")
+    assert "2 of 2 runs to make" in first.stderr
+    assert "0 of 2 runs to make" in second.stderr
+    row, again = read_results(tmp_path / "one.parquet")
     assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("ssd", 0.5, 0, 2)
     assert row.steps == [2, 4]
     assert len(row.problems) == 8
@@ -53,3 +57,6 @@ def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     assert row.peak_mib > 100.0
     assert row.cpu_seconds > 0.0
     assert "| ssd |" in (tmp_path / "one.md").read_text()
+    assert (again.row, again.steps, again.accuracies) == ("again", row.steps, row.accuracies), "the same objective"
+    assert (again.scores, again.base_scores, again.out_of_domain) == (row.scores, row.base_scores, row.out_of_domain)
+    assert (again.generated_tokens, again.trained_tokens) == (0, row.trained_tokens)

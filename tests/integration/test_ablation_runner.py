@@ -1,5 +1,6 @@
 """Runs side by side: what ends how, within which limit, and what dies with the grid. The commands are small scripts."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from tests.fakes.finished import REPOSITORY
 from unisd_rl.ablation import runner
 from unisd_rl.ablation.grid import Cell
 from unisd_rl.ablation.runner import CellRun, Runner
+from unisd_rl.cli import parse_fields
+from unisd_rl.config.load import load_recipe, overlay, validate_config
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -48,8 +51,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(runner, "_ENDING_S", 0.05)
 
 
-def script(folder, row, *programs):
-    return Script(Cell(row, "arithmetic", 0.0, 0), None, None, folder, programs=programs)
+def script(folder, row, *programs, **fields):
+    return Script(Cell(row, "arithmetic", 0.0, 0), None, None, folder, programs=programs, **fields)
 
 
 def test_runs_go_side_by_side_and_their_commands_one_after_the_other(tmp_path):
@@ -116,3 +119,30 @@ def test_the_runs_of_a_grid_that_is_killed_die_with_it(tmp_path):
     while psutil.pid_exists(int(pid.read_text())):
         assert time.monotonic() < deadline_s, "the run lives on"
         time.sleep(0.05)
+
+
+def test_a_replay_waits_for_its_recording_and_others_do_not_wait_for_it(tmp_path):
+    recording = script(tmp_path, "recording", "import time; time.sleep(0.3)")
+    replay = script(tmp_path, "replay", "", recording=recording.run)
+    other = script(tmp_path, "other", "")
+    outcomes = Outcomes()
+    outcomes.runner().make([recording, replay, other])
+    assert [row for row, _ in outcomes.finished] == ["other", "recording", "replay"]
+
+
+def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_its_checkpoints(tmp_path):
+    tree = {"run": {"name": "sdft-0", "dir": str(tmp_path), "steps": 20, "checkpoint_every": 10}}
+    config = load_recipe("sdft", tree)
+    cell = Cell("sdft", "arithmetic", 0.0, 0)
+    replay, evaluate = CellRun(cell, config, None, tmp_path, (10, 20), tmp_path / "recording").commands()
+    _, _, module, recording, *options = replay
+    assert (module, recording) == ("unisd_rl.replay", str(tmp_path / "recording"))
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    objective = json.loads(given.pop("--objective"))
+    assert given == {"--run.name": "sdft-0", "--run.checkpoint_every": "10", "--run.keep_checkpoints": "2"}
+    assert objective["contrastive"] is None, "what the recording had and this row has not is left out"
+    said = parse_fields(["--objective", json.dumps(objective)], "replay")
+    recorded = overlay(load_recipe("unisd_star").model_dump(mode="json"), said)
+    assert validate_config(recorded).objective == config.objective
+    checkpoints = [str(tmp_path / cell.name / "checkpoints" / f"step-{step}") for step in (10, 20)]
+    assert evaluate[2:5] == ["unisd_rl.evaluate", *checkpoints]

@@ -19,6 +19,7 @@ from unisd_rl.ablation.results import Result
 from unisd_rl.errors import UserError
 from unisd_rl.evaluation.statistics import Interval, mean_interval
 
+Indices = NDArray[np.int64]
 RAW = "raw"
 """The row of the initial models."""
 _RESAMPLES = 2000
@@ -62,6 +63,7 @@ class RowNumbers:
     jsd: float | None
     generated_tokens: float
     trained_tokens: float
+    staleness: float | None
     seconds: float
     cpu_seconds: float
     peak_mib: float
@@ -109,14 +111,18 @@ def difference(other: str, first: Sequence[Result], second: Sequence[Result]) ->
 
 def crossed_interval(score_SP: NDArray[np.float64]) -> Interval:
     """The 95 % interval of the mean of a matrix of seeds by problems; see the module. Of one seed, over problems."""
+    if min(score_SP.shape) < 2:
+        return mean_interval(score_SP.mean(axis=0).tolist())
+    return crossed_bootstrap(score_SP.shape, lambda drawn_S, drawn_P: score_SP[np.ix_(drawn_S, drawn_P)].mean())
+
+
+def crossed_bootstrap(shape: Sequence[int], statistic: Callable[[Indices, Indices], float]) -> Interval:
+    """The 95 % interval of a statistic of drawn seeds and drawn problems, of so many of each (at least 2)."""
     from scipy.stats import bootstrap  # half a second of imports
 
-    seeds, problems = score_SP.shape
-    if min(seeds, problems) < 2:
-        return mean_interval(score_SP.mean(axis=0).tolist())
     found = bootstrap(
-        (np.arange(seeds), np.arange(problems)),
-        lambda drawn_S, drawn_P: score_SP[np.ix_(drawn_S, drawn_P)].mean(),
+        tuple(map(np.arange, shape)),
+        statistic,
         n_resamples=_RESAMPLES,
         vectorized=False,
         method="percentile",
@@ -161,6 +167,7 @@ def _numbers(row: str, runs: Sequence[Result], compared: Difference | None, init
         jsd=measured("jsd"),
         generated_tokens=measured("generated_tokens") or 0.0,
         trained_tokens=measured("trained_tokens") or 0.0,
+        staleness=measured("staleness"),
         seconds=measured("seconds") or 0.0,
         cpu_seconds=measured("cpu_seconds") or 0.0,
         peak_mib=measured("peak_mib") or 0.0,

@@ -28,7 +28,8 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,12 @@ class GridRow(Section):
     initial weights (`rollout.sources.base`)."""
     compared_with: str | None = None
     """Another row. Absent: the grid's `reference`."""
+    replays: str | None = None
+    """Another row, on whose rollouts this one trains (`unisd-rl replay`) with its own objective, all else being as
+    there: it generates nothing, and its checkpoints are evaluated after it. Absent: it samples its own."""
+    on_policy: str | None = None
+    """Of a row that trains on the rollouts of others: the row with the same objective that samples its own. The report
+    says how well the ranks of the two agree."""
 
 
 class Grid(Section):
@@ -99,19 +106,30 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def _compared_rows_are_there(self) -> "Grid":
-        for name, other in [("reference", self.reference), *self._compared()]:
+        for name, other in [("reference", self.reference), *self._named()]:
             if other not in self.rows:
                 raise ValueError(f"{name} = {other!r} is no row of this grid; rows are: {', '.join(self.rows)}")
+        for name, row in self.rows.items():
+            if row.replays is not None and self.rows[row.replays].replays is not None:
+                raise ValueError(
+                    f"rows.{name}.replays = {row.replays!r}, which replays itself and has no rollouts: name the row "
+                    f"{self.rows[row.replays].replays!r}"
+                )
         return self
 
-    def _compared(self) -> Iterator[tuple[str, str]]:
+    def _named(self) -> Iterator[tuple[str, str]]:
         for name, row in self.rows.items():
-            if row.compared_with is not None:
-                yield f"rows.{name}.compared_with", row.compared_with
+            for field in ("compared_with", "replays", "on_policy"):
+                if (other := getattr(row, field)) is not None:
+                    yield f"rows.{name}.{field}", other
 
     def compared_with(self, row: str) -> str:
         """The row that a row is compared with; itself for the reference."""
         return self.rows[row].compared_with or self.reference
+
+    def evaluates_checkpoints(self, row: str) -> bool:
+        """Whether the checkpoints of a row are evaluated after its runs, and nothing between their steps."""
+        return self.rows[row].evaluates_checkpoints or self.rows[row].replays is not None
 
     def cells(self) -> Iterator["Cell"]:
         """Every run, in the order in which they are made."""
@@ -136,9 +154,10 @@ class Grid(Section):
         over.append({"model": {"base_seed": cell.seed}})  # read where the model is the embedded one
         for each in over:
             tree = overlay(tree, each)
+        tree = deepcopy(tree)  # what is taken out below would be gone from the grid's own fields, for all rows
         for name in row.without:
             _remove(tree, name, cell.row)
-        if row.evaluates_checkpoints and (every := tree.get("evaluation", {}).pop("every", None)):
+        if self.evaluates_checkpoints(cell.row) and (every := tree.get("evaluation", {}).pop("every", None)):
             tree = overlay(tree, {"run": {"checkpoint_every": every, "keep_checkpoints": _ALL}})
         try:
             return validate_config(tree)
@@ -154,6 +173,10 @@ class Cell:
     task: str
     wrong_demonstrations: float
     seed: int
+
+    def of_row(self, row: str) -> "Cell":
+        """The run of another row that is alike in all else."""
+        return replace(self, row=row)
 
     @property
     def name(self) -> str:

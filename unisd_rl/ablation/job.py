@@ -22,15 +22,25 @@ class GridJob:
 
     def __init__(self, path: Path, grid: Grid, out: Path, folder: Path, only: tuple[str, ...] = ()) -> None:
         self._path, self._grid, self._out, self._folder = path, grid, out, folder.absolute()
-        self._runs = {cell: self._run_of(cell) for cell in grid.cells() if not only or cell.row in only}
-        self._digests = {cell: settings_digest(run.config) for cell, run in self._runs.items()}
+        wanted = {*(only or grid.rows), *(grid.rows[row].replays for row in only)}
+        self._runs = {cell: self._run_of(cell) for cell in grid.cells() if cell.row in wanted}
+        self._digests = {cell: self._digest(cell) for cell in self._runs}
         self._results = {result.cell: result for result in read_results(out)}
         self.failures: list[str] = []
         """Names of the runs that failed."""
 
     @property
     def _missing(self) -> list[CellRun]:
-        return [run for cell, run in self._runs.items() if not self._is_done(cell)]
+        """What has no row yet, and recordings that it needs and that are not on this machine."""
+        missing = [run for cell, run in self._runs.items() if not self._is_done(cell)]
+        needed = {run.recording for run in missing if run.recording and not (run.recording / "summary.json").exists()}
+        return [run for run in self._runs.values() if run in missing or run.run in needed]
+
+    def _digest(self, cell: Cell) -> str:
+        """Of the settings of a run; of one that replays, those of the recording too."""
+        replays = self._grid.rows[cell.row].replays
+        own = settings_digest(self._runs[cell].config)
+        return own if replays is None else f"{own}-{self._digest(cell.of_row(replays))}"
 
     def describe(self) -> Iterator[str]:
         """What there is and what would be made, for `--dry-run`."""
@@ -87,14 +97,19 @@ class GridJob:
         if task.out_of_domain is not None:
             tree = config.model_dump(mode="json", exclude_none=True)
             other = validate_config(overlay(tree, {"task": task.out_of_domain}))
-        every = self._grid.rows[cell.row].evaluates_checkpoints and config.run.checkpoint_every
-        checkpoints = tuple(range(every, config.run.total_steps, every)) if every else ()
-        return CellRun(cell, config, other, self._folder, checkpoints)
+        every = self._grid.evaluates_checkpoints(cell.row) and config.run.checkpoint_every
+        replays = self._grid.rows[cell.row].replays
+        end = config.run.total_steps + (replays is not None)  # a replay evaluates nothing itself
+        checkpoints = tuple(range(every, end, every)) if every else ()
+        recording = None if replays is None else self._folder / cell.of_row(replays).name
+        return CellRun(cell, config, other, self._folder, checkpoints, recording)
 
     def _finished(self, run: CellRun, cost: Cost) -> None:
         trials, digest = self._grid.rows[run.cell.row].trials, self._digests[run.cell]
         try:
             later = checkpoint_evaluations(run.later, run.checkpoints) if run.checkpoints else []
+            if run.recording is not None:  # both began with the same model
+                later = [*RunRecord.at(run.recording).evaluations[:1], *later]
             result = result_of(run.cell, digest, RunRecord.at(run.run), _accuracy_in(run), cost, trials, later)
         except (RunFailed, OSError, ValueError, LookupError) as error:
             self._failed(run, f"left no results: {error}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from unisd_rl.ablation.analysis import RAW, RowNumbers, numbers_of
 from unisd_rl.ablation.dots import dots_svg
 from unisd_rl.ablation.grid import Grid
+from unisd_rl.ablation.ranks import RankAgreement, rank_agreements
 from unisd_rl.ablation.results import Result
 from unisd_rl.reporting.findings import Finding
 from unisd_rl.reporting.page import TableOfNumbers, tables_page
@@ -29,11 +30,13 @@ _COST_HEAD = (
     "JSD",
     "tokens generated",
     "tokens trained",
+    "staleness",
     "seconds",
     "CPU seconds",
     "peak MiB",
     "trials",
 )
+_RANK_HEAD = ("row", "accuracy", "on-policy row", "accuracy")
 _TEXT = """Accuracy is the mean over the evaluations after a step, on held-out problems; every seed is a dot. Intervals
 are 95 %, a bootstrap over seeds and problems at a time; differences are of the same seeds and problems. With few seeds
 they are rather too narrow."""
@@ -55,16 +58,21 @@ def write_report(
     Raises:
         WriteError: the disk does not take them.
     """
-    numbers = numbers_of(grid, results)
+    numbers, agreements = numbers_of(grid, results), rank_agreements(grid, results)
     markdown, page = out.with_suffix(".md"), out.with_suffix(".html")
     with raise_write_error(markdown):
-        write_text_atomic(markdown, markdown_report(grid_path, grid, numbers, results, progress))
-        write_text_atomic(page, html_report(grid, numbers, progress))
+        write_text_atomic(markdown, markdown_report(grid_path, grid, numbers, agreements, results, progress))
+        write_text_atomic(page, html_report(grid, numbers, agreements, progress))
     return markdown, page
 
 
 def markdown_report(
-    grid_path: Path, grid: Grid, numbers: Sequence[RowNumbers], results: Sequence[Result], progress: Progress
+    grid_path: Path,
+    grid: Grid,
+    numbers: Sequence[RowNumbers],
+    agreements: Sequence[RankAgreement],
+    results: Sequence[Result],
+    progress: Progress,
 ) -> str:
     """The tables, and what each row brings, a sentence each."""
     lines = [f"# {grid.name}", "", f"{progress.done} of {progress.runs} runs.", "", _TEXT, ""]
@@ -72,13 +80,18 @@ def markdown_report(
         lines += [f"## {title}", "", *_markdown_table(_HEAD, map(_cells, rows)), ""]
         lines += [*(f"- {sentence}" for sentence in _sentences(rows)), ""]
         lines += [*_markdown_table(_COST_HEAD, map(_cost_cells, (row for row in rows if row.row != RAW))), ""]
+    for agreement in agreements:
+        lines += [f"## {_rank_title(agreement)}", "", _agreement(agreement), ""]
+        lines += [*_markdown_table(_RANK_HEAD, iter(_rank_cells(agreement))), ""]
     machines = sorted({result.machine for result in results})
     lines += [f"Machines: {'; '.join(machines)}.", "", "A row is repeated by:", "", "```console"]
     lines += [f"unisd-rl ablate {grid_path} --only ROW --out FILE.parquet", "```", ""]
     return "\n".join(lines)
 
 
-def html_report(grid: Grid, numbers: Sequence[RowNumbers], progress: Progress) -> str:
+def html_report(
+    grid: Grid, numbers: Sequence[RowNumbers], agreements: Sequence[RankAgreement], progress: Progress
+) -> str:
     """The same as a page; the seeds are drawn."""
     tables, found = [], [Finding("How much of the grid is there?", f"{progress.done} of {progress.runs} runs", "")]
     for title, rows in _groups(numbers):
@@ -89,6 +102,8 @@ def html_report(grid: Grid, numbers: Sequence[RowNumbers], progress: Progress) -
         found += [
             Finding(f"{row.row}, {title}", row.difference.verdict, _sentence(row)) for row in rows if row.difference
         ]
+    for agreement in agreements:
+        tables.append(TableOfNumbers(_rank_title(agreement), _agreement(agreement), _RANK_HEAD, _rank_cells(agreement)))
     return tables_page(grid.name, found, tables)
 
 
@@ -96,7 +111,31 @@ def _groups(numbers: Sequence[RowNumbers]) -> Iterator[tuple[str, list[RowNumber
     """The rows of each task and share of wrong demonstrations, with a title."""
     for task, wrong in dict.fromkeys((row.task, row.wrong_demonstrations) for row in numbers):
         rows = [row for row in numbers if (row.task, row.wrong_demonstrations) == (task, wrong)]
-        yield f"{task}, {wrong:.0%} wrong demonstrations", rows
+        yield _title(task, wrong), rows
+
+
+def _title(task: str, wrong: float) -> str:
+    return f"{task}, {wrong:.0%} wrong demonstrations"
+
+
+def _rank_title(agreement: RankAgreement) -> str:
+    return f"Ranks: {_title(agreement.task, agreement.wrong_demonstrations)}"
+
+
+def _agreement(agreement: RankAgreement) -> str:
+    interval, seeds = agreement.interval, agreement.seeds
+    between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
+    return (
+        f"The rank correlation of {len(agreement.rows)} rows that train on stored rollouts and of the same rows "
+        f"on-policy is {agreement.correlation:+.2f}{between}, {seeds} seed{'s' * (seeds != 1)}."
+    )
+
+
+def _rank_cells(agreement: RankAgreement) -> list[list[str]]:
+    return [
+        [ranked.row, f"{ranked.accuracy:.1%}", ranked.on_policy, f"{ranked.on_policy_accuracy:.1%}"]
+        for ranked in agreement.rows
+    ]
 
 
 def _sentences(rows: Sequence[RowNumbers]) -> Iterator[str]:
@@ -128,10 +167,12 @@ def _cells(row: RowNumbers) -> list[str]:
 
 def _cost_cells(row: RowNumbers) -> list[str]:
     retention = (row.ppl_fit, row.ppl_ret, row.jsd)
-    cost = (row.generated_tokens, row.trained_tokens, row.seconds, row.cpu_seconds, row.peak_mib)
+    tokens, cost = (row.generated_tokens, row.trained_tokens), (row.seconds, row.cpu_seconds, row.peak_mib)
     return [
         row.row,
         *("" if number is None else f"{number:.4f}" for number in retention),
+        *(f"{number:,.0f}" for number in tokens),
+        "" if row.staleness is None else f"{row.staleness:.2f}",
         *(f"{number:,.0f}" for number in cost),
         str(row.trials),
     ]

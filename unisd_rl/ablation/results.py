@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path
+from statistics import fmean
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         "jsd": pa.float64(),
         "generated_tokens": pa.int64(),
         "trained_tokens": pa.int64(),
+        "staleness": pa.float64(),
         "seconds": pa.float64(),
         "cpu_seconds": pa.float64(),
         "peak_mib": pa.float64(),
@@ -53,7 +55,8 @@ SCHEMA = pa.schema(
 @dataclass(frozen=True, slots=True)
 class Result:
     """One finished run. `accuracies` are those after `steps`; `scores` the mean of each problem over them, in the order
-    of `problems`; `base_*` those of the initial model. Not measured: None."""
+    of `problems`; `base_*` those of the initial model; `staleness` the mean over steps of the mean over tokens. Not
+    measured: None."""
 
     row: str
     task: str
@@ -72,6 +75,7 @@ class Result:
     jsd: float | None
     generated_tokens: int
     trained_tokens: int
+    staleness: float | None
     seconds: float
     cpu_seconds: float
     peak_mib: float
@@ -142,11 +146,12 @@ def result_of(
     Raises:
         RunFailed: it has no evaluation after a step.
     """
-    if len(run.evaluations) < 2:
-        raise RunFailed(f"{run.path} has no evaluation after a step")
     first, *later = sorted([*run.evaluations, *checkpoints], key=lambda evaluation: evaluation.step)
+    if not later:
+        raise RunFailed(f"{run.path} has no evaluation after a step")
     base, scores = first.scores(), [evaluation.scores() for evaluation in later]
     problems = sorted(base)
+    sampled = [row for row in run.iter_rows() if row.get("staleness_mean") is not None]
     retention: Mapping[str, float] = later[-1].numbers.get("retention") or {}
     return Result(
         row=cell.row,
@@ -164,8 +169,9 @@ def result_of(
         ppl_fit=retention.get("ppl_fit"),
         ppl_ret=retention.get("ppl_ret"),
         jsd=retention.get("jsd"),
-        generated_tokens=run.summary["queue"]["tokens"],
+        generated_tokens=run.summary.get("queue", {}).get("tokens", 0),  # a replay has no queue
         trained_tokens=sum(row["tokens"] for row in run.iter_rows()),
+        staleness=fmean(stale) if (stale := [row["staleness_mean"] for row in sampled]) else None,
         seconds=cost.seconds,
         cpu_seconds=cost.cpu_seconds,
         peak_mib=cost.peak_mib,

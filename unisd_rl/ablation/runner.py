@@ -12,6 +12,7 @@ killed with it.
 """
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -48,6 +49,8 @@ class CellRun:
     folder: Path
     checkpoints: tuple[int, ...] = ()
     """Steps whose checkpoints are evaluated after the run."""
+    recording: Path | None = None
+    """The folder of the run whose rollouts it is trained on. None: it samples its own."""
 
     @property
     def run(self) -> Path:
@@ -72,15 +75,16 @@ class CellRun:
     def commands(self) -> Iterator[list[str]]:
         """What is run, one after the other; each is made when the one before has ended."""
         python = [sys.executable, "-m"]
-        yield [*python, "unisd_rl.run", str(self._written("run", self.config))]
+        recipe = str(self._written("run", self.config))
+        yield [*python, "unisd_rl.run", recipe] if self.recording is None else [*python, *self._replay()]
         if self.checkpoints:
             models = [str(self._checkpoint(step)) for step in self.checkpoints]
-            options = ["--recipe", str(self._written("run", self.config)), "--out", str(self.later)]
+            options = ["--recipe", recipe, "--out", str(self.later)]
             yield [*python, "unisd_rl.evaluate", *models, *options]
         if self.out_of_domain is not None:
             checkpoint = self._checkpoint(self.config.run.total_steps)
-            recipe = self._written("out-of-domain", self.out_of_domain)
-            options = ["--recipe", str(recipe), "--out", str(self.answers)]
+            other = self._written("out-of-domain", self.out_of_domain)
+            options = ["--recipe", str(other), "--out", str(self.answers)]
             yield [*python, "unisd_rl.evaluate", str(checkpoint), *options]
 
     def clear(self) -> None:
@@ -88,6 +92,14 @@ class CellRun:
         for path in (self.run, self.answers, self.later):
             shutil.rmtree(path, ignore_errors=True)
         self.log.unlink(missing_ok=True)
+
+    def _replay(self) -> list[str]:
+        """The words of the command that trains on the recording, with this run's objective."""
+        objective = json.dumps(self.config.model_dump(mode="json")["objective"])  # absent sections too, as null
+        run = self.config.run
+        checkpoints = {"checkpoint_every": run.checkpoint_every, "keep_checkpoints": run.keep_checkpoints}
+        options = [word for name, value in checkpoints.items() for word in (f"--run.{name}", str(value))]
+        return ["unisd_rl.replay", str(self.recording), "--objective", objective, "--run.name", run.name, *options]
 
     def _checkpoint(self, step: int) -> Path:
         return self.run / "checkpoints" / f"step-{step}"
@@ -128,10 +140,11 @@ class Runner:
         cores = list(available_cores())
         try:
             while left or self._children:
-                while left and len(self._children) < self.jobs and self._has_room():
+                while len(self._children) < self.jobs and self._has_room() and (run := self._next(left)):
+                    left.remove(run)
                     used = {core for child in self._children for core in child.cores}
                     own = tuple(core for core in cores if core not in used)[:1] if self.jobs > 1 else ()
-                    self._begin(left.pop(0), own)
+                    self._begin(run, own)
                 time.sleep(_POLL_S)
                 for child in tuple(self._children):
                     self._check(child)
@@ -141,6 +154,11 @@ class Runner:
                     child.process.kill()
                     child.process.wait()
             self._children.clear()
+
+    def _next(self, left: Sequence[CellRun]) -> CellRun | None:
+        """The first whose recording is not still to be made."""
+        unfinished = {run.run for run in (*left, *(child.run for child in self._children))}
+        return next((run for run in left if run.recording not in unfinished), None)
 
     def _has_room(self) -> bool:
         available = psutil.virtual_memory().available / 2**20

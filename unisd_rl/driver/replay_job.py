@@ -26,7 +26,7 @@ from unisd_rl.driver.run_dir import RunDirectory
 from unisd_rl.errors import RunFailed
 from unisd_rl.metrics import StepMetrics
 from unisd_rl.models.check import check_model
-from unisd_rl.storage.checkpoints import RunState
+from unisd_rl.storage.checkpoints import RunState, keep_newest
 from unisd_rl.storage.fork import fork_of
 from unisd_rl.storage.logs import log_path
 from unisd_rl.storage.recorded_run import ReplayRequest
@@ -106,9 +106,10 @@ def _replay_in(
                 learners.start(config.run.start_timeout_s)
                 if (fork := fork_of(request.run.original, request.run.path)) is not None:
                     learners.load(fork.path, fork.state.version)
-            trained = steps(request, recording, learners, directory, console)
-            losses = {metrics.step: metrics.loss.loss for metrics in trained}
-            learners.save(directory.checkpoint(recording.steps), state_after(recording.steps, config))
+            losses = dict[int, float]()
+            for metrics in steps(request, recording, learners, directory, console):
+                losses[metrics.step] = metrics.loss.loss
+                save_where_due(metrics.step + 1, recording.steps, learners, directory, config)
         summary = ReplaySummary(
             status="completed",
             run=str(request.run.path),
@@ -142,6 +143,14 @@ def steps(
         console.observe_step(line, {})
         console.print_step(metrics, tokens_per_s)
         yield metrics
+
+
+def save_where_due(step: int, last: int, learners: LearnerGroup, directory: RunDirectory, config: Config) -> None:
+    """Leave a checkpoint after every `run.checkpoint_every` steps and after the last one; as many as a run keeps."""
+    every, kept = config.run.checkpoint_every, config.run.keep_checkpoints
+    if step == last or (every and step % every == 0):
+        learners.save(directory.checkpoint(step), state_after(step, config))
+        keep_newest(directory.checkpoints_folder, kept + 1 if step == last else kept)
 
 
 def state_after(step: int, config: Config) -> RunState:

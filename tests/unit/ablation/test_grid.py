@@ -58,6 +58,32 @@ def test_a_row_that_evaluates_its_checkpoints_keeps_all_of_them_and_evaluates_no
     assert config.run.keep_checkpoints >= 4
 
 
+REPLAYED = {
+    "sdft": {"recipe": "sdft"},
+    "recording": {"recipe": "unisd_star", "evaluates_checkpoints": True},
+    "replayed": {"recipe": "sdft", "replays": "recording", "on_policy": "sdft"},
+}
+
+
+def test_a_row_that_replays_evaluates_its_checkpoints(tmp_path):
+    fields = {"run": {"steps": 40, "checkpoint_every": 0}, "evaluation": {"every": 10}}
+    config = grid(rows=REPLAYED, fields=fields).config(Cell("replayed", "arithmetic", 0.0, 1), tmp_path)
+    assert (config.run.checkpoint_every, config.evaluation.every) == (10, None)
+
+
+def test_what_one_row_leaves_out_the_others_keep(tmp_path):
+    rows = {
+        "ssd": {"recipe": "ssd", "evaluates_checkpoints": True},
+        "less": {"recipe": "sdft", "without": ["tracking.to"]},
+        "sdft": {"recipe": "sdft"},
+    }
+    fields = {"run": {"steps": 40}, "evaluation": {"every": 10}, "tracking": {"to": []}}
+    made = grid(rows=rows, fields=fields)
+    configs = {cell.row: made.config(cell, tmp_path) for cell in made.cells()}
+    assert [configs[row].evaluation.every for row in rows] == [None, 10, 10]
+    assert [bool(configs[row].tracking.to) for row in rows] == [False, True, False]
+
+
 def test_the_digest_is_of_what_decides_the_numbers_and_of_nothing_else(tmp_path):
     cell = Cell("star", "arithmetic", 0.0, 1)
     first = settings_digest(grid().config(cell, tmp_path))
@@ -74,6 +100,12 @@ def test_the_digest_is_of_what_decides_the_numbers_and_of_nothing_else(tmp_path)
         ({"reference": "gkd"}, "reference = 'gkd' is no row of this grid; rows are: sdft, star, less"),
         ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
         ({"rows": {"sdft": {"recipe": "sdft", "compared_with": "x"}}}, "rows.sdft.compared_with = 'x' is no row"),
+        ({"rows": {"sdft": {"recipe": "sdft", "replays": "x"}}}, "rows.sdft.replays = 'x' is no row"),
+        ({"rows": {"sdft": {"recipe": "sdft", "on_policy": "x"}}}, "rows.sdft.on_policy = 'x' is no row"),
+        (
+            {"rows": {**REPLAYED, "again": {"recipe": "sdft", "replays": "replayed"}}},
+            "rows.again.replays = 'replayed', which replays itself and has no rollouts: name the row 'recording'",
+        ),
         ({"speed": 3}, "speed: Extra inputs are not permitted"),
     ],
 )
@@ -104,7 +136,15 @@ def test_the_shipped_grids_have_runs_that_can_be_made(file, tmp_path):
         assert shipped.config(cell, tmp_path).run.name in names
 
 
+def test_rows_of_the_small_grid_count_in_the_recipe_bench(tmp_path):
+    small, bench = load_grid(GRIDS / "small.toml"), load_grid(GRIDS / "recipe_bench.toml")
+    shared = {cell: small.config(cell, tmp_path) for cell in set(small.cells()) & set(bench.cells())}
+    assert {cell.row for cell in shared} == {row.on_policy for row in bench.rows.values()} - {None}
+    for cell, config in shared.items():
+        assert settings_digest(bench.config(cell, tmp_path)) == settings_digest(config)
+
+
 def test_the_small_grid_has_as_many_runs_as_it_says():
-    for name in ("small", "drop_one"):
+    for name in ("small", "drop_one", "recipe_bench", "staleness"):
         file = GRIDS / f"{name}.toml"
         assert f": {len(list(load_grid(file).cells()))} runs" in file.read_text()

@@ -9,6 +9,7 @@ from tests.unit.ablation.test_grid import grid
 from unisd_rl.ablation.dots import dots_svg
 from unisd_rl.ablation.report import Progress, write_report
 
+LOW, MIDDLE, HIGH = (1.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 1.0, 0.0)
 RESULTS = [
     *(result("sdft", seed, (0.0, 0.0, 1.0, 0.0)) for seed in (0, 1)),
     *(result("star", seed, (1.0, 1.0, 1.0, 1.0)) for seed in (0, 1)),
@@ -33,7 +34,7 @@ def test_markdown_has_each_row_its_comparison_and_what_repeats_it(tmp_path):
     assert less.startswith("- less cannot be told from star: -25.0 (")
     assert less.endswith("points, 1 seed")
     assert f"unisd-rl ablate {tmp_path / 'small.toml'} --only ROW --out FILE.parquet" in lines
-    assert "| sdft | 1.5000 | 1.2500 | 0.1250 | 1,000 | 900 | 60 | 50 | 700 | 0 |" in lines
+    assert "| sdft | 1.5000 | 1.2500 | 0.1250 | 1,000 | 900 | 0.50 | 60 | 50 | 700 | 0 |" in lines
 
 
 def test_the_page_draws_every_seed_and_says_each_verdict(tmp_path):
@@ -41,6 +42,19 @@ def test_the_page_draws_every_seed_and_says_each_verdict(tmp_path):
     assert page.count("<circle") == 2 + 2 + 2 + 1, "the initial models have two seeds"
     assert 'star, arithmetic, 0% wrong demonstrations</h2><p class="answer">better</p>' in page
     assert "<script src" not in page
+
+
+def test_ranks_stand_in_both_where_rows_have_twins(tmp_path):
+    rows = {row: {"recipe": "sdft", "on_policy": "sdft"} for row in ("a", "b", "c")}
+    twins = grid(rows={"sdft": {"recipe": "sdft"}, **rows}, wrong_demonstrations=[0.0])
+    made = [result(row, 0, scores) for row, scores in zip("abc", (LOW, MIDDLE, HIGH), strict=True)]
+    made.append(result("sdft", 0, LOW))
+    paths = write_report(tmp_path / "g.toml", twins, made, Progress(4, 4), tmp_path / "g.parquet")
+    markdown, page = (path.read_text() for path in paths)
+    assert "## Ranks: arithmetic, 0% wrong demonstrations" in markdown
+    assert "of the same rows on-policy is +0.00, 1 seed." in markdown
+    assert "| b | 50.0% | sdft | 25.0% |" in markdown
+    assert "Ranks: arithmetic, 0% wrong demonstrations" in page
 
 
 def test_a_drawing_has_each_seed_at_its_share_and_no_text_that_is_markup():

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.fakes.results_rows import result
@@ -22,6 +23,13 @@ def test_rows_are_read_as_they_were_written_and_there_are_none_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["grid.parquet"]
 
 
+def test_rows_from_before_a_column_was_kept_are_read_without_it(tmp_path):
+    file = tmp_path / "grid.parquet"
+    write_results(file, [result("sdft", 0)])
+    pq.write_table(pq.read_table(file).drop_columns(["staleness"]), file)
+    assert read_results(file) == [result("sdft", 0, staleness=None)]
+
+
 def test_another_file_is_refused_with_the_remedy(tmp_path):
     file = tmp_path / "grid.parquet"
     file.write_text("no parquet")
@@ -38,7 +46,10 @@ def run_with(folder, steps):
         numbers = {"version": step, "lineage": 0, "accuracy": len(right) / 4, "retention": retention}
         (folder / f"evaluations/step-{step}.json").write_text(json.dumps(numbers))
         (folder / f"evaluations/step-{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
-    (folder / "metrics.jsonl").write_text('{"step": 0, "tokens": 30}\n{"step": 1, "tokens": 40}\n')
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "tokens": 30, "staleness_mean": null}\n'
+        '{"step": 1, "tokens": 40, "staleness_mean": 0.5}\n{"step": 2, "tokens": 0, "staleness_mean": 1.0}\n'
+    )
     (folder / "summary.json").write_text('{"queue": {"tokens": 99}}')
     return RunRecord.at(folder)
 
@@ -52,7 +63,7 @@ def test_a_runs_row_has_the_mean_of_each_problem_over_the_evaluations_after_a_st
     assert row.mean_accuracy == 0.625
     assert (row.ppl_fit, row.ppl_ret, row.jsd, row.out_of_domain) == (2.0, 21.0, 0.1, 0.125)
     assert (row.generated_tokens, row.trained_tokens, row.seconds, row.cpu_seconds) == (99, 70, 61.5, 50.5)
-    assert (row.peak_mib, row.trials) == (700.0, 4)
+    assert (row.peak_mib, row.trials, row.staleness) == (700.0, 4, 0.75)
 
 
 def test_checkpoints_that_were_evaluated_after_the_run_count_at_their_steps(tmp_path):

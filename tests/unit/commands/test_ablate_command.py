@@ -1,6 +1,7 @@
 """`unisd-rl ablate`: what is missing of a grid is made once, whatever ended the command before."""
 
 import json
+import shutil
 
 import pytest
 import tomli_w
@@ -53,7 +54,45 @@ class ByHand:
                 (run.run / f"evaluations/step-{step}.json").write_text(json.dumps(numbers))
                 answers = [json.dumps({"id": name, "correct": correct}) for name in "ab"]
                 (run.run / f"evaluations/step-{step}.jsonl").write_text("\n".join(answers) + "\n")
+            if run.checkpoints:
+                evaluated_later(run)
             self.finished(run, Cost(1.0, 0.5, 2.0))
+
+
+def evaluated_later(run):
+    """Its checkpoints are evaluated; a replay has no evaluation of its own."""
+    if run.recording is not None:
+        shutil.rmtree(run.run / "evaluations")
+    (run.later / "answers").mkdir(parents=True)
+    for place, _ in enumerate(run.checkpoints):
+        answers = [json.dumps({"id": name, "correct": True}) for name in "ab"]
+        (run.later / f"answers/model-{place}-arithmetic.jsonl").write_text("\n".join(answers) + "\n")
+    (run.later / "results.json").write_text(json.dumps({"results": [{"accuracy": 1.0} for _ in run.checkpoints]}))
+
+
+REPLAYED = {
+    "sdft": {"recipe": "sdft"},
+    "recording": {"recipe": "unisd_star", "evaluates_checkpoints": True},
+    "replayed": {"recipe": "sdft", "replays": "recording", "on_policy": "sdft"},
+}
+
+
+def test_a_row_that_replays_has_its_recording_made_first_wherever_that_is_missing(folder):
+    write(seeds=[0], rows=REPLAYED, fields={"run": {"steps": 4}, "evaluation": {"every": 2}})
+    assert ablate.main(["grid.toml", "--only", "replayed"]) == 0
+    assert ByHand.made == ["recording-arithmetic-0-0", "replayed-arithmetic-0-0"]
+    rows = {result.row: result for result in read_results(folder / "grid.parquet")}
+    assert (rows["replayed"].steps, rows["replayed"].accuracies) == ([2, 4], [1.0, 1.0])
+    assert rows["replayed"].base_accuracy == rows["recording"].base_accuracy == 0.0, "they began with one model"
+    assert rows["replayed"].settings.endswith(rows["recording"].settings)
+    assert ablate.main(["grid.toml", "--only", "replayed"]) == 0
+    assert len(ByHand.made) == 2
+    shutil.rmtree(folder / "runs")
+    write(seeds=[0], rows={**REPLAYED, "more": REPLAYED["replayed"]}, fields={
+        "run": {"steps": 4}, "evaluation": {"every": 2}
+    })  # fmt: skip
+    assert ablate.main(["grid.toml", "--only", "more"]) == 0
+    assert ByHand.made[2:] == ["recording-arithmetic-0-0", "more-arithmetic-0-0"], "on another machine"
 
 
 def test_each_finished_run_is_a_row_and_a_grid_goes_on_from_those_that_are_there(folder, capsys):
