@@ -24,6 +24,7 @@ from unisd_rl.config.objective import (
     ReferenceReductions,
     SequenceAgreement,
     TokenAgreement,
+    TopK,
     TotalVariation,
 )
 from unisd_rl.objective.kernels.head import Head
@@ -144,6 +145,13 @@ def literal_divergence(student: list[float], teacher: list[float], kind: Diverge
     if isinstance(kind, TotalVariation):
         return 0.5 * sum(abs(math.exp(s) - math.exp(t)) for s, t in zip(student, teacher, strict=True))
     alpha = kind.alpha
+    if isinstance(kind, TopK):
+        best = sorted(range(len(teacher)), key=lambda v: -teacher[v])[: kind.k]
+        return literal_divergence(
+            literal_outcomes(student, best, kind.tail),
+            literal_outcomes(teacher, best, kind.tail),
+            JensenShannon(alpha=alpha),
+        )
 
     def kl(left: list[float], right: list[float]) -> float:
         return sum(math.exp(a) * (a - b) for a, b in zip(left, right, strict=True) if math.exp(a) > 0.0)
@@ -157,6 +165,16 @@ def literal_divergence(student: list[float], teacher: list[float], kind: Diverge
         for s, t in zip(student, teacher, strict=True)
     ]
     return alpha * kl(teacher, mixture) + (1 - alpha) * kl(student, mixture)
+
+
+def literal_outcomes(logs: list[float], best: list[int], tail: bool) -> list[float]:
+    """Log-probabilities of the tokens `best`: with one more of all others, or else renormalised."""
+    kept = [logs[v] for v in best]
+    if not tail:
+        total = math.log(sum(math.exp(log) for log in kept))
+        return [log - total for log in kept]
+    rest = sum(math.exp(log) for v, log in enumerate(logs) if v not in best)
+    return [*kept, math.log(rest)] if rest else kept
 
 
 def literal_quantile(values: Sequence[float], fraction: float) -> float:
@@ -188,6 +206,18 @@ def dense_divergence(student_NV: Tensor, teacher_NV: Tensor, kind: Divergence) -
     if isinstance(kind, TotalVariation):
         return 0.5 * (student_NV.exp() - teacher_NV.exp()).abs().sum(-1)
     alpha = kind.alpha
+    if isinstance(kind, TopK):
+        likeliest_NV = torch.zeros_like(teacher_NV, dtype=torch.bool)
+        likeliest_NV.scatter_(-1, teacher_NV.topk(min(kind.k, teacher_NV.shape[-1])).indices, True)
+        reduced = []
+        for logs_NV in (student_NV, teacher_NV):
+            kept_NV = logs_NV.masked_fill(~likeliest_NV, -torch.inf)
+            rest_N = logs_NV.masked_fill(likeliest_NV, -torch.inf).logsumexp(-1, keepdim=True)
+            logs_NK = logs_NV[likeliest_NV].reshape(len(logs_NV), -1)
+            reduced.append(
+                torch.cat((logs_NK, rest_N), -1) if kind.tail else logs_NK - kept_NV.logsumexp(-1, keepdim=True)
+            )
+        return dense_divergence(*reduced, JensenShannon(alpha=alpha))
     if alpha == 0.0:
         return (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
     if alpha == 1.0:

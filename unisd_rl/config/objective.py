@@ -100,6 +100,29 @@ class JensenShannon(Divergence):
         return f"divergence with alpha {self.alpha:g}"
 
 
+class TopK(Divergence):
+    """The generalised Jensen-Shannon divergence over the teacher's likeliest tokens alone."""
+
+    type: Literal["top_k"] = "top_k"
+    k: Count = 100
+    """Tokens at each position that count: the teacher's likeliest."""
+    alpha: Fraction = 0.5
+    """As of `jensen_shannon`."""
+    tail: bool = True
+    """Whether all other tokens count as one more, with the rest of the probability. Else the k are renormalised, and no
+    other token has a gradient."""
+
+    @property
+    @override
+    def bound(self) -> float:
+        return JensenShannon(alpha=self.alpha).bound
+
+    @property
+    @override
+    def title(self) -> str:
+        return f"divergence with alpha {self.alpha:g} over {self.k} tokens"
+
+
 class TotalVariation(Divergence):
     """Half the sum of the absolute differences of all probabilities."""
 
@@ -121,7 +144,7 @@ def _usual_divergence(given: object) -> object:
 
 
 DivergenceConfig = Annotated[
-    JensenShannon | TotalVariation, Field(discriminator="type"), BeforeValidator(_usual_divergence)
+    JensenShannon | TopK | TotalVariation, Field(discriminator="type"), BeforeValidator(_usual_divergence)
 ]
 
 

@@ -145,6 +145,6 @@ def test_rows_of_the_small_grid_count_in_the_recipe_bench(tmp_path):
 
 
 def test_the_small_grid_has_as_many_runs_as_it_says():
-    for name in ("small", "drop_one", "recipe_bench", "staleness"):
+    for name in ("small", "drop_one", "recipe_bench", "staleness", "corrections"):
         file = GRIDS / f"{name}.toml"
         assert f": {len(list(load_grid(file).cells()))} runs" in file.read_text()

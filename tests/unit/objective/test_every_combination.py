@@ -12,7 +12,13 @@ from unisd_rl.errors import UserError
 from unisd_rl.types import ViewKind
 
 MEMBERS = {
-    "divergence": ({"alpha": 0.5}, {"alpha": 0.0}, {"alpha": 1.0}, {"type": "total_variation"}),
+    "divergence": (
+        {"alpha": 0.5},
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"type": "total_variation"},
+        {"type": "top_k", "k": 4},
+    ),
     "clipping": ({"threshold": 0.1}, {"quantile": 0.9}),
     "agreement": ({"level": "token"}, {"level": "token", "scale": 0.4}, {"level": "sequence"}),
     "contrastive": ({"signal": "logprob", "margin": 2.0}, {"signal": "divergence"}),

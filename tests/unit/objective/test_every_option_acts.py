@@ -26,6 +26,7 @@ BASE = {
 }  # fmt: skip
 BY_DIVERGENCE = {"signal": "divergence", "weight": 0.3, "margin": 0.1, "alpha": 0.5}
 REFERENCE = {"clipping": None, "reference_reductions": {"micro_batch_size": 2}}
+TOP = {"type": "top_k", "k": 3}
 OPTIONS = {
     # What is changed: the objective without the option, and with it.
     "ObjectiveConfig.temperature": ({}, {"temperature": 1.3}),
@@ -38,6 +39,10 @@ OPTIONS = {
     "ObjectiveConfig.reference_reductions": ({"clipping": None}, REFERENCE),
     "JensenShannon.type": ({}, {"divergence": {"type": "total_variation"}}),
     "JensenShannon.alpha": ({}, {"divergence": {"alpha": 1.0}}),
+    "TopK.type": ({"divergence": TOP}, {"divergence": {"alpha": 0.0}}),
+    "TopK.k": ({"divergence": TOP}, {"divergence": TOP | {"k": 2}}),
+    "TopK.alpha": ({"divergence": TOP}, {"divergence": TOP | {"alpha": 1.0}}),
+    "TopK.tail": ({"divergence": TOP}, {"divergence": TOP | {"tail": False}}),
     "TotalVariation.type": ({"divergence": {"type": "total_variation"}}, {"divergence": {"alpha": 0.0}}),
     "ClippingConfig.threshold": ({"clipping": None}, {"clipping": {"threshold": 0.01}}),
     "ClippingConfig.quantile": ({}, {"clipping": {"quantile": 0.4}}),

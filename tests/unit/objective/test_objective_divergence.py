@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.objective_oracle import dense_divergence, literal_divergence
-from unisd_rl.config.objective import DivergenceConfig, JensenShannon, TotalVariation
+from unisd_rl.config.objective import DivergenceConfig, JensenShannon, TopK, TotalVariation
 from unisd_rl.objective.divergences import DIVERGENCES
 from unisd_rl.objective.kernels.torch_backend import log_softmax_
 
-KINDS = (*(JensenShannon(alpha=alpha) for alpha in (0.0, 0.1, 0.5, 0.9, 1.0)), TotalVariation())
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
+TOP = [TopK(k=3, alpha=alpha, tail=tail) for alpha in (0.0, 0.3, 1.0) for tail in (True, False)]
+KINDS = (*(JensenShannon(alpha=alpha) for alpha in (0.0, 0.1, 0.5, 0.9, 1.0)), *TOP, TotalVariation())
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def measured(student_RV, teacher_RV, kind):
@@ -113,7 +114,9 @@ def test_tiny_divergences_keep_their_digits(kind):
     student, teacher = student.float().double(), teacher.float().double()
     value, _ = measured(student, teacher, kind)
     expected = dense_divergence(torch.log_softmax(student, -1), torch.log_softmax(teacher, -1), kind)
-    torch.testing.assert_close(value.double(), expected, rtol=5e-3, atol=0.0)
+    # A few outcomes have no others to average the rounding of their log-probabilities, 1e-7 or so each.
+    atol = 5e-7 if isinstance(kind, TopK) else 0.0
+    torch.testing.assert_close(value.double(), expected, rtol=5e-3, atol=atol)
 
 
 @each_kind
@@ -155,3 +158,24 @@ def test_total_variation_of_written_distributions_is_the_written_number():
 def test_every_kind_of_divergence_has_its_function():
     (kinds, *_) = get_args(DivergenceConfig)
     assert set(get_args(kinds)) == set(DIVERGENCES)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_over_the_whole_vocabulary_the_likeliest_tokens_give_the_exact_divergence(alpha):
+    student, teacher = logits(6, 2.0)
+    exact, slope = measured(student, teacher, JensenShannon(alpha=alpha))
+    for kind in (TopK(k=k, alpha=alpha, tail=tail) for k in (9, 100) for tail in (True, False)):
+        value, own = measured(student, teacher, kind)
+        torch.testing.assert_close(value, exact)
+        torch.testing.assert_close(own, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tail_only_lowers_the_divergence_and_tokens_outside_the_top_have_no_gradient_without_it():
+    student, teacher = logits(7, 2.0)
+    exact, _ = measured(student, teacher, JensenShannon(alpha=0.0))
+    with_tail, _ = measured(student, teacher, TopK(k=3, alpha=0.0))
+    assert (with_tail <= exact).all(), "outcomes that are taken together tell less"
+    _, slope = measured(student, teacher, TopK(k=3, alpha=0.0, tail=False))
+    likeliest = torch.zeros_like(slope, dtype=torch.bool).scatter_(-1, teacher.topk(3).indices, True)
+    assert not slope[~likeliest].any()
+    assert slope[likeliest].all()

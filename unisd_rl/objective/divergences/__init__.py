@@ -16,11 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
-from unisd_rl.config.objective import Divergence, JensenShannon, TotalVariation
+from unisd_rl.config.objective import Divergence, JensenShannon, TopK, TotalVariation
 from unisd_rl.objective.divergences.jensen_shannon import jensen_shannon
+from unisd_rl.objective.divergences.top_k import top_k
 from unisd_rl.objective.divergences.total_variation import total_variation
 
 DIVERGENCES: dict[type[Divergence], Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     JensenShannon: jensen_shannon,
+    TopK: top_k,
     TotalVariation: total_variation,
 }
