@@ -65,7 +65,8 @@ class _Call:
 class Ledger:
     """The rollouts of one run at `location`, a folder or an fsspec URL; opening it again restores what was stored.
 
-    What was stored last is read from memory (up to 64 MiB), everything else from `location`, with its checksum.
+    What was stored last is read from memory (up to 64 MiB, until `forget`), everything else from `location`, with its
+    checksum.
 
     `fsync` makes every commit to a folder survive a power loss, not only a killed process. `numbers` are the stored
     prompt numbers, also of those `discarded`, `tokens` counts the completion tokens of their rows, `compacted` are the
@@ -188,10 +189,21 @@ class Ledger:
         self._recent[entry.file, entry.offset] = entry, data
         self._recent_bytes += entry.nbytes
         while len(self._recent) > 1 and self._recent_bytes > _RECENT_BYTES:
-            _, (oldest, _) = self._recent.popitem(last=False)
-            self._recent_bytes -= oldest.nbytes
-            if oldest.segment not in self._segments:
-                self._forget_positions(oldest)
+            self._forget_oldest()
+
+    def forget(self, end: int) -> None:
+        """Rows of prompt numbers below `end` are not read soon again: they need not be in memory. They stay stored.
+
+        Goes on from the oldest commit to the first that has others.
+        """
+        while self._recent and max(next(iter(self._recent.values()))[0].numbers) < end:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, (oldest, _) = self._recent.popitem(last=False)
+        self._recent_bytes -= oldest.nbytes
+        if oldest.segment not in self._segments:
+            self._forget_positions(oldest)
 
     def _is_new(self, number: int, seen: set[int], call: _Call) -> bool:
         new = not (number in self.numbers or number in seen or number in call.barred)

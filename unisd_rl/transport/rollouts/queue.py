@@ -196,11 +196,13 @@ class RolloutQueue:
         stored = tuple(number for number in numbers if number in self._ledger)
         rows = self._ledger.read(stored)
         records = consumed_records(step, lineage, rows)
+        max_staleness = self._consumption.record(step, records)
+        self._ledger.forget(numbers.start)  # this step may be asked for again
         return QueueBatch(
             step=step,
             shards=split_for_ranks(rows, shards, self._group_size),
             numbers=stored,
-            max_staleness=self._consumption.record(step, records),
+            max_staleness=max_staleness,
             tokens=sum(record.tokens for record in records),
             depth=len(self._ledger) - len(self._consumption),
         )

@@ -101,6 +101,18 @@ def test_what_is_remembered_is_bounded_and_everything_else_is_read_from_storage(
     assert loaded == [0, 1, 2, 3, 4, 5]
 
 
+def test_what_is_not_read_soon_again_is_no_longer_in_memory_and_comes_from_storage(ledger, place):
+    for numbers in ((0, 1), (3, 2), (1, 5), (4,)):
+        append(ledger, *(rollout(number) for number in numbers))
+    for end, kept in ((1, 4), (2, 3), (4, 2), (5, 2), (6, 0)):
+        ledger.forget(end)
+        assert len(ledger._recent) == kept, f"up to the oldest commit with a number of {end} or above"
+        assert same_rollouts(ledger.rollouts(range(6)), [rollout(number) for number in range(6)])
+    assert ledger._recent_bytes == 0
+    append(ledger, rollout(6))
+    assert same_rollouts(ledger.rollouts(range(7)), [rollout(number) for number in range(7)])
+
+
 def test_a_caller_that_gives_up_holds_up_no_other_of_its_group(ledger):
     async def scenario():
         leaving, staying = (asyncio.create_task(ledger.append(encode([rollout(number)]))) for number in (1, 2))

@@ -439,6 +439,23 @@ def test_the_step_taken_last_may_be_asked_for_again_also_after_the_queue_was_ope
     assert len((tmp_path / "consumed.jsonl").read_text().splitlines()) == 2
 
 
+def test_in_memory_are_the_rows_of_the_step_taken_last_and_those_to_come(queue):
+    async def scenario():
+        await admit(queue, 8)
+        await commit(queue, 0, 1)
+        await commit(queue, 3, 2)
+        await commit(queue, 4, 5, versions=(1,))
+        held = []
+        for step in range(3):
+            await queue.take(step, 1, 0.0)
+            held.append([entry.numbers for entry, _ in queue._ledger._recent.values()])
+        await queue.roll_back(1, 0)
+        assert (await queue.take(0, 1, 0.0)).numbers == (0, 1)
+        return held
+
+    assert run(scenario()) == [[(0, 1), (3, 2), (4, 5)], [(3, 2), (4, 5)], [(4, 5)]]
+
+
 def test_units_are_leased_whole_and_as_soon_as_they_are_whole(tmp_path, clock):
     async def scenario():
         queue = make(tmp_path, clock, batch_size=4, lease_unit=2)
