@@ -51,6 +51,7 @@ from unisd_rl.config import Config
 from unisd_rl.transport.rollouts.dispatch import LeaseRequest
 from unisd_rl.transport.rollouts.driver_client import QueueClient, spawn_queue
 from unisd_rl.transport.rollouts.schema import encode
+from unisd_rl.transport.rollouts.wire import pack_request, unpack_answer
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 STALENESS = 4
@@ -112,8 +113,8 @@ class Callers:
             await asyncio.sleep(slept_s)
             self._slept_s, self._slept = self._slept_s + slept_s, self._slept + len(group)
             rows = encode([rollout(prompt, version, name, self._row_bytes) for prompt in group])
-            request = LeaseRequest(self._applied, self._answers)
-            prompts = (await self._queue.commit.remote(name, rows, request)).prompts
+            request = pack_request(name, LeaseRequest(self._applied, self._answers))
+            prompts = unpack_answer(await self._queue.commit_packed.remote(request, bytes(rows))).prompts
 
     async def _lease(self, name: str) -> list[NumberedPrompt]:
         """Ask, and ask again when newer weights have come: as `actors.service` does."""

@@ -16,7 +16,9 @@ from tests.fakes.rollout_rig import BATCH, WAIT_S, Parts, config, numbered
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.errors import RunFailed
 from unisd_rl.transport.rollouts.actor_client import QueueProcess
+from unisd_rl.transport.rollouts.dispatch import CommitAnswer
 from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.transport.rollouts.wire import pack_answer, unpack_request
 from unisd_rl.types import Message, PolicyVersion, Sampling
 
 
@@ -51,9 +53,11 @@ def mortal_queue():
             if self.note(self.renewals, f"{actor} {numbers}") == 1:
                 os._exit(1)
 
-        async def commit(self, actor, data, request):
+        async def commit_packed(self, request, data):
+            actor, _ = unpack_request(request)
             if self.note(self.commits, f"{actor} {data}") < 3:
                 raise OSError(errno.ENOSPC, "No space left on device")
+            return pack_answer(CommitAnswer([], learner_waits=True))
 
         def note(self, file, line):
             with file.open("a") as notes:

@@ -5,7 +5,8 @@ rollouts/   driver -> queue   `admit`: NumberedPrompt;  `take`: a QueueBatch, on
             actor  -> queue   five calls (`actor_client.LeaseQueue`):
                                 lease    (applied PolicyVersion, wanted) -> NumberedPrompts that may start
                                 renew    the prompt numbers the actor holds
-                                commit   Rollouts, as an Arrow IPC stream of `schema.SCHEMA`
+                                commit   Rollouts, as an Arrow IPC stream of `schema.SCHEMA`, and what to lease next
+                                         (`wire.py`)
                                 fail     a prompt number and the reason
                                 release  everything the actor holds
 weights/    learner -> store  `put`: a SnapshotManifest and its buckets of bytes

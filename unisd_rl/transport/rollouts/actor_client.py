@@ -13,6 +13,7 @@ from unisd_rl.cluster.runtime import runtime
 from unisd_rl.cluster.waiting import done, fetch
 from unisd_rl.config.run import FaultsConfig
 from unisd_rl.transport.rollouts.dispatch import CommitAnswer, LeaseRequest
+from unisd_rl.transport.rollouts.wire import pack_request, unpack_answer
 from unisd_rl.types import NumberedPrompt, PolicyVersion
 
 _RELEASE_S = 10.0
@@ -68,7 +69,9 @@ class QueueProcess(LeaseQueue):
 
     @override
     async def commit(self, actor: str, data: bytes, request: LeaseRequest | None) -> CommitAnswer:
-        return await self._ask("store rollouts", lambda: self._handle.commit.remote(actor, data, request), (OSError,))
+        packed, rows = pack_request(actor, request), bytes(data)  # a Buffer, which `encode` makes, Ray would pickle
+        answer = await self._ask("store rollouts", lambda: self._handle.commit_packed.remote(packed, rows), (OSError,))
+        return unpack_answer(answer)
 
     @override
     async def fail(self, actor: str, number: int, reason: str) -> None:

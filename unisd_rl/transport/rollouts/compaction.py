@@ -97,7 +97,8 @@ def _write(files: FileStore, file: CompactedFile, blocks: Sequence[Sequence[Row]
     """The Parquet file, a row group a block; what is known of it now, and a digest of each block."""
     tokens, digests = 0, []
     with files.create(file.file) as sink, pq.ParquetWriter(
-        checked := _ChecksumWriter(sink), SCHEMA, compression="zstd", write_page_checksum=True
+        checked := _ChecksumWriter(sink), SCHEMA, compression="zstd", write_page_checksum=True,
+        use_dictionary=False, write_statistics=False,  # of tokens: half the time, and a sixth fewer bytes
     ) as writer:  # fmt: skip
         for block in blocks:
             table = gather([(entry, row) for _, entry, row in block], partial(load, files))

@@ -34,6 +34,7 @@ from unisd_rl.transport.rollouts.batch import QueueBatch
 from unisd_rl.transport.rollouts.queue import NotAdmitted, RolloutQueue
 from unisd_rl.transport.rollouts.report import QueueReport
 from unisd_rl.transport.rollouts.schema import decode
+from unisd_rl.transport.rollouts.wire import pack_answer, unpack_request
 from unisd_rl.types import NumberedPrompt, OnWait, Recovery, Report, Rollout, no_op
 
 _COMPONENT = "queue"
@@ -58,6 +59,11 @@ class ServedQueue(RolloutQueue):
         if not self._lock.acquire(_OWNER_S):
             raise RunFailed(f"the rollout queue of an earlier run still writes to {directory} after {_OWNER_S:g} s")
         super().__init__(directory, batch_size, rollout)
+
+    async def commit_packed(self, request: bytes, data: bytes) -> bytes:
+        """`RolloutQueue.commit`, as `wire.py` has it."""
+        actor, lease = unpack_request(request)
+        return pack_answer(await self.commit(actor, data, lease))
 
     async def take_sharded(
         self, step: int, shards: int, timeout_s: float

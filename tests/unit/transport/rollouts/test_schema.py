@@ -79,6 +79,24 @@ def test_a_stream_of_another_schema_is_refused():
         decode(other.getvalue().to_pybytes())
 
 
+def test_a_stream_whose_schema_another_version_of_arrow_wrote_is_read(policy_row):
+    batch, stream = to_batch([policy_row]), pa.BufferOutputStream()
+    with pa.ipc.new_stream(
+        stream, SCHEMA, options=pa.ipc.IpcWriteOptions(metadata_version=pa.MetadataVersion.V4)
+    ) as writer:
+        writer.write_batch(batch)
+    data = stream.getvalue()
+    assert data.slice(0, 1000) != encode([policy_row]).slice(0, 1000)
+    assert same_rollouts(decode(data), [policy_row])
+
+
+@pytest.mark.parametrize("left", [0.2, 0.5, 0.9])
+def test_of_a_stream_that_was_cut_short_nothing_is_read(policy_row, left):
+    data = encode([policy_row])
+    with pytest.raises((ValueError, OSError)):
+        decode(data.slice(0, int(left * data.size)))
+
+
 def test_token_ids_that_do_not_fit_are_refused_not_wrapped(policy_row):
     with pytest.raises(TypeError):
         encode([replace(policy_row, prompt_tokens=np.array([0.5]))])
