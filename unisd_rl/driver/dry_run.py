@@ -1,5 +1,5 @@
 """What `--dry-run` says of a run: its data, the views of its first prompt, what acts, the memory that its processes
-take, and last whether there is room.
+take, the time of a step on GPUs, and last whether there is room.
 
 Nothing is trained, and neither an engine nor Ray is started. The data is loaded and, as far as no model has to write
 or embed anything, prepared as the run does it: what the run would refuse is refused here, in the same words, and what
@@ -31,6 +31,7 @@ from unisd_rl.config.own_model import Default
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.contexts.selection import with_data_limits
+from unisd_rl.driver.duration import describe_duration
 from unisd_rl.driver.memory import describe_memory
 from unisd_rl.driver.origin import check_origin, model_origin, other_weights, read_origin, task_origin
 from unisd_rl.errors import UserError
@@ -66,7 +67,7 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     config = yield from describe_data(config, config.run_dir if resumed else None)
     yield from _mechanisms(config)
     yield describe_storage(config, resumed)
-    yield from _memory(config)
+    yield from _memory_and_time(config)
     if config.run.in_process:
         yield "everything runs in this process, on one thread, without Ray"
     else:
@@ -144,7 +145,7 @@ def describe_replay(request: ReplayRequest) -> Iterator[str]:
 
 def describe_data(config: Config, began: Path | None = None) -> Generator[str, None, Config]:
     """How many problems there are, what becomes of them in preparation, and the views of the first prompt. Returns the
-    configuration with the limits that follow from the data, where it was looked at.
+    configuration with the limits and the steps that follow from the data, where it was looked at.
 
     Raises:
         UserError: what the preparation would refuse; or they are not those that the run in the folder `began` has.
@@ -160,8 +161,8 @@ def describe_data(config: Config, began: Path | None = None) -> Generator[str, N
         # Without its model, by its fingerprint another one, whose contexts nobody will look for.
         own = folder != Path(scratch)
         prepared = limited if own else _with_contexts(limited, cache=Path(scratch) / "contexts")
-        yield from _prepared(prepared, task, folder, began)
-    return limited
+        count = yield from _prepared(prepared, task, folder, began)
+    return limited.counted(count)
 
 
 def _task(config: Config, for_training: bool = True) -> Generator[str, None, Task | None]:
@@ -203,7 +204,8 @@ def _folder_with_tokenizer(config: Config, scratch: Path) -> Generator[str, None
     return path
 
 
-def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> Iterator[str]:
+def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> Generator[str, None, int]:
+    """What becomes of the problems, and how the first one is read; returns how many are kept."""
     read, without = config.contexts_read, _without_models(config)
     preparation = Preparation.create(without, task, model, no_engine, SilentProgress())
     yield from (f"note: {note}" for note in preparation.notes)
@@ -221,6 +223,7 @@ def _prepared(config: Config, task: Task, model: Path, began: Path | None) -> It
     for kind, section in (("auxiliary", read.auxiliary), ("negative", read.negative)):
         if section is not None and getattr(without.contexts, kind) is None:
             yield f'--- {kind} view: a model makes it (contexts.{kind}.type = "{section.type}"), so a dry run does not'
+    return len(prompts)
 
 
 def _views(prompt: Prompt, tokenizer: ChatTokenizer) -> Iterator[str]:
@@ -282,8 +285,8 @@ def _gib(nbytes: float) -> str:
     return f"{nbytes / 2**30:.3g} GiB"
 
 
-def _memory(config: Config) -> Iterator[str]:
-    """What each process takes; nothing where the model's configuration is out of reach."""
+def _memory_and_time(config: Config) -> Iterator[str]:
+    """What each process takes, and a step on GPUs; nothing where the model's configuration is out of reach."""
     with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
         path = config.model.path
         folder = base_model_or_tokenizer(recipe_of(config), Path(scratch)) if path is None else Path(path)
@@ -296,6 +299,7 @@ def _memory(config: Config) -> Iterator[str]:
                 raise
             return
     yield from describe_memory(config, shape, None if os.environ.get("RAY_ADDRESS") else memory_here())
+    yield from describe_duration(config, shape)
 
 
 def _without_models(config: Config) -> Config:

@@ -21,7 +21,8 @@ from unisd_rl.models.shape import ModelShape
 from unisd_rl.types import ViewKind
 
 _GIB = 1 << 30
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a number of `model.dtype`."""
 _FLOAT32 = 4
 _MOMENTS = 2.0 * _FLOAT32
 _EIGHT_BIT_MOMENTS = 2.0 + 2.0 * _FLOAT32 / 256  # 8 bits each, and a float32 scale for 256 of them
@@ -96,12 +97,12 @@ def describe_memory(config: Config, shape: ModelShape, available: float | None) 
 def published(config: Config, shape: ModelShape) -> float:
     """Bytes of one version of the weights as they travel: the model, or the adapter."""
     elements = shape.parameters if config.model.lora is None else shape.trained
-    return 0.0 if config.weights.pushed else elements * _BYTES[config.model.dtype]
+    return 0.0 if config.weights.pushed else elements * BYTES[config.model.dtype]
 
 
 def actor_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
     """A rollout actor with its engine."""
-    rollout, width = config.rollout, _BYTES[config.model.dtype]
+    rollout, width = config.rollout, BYTES[config.model.dtype]
     engine, weights = rollout.engine, shape.parameters * width
     if rollout.on_gpu and engine.gpu_share is not None:
         filled = f"{engine.gpu_share:.0%} of {rollout.gpus_per_actor * engine.weight_shards:g} GPU"
@@ -119,7 +120,7 @@ def actor_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
 def learner_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
     """A learner rank at its peak."""
     gpu, adapted = bool(config.learner.gpus_per_rank), config.model.lora is not None
-    width, sharded = _BYTES[config.model.dtype], 1 / config.learner.ranks if config.zero_stage == 3 else 1.0
+    width, sharded = BYTES[config.model.dtype], 1 / config.learner.ranks if config.zero_stage == 3 else 1.0
     factors = shape.trained if adapted else 0
     yield Part("weights", (shape.parameters + factors) * width * sharded, gpu)
     if config.reads_teacher:
@@ -151,7 +152,7 @@ def optimizer_bytes(config: Config, shape: ModelShape) -> float:
     moments = _EIGHT_BIT_MOMENTS if learner.eight_bit_moments else _MOMENTS
     masters = _FLOAT32 if stage else 0
     # Offloaded, DeepSpeed keeps the gradients of the part there too, and the weights on their way back.
-    beside = _FLOAT32 + _BYTES[config.model.dtype] if learner.offload_optimizer else 0
+    beside = _FLOAT32 + BYTES[config.model.dtype] if learner.offload_optimizer else 0
     return shape.trained / parts * (moments + masters + beside)
 
 
@@ -160,14 +161,14 @@ def gradient_bytes(config: Config, shape: ModelShape) -> float:
     rank has none)."""
     stage, learner = config.zero_stage, config.learner
     kept = 1 / learner.ranks if stage >= 2 else 1.0
-    bucket = min(shape.trained, _BUCKET_ELEMENTS) * _BYTES[config.model.dtype] if stage or learner.ranks > 1 else 0
+    bucket = min(shape.trained, _BUCKET_ELEMENTS) * BYTES[config.model.dtype] if stage or learner.ranks > 1 else 0
     return shape.trained * _FLOAT32 * kept + bucket
 
 
 def backward_bytes(config: Config, shape: ModelShape) -> float:
     """Of the pass with gradient: what is kept, logits in chunks, and the head's gradient until it is added up."""
     tokens = _pass_tokens(config, config.learner.micro_batch_tokens, views=1)
-    width, kept = _BYTES[config.model.dtype], shape.kept_bytes
+    width, kept = BYTES[config.model.dtype], shape.kept_bytes
     if config.learner.gradient_checkpointing:  # the input of each layer, and all of one
         kept = shape.layers * shape.hidden * width + shape.kept_bytes // shape.layers
     if not config.learner.gpus_per_rank:
@@ -192,7 +193,7 @@ def scoring_bytes(config: Config, shape: ModelShape) -> float:
     contexts = config.contexts_read
     views = 1 + (contexts.auxiliary.views if contexts.auxiliary else 0) + bool(contexts.negative)
     tokens = _pass_tokens(config, config.learner.scoring_budget, views)
-    layer = (4 * shape.widest_bytes + 3 * shape.hidden * _BYTES[config.model.dtype]) * tokens
+    layer = (4 * shape.widest_bytes + 3 * shape.hidden * BYTES[config.model.dtype]) * tokens
     logits = min(config.learner.chunk_tokens, tokens) * shape.vocabulary * _FLOAT32
     return max(layer, logits + shape.hidden * _FLOAT32 * tokens)
 
@@ -209,7 +210,7 @@ def update_bytes(config: Config, shape: ModelShape) -> float:
 def save_bytes(config: Config, shape: ModelShape) -> float:
     """Of a checkpoint: a copy of all weights, and after it two files of the training state, the one that was written
     and the next."""
-    weights = shape.parameters * _BYTES[config.model.dtype]
+    weights = shape.parameters * BYTES[config.model.dtype]
     return max(weights, 2 * min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
 
 
