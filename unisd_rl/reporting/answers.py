@@ -8,12 +8,24 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from unisd_rl.reporting.record import RecordedEvaluation, Row
 
+
+class Tone(StrEnum):
+    """What a fact means for whoever made the run."""
+
+    GOOD = "good"
+    BAD = "bad"
+    OPEN = "open"
+
+
 MOST_CHARACTERS = 4000
 """Of an answer or a view that is shown."""
+_ASKED_CHARACTERS = 240
+"""Of a question that stands above its answer."""
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -43,14 +55,15 @@ class AnswerPair:
     @property
     def verdict(self) -> str:
         """How the two differ."""
-        right = (bool(self.before["correct"]), bool(self.after["correct"]))
-        verdicts = {
-            (False, True): "now right",
-            (True, False): "now wrong",
-            (True, True): "right before and after",
-            (False, False): "wrong before and after",
-        }
-        return verdicts[right]
+        before, after = bool(self.before["correct"]), bool(self.after["correct"])
+        if before == after:
+            return "right before and after" if after else "wrong before and after"
+        return "now right" if after else "now wrong"
+
+    @property
+    def tone(self) -> Tone:
+        """Whether that is a gain or a loss."""
+        return {"now right": Tone.GOOD, "now wrong": Tone.BAD}.get(self.verdict, Tone.OPEN)
 
 
 def answer_pairs(before: RecordedEvaluation, after: RecordedEvaluation, most: int) -> list[AnswerPair]:
@@ -102,6 +115,7 @@ def _sample(row: Row) -> dict[str, Any]:
         "problem": visible(row["id"]),
         "source": row["source"],
         "length": row["length"],
+        "asked": visible(row["messages"][-1]["content"][:_ASKED_CHARACTERS]) if row["messages"] else "",
         "question": _chat(row["messages"]),
         "views": [{"kind": view["kind"], "text": _chat(view["messages"])} for view in row["views"]],
         "tokens": [visible(token) for token in row["tokens"]],

@@ -5,7 +5,7 @@ Hover shows a number by the SVG's own titles; a table below each chart has all o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -19,11 +19,18 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """`points`: (step, number). A curve with `band` is drawn dashed: the border of the interval of the one before."""
+    """`points`: (step, number). `interval`: (low, high) of each of them, drawn as a band."""
 
     name: str
     points: Sequence[Point]
-    band: bool = False
+    interval: Sequence[tuple[float, float]] = ()
+
+    @property
+    def band(self) -> list[Point]:
+        """The outline of the intervals: along their lower ends, and back along the upper ones."""
+        steps = [step for step, _ in self.points]
+        lows, highs = ([ends[side] for ends in self.interval] for side in (0, 1))
+        return [*zip(steps, lows, strict=True), *reversed([*zip(steps, highs, strict=True)])] if self.interval else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +40,48 @@ class Chart:
     title: str
     text: str
     curves: Sequence[Curve]
+    percent: bool = False
+    """Whether its numbers are shares, told in percent."""
 
     @property
     def steps(self) -> list[float]:
         """All steps that some curve has a number for."""
         return sorted({step for curve in self.curves for step, _ in curve.points})
 
+    @property
+    def head(self) -> list[str]:
+        """Of the table."""
+        names = ([each.name, f"{each.name}, 95 %"] if each.interval else [each.name] for each in self.curves)
+        return ["step", *(name for pair in names for name in pair)]
+
     def table(self) -> list[list[str]]:
-        """A row for each step: the step and the number of each curve."""
-        numbers = [dict(curve.points) for curve in self.curves]
-        return [[f"{step:g}", *(_number(each.get(step)) for each in numbers)] for step in self.steps]
+        """A row for each step: the step, and of each curve the number, with its interval if it has one."""
+        columns = [column for each in self.curves for column in self._columns(each)]
+        return [[f"{step:g}", *(column.get(step, "") for column in columns)] for step in self.steps]
+
+    def _columns(self, curve: Curve) -> Iterator[dict[float, str]]:
+        yield {step: self._text(number) for step, number in curve.points}
+        if curve.interval:
+            ends = [f"{self._text(low)} to {self._text(high)}" for low, high in curve.interval]
+            yield {step: text for (step, _), text in zip(curve.points, ends, strict=True)}
+
+    def _text(self, number: float | None) -> str:
+        if number is None:
+            return ""
+        return f"{100 * number:.4g}%" if self.percent else f"{number:.4g}"
 
     def svg(self) -> Markup:
         """The drawing."""
         import pygal  # half a second
 
         chart = pygal.XY(
-            js=[], width=460, height=300, show_legend=len(self.curves) > 1, legend_at_bottom=True, dots_size=2,
-            legend_at_bottom_columns=2, truncate_legend=40, x_title="step", value_formatter=_number,
+            js=[], width=460, height=260, show_legend=False, dots_size=2, x_title="step", value_formatter=self._text,
             x_value_formatter=lambda step: f"{step:g}", show_x_guides=False, no_data_text="no numbers", max_scale=6,
         )  # fmt: skip
         for curve in self.curves:
-            chart.add(curve.name, list(curve.points), stroke_style={"dasharray": "3,4"} if curve.band else None)
+            if curve.interval:
+                chart.add(None, curve.band, fill=True, show_dots=False)
+            chart.add(curve.name, list(curve.points))
         root = chart.render_tree()
         colours = _colours(self.curves)
         for parent in list(root.iter()):
@@ -75,12 +102,13 @@ class Chart:
 
 
 def _colours(curves: Sequence[Curve]) -> dict[str, str]:
-    """pygal's class of each curve -> the page's: a band has the colour of the curve that it belongs to."""
-    classes, colour = {}, -1
-    for index, curve in enumerate(curves):
-        colour += not curve.band
-        classes[f"color-{index}"] = f"curve-{colour % 8}" + (" band" if curve.band else "")
-    return classes
+    """pygal's class of each series -> the page's: a band has the colour of the curve that it belongs to."""
+    series = [
+        name
+        for place, curve in enumerate(curves)
+        for name in ([f"curve-{place % 8} band"] if curve.interval else []) + [f"curve-{place % 8}"]
+    ]
+    return {f"color-{place}": name for place, name in enumerate(series)}
 
 
 def curve(rows: Sequence[Any], name: str, key: str) -> Curve:
@@ -99,7 +127,3 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}"

@@ -15,6 +15,7 @@ class Group:
     title: str
     text: str
     numbers: Sequence[tuple[str, str]]
+    percent: bool = False
 
 
 GROUPS = (
@@ -48,6 +49,7 @@ GROUPS = (
         "Clip and contrast",
         "Shares of tokens: whose divergence lost its gradient to the clip, and on which the contrast acts.",
         (("clipped", "clipped_share"), ("contrast acts", "contrastive_active_share")),
+        percent=True,
     ),
     Group(
         "Entropy",
@@ -58,13 +60,19 @@ GROUPS = (
         "Repetition and copying",
         "Shares of a completion's runs of four tokens: seen in it before, and copied from what only the teacher reads.",
         (("repeated", "repeated_share"), ("copied", "copied_share")),
+        percent=True,
     ),
     Group(
         "Lengths",
         "Tokens of a completion.",
         (("tokens per completion", "tokens_per_sequence"),),
     ),
-    Group("Cut completions", "Share of the completions that the limit on tokens cut.", (("cut", "truncated_share"),)),
+    Group(
+        "Cut completions",
+        "Share of the completions that the limit on tokens cut.",
+        (("cut", "truncated_share"),),
+        percent=True,
+    ),
     Group(
         "Staleness",
         "Steps between a token's policy and the step that trains on it.",
@@ -79,6 +87,7 @@ GROUPS = (
         "Who waited for whom",
         "Shares of a step: the learner waiting for rollouts, and actors without work.",
         (("learner waits", "learner_wait"), ("actors idle", "actor_idle")),
+        percent=True,
     ),
     Group(
         "Where a step's time went",
@@ -97,34 +106,36 @@ GROUPS = (
 
 def charts_of_run(run: RunRecord) -> Iterator[Chart]:
     """Accuracy with its interval, then every group of which there are numbers."""
-    yield Chart("Accuracy", "On held-out problems, with 95 % intervals.", accuracy_curves(run, "accuracy", True))
+    yield _accuracy([run], ["accuracy"])
     rows = rows_with_derived(run)
     for group in GROUPS:
         curves = [found for name, key in group.numbers if (found := curve(rows, name, key)).points]
         if any(number for found in curves for _, number in found.points):
-            yield Chart(group.title, group.text, curves)
+            yield Chart(group.title, group.text, curves, group.percent)
 
 
 def charts_of_runs(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterator[Chart]:
-    """The first number of each group, one curve a run."""
-    accuracy = [each for run, name in zip(runs, names, strict=True) for each in accuracy_curves(run, name, False)]
-    yield Chart("Accuracy", "On held-out problems.", accuracy)
+    """Each number of each group, one curve a run."""
+    yield _accuracy(runs, names)
     rows = [rows_with_derived(run) for run in runs]
     for group in GROUPS:
         for label, key in group.numbers:
             curves = [found for name, own in zip(names, rows, strict=True) if (found := curve(own, name, key)).points]
             if any(number for found in curves for _, number in found.points):
                 title = group.title if len(group.numbers) == 1 else f"{group.title}: {label}"
-                yield Chart(title, group.text, curves)
+                yield Chart(title, group.text, curves, group.percent)
 
 
-def accuracy_curves(run: RunRecord, name: str, interval: bool) -> list[Curve]:
-    """Accuracy over steps, and the borders of its 95 % interval."""
+def _accuracy(runs: Sequence[RunRecord], names: Sequence[str]) -> Chart:
+    text = "On held-out problems, with 95 % intervals."
+    return Chart("Accuracy", text, [accuracy_curve(*each) for each in zip(runs, names, strict=True)], percent=True)
+
+
+def accuracy_curve(run: RunRecord, name: str) -> Curve:
+    """Accuracy over steps with its 95 % interval."""
     found = [(evaluation.step, evaluation.numbers) for evaluation in run.evaluations]
-    curves = [Curve(name, [(step, numbers["accuracy"]) for step, numbers in found])]
-    for border in ("low", "high") if interval else ():
-        curves.append(Curve(f"95 % {border}", [(step, numbers["interval"][border]) for step, numbers in found], True))
-    return curves if found else []
+    intervals = [(numbers["interval"]["low"], numbers["interval"]["high"]) for _, numbers in found]
+    return Curve(name, [(step, numbers["accuracy"]) for step, numbers in found], intervals)
 
 
 def rows_with_derived(run: RunRecord) -> list[dict[str, Any]]:

@@ -1,14 +1,13 @@
 """The answers on a report's first screen: did it learn, how sure, which mechanism acted, what held the run up."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from unisd_rl.evaluation.statistics import Comparison, compare
-from unisd_rl.reporting.answers import visible
+from unisd_rl.reporting.answers import Tone, visible
+from unisd_rl.reporting.mechanisms import Mechanism, mechanisms
 from unisd_rl.reporting.record import RecordedEvaluation, Row, RunRecord
 
 
@@ -19,6 +18,10 @@ class Finding:
     question: str
     answer: str
     reason: str
+    tone: Tone = Tone.OPEN
+    shares: Sequence[tuple[str, float]] = ()
+    """Parts of a whole, drawn as a bar."""
+    mechanisms: Sequence[Mechanism] = ()
 
 
 def paired(first: RecordedEvaluation, second: RecordedEvaluation) -> Comparison | None:
@@ -31,13 +34,33 @@ def paired(first: RecordedEvaluation, second: RecordedEvaluation) -> Comparison 
 def describe_comparison(compared: Comparison) -> str:
     """In points, with its interval and test."""
     low, high = 100 * compared.interval.low, 100 * compared.interval.high
-    text = f"{100 * compared.difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f}, {compared.problems} problems"
+    text = f"{describe_points(compared)} (95 %: {low:+.1f} to {high:+.1f}, {compared.problems} problems"
     return text + (")" if compared.mcnemar_p is None else f"; McNemar p = {compared.mcnemar_p:.2g})")
+
+
+def describe_points(compared: Comparison) -> str:
+    """The difference alone."""
+    return f"{100 * compared.difference:+.1f} points"
+
+
+def tone_of(compared: Comparison) -> Tone:
+    """Good or bad where the interval of the difference does not contain zero."""
+    if compared.interval.low > 0:
+        return Tone.GOOD
+    return Tone.BAD if compared.interval.high < 0 else Tone.OPEN
 
 
 def findings(run: RunRecord) -> list[Finding]:
     """In the order in which one asks."""
-    return [learnt(run), _mechanisms(run.rows), _held_up(run), _faults(run.events)]
+    return [learnt(run), _acted(run), _held_up(run), _faults(run.events)]
+
+
+_LEARNT = {Tone.GOOD: "yes", Tone.BAD: "no, it got worse", Tone.OPEN: "not sure"}
+_SURE = {
+    Tone.GOOD: "the interval lies above zero",
+    Tone.BAD: "the interval lies below zero",
+    Tone.OPEN: "the interval contains zero: it may be chance",
+}
 
 
 def learnt(run: RunRecord) -> Finding:
@@ -46,21 +69,18 @@ def learnt(run: RunRecord) -> Finding:
     if len(run.evaluations) < 2:
         return Finding(question, "not known yet", f"{len(run.evaluations)} of at least two evaluations are there")
     first, last = run.evaluations[0], run.evaluations[-1]
-    before, after = first.numbers["accuracy"], last.numbers["accuracy"]
-    answer = (
+    before, after = (each.numbers["accuracy"] for each in (first, last))
+    said = (
         f"accuracy {before:.1%}{describe_cuts(first.numbers)} before, {after:.1%}{describe_cuts(last.numbers)} after "
         f"{last.step} steps"
-        f"{_form(first.numbers, last.numbers)}"
     )
+    form = _form(first.numbers, last.numbers)
     compared = paired(first, last)
     if compared is None:
-        return Finding(question, answer, "the two evaluations share no problem")
-    sure = "the interval contains zero: it may be chance"
-    if compared.interval.low > 0:
-        sure = "the interval lies above zero"
-    elif compared.interval.high < 0:
-        sure = "the interval lies below zero: it got worse"
-    return Finding(question, answer, f"{describe_comparison(compared)}; {sure}")
+        return Finding(question, f"{before:.1%} \u2192 {after:.1%}", f"{said}, on no problem in common{form}")
+    tone = tone_of(compared)
+    reason = f"{said}: {describe_comparison(compared)}; {_SURE[tone]}{form}"
+    return Finding(question, f"{_LEARNT[tone]}: {before:.1%} \u2192 {after:.1%}", reason, tone)
 
 
 def describe_cuts(numbers: Mapping[str, Any]) -> str:
@@ -84,46 +104,35 @@ def _form(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     return f"{said}; chance is {after['chance']:.1%}, always {after['letter']} {after['most_frequent']:.1%}"
 
 
-def _mechanisms(rows: Sequence[Row]) -> Finding:
+def _acted(run: RunRecord) -> Finding:
     question = "Which mechanism acted on which tokens?"
-    said = []
-    if (share := _mean(rows, "weight_below_half")) is not None and _mean(rows, "weight_mean") is not None:
-        said.append(f"agreement weighed {share:.1%} of the tokens below 0.5")
-    if share := _mean(rows, "clipped_share"):
-        said.append(f"the clip took the gradient of {share:.1%}")
-    if (share := _mean(rows, "contrastive_active_share")) is not None:
-        said.append(f"the contrast moved {share:.1%} of those that have a wrong demonstration")
-    if loss := _mean(rows, "matching_loss"):
-        said.append(f"feature matching made {loss:.3g} nats of the loss")
-    if not rows:
+    if not run.rows:
         return Finding(question, "no step was taken yet", "")
-    means = f"means over {len(rows)} steps; tokens below"
-    return Finding(question, "; ".join(said) or "none beside the divergence", means)
+    found = mechanisms(run)
+    by_share = sorted((each for each in found if each.share is not None), key=lambda each: -(each.share or 0.0))
+    shares = ", ".join(f"{each.name} {each.share:.1%}" for each in by_share)
+    answer = f"{shares} of the tokens" if shares else "the divergence alone"
+    return Finding(question, answer, f"means over {len(run.rows):,} steps; tokens below", mechanisms=found)
 
 
 def _held_up(run: RunRecord) -> Finding:
     question, rows = "What held the run up?", run.rows
-    parts = {"waiting for rollouts": "wait_s", "learning": "learn_s", "publishing": "publish_s"}
+    parts = {"learning": "learn_s", "waiting for rollouts": "wait_s", "publishing": "publish_s"}
     seconds = {name: sum(row.get(key) or 0.0 for row in rows) for name, key in parts.items()}
     total = sum(seconds.values())
     if not total:
         return Finding(question, "no step was taken yet", "")
     most = max(seconds, key=lambda name: seconds[name])
-    shares = ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items())
-    idle = _mean(rows, "actor_idle")
-    reason = f"of {total:,.0f} s in {len(rows)} steps: {shares}"
-    reason += "" if idle is None else f"; actors were idle {idle:.0%}"
-    return Finding(question, f"mostly {most} ({seconds[most] / total:.0%})", reason)
+    shares = [(name, each / total) for name, each in seconds.items()]
+    idle = (run.summary.get("bottleneck") or {}).get("actor_idle", run.mean("actor_idle"))
+    reason = f"of {total:,.0f} s in {len(rows):,} steps"
+    reason += "" if idle is None else f"; the actors had no work for {idle:.0%} of the time"
+    return Finding(question, f"mostly {most} ({seconds[most] / total:.0%})", reason, shares=shares)
 
 
 def _faults(events: Sequence[Row]) -> Finding:
     kinds = Counter(event["event"] for event in events)
     counts = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in sorted(kinds.items()))
     last = next((event["reason"] for event in reversed(events) if event.get("reason")), "")
-    return Finding("Did anything break?", counts or "nothing", visible(f"last: {last}") if last else "")
-
-
-def _mean(rows: Sequence[Row], key: str) -> float | None:
-    numbers: list[Any] = [row[key] for row in rows if isinstance(row.get(key), int | float)]
-    finite = [number for number in numbers if math.isfinite(number)]
-    return fmean(finite) if finite else None
+    tone = Tone.BAD if kinds["failure"] else Tone.OPEN if kinds else Tone.GOOD
+    return Finding("Did anything break?", counts or "nothing", visible(f"last: {last}") if last else "", tone)

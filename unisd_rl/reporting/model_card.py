@@ -129,8 +129,7 @@ def _evaluation(run: RunRecord, step: int) -> Iterator[str]:
         )
         yield ""
     if len(evaluations) > 1 and evaluations[-1] is run.evaluations[-1]:
-        found = learnt(run)
-        yield f"{found.answer}: {found.reason}."
+        yield f"{learnt(run).reason}."
         yield ""
 
 

@@ -70,10 +70,11 @@
     span.classList.add("chosen");
     tell(entry.sample, entry.chosen);
   };
+  const writers = {policy: "the student's own answer", base: "the initial model's answer", gold: "the worked solution"};
   const answer = (sample) => {
     const part = element("div");
     const cut = sample.length > sample.tokens.length ? `, the first ${sample.tokens.length} shown` : "";
-    part.append(element("p", `step ${sample.step + 1}, ${sample.source}, ${sample.length} tokens${cut}`, "label"));
+    part.append(element("p", `step ${sample.step + 1}: ${writers[sample.source] ?? sample.source}, ${sample.length} tokens${cut}`, "label"));
     const text = element("pre", undefined, "tokens");
     text.tabIndex = 0;
     text.setAttribute("role", "group");
@@ -103,7 +104,7 @@
   const place = document.getElementById("samples");
   for (const samples of problems) {
     const problem = element("article", undefined, samples.length > 1 ? "problem twice" : "problem"), last = samples[samples.length - 1];
-    problem.append(element("p", last.problem, "verdict"));
+    problem.append(element("p", last.asked || last.problem, "verdict"), element("p", `problem ${last.problem}`, "label"));
     const beside = element("div", undefined, "beside");
     beside.append(...samples.map(answer));
     const read = element("details");
@@ -129,7 +130,10 @@
       const stops = [0, 0.25, 0.5, 0.75, 1].map((share) => scale.colour(scale.low + share * (scale.high - scale.low)));
       ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
       const [low, high] = signed ? ["wrong", "right"] : ["", ""];
-      legend.append(element("span", `${brief(scale.low)} ${name === "contrast" ? low : ""}`.trim()), ramp, element("span", `${brief(scale.high)} ${name === "contrast" ? high : ""}`.trim()));
+      const whole = element("span", undefined, "scale"), ends = [[scale.low, low], [scale.high, high]];
+      const [first, last] = ends.map(([number, meaning]) => element("span", `${brief(number)} ${name === "contrast" ? meaning : ""}`.trim()));
+      whole.append(first, ramp, last);
+      legend.append(whole);
     }
     legend.append(element("span", text));
     for (const {sample, spans} of shown) {

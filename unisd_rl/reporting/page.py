@@ -11,10 +11,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisd_rl.reporting.answers import answer_pairs, sampled_problems, visible
+from unisd_rl.reporting.answers import Tone, answer_pairs, sampled_problems, visible
 from unisd_rl.reporting.charts import Chart
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
-from unisd_rl.reporting.findings import Finding, describe_comparison, describe_cuts, findings, paired
+from unisd_rl.reporting.findings import (
+    Finding,
+    describe_comparison,
+    describe_cuts,
+    describe_points,
+    findings,
+    paired,
+    tone_of,
+)
 from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.files import write_text_atomic
 
@@ -52,23 +60,35 @@ def report(run: RunRecord) -> str:
         samples = sampled_problems(run.samples, int(_PROBLEMS * share))
         events = [_event(event) for event in run.events[-_EVENTS:]]
         settings = [(name, [_setting(value)]) for name, value in run.settings.items()]
-        return _render(visible(run.name), charts, found, pairs=pairs, samples=samples, events=events, settings=settings)
+        shown = {"pairs": pairs, "samples": samples, "events": events, "settings": settings}
+        return _render(visible(run.name), charts, found, about=_about(run), **shown)
 
     return _fitting(page)
+
+
+def _about(run: RunRecord) -> str:
+    """What the run is, in a line."""
+    path, task = run.settings.get("model.path"), run.settings.get("task.type")
+    model = "the embedded base model" if path is None else Path(path).name if Path(path).is_absolute() else path
+    done = run.rows[-1]["step"] + 1 if run.rows else 0
+    steps = f"{done:,} of {run.settings.get('run.steps') or '?'} steps"
+    return visible(" \u00b7 ".join(map(str, (task or "?", model, steps, run.summary.get("status", "not ended")))))
 
 
 def comparison(runs: Sequence[RunRecord]) -> str:
     """The page of several runs: curves over one another, paired differences, and the settings that differ."""
     names = _distinct([visible(run.name) for run in runs])
     found = [
-        Finding(f"{names[second]} against {names[first]}", *_paired_last(runs[first], runs[second]))
+        _compared(names[first], names[second], runs[first], runs[second])
         for first, second in combinations(range(len(runs)), 2)
     ]
     every = sorted({name for run in runs for name in run.settings} - {"run.name", "run.dir"})
     rows = [(name, [_setting(run.settings.get(name)) for run in runs]) for name in every]
     differing = [(name, values) for name, values in rows if len(set(values)) > 1]
     charts = list(charts_of_runs(runs, names))
-    return _fitting(lambda _: _render(" / ".join(names), charts, found, names=names, settings=differing))
+    tables = [_overview(runs, names)]
+    title = " / ".join(names)
+    return _fitting(lambda _: _render(title, charts, found, names=names, tables=tables, settings=differing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +107,39 @@ def tables_page(name: str, found: Sequence[Finding], tables: Sequence[TableOfNum
     return _render(name, (), found, tables=tables)
 
 
-def _paired_last(first: RunRecord, second: RunRecord) -> tuple[str, str]:
+_BETTER = {Tone.GOOD: "yes", Tone.BAD: "no, worse", Tone.OPEN: "cannot be told"}
+
+
+def _compared(one: str, other: str, first: RunRecord, second: RunRecord) -> Finding:
+    question = f"Is {other} better than {one}?"
     if not first.evaluations or not second.evaluations:
-        return "not known", "one of them has no evaluation"
-    one, other = first.evaluations[-1], second.evaluations[-1]
-    compared = paired(one, other)
+        return Finding(question, "not known", "one of them has no evaluation")
+    ends = first.evaluations[-1], second.evaluations[-1]
+    compared = paired(*ends)
     if compared is None:
-        return "not known", "their evaluations share no problem"
-    said = [f"{each.numbers['accuracy']:.1%}{describe_cuts(each.numbers)} after {each.step}" for each in (other, one)]
-    return describe_comparison(compared), f"{' steps against '.join(said)}; the last evaluations, problem by problem"
+        return Finding(question, "not known", "their evaluations share no problem")
+    tone = tone_of(compared)
+    ended = [f"{each.numbers['accuracy']:.1%}{describe_cuts(each.numbers)} after {each.step} steps" for each in ends]
+    reason = f"{ended[1]} against {ended[0]}, problem by problem: {describe_comparison(compared)}"
+    return Finding(question, f"{_BETTER[tone]}: {describe_points(compared)}", reason, tone)
+
+
+def _overview(runs: Sequence[RunRecord], names: Sequence[str]) -> TableOfNumbers:
+    """A row for each run."""
+    head = ("run", "accuracy before", "accuracy after", "95 % interval", "steps", "tokens trained", "seconds in steps")
+    return TableOfNumbers("The runs", "", head, [(name, *_numbers(run)) for name, run in zip(names, runs, strict=True)])
+
+
+def _numbers(run: RunRecord) -> list[str]:
+    ends = [each.numbers for each in (*run.evaluations[:1], *run.evaluations[-1:])]
+    steps, tokens, seconds = 0, 0, 0.0
+    for row in run.iter_rows():
+        steps, tokens = steps + 1, tokens + row["tokens"]
+        seconds += sum(row.get(name) or 0.0 for name in ("wait_s", "learn_s", "publish_s"))
+    accuracies = [f"{numbers['accuracy']:.1%}" for numbers in ends] or ["not known", "not known"]
+    interval = ends[-1]["interval"] if ends else None
+    borders = "" if interval is None else f"{interval['low']:.1%} to {interval['high']:.1%}"
+    return [*accuracies, borders, f"{steps:,}", f"{tokens:,}", f"{seconds:,.0f}"]
 
 
 def _fitting(page: Callable[[float], str]) -> str:
@@ -109,7 +153,7 @@ def _fitting(page: Callable[[float], str]) -> str:
 
 def _render(name: str, charts: Iterable[Chart], found: Sequence[Finding], **given: Any) -> str:
     style, script = ((_HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    defaults = {"tables": (), "pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
+    defaults = {"about": "", "tables": (), "pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
     text = _template().render(
         name=name, charts=charts, findings=found, style=style, script=script, **(defaults | given)
     )

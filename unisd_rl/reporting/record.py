@@ -1,12 +1,14 @@
 """A run as its folder has it, for people to look at: of an unfinished, an older or a damaged run what can be read."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unisd_rl.config.base import settings
@@ -84,6 +86,12 @@ class RunRecord:
                 every *= 2
                 rows = {step: kept for step, kept in rows.items() if step % every == 0 or step == last}
         return [rows[step] for step in sorted(rows)]
+
+    def mean(self, name: str) -> float | None:
+        """Of a number of metrics.jsonl, over the held steps that have it; None where none has."""
+        numbers = [row[name] for row in self.rows if isinstance(row.get(name), int | float)]
+        finite = [number for number in numbers if math.isfinite(number)]
+        return fmean(finite) if finite else None
 
     @cached_property
     def samples(self) -> Sequence[Row]:

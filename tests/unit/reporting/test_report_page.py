@@ -8,10 +8,11 @@ import pytest
 from tests.fakes.run_folder import HOSTILE, answer, run_folder, sample, step
 from unisd_rl.errors import UserError
 from unisd_rl.reporting import record as record_module
-from unisd_rl.reporting.answers import answer_pairs, sampled_problems, shortened, visible
+from unisd_rl.reporting.answers import Tone, answer_pairs, sampled_problems, shortened, visible
 from unisd_rl.reporting.charts import MOST_POINTS, Chart, Curve, thinned
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
 from unisd_rl.reporting.findings import describe_cuts, findings
+from unisd_rl.reporting.mechanisms import strongest_tokens
 from unisd_rl.reporting.model_card import model_card
 from unisd_rl.reporting.page import MOST_BYTES, comparison, report, write_report
 from unisd_rl.reporting.record import RunRecord
@@ -118,10 +119,12 @@ def test_it_says_whether_the_run_learned_and_how_sure_that_is(tmp_path):
     wrong = [answer(f"p{index}", False) for index in range(20)]
     right = [answer(f"p{index}", index < 10) for index in range(20)]
     learnt, *_ = findings(record(tmp_path, evaluations={0: wrong, 4: right}))
-    assert learnt.answer == "accuracy 0.0% before, 50.0% after 4 steps"
-    assert learnt.reason.startswith("+50.0 points (95 %: +")
+    assert (learnt.answer, learnt.tone) == ("yes: 0.0% \u2192 50.0%", Tone.GOOD)
+    assert learnt.reason.startswith("accuracy 0.0% before, 50.0% after 4 steps: +50.0 points (95 %: +")
     assert "20 problems; McNemar p = 0.002" in learnt.reason
     assert learnt.reason.endswith("the interval lies above zero")
+    lost, *_ = findings(record(tmp_path / "lost", evaluations={0: right, 4: wrong}))
+    assert (lost.answer, lost.tone) == ("no, it got worse: 50.0% \u2192 0.0%", Tone.BAD)
 
 
 def test_answers_that_the_limit_cut_stand_beside_the_accuracy():
@@ -133,6 +136,7 @@ def test_a_gain_of_one_problem_may_be_chance(tmp_path):
     before = [answer(f"p{index}", index < 10) for index in range(20)]
     after = [answer(f"p{index}", index < 11) for index in range(20)]
     learnt, *_ = findings(record(tmp_path, evaluations={0: before, 4: after}))
+    assert learnt.answer == "not sure: 50.0% \u2192 55.0%"
     assert "may be chance" in learnt.reason
 
 
@@ -141,8 +145,26 @@ def test_it_says_who_waited_and_what_acted_as_means_over_steps(tmp_path):
     run = record(tmp_path, steps=[step(0, **values), step(1, **values)])
     _, acted, held_up, broken = findings(run)
     assert held_up.answer == "mostly waiting for rollouts (75%)"
-    assert acted.answer == "agreement weighed 12.5% of the tokens below 0.5; the clip took the gradient of 25.0%"
-    assert broken.answer == "nothing"
+    assert held_up.shares == [("learning", 0.25), ("waiting for rollouts", 0.75), ("publishing", 0.0)]
+    assert acted.answer == "clip 25.0%, agreement 12.5% of the tokens"
+    assert [(each.name, each.acted) for each in acted.mechanisms] == [
+        ("agreement", "weighed 12.5% of the tokens below 0.5"), ("clip", "took the gradient of 25.0%"),
+    ]  # fmt: skip
+    assert (broken.answer, broken.tone) == ("nothing", Tone.GOOD)
+
+
+def test_it_names_the_tokens_on_which_a_mechanism_acted_most_on_average():
+    tokens = ("=", " carry", "\n", "=", "rare")
+    values = {"divergence": [3.0, 1.0, 0.5, None, 9.0], "weight": [1.0, 0.25, 0.5, 1.0, 0.0]}
+    rows = [sample(0, number, tokens=tokens[: 5 if number else 4], **values) for number in range(3)]
+    assert strongest_tokens(rows, "divergence") == ["=", "\u2423carry", "\u23ce"]  # "rare" stands in two places
+    assert strongest_tokens(rows, "weight", fullest=1.0) == ["\u2423carry", "\u23ce"]
+    assert strongest_tokens(rows, "contrast") == []
+
+
+def test_the_page_says_which_run_it_is_of(tmp_path):
+    page = report(record(tmp_path, steps=[step(0), step(1)], model={"path": "some/model"}, run={"steps": 40}))
+    assert "arithmetic \u00b7 some/model \u00b7 2 of 40 steps \u00b7 not ended" in page
 
 
 def test_answers_that_changed_come_first_lost_ones_not_behind_all_gained_ones(tmp_path):
@@ -190,13 +212,13 @@ def test_lengths_are_tokens_per_completion(tmp_path):
     assert chart.curves[0].points == [(1, 2.0), (2, 7.0)]
 
 
-def test_the_border_of_an_interval_has_the_colour_of_its_curve():
-    curves = [
-        Curve("accuracy", [(0, 1.0), (1, 2.0)]),
-        Curve("low", [(0, 0.5), (1, 1.0)], band=True),
-        Curve("b", [(0, 1)]),
-    ]
-    drawn = Chart("t", "", curves).svg()
+def test_the_band_of_an_interval_has_the_colour_of_its_curve_and_its_borders_stand_in_the_table():
+    curves = [Curve("accuracy", [(0, 0.5), (4, 0.75)], [(0.25, 0.6), (0.5, 1.0)]), Curve("b", [(0, 0.125)])]
+    chart = Chart("t", "", curves, percent=True)
+    assert curves[0].band == [(0, 0.25), (4, 0.5), (4, 1.0), (0, 0.6)]
+    assert chart.head == ["step", "accuracy", "accuracy, 95 %", "b"]
+    assert chart.table() == [["0", "50%", "25% to 60%", "12.5%"], ["4", "75%", "50% to 100%", ""]]
+    drawn = chart.svg()
     assert "curve-0 band" in drawn
     assert "curve-1" in drawn
     assert "curve-2" not in drawn
@@ -221,8 +243,11 @@ def test_of_two_runs_the_curves_lie_over_one_another_and_only_differing_settings
     loss = next(chart for chart in charts_of_runs([first, second], ["one", "two"]) if chart.title == "Loss terms: loss")
     assert [curve.name for curve in loss.curves] == ["one", "two"]
     page = comparison([first, second])
-    assert "x (2) against x (1)" in page
-    assert "+50.0 points" in page
+    assert "Is x (2) better than x (1)?" in page
+    assert "yes: +50.0 points" in page
+    (table,) = re.findall(r"<h2>The runs</h2>.*?</table>", page, re.DOTALL)
+    cells = ["x (1)", "0.0%", "0.0%", "0.0% to 100.0%", "1", "20", "4"]
+    assert re.findall(r"<td>(.*?)</td>", table)[:7] == cells
     assert re.findall(r'<th scope="row">(.*?)</th>', page) == ["learner.learning_rate"]
 
 
