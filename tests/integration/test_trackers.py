@@ -1,10 +1,17 @@
 """Trackers of the extras keep what metrics.jsonl has that counts; none reaches out, hangs the end or asks for a key."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.fakes.black_hole import BlackHole
 from tests.fakes.run_folder import HOSTILE, answer, run_folder, step
 from tests.fakes.tracker_readers import INSTALLED, curves, mlflow_run, trackio_logs, wandb_records
 from unisd_rl.config.load import load_recipe
@@ -12,6 +19,7 @@ from unisd_rl.reporting.record import RunRecord
 from unisd_rl.tracking.build import run_information, trackers
 from unisd_rl.tracking.tracker import COLUMNS
 
+ROOT = Path(__file__).parents[2]
 FIRST = [step(0), step(1), step(2, loss=9.0), step(3, loss=8.0, views_seen=3.0)]
 SECOND = [step(2, 1), step(3, 1, loss=7.0)]
 RESUMED = [step(3, 2), step(4, 2)]
@@ -146,3 +154,43 @@ def test_a_run_that_fails_is_marked_as_failed(folder, without_variables):
     assert tell("mlflow", folder, [("begin", 0)], failed=True) == []
     _, run = mlflow_run(folder)
     assert run.info.status == "FAILED"
+
+
+@pytest.fixture
+def black_hole():
+    hole = BlackHole()
+    yield hole
+    hole.close()
+
+
+REMOTE = {
+    "wandb": lambda address: {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online"},
+    "mlflow": lambda address: {"MLFLOW_TRACKING_URI": address},
+    "trackio": lambda address: {"TRACKIO_SERVER_URL": address, "TRACKIO_WRITE_TOKEN": "token"},
+}
+"""The variables that send a tracker to a server."""
+AT_THE_END_S = 5.0
+
+
+def test_a_server_that_never_answers_holds_no_step_and_the_end_for_five_seconds(tracker, folder, black_hole):
+    command = [sys.executable, "-m", "tests.fakes.tracked_process", tracker, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **REMOTE[tracker](black_hole.address)}
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        said = (json.loads(line) for line in process.stdout if line.startswith("{"))
+        try:
+            assert next(said)["told_s"] < AT_THE_END_S
+            black_hole.wait_for_client(60.0)
+            services = psutil.Process(process.pid).children(recursive=True)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            closed, closed_at_s = next(said), time.monotonic()
+            assert process.wait(40) == 0, "W&B's library alone takes 85 s"
+            ended_s = time.monotonic() - closed_at_s
+        finally:
+            process.kill()
+    assert closed["closed_s"] < AT_THE_END_S + 1.0
+    assert closed["notices"] == [f"{tracker} did not take everything in the 5 s that it had at the end"]
+    assert ended_s < 2 * AT_THE_END_S, "the library holds the process when all is done"
+    assert psutil.wait_procs(services, timeout=10.0)[1] == [], "it leaves a process behind"

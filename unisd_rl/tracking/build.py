@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unisd_rl.config import Config
 from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
+from unisd_rl.tracking.wandb_service import end_service
 from unisd_rl.types import Report
 
 
@@ -50,7 +51,7 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
     # Ray's nodes serve Prometheus; a run in one process has none.
     named = [name for name in config.tracking.to if not (name == "prometheus" and config.run.in_process)]
     opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in named}
-    return Trackers(opened, partial(run_information, config, run), report)
+    return Trackers(opened, partial(run_information, config, run), report, {"wandb": end_service})
 
 
 def run_information(config: Config, run: Path) -> RunInformation:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from queue import Full, Queue
 from threading import Thread
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from unisd_rl.tracking.names import flat, grouped
@@ -79,10 +80,12 @@ class _TrackerThread:
     A daemon, so that a tracker that hangs does not keep the process from ending.
     """
 
-    def __init__(self, name: str, open_tracker: Callable[[], Tracker], report: Report) -> None:
-        self._name, self._open, self._report = name, open_tracker, report
+    def __init__(
+        self, name: str, open_tracker: Callable[[], Tracker], report: Report, abandon: Callable[[], None]
+    ) -> None:
+        self._name, self._open, self._report, self._abandon = name, open_tracker, report, abandon
         self._calls = Queue[_Call | None](_MOST_WAITING)
-        self._failed = self._lacks = False
+        self._failed = self._lacks = self._left = False
         self._thread = Thread(target=self._work, name=f"tracking-{name}", daemon=True)
         self._thread.start()
 
@@ -103,11 +106,19 @@ class _TrackerThread:
         with suppress(Full):  # it hangs, and is left behind
             self._calls.put_nowait(None)
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for its end, for at most so long."""
+    def join(self, timeout_s: float) -> bool:
+        """Wait for its end, for at most so long; whether it has ended. If not, it is left behind and says no more."""
         self._thread.join(max(0.0, timeout_s))
-        if self._thread.is_alive():
-            self._say("did not take everything within the time it had at the end")
+        return not self._thread.is_alive()
+
+    def leave_behind(self, waited_s: float) -> None:
+        """Say that it was not waited for any longer, and see that the end of the process does not wait either.
+
+        It says nothing more itself.
+        """
+        self._say(f"did not take everything in the {waited_s:g} s that it had at the end")
+        self._left = True
+        self._abandon()
 
     def _work(self) -> None:
         try:
@@ -117,7 +128,8 @@ class _TrackerThread:
                 call(tracker)
         except Exception as error:  # whatever a library raises, it must not cost the run
             self._failed = True
-            self._say(f"is told nothing more: {error!r}")
+            if not self._left:  # the run has ended by then, and what it reports to is closed
+                self._say(f"is told nothing more: {error!r}")
 
     def _say(self, what: str) -> None:
         self._report(Notice("tracking", f"{self._name} {what}"))
@@ -131,8 +143,13 @@ class Trackers:
         open_trackers: Mapping[str, Callable[[], Tracker]],
         information: Callable[[], RunInformation],
         report: Report,
+        abandon: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
-        self._threads = [_TrackerThread(name, opened, report) for name, opened in open_trackers.items()]
+        """`abandon`: by the name of a tracker what lets go of a library that would hold the process at exit."""
+        self._threads = [
+            _TrackerThread(name, opened, report, abandon.get(name, lambda: None))
+            for name, opened in open_trackers.items()
+        ]
         self._information = information
 
     def begin(self, version: int) -> None:
@@ -163,7 +180,8 @@ class Trackers:
         for thread in self._threads:
             thread.close(failed)
         for thread in self._threads:
-            thread.join(ends_s - time.monotonic())
+            if not thread.join(ends_s - time.monotonic()):
+                thread.leave_behind(timeout_s)
 
     def _tell(self, call: _Call) -> None:
         for thread in self._threads:

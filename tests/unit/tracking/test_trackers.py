@@ -159,5 +159,24 @@ def test_a_tracker_that_hangs_slows_no_step_nor_another_tracker_and_is_left_behi
     slow = [event.reason for event in events if event.reason.startswith("slow")]
     assert slow == [
         "slow is 1000 steps behind: it lacks some",
-        "slow did not take everything within the time it had at the end",
+        "slow did not take everything in the 0.05 s that it had at the end",
     ]
+
+
+def test_a_tracker_that_was_left_behind_is_let_go_of_and_says_nothing_after_the_run():
+    release, events = threading.Event(), []
+
+    def fails_late():
+        release.wait(60)
+        raise OSError("connection reset")
+
+    abandoned = []
+    abandon = {"late": lambda: abandoned.append("late"), "quick": lambda: abandoned.append("quick")}
+    told = Trackers({"late": fails_late, "quick": lambda: Counting([])}, no_information, events.append, abandon)
+    told.step(step(0))
+    told.close(timeout_s=0.2)
+    assert abandoned == ["late"]
+    (left,) = (thread for thread in threading.enumerate() if thread.name == "tracking-late")
+    release.set()
+    left.join(60)
+    assert [event.reason for event in events] == ["late did not take everything in the 0.2 s that it had at the end"]
