@@ -1,19 +1,20 @@
 """What it costs that people can see a run: `python -m benchmarks.observing --json FILE`.
 
-A short run of the default recipe in one process gives real lines, answers and spans, and the seconds of its quickest
-step. Its lines are then told again, each part alone, in a process where nothing else computes:
+    runs     the default recipe in one process, all there is to see of it against none of it (`observed_run`), in turns
+    parts    each part alone, in a process where nothing else computes, told the lines of such a run again:
+             trackers     each that is installed: `--steps` lines, an evaluation with a table, the end
+             timeline     the spans of a step, written as a learner rank writes them; then timeline.json.gz
+             report       report.html of that run
 
-    trackers     each that is installed: `--steps` lines, an evaluation with a table, the end
-    timeline     the spans of a step, written as a learner rank writes them; then timeline.json.gz
-    report       report.html of that run
-
-Two lengths are told in turns, `--repeats` times, and medians taken: the difference is what a step costs, the rest is
-paid once. Counted is the processor time of this process, all its threads; the service that W&B's library starts is not
-in it, nor what the learner computes for the tokens of samples.jsonl.
-`a_step.*` is the share of the quickest step that a part takes, `end_s` the seconds of what follows the last step.
+Counted is processor time, of all threads: other work on the machine then matters little. Of `runs` it is that of the
+steps with what lies between them, and `end_s` the seconds that the end waits for those who look. Both runs of a pair
+train on the same tokens, and have to end with the same loss. Of `parts` two lengths are told in turns, `--repeats`
+times, and medians taken: the difference is what a step costs, the rest is paid once; the service that W&B's library
+starts is not in it. `a_step.*` is the share of a step that a part takes, in `parts` of the quickest one.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -39,7 +40,8 @@ from unisd_rl.tracking.build import trackers
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 SPANS = 10  # of a learner rank in a step; driver and actors have fewer
-_RUN = ("unisd_star", "in_process", "--run.steps", "12", "--task.eval_examples", "64", "--tracking.to", "[]")
+_RUN = ("unisd_star", "in_process", "--task.eval_examples", "64", "--evaluation.every", "10")
+_STEPS_OF_PARTS = 12
 _ANSWERS = [("how much is 1 + 1?", "1+1=2\nAnswer: 2", "right")] * 16
 
 Line = Mapping[str, Any]
@@ -55,11 +57,63 @@ class Row:
     once_s: float
 
 
-def main(repeats: int, steps: int, file: Path | None) -> None:
+@dataclass(frozen=True)
+class Pair:
+    """A run that is seen beside the same run unseen: processor seconds of their steps, and what the end waits for."""
+
+    unseen_s: float
+    seen_s: float
+    share: float
+    end_s: float
+    end_cpu_s: float
+
+
+def main(options: argparse.Namespace) -> None:
     """Measure and tell."""
-    found_on = machine(repeats=repeats, steps=steps)
+    found_on = machine(repeats=options.repeats, steps=options.steps, pairs=options.pairs, run_steps=options.run_steps)
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    for part in options.part:
+        more_rows, more_ratios = PARTS[part](options)
+        rows, ratios = rows + more_rows, ratios | more_ratios
+    finish(found_on, rows, ratios, options.json)
+
+
+def compare_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Pairs of runs, in turns: which of the two comes first changes."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _finished_run(Path(folder))
+        pairs = [_pair(Path(folder) / str(number), options.run_steps, number % 2) for number in range(options.pairs)]
+    title = f"{options.run_steps} steps of the default recipe in one process"
+    columns = ("unseen, CPU s", "seen, CPU s", "share", "end waits s", "of it CPU s")
+    show_table(title, columns, [tuple(asdict(pair).values()) for pair in pairs])
+    ratios = {"a_step.run": median(pair.share for pair in pairs), "end_s.run": max(pair.end_s for pair in pairs)}
+    return [{"part": "run", **asdict(pair)} for pair in pairs], ratios
+
+
+def _pair(folder: Path, steps: int, unseen_first: int) -> Pair:
+    costs, losses = {}, set()
+    for how in ("unseen", "seen") if unseen_first else ("seen", "unseen"):
+        (folder / how).mkdir(parents=True)
+        file, told = folder / f"{how}.json", () if how == "seen" else ("--tracking.to", "[]")
+        words = (*_RUN, "--run.steps", str(steps), "--run.dir", str(folder / how), "--run.name", "run", *told)
+        _call("benchmarks.observed_run", how, str(file), *words)
+        costs[how] = json.loads(file.read_text(encoding="utf-8"))
+        losses.add(RunRecord.at(folder / how / "run").rows[-1]["loss"])
+    assert len(losses) == 1, f"to be seen changed the training: {losses}"
+    unseen_s, seen_s = costs["unseen"]["steps_cpu_s"], costs["seen"]["steps_cpu_s"]
+    return Pair(unseen_s, seen_s, seen_s / unseen_s - 1, costs["seen"]["end_s"], costs["seen"]["end_cpu_s"])
+
+
+def _call(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", *words], check=True, timeout=3600, stdout=subprocess.DEVNULL)
+
+
+def measure_parts(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Each part alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = (*_RUN, "--run.steps", str(_STEPS_OF_PARTS), "--run.dir", folder, "--run.name", "run")
+        _call("unisd_rl.run", *words, "--tracking.to", "[]")
+        run = Path(folder) / "run"
         lines = RunRecord.at(run).rows
         quickest_s = min(line["wait_s"] + line["learn_s"] + line["publish_s"] for line in lines)
         numbers = (Path(folder) / str(number) for number in count())
@@ -67,22 +121,21 @@ def main(repeats: int, steps: int, file: Path | None) -> None:
             name: partial(_tell, name, numbers, lines) for name in TRACKERS if find_spec(name)
         }
         parts["timeline"] = _spans(numbers)
-        rows = [_row(part, work, quickest_s, steps, repeats) for part, work in parts.items()]
+        rows = [_row(part, work, quickest_s, options.steps, options.repeats) for part, work in parts.items()]
         once = {"timeline.json.gz": partial(write_timeline, run), "report.html": partial(write_report, run)}
-        rows += [Row(name, 0.0, 0.0, median(_cpu_s(work) for _ in range(repeats))) for name, work in once.items()]
+        rows += [
+            Row(name, 0.0, 0.0, median(_cpu_s(work) for _ in range(options.repeats))) for name, work in once.items()
+        ]
     title = f"beside steps of {quickest_s:.2f} s"
     show_table(title, ("part", "ms a step", "share of a step", "s once"), [tuple(asdict(row).values()) for row in rows])
     ratios = {f"a_step.{row.part}": row.share for row in rows if row.step_ms}
     by_default = [row for row in rows if row.part not in TRACKERS[1:]]
     ratios["a_step.by_default"] = sum(row.share for row in by_default)
     ratios["end_s.by_default"] = sum(row.once_s for row in by_default)
-    finish(found_on, [asdict(row) for row in rows], ratios, file)
+    return [asdict(row) for row in rows], ratios
 
 
-def _finished_run(folder: Path) -> Path:
-    words = [sys.executable, "-m", "unisd_rl.run", *_RUN, "--run.dir", str(folder), "--run.name", "run"]
-    subprocess.run(words, check=True, timeout=1200, stdout=subprocess.DEVNULL)
-    return folder / "run"
+PARTS = {"runs": compare_runs, "parts": measure_parts}
 
 
 def _row(part: str, work: Callable[[int], None], quickest_s: float, steps: int, repeats: int) -> Row:
@@ -141,9 +194,12 @@ def _spent_s() -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500, help="of the longer of the two lengths")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--pairs", type=int, default=3, help="of runs")
+    parser.add_argument("--run-steps", type=int, default=40, help="of each run of a pair")
+    parser.add_argument("--repeats", type=int, default=5, help="of each part")
+    parser.add_argument("--steps", type=int, default=500, help="of the longer of the two lengths of a part")
     parser.add_argument("--json", type=result_file, metavar="FILE")
-    options = parser.parse_args()
+    given = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    main(options.repeats, options.steps, options.json)
+    main(given)
