@@ -39,7 +39,7 @@ from unisd_rl.transport.rollouts.segments import (
 )
 from unisd_rl.types import Rollout
 
-_RECENT_BYTES = 64 << 20
+_RECENT_BYTES = 128 << 20  # two batches of 2,048 rows of 23 KiB: the one being taken and the one before
 _GROUP_BYTES = 4 << 20
 _LARGE_CALL_BYTES = 1 << 20
 
@@ -65,7 +65,7 @@ class _Call:
 class Ledger:
     """The rollouts of one run at `location`, a folder or an fsspec URL; opening it again restores what was stored.
 
-    What was stored last is read from memory (up to 64 MiB, until `forget`), everything else from `location`, with its
+    What was stored last is read from memory (up to 128 MiB, until `forget`), everything else from `location`, with its
     checksum.
 
     `fsync` makes every commit to a folder survive a power loss, not only a killed process. `numbers` are the stored

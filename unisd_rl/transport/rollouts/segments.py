@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from unisd_rl.storage.stores import FileStore
 from unisd_rl.transport.rollouts.number_set import NumberSet
-from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc, rows_of
+from unisd_rl.transport.rollouts.schema import SCHEMA, Stream, read_ipc
 
 SEGMENTS, INDEX = "segments", "index"
 SEGMENT_BYTES = 16 << 20
@@ -239,18 +239,23 @@ def remove(files: FileStore, gone: Sequence[Segment | CompactedFile]) -> None:
 
 def gather(places: Sequence[tuple[Source, int]], load: Load) -> pa.Table:
     """The rows at these places, in this order, as one table. Each source is loaded once."""
-    sources: dict[tuple[str, int], tuple[Source, list[int]]] = {}
+    wanted: dict[tuple[str, int], tuple[Source, list[int]]] = {}
     for source, row in places:
-        sources.setdefault((source.file, source.offset), (source, []))[1].append(row)
-    tables, found, offset = [], {}, 0
-    for key, (source, rows) in sources.items():
-        table, rows_in_table = load(source, rows)
-        found[key] = iter([offset + row for row in rows_in_table])
-        tables.append(table)
-        offset += table.num_rows
-    if not tables:
+        wanted.setdefault((source.file, source.offset), (source, []))[1].append(row)
+    loaded = {key: load(source, rows) for key, (source, rows) in wanted.items()}
+    places_in = {key: iter(rows) for key, (_, rows) in loaded.items()}
+    runs: list[tuple[pa.Table, int, int]] = []  # rows start to stop - 1 of a table
+    for source, _ in places:
+        key = source.file, source.offset
+        table, row = loaded[key][0], next(places_in[key])
+        if runs and runs[-1][0] is table and runs[-1][2] == row:
+            runs[-1] = table, runs[-1][1], row + 1
+        else:
+            runs.append((table, row, row + 1))
+    if not runs:
         return SCHEMA.empty_table()
-    return rows_of(pa.concat_tables(tables), [next(found[source.file, source.offset]) for source, _ in places])
+    # `take` on a table of many chunks copies all of it once more.
+    return pa.concat_tables([table.slice(start, stop - start) for table, start, stop in runs]).combine_chunks()
 
 
 def load(files: FileStore, source: Source, rows: Sequence[int]) -> tuple[pa.Table, Sequence[int]]:
