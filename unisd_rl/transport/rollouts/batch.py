@@ -74,7 +74,7 @@ class ConsumedRecord:
 
 def committed_rows(rows: pa.Table) -> list[CommittedRow]:
     """The rows of a table of rollouts, in order."""
-    columns = zip(rows["number"].to_pylist(), _lengths(rows), value_ranges(rows["versions"]), strict=True)
+    columns = zip(rows["number"].to_pylist(), completion_lengths(rows), value_ranges(rows["versions"]), strict=True)
     return [CommittedRow(number, tokens, span[0] if span else None) for number, tokens, span in columns]
 
 
@@ -105,11 +105,14 @@ def consumed_records(step: int, learner_lineage: int, rows: pa.Table) -> list[Co
             tokens=tokens,
             actor=actors[row],
         )
-        for row, (number, tokens, (version, lineage)) in enumerate(zip(numbers, _lengths(rows), spans, strict=True))
+        for row, (number, tokens, (version, lineage)) in enumerate(
+            zip(numbers, completion_lengths(rows), spans, strict=True)
+        )
     ]
 
 
-def _lengths(rows: pa.Table) -> list[int]:
+def completion_lengths(rows: pa.Table) -> list[int]:
+    """Completion tokens of each row."""
     return [
         length for chunk in rows["completion_tokens"].chunks for length in np.diff(chunk.offsets.to_numpy()).tolist()
     ]

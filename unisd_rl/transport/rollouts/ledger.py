@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from unisd_rl.storage.stores import open_store
+from unisd_rl.transport.rollouts.batch import completion_lengths
 from unisd_rl.transport.rollouts.compaction import BackgroundCompaction, Compaction, Row, compact_segments, due_segments
 from unisd_rl.transport.rollouts.group_commit import GroupCommit
 from unisd_rl.transport.rollouts.index import read_index
@@ -171,15 +171,15 @@ class Ledger:
             for call, rows in zip(calls, fresh, strict=True)
             if rows
         ]
-        table = pa.concat_tables(kept)
-        if len(calls) == 1 and table.num_rows == calls[0].rows.num_rows:
-            data = calls[0].data
+        if len(calls) == 1 and kept[0] is calls[0].rows:
+            table, data = kept[0], calls[0].data
         else:
+            table = pa.concat_tables(kept)
             if table.nbytes < _LARGE_CALL_BYTES * len(kept):  # few rows a batch are slow to read
                 table = table.combine_chunks()
             data = to_ipc(*table.to_batches())
-        lengths = pc.list_value_length(table["completion_tokens"]).to_pylist()
-        return self._writer.write(data, table["number"].to_pylist(), lengths), data
+        numbers = [call.numbers[row] for call, rows in zip(calls, fresh, strict=True) for row in rows]
+        return self._writer.write(data, numbers, completion_lengths(table)), data
 
     def _remember(self, entry: IndexEntry, data: Stream) -> None:
         """Most rows are read soon after they came: the commit just entered, and a bounded number before it.
