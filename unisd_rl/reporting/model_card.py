@@ -75,6 +75,8 @@ def _sections(run: RunRecord, step: int) -> Iterator[str]:
 
 def _introduction(settings: Mapping[str, Any], step: int) -> Iterator[str]:
     base = _plain(settings.get("model.path") or "the embedded base model")
+    if checkpoint := settings.get("run.forked_from"):
+        base += f", as the checkpoint {_plain(checkpoint)} left it"
     recipe = f", recipe {_cell(settings['run.recipe'])}" if settings.get("run.recipe") else ""
     if not any(value is not None for name, value in settings.items() if name.startswith(_READ_A_TEACHER)):
         yield f"{base}, trained on the likelihood of completions for {step} steps with unisd-rl{recipe}."

@@ -145,6 +145,7 @@ def test_the_card_says_what_the_model_was_trained_from_and_how_it_answers(tmp_pa
     assert "| 4 |" not in card  # after this checkpoint
     assert "1 answers state an option; chance is 25.0%, always B 50.0%." in card
     assert "| `model.lora.rank` | 24 |" in card
+    assert "left it" not in card
     assert "| `objective.divergence.alpha` |" in card
     assert "transformers" in card.partition("## Versions")[2]
 
@@ -161,6 +162,16 @@ def test_the_card_of_a_run_without_a_teacher_names_none(tmp_path):
     assert f"\n{trained}\n" in card
     assert "teacher" not in card
     assert "--enable-lora" not in card
+
+
+def test_the_card_of_a_fork_names_the_checkpoint_that_it_began_with_and_not_where_that_lay(tmp_path):
+    from unisd_rl.reporting.model_card import model_card
+    from unisd_rl.reporting.record import RunRecord
+
+    fork = {"forked_from": "/home/somebody/secret/sums@4"}
+    card = model_card(RunRecord.at(run_folder(tmp_path / "run", run=fork)), 2)
+    assert "the embedded base model, as the checkpoint `sums@4` left it, trained by on-policy self-distillation" in card
+    assert "secret" not in card
 
 
 def test_a_base_on_a_hub_is_named_for_the_hub(tmp_path):
