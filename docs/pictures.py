@@ -1,7 +1,7 @@
 """The pictures of README and docs, of real runs in headless Chromium: `python -m docs.pictures RUN RUN_A RUN_B`.
 
-RUN is shown by its report in both themes and by the live view as it was in mid-run, RUN_A and RUN_B by their
-comparison. Needs the program `chromium`. Writes docs/pictures.
+RUN is shown by its report and by the live view as it was in mid-run, RUN_A and RUN_B by their comparison, pages in both
+themes. Needs the program `chromium`. Writes docs/pictures.
 """
 
 import base64
@@ -27,7 +27,6 @@ from unisd_rl.reporting.record import RunRecord
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH = 1100  # pixels
 MOST_BYTES = 200_000
-_COLORS = 96
 _LIVE_COLUMNS = 104
 
 
@@ -48,10 +47,10 @@ def main(run: Path, *compared: Path) -> None:
 
 def _pages(run: Path, compared: Sequence[Path]) -> Iterator[tuple[str, str, bool, int]]:
     """(Name, HTML, dark, height in pixels)."""
-    text = report(RunRecord.at(run))
-    yield "report-light", text, False, 1100
-    yield "report-dark", text, True, 1100
-    yield "comparison", comparison([RunRecord.at(one) for one in compared]), False, 700
+    one, several = report(RunRecord.at(run)), comparison([RunRecord.at(each) for each in compared])
+    for theme in ("light", "dark"):
+        yield f"report-{theme}", one, theme == "dark", 1180
+        yield f"comparison-{theme}", several, theme == "dark", 850
 
 
 def _screenshot(page: Page, height: int) -> bytes:
@@ -59,7 +58,8 @@ def _screenshot(page: Page, height: int) -> bytes:
     shot = page.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
     drawn = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
     small = io.BytesIO()
-    drawn.quantize(_COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    few = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # which keeps small ramps
+    few.save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
