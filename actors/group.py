@@ -1,7 +1,7 @@
 """The rollout actors of a run as the driver sees them: supervised, served by one queue and one weight store.
 
 ```
-start -> broadcast(version 0) -> run -> { broadcast(version) | answers | scale | check } ... -> close
+[begin ->] start -> broadcast(version 0) -> run -> { broadcast(version) | answers | scale | check } ... -> close
 ```
 
 Each has an `ActorSupervisor`; `check`, called about once a second in every wait of the driver, moves all of them on and
@@ -99,15 +99,20 @@ class RolloutGroup:
         """What each serving actor answered last when it was pinged, by its name. Asks nobody."""
         return {actor.name: actor.pulse for actor in self._serving() if actor.pulse is not None}
 
+    def begin(self) -> None:
+        """Let all actors look for places and start their engines in the background; `check` and `start` go on with it.
+        A failure is raised there."""
+        self._adjust_count()
+
     def start(self, timeout_s: float) -> None:
-        """Place all actors and start their engines, side by side.
+        """Place all actors and start their engines, side by side, unless `begin` did; returns when all serve.
 
         Raises:
             UserError: the cluster does not offer what an actor asks for within `run.cluster_timeout_s`.
             RunFailed: an engine fails twice of the same, or of what is certain to come again, or not all start within
                 `timeout_s` seconds.
         """
-        self._adjust_count()
+        self.begin()
         self._wait_for_placement()
         deadline_s = time.monotonic() + timeout_s
         while late := [actor for actor in self._supervisors if actor.state is not State.SERVING]:
@@ -245,7 +250,7 @@ class RolloutGroup:
 
     def check(self) -> None:
         """Move everything on that goes on in the background: failures, restarts, updates, actors that come and go.
-        Nothing, before `start` and after `close`.
+        Nothing, before `begin` or `start` and after `close`.
 
         Raises:
             RunFailed: an actor failed more often than `faults.max_restarts`, or none has served for too long.

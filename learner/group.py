@@ -50,6 +50,14 @@ class LearnerGroup:
         self._pings: list[Call[None]] = []
         self._stepped = False
 
+    def place(self) -> PlacementGroup:
+        """Reserve what the ranks need, unless it is.
+
+        Raises:
+            InsufficientResources: the cluster has no room for the ranks, naming what each needs.
+        """
+        return self._place() if self._placement is None else self._placement
+
     def start(self, timeout_s: float, checkpoint: Path | None = None, version: int = 0) -> None:
         """Place and start all ranks; returns when each has its model: the initial one, or `checkpoint`'s.
 
@@ -58,7 +66,7 @@ class LearnerGroup:
             LearnerLost: a rank died.
             RunFailed: a rank failed to start, or took longer than `timeout_s`.
         """
-        placement = self._place()
+        placement = self.place()
         self.ranks = [self._spawn(rank, placement) for rank in range(self._config.learner.ranks)]
         deadline = time.monotonic() + timeout_s
         (address,) = self._wait([self.ranks[0].address.remote()], timeout_s, "name an address")

@@ -130,8 +130,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         stack.callback(learners.close)
         stack.callback(rollouts.close)
         with console.waiting("starting learner and engines"), track.span("starting learner and engines"):
-            learners.start(config.run.start_timeout_s)
-            rollouts.start(config.run.start_timeout_s)
+            start_processes(config, learners, rollouts)
         yield Run(
             config=config,
             task=task,
@@ -154,6 +153,20 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             alarms=Alarms(config, report),
             report=report,
         )
+
+
+def start_processes(config: Config, learners: LearnerGroup, rollouts: RolloutGroup) -> None:
+    """Start the learner and the engines, side by side where neither disturbs the other; returns when all are ready.
+
+    Raises:
+        UserError: the cluster has no room for the ranks or for the actors.
+        RunFailed: one of them did not start.
+    """
+    learners.place()  # first: the number of ranks is fixed, and actors may join later
+    if config.rollout.gpus_per_actor % 1 == 0:  # an engine that shares a GPU measures how much of it is free
+        rollouts.begin()
+    learners.start(config.run.start_timeout_s)
+    rollouts.start(config.run.start_timeout_s)
 
 
 def bottleneck_meter(config: Config, plan: CorePlan) -> BottleneckMeter:

@@ -1,0 +1,30 @@
+"""In which order a run starts its processes, with hand-made groups."""
+
+import pytest
+
+from unisd_rl.config.load import load_recipe
+from unisd_rl.driver.build import start_processes
+
+
+class Group:
+    """Says what is asked of it."""
+
+    def __init__(self, name, said):
+        self._name, self._said = name, said
+
+    def __getattr__(self, method):
+        return lambda *_: self._said.append(f"{self._name} {method}")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "order"),
+    [
+        (0, ["learner place", "actors begin", "learner start", "actors start"]),
+        (1, ["learner place", "actors begin", "learner start", "actors start"]),
+        (0.5, ["learner place", "learner start", "actors start"]),
+    ],
+)
+def test_engines_start_beside_the_learner_unless_they_may_share_a_gpu_with_it(gpus, order):
+    config, said = load_recipe("unisd_star", {"rollout": {"gpus_per_actor": gpus}}), []
+    start_processes(config, Group("learner", said), Group("actors", said))
+    assert said == order
