@@ -50,7 +50,7 @@ class LearnerGroup:
         self._pings: list[Call[None]] = []
         self._stepped = False
 
-    def place(self) -> PlacementGroup:
+    def place(self) -> Place:
         """Reserve what the ranks need, unless it is.
 
         Raises:

@@ -163,7 +163,8 @@ def start_processes(config: Config, learners: LearnerGroup, rollouts: RolloutGro
         RunFailed: one of them did not start.
     """
     learners.place()  # first: the number of ranks is fixed, and actors may join later
-    if config.rollout.gpus_per_actor % 1 == 0:  # an engine that shares a GPU measures how much of it is free
+    shares_gpu = config.rollout.gpus_per_actor % 1 != 0  # such an engine measures how much of the GPU is free
+    if not shares_gpu and not config.run.in_process:
         rollouts.begin()
     learners.start(config.run.start_timeout_s)
     rollouts.start(config.run.start_timeout_s)
