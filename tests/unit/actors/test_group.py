@@ -28,8 +28,28 @@ def test_before_its_start_a_group_that_is_looked_after_starts_nothing():
     group = RolloutGroup(
         ActorSpec(config, Path("model"), Path("run"), None, StoreClient(handle=None)), CorePlan((), ())
     )
-    group.check()  # the learner, which starts first, calls it while it waits
+    group.check()  # the learner's group calls it while it waits for its ranks
     assert (group.serving, group.handles, group.counts().states) == (0, (), ())
+
+
+def test_an_actor_that_was_begun_goes_on_starting_while_the_learner_is_waited_for_and_is_no_second_one(monkeypatch):
+    processes = []
+
+    def begin(name, cores, spec):
+        processes.append(HandProcess(name))
+        return processes[-1]
+
+    monkeypatch.setattr(group, "ActorProcess", begin)
+    monkeypatch.setattr(group, "asked_together", nullcontext)  # these say themselves that they have ended
+    config = load_recipe("unisd_star", {})
+    actors = RolloutGroup(ActorSpec(config, Path("model"), Path("run"), None, StoreClient(None)), CorePlan((), ()))
+    monkeypatch.setattr(actors._retired, "check", lambda: None)
+    actors.begin()
+    processes[0].placed.end()
+    actors.check()  # as the learner's group does while it waits for its ranks
+    processes[0].last("start").end(VERSION_0)
+    actors.start(1.0)
+    assert (len(processes), actors.serving) == (1, 1)
 
 
 class Unplaced:

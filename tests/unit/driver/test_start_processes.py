@@ -28,3 +28,10 @@ def test_engines_start_beside_the_learner_unless_they_may_share_a_gpu_with_it(gp
     config, said = load_recipe("unisd_star", {"rollout": {"gpus_per_actor": gpus}}), []
     start_processes(config, Group("learner", said), Group("actors", said))
     assert said == order
+
+
+def test_in_one_process_the_engine_starts_after_the_learner():
+    """Nothing could go on beside it: a call of the learner holds the loop."""
+    config, said = load_recipe(["unisd_star", "in_process"], {}), []
+    start_processes(config, Group("learner", said), Group("actors", said))
+    assert said == ["learner place", "learner start", "actors start"]
