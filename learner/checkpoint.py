@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from learner.errors import CheckpointNotWritten
 from learner.lora import STUDENT, adapted_layers, base_name, merged, student_factors
-from learner.sharding import NamedTensors, gathered_parameters, iter_full_tensors, named_weights
+from learner.sharding import NamedTensors, full_shape, gathered_parameters, iter_full_tensors, named_weights
 from learner.student import Student
 from learner.training_state import write_archive
+from learner.weights_file import Layout, write_weights
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.models.load import WEIGHTS, write_companions
 from unisd_rl.models.peft_import import PeftConfig
@@ -47,6 +48,12 @@ def full_weights(student: Student, lora: LoraConfig | None) -> Iterator[tuple[st
     return iter_full_tensors(named_weights(model)) if lora is None else _merged_weights(model)
 
 
+def weights_layout(student: Student, lora: LoraConfig | None) -> Layout:
+    """Of what `full_weights` yields. No collective."""
+    names = ((name if lora is None else base_name(name), weight) for name, weight in named_weights(student.lm.model))
+    return {name: (weight.dtype, full_shape(weight)) for name, weight in names if name is not None}
+
+
 def _merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     layers = adapted_layers(model)
     for name, weight in named_weights(model):
@@ -59,6 +66,7 @@ def _merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def save_checkpoint(
     weights: NamedTensors,
+    layout: Layout,
     adapter: NamedTensors,
     state: NamedTensors,
     companions: Mapping[str, bytes],
@@ -68,9 +76,9 @@ def save_checkpoint(
 ) -> None:
     """Iterate `weights`, `adapter` (nothing without LoRA), `state` to the end; write the folder where `path` is given.
 
-    `companions` are the files that go along: configuration, generation configuration, tokenizer. Tied weights are
-    stored once. The full model is in this process's memory for a moment. Without `run_state` training cannot resume
-    from it.
+    `layout` is that of `weights`, which are written one by one. `companions` are the files that go along:
+    configuration, generation configuration, tokenizer. Tied weights are stored once. Without `run_state` training
+    cannot resume from it.
 
     Raises:
         CheckpointNotWritten: the disk did not take it; whatever was at `path` is still there.
@@ -83,7 +91,7 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_cpu_copies(weights), partial / WEIGHTS, metadata={"format": "pt"})
+        write_weights(partial / WEIGHTS, layout, weights)
         write_companions(companions, partial)
         adapter_weights = _cpu_copies(adapter)
         if adapter_config is not None:

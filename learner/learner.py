@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.batch import Inputs, PackingConfig, RankBatch, collate, without_truncated
-from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint
+from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint, weights_layout
 from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
 from learner.layout import choose_layout
 from learner.model import HiddenStateFn, load_model
@@ -210,9 +210,10 @@ class Learner:
             CheckpointNotWritten: the disk did not take it.
         """
         lora, folder = self._config.model.lora, path if write else None
-        weights, adapter = full_weights(self.student, lora), iter(()) if lora is None else self.weights()
+        weights, layout = full_weights(self.student, lora), weights_layout(self.student, lora)
+        adapter = iter(()) if lora is None else self.weights()
         state = training_state(self.student, self.teacher) if run_state else iter(())
-        save_checkpoint(weights, adapter, state, self._companions, self._adapter_config, folder, run_state)
+        save_checkpoint(weights, layout, adapter, state, self._companions, self._adapter_config, folder, run_state)
 
     def load(self, path: Path, version: int) -> None:
         """Resume from what `save` left after step `version - 1`; the caller has verified its files.

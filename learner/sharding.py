@@ -69,6 +69,11 @@ def is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_tensor")
 
 
+def full_shape(tensor: Tensor) -> torch.Size:
+    """The shape of a weight, as it is when it is gathered."""
+    return torch.Size(tensor.ds_shape) if isinstance(tensor, nn.Parameter) and is_sharded(tensor) else tensor.shape
+
+
 def local_shard(parameter: nn.Parameter) -> Tensor:
     """The numbers of `parameter` that lie on this rank: its shard, or all of them. The storage itself, no copy."""
     return parameter.ds_tensor.data if is_sharded(parameter) else parameter.data
@@ -150,4 +155,4 @@ def groups_up_to(
 
 
 def _numel(tensor: Tensor) -> int:
-    return tensor.ds_numel if isinstance(tensor, nn.Parameter) and is_sharded(tensor) else tensor.numel()
+    return full_shape(tensor).numel()

@@ -9,7 +9,7 @@ A learner rank holds weights, teacher and optimiser all the time; on top comes t
  score      hidden states of the widest layer, of `scoring_tokens` tokens
  gradient   gradients, what autograd keeps of `micro_batch_tokens` tokens, the head's gradient, chunks of logits
  update     gradients, and AdamW's temporaries of the tensor in turn
- save       a copy of the weights, then of at most 512 MiB of the training state
+ save       a copy of at most 512 MiB of the training state
 ```
 """
 
@@ -132,7 +132,7 @@ def learner_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
         "scoring": (0.0, scoring_bytes(config, shape)),
         "backward pass": (gradient_bytes(config, shape), backward_bytes(config, shape)),
         "optimizer step": (gradient_bytes(config, shape), update_bytes(config, shape)),
-        "checkpoint": (0.0, save_bytes(config, shape)),
+        "checkpoint": (0.0, save_bytes(shape)),
     }
     if not config.reads_teacher:
         del phases["scoring"]
@@ -207,11 +207,10 @@ def update_bytes(config: Config, shape: ModelShape) -> float:
     return (6 if eight_bit else 2) * _FLOAT32 * elements
 
 
-def save_bytes(config: Config, shape: ModelShape) -> float:
-    """Of a checkpoint: a copy of all weights, and after it two files of the training state, the one that was written
-    and the next."""
-    weights = shape.parameters * BYTES[config.model.dtype]
-    return max(weights, 2 * min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained))
+def save_bytes(shape: ModelShape) -> float:
+    """Of a checkpoint: two files of the training state, the one that was written and the next. Weights are written
+    one by one."""
+    return 2.0 * min(_ARCHIVE_BYTES, 3 * _FLOAT32 * shape.trained)
 
 
 def _pass_tokens(config: Config, budget: int, views: int) -> int:

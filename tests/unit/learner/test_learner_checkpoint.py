@@ -38,7 +38,9 @@ class Counted:
 
 def save(model, path, run_state=STATE, tensors=None):
     tensors = tensors or [Counted(2), Counted(0), Counted(5)]
-    save_checkpoint(*tensors, companions(model, "float32"), None, path, run_state)
+    weights, adapter, state = tensors
+    layout = {f"kind/{number}": (torch.float32, torch.Size([8])) for number in range(weights.left)}
+    save_checkpoint(weights, layout, adapter, state, companions(model, "float32"), None, path, run_state)
 
 
 def test_a_checkpoint_is_whole_and_says_where_the_run_stood(model, tmp_path):
@@ -67,7 +69,7 @@ def test_a_full_disk_keeps_the_old_one_and_every_collective_is_gone_through(mode
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("learner.checkpoint.save_file", full)
+    monkeypatch.setattr("learner.weights_file._bytes", full)
     with pytest.raises(CheckpointNotWritten, match=r"step-4 could not be written: .*No space left"):
         save(model, tmp_path / "step-4", RunState(2, 4, 32, ()), tensors)
     assert [counted.left for counted in tensors] == [0, 0, 0]

@@ -7,7 +7,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from learner.checkpoint import full_weights
+from learner.checkpoint import full_weights, weights_layout
 from learner.lora import STUDENT, TEACHER, adapted_layers, add_adapters
 from unisd_rl.config.model import LoraConfig
 from unisd_rl.errors import UserError
@@ -65,6 +65,7 @@ def test_the_merged_weights_are_those_of_pefts_own_merge(kind, dtype):
 
     found = {name: weight.clone() for name, weight in full_weights(Student(model.to(dtype)), lora)}
     assert all(weight.dtype == dtype for weight in found.values())
+    assert weights_layout(Student(model), lora) == {name: (dtype, weight.shape) for name, weight in found.items()}
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
     for name, weight in found.items():
         assert torch.allclose(weight.float(), merged[name], rtol=tolerance, atol=tolerance), name
