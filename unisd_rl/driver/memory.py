@@ -28,9 +28,9 @@ _MOMENTS = 2.0 * _FLOAT32
 _EIGHT_BIT_MOMENTS = 2.0 + 2.0 * _FLOAT32 / 256  # 8 bits each, and a float32 scale for 256 of them
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's buckets for gradients that are summed over ranks
 _ARCHIVE_BYTES = 1 << 28
-# Activations are made by one thread and freed by autograd's, whose own arrays come from another arena of malloc: so
-# much more than what is kept is resident on a CPU (measured, docs/results/memory.md).
-_TWO_ARENAS = 2
+# What a pass frees stays with malloc, and others take parts of it, so that the next pass's arrays no longer fit: up to
+# as much again is resident on a CPU. Measured with and without a mapping for each array, docs/results/memory.md.
+_FREED_AND_RESIDENT = 2
 _SNAPSHOTS = 3  # the newest, the next as the learner puts it, and the store's own copy of that
 
 
@@ -172,7 +172,7 @@ def backward_bytes(config: Config, shape: ModelShape) -> float:
     if config.learner.gradient_checkpointing:  # the input of each layer, and all of one
         kept = shape.layers * shape.hidden * width + shape.kept_bytes // shape.layers
     if not config.learner.gpus_per_rank:
-        kept *= _TWO_ARENAS
+        kept *= _FREED_AND_RESIDENT
     head = 0 if config.model.lora is not None else _FLOAT32 * shape.head
     states = _FLOAT32 * shape.hidden * tokens
     layer = 3 * shape.widest_bytes * tokens  # gradients of one layer: those of its widest tensors exist at one time
