@@ -19,7 +19,8 @@ class InFlightLimit:
         self._count = 0
         self._began_s = self._busy_since_s = clock()
         self._busy_s = 0.0
-        self._stopped_s: float | None = None
+        # Not running yet: else a pulse before `start_timing` would have more than the first ones after it.
+        self._stopped_s: float | None = self._began_s
         self._released = asyncio.Event()
 
     @property

@@ -16,6 +16,7 @@ def test_the_busy_time_is_the_time_with_a_prompt_in_flight():
     clock = Clock()
     limit = InFlightLimit(2, clock)
     clock.now = 5.0
+    assert limit.served_s == 0.0, "it grows from pulse to pulse, and starts with the timing"
     limit.start_timing()
     for now, act in ((6.0, limit.acquire), (7.0, limit.acquire), (8.0, limit.release), (9.0, limit.release)):
         clock.now = now
