@@ -7,10 +7,11 @@
              report       report.html of that run
 
 Counted is processor time, of all threads: other work on the machine then matters little. Of `runs` it is that of the
-steps with what lies between them, and `end_s` the seconds that the end waits for those who look. Both runs of a pair
-train on the same tokens, and have to end with the same loss. Of `parts` two lengths are told in turns, `--repeats`
-times, and medians taken: the difference is what a step costs, the rest is paid once; the service that W&B's library
-starts is not in it. `a_step.*` is the share of a step that a part takes, in `parts` of the quickest one.
+steps with the evaluation between them, and `end_s` the seconds that the end waits for those who look. Both runs of a
+pair train on the same tokens and have to end with the same loss; what is imported once is paid before the first of
+them. Of `parts` two lengths are told in turns, `--repeats` times, and medians taken: the difference is what a step
+costs, the rest is paid once; the service that W&B's library starts is not in it. `a_step.*` is the share of a step that
+a part takes, in `parts` of the quickest one.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from unisd_rl.tracking.build import trackers
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 SPANS = 10  # of a learner rank in a step; driver and actors have fewer
-_RUN = ("unisd_star", "in_process", "--task.eval_examples", "64", "--evaluation.every", "10")
+_RUN = ("unisd_star", "in_process", "--task.eval_examples")
 _STEPS_OF_PARTS = 12
 _ANSWERS = [("how much is 1 + 1?", "1+1=2\nAnswer: 2", "right")] * 16
 
@@ -70,7 +71,7 @@ class Pair:
 
 def main(options: argparse.Namespace) -> None:
     """Measure and tell."""
-    found_on = machine(repeats=options.repeats, steps=options.steps, pairs=options.pairs, run_steps=options.run_steps)
+    found_on = machine(**{name: value for name, value in vars(options).items() if isinstance(value, int)})
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
     for part in options.part:
@@ -80,28 +81,23 @@ def main(options: argparse.Namespace) -> None:
 
 
 def compare_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Pairs of runs, in turns: which of the two comes first changes."""
+    """Pairs of runs."""
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [_pair(Path(folder) / str(number), options.run_steps, number % 2) for number in range(options.pairs)]
-    title = f"{options.run_steps} steps of the default recipe in one process"
+        file = Path(folder) / "pairs.json"
+        words = (*_RUN, "16", "--run.steps", str(options.run_steps), "--run.checkpoint_every", "0")
+        words += ("--evaluation.every", str(options.run_steps // 2), "--learner.batch_size", str(options.run_batch))
+        _call("benchmarks.observed_run", str(file), folder, str(options.pairs), *words)
+        pairs = [_pair(**costs) for costs in json.loads(file.read_text(encoding="utf-8"))]
+    title = f"{options.run_steps} steps of {options.run_batch} answers, the default recipe in one process"
     columns = ("unseen, CPU s", "seen, CPU s", "share", "end waits s", "of it CPU s")
     show_table(title, columns, [tuple(asdict(pair).values()) for pair in pairs])
     ratios = {"a_step.run": median(pair.share for pair in pairs), "end_s.run": max(pair.end_s for pair in pairs)}
     return [{"part": "run", **asdict(pair)} for pair in pairs], ratios
 
 
-def _pair(folder: Path, steps: int, unseen_first: int) -> Pair:
-    costs, losses = {}, set()
-    for how in ("unseen", "seen") if unseen_first else ("seen", "unseen"):
-        (folder / how).mkdir(parents=True)
-        file, told = folder / f"{how}.json", () if how == "seen" else ("--tracking.to", "[]")
-        words = (*_RUN, "--run.steps", str(steps), "--run.dir", str(folder / how), "--run.name", "run", *told)
-        _call("benchmarks.observed_run", how, str(file), *words)
-        costs[how] = json.loads(file.read_text(encoding="utf-8"))
-        losses.add(RunRecord.at(folder / how / "run").rows[-1]["loss"])
-    assert len(losses) == 1, f"to be seen changed the training: {losses}"
-    unseen_s, seen_s = costs["unseen"]["steps_cpu_s"], costs["seen"]["steps_cpu_s"]
-    return Pair(unseen_s, seen_s, seen_s / unseen_s - 1, costs["seen"]["end_s"], costs["seen"]["end_cpu_s"])
+def _pair(seen: Mapping[str, float], unseen: Mapping[str, float]) -> Pair:
+    share = seen["steps_cpu_s"] / unseen["steps_cpu_s"] - 1
+    return Pair(unseen["steps_cpu_s"], seen["steps_cpu_s"], share, seen["end_s"], seen["end_cpu_s"])
 
 
 def _call(*words: str) -> None:
@@ -111,7 +107,7 @@ def _call(*words: str) -> None:
 def measure_parts(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Each part alone."""
     with tempfile.TemporaryDirectory() as folder:
-        words = (*_RUN, "--run.steps", str(_STEPS_OF_PARTS), "--run.dir", folder, "--run.name", "run")
+        words = (*_RUN, "64", "--run.steps", str(_STEPS_OF_PARTS), "--run.dir", folder, "--run.name", "run")
         _call("unisd_rl.run", *words, "--tracking.to", "[]")
         run = Path(folder) / "run"
         lines = RunRecord.at(run).rows
@@ -197,6 +193,7 @@ if __name__ == "__main__":
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--pairs", type=int, default=3, help="of runs")
     parser.add_argument("--run-steps", type=int, default=40, help="of each run of a pair")
+    parser.add_argument("--run-batch", type=int, default=32, help="answers of a step of such a run")
     parser.add_argument("--repeats", type=int, default=5, help="of each part")
     parser.add_argument("--steps", type=int, default=500, help="of the longer of the two lengths of a part")
     parser.add_argument("--json", type=result_file, metavar="FILE")
