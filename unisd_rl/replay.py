@@ -59,14 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replay(arguments: Sequence[str]) -> int:
     options, fields = _parser().parse_known_args(arguments)
     request = replay_request(options.run, options.check, parse_fields(fields, PROGRAM))
-    check_machine((learner_requirement(request.config),))
+    in_process = request.config.run.in_process
+    if not in_process:
+        check_machine((learner_requirement(request.config),))
     limit_openmp_spinning()
     if options.dry_run:
         from unisd_rl.driver.dry_run import describe_replay  # heavy: reads the ledger and the model's configuration
 
         print_lines(describe_replay(request))
         return 0
-    with Console(quiet=options.quiet, captures=True) as console:
+    with Console(quiet=options.quiet, captures=not in_process) as console:
         with console.waiting("loading the libraries"):
             from unisd_rl.driver.replay_job import run_replay  # heavy: torch, Ray
         run_replay(request, console)

@@ -48,6 +48,7 @@ from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.recording import Recording
 from unisd_rl.types import Progress, Prompt, ReportProgress, Tokens, ViewKind
 
+_ALL_HERE = "everything runs in this process, on one thread, without Ray"
 _RECENT_STEPS, _DAY_S = 100, 86_400
 _TITLES = {
     ViewKind.PRIMARY: "teacher, with the worked solution",
@@ -68,10 +69,7 @@ def describe_run(config: Config, resumed: bool, defaults: Sequence[Default] = ()
     yield from _mechanisms(config)
     yield describe_storage(config, resumed)
     yield from _memory_and_time(config)
-    if config.run.in_process:
-        yield "everything runs in this process, on one thread, without Ray"
-    else:
-        yield describe_resources(requirements(config))
+    yield _ALL_HERE if config.run.in_process else describe_resources(requirements(config))
 
 
 def describe_preparation(config: Config) -> Iterator[str]:
@@ -140,7 +138,7 @@ def describe_replay(request: ReplayRequest) -> Iterator[str]:
     else:
         yield f"losses of {steps} steps are compared with the run's, bit for bit"
     yield from _mechanisms(config)
-    yield describe_resources((learner_requirement(config),))
+    yield _ALL_HERE if config.run.in_process else describe_resources((learner_requirement(config),))
 
 
 def describe_data(config: Config, began: Path | None = None) -> Generator[str, None, Config]:

@@ -94,7 +94,7 @@ def _replay_in(
     with ExitStack() as stack:
         with console.waiting(connecting(config)):
             stack.enter_context(connected(config, (learner_requirement(config),)))
-        console.print(plan.describe())
+        console.print("all in this process, on one thread" if config.run.in_process else plan.describe())
         if recording.steps < config.run.total_steps:
             console.print(
                 f"the ledger ends early: {recording.steps} of {config.run.total_steps} steps are whole and trained on"
