@@ -75,7 +75,7 @@ def main(file: Path, folder: Path, pairs: int, words: Sequence[str]) -> None:
         costs = {seen: one_run(seen, folder, f"{number}-{seen}", words) for seen in order}
         assert costs[True].loss == costs[False].loss, f"to be seen changed the training: {costs}"
         found.append({"seen": asdict(costs[True]), "unseen": asdict(costs[False])})
-    file.write_text(json.dumps(found), encoding="utf-8")
+        file.write_text(json.dumps(found), encoding="utf-8")
 
 
 def one_run(seen: bool, folder: Path, name: str, words: Sequence[str]) -> Cost:
