@@ -1,8 +1,9 @@
 """A run on a cluster of several nodes, all of this machine, and what is seen of it from outside while it goes on.
 
 Nodes are those of `ray.cluster_utils.Cluster`: the head (driver, queue, store), one for the learner, two for rollout
-actors, that come and go. The driver is a process of its own, `python -m unisd_rl.run`, started and resumed as a person
-would. Everything here reads files and processes only: the run does not know that it is watched.
+actors, that come and go; or the head alone with all of them, where they take turns. The driver is a process of its own,
+`python -m unisd_rl.run`, started and resumed as a person would. Everything here reads files and processes only: the run
+does not know that it is watched.
 """
 
 import json
@@ -29,14 +30,17 @@ class RunEnded(Exception):
 
 
 class ChaoticRun:
-    """See the module. `folder`: where the run's folder and the driver's output go."""
+    """See the module. The run's folder and the driver's output go to `folder`; `several` nodes, or the head alone."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, several: bool = True) -> None:
         self.path, self.output_file = folder / "run", folder / "output.txt"
-        self.nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.learner_node = self.add_learner_node()
-        self.rollout_nodes = [self.add_rollout_node() for _ in range(2)]
-        self.driver = self._driver("unisd_star", "cluster", *arguments, "--run.dir", str(folder), "--run.name", "run")
+        head = {"num_cpus": 0 if several else 2, "include_dashboard": False}
+        self.nodes = Cluster(initialize_head=True, head_node_args=head)
+        if several:
+            self.learner_node = self.add_learner_node()
+            self.rollout_nodes = [self.add_rollout_node() for _ in range(2)]
+        setup = ("cluster",) if several else ()
+        self.driver = self._driver("unisd_star", *setup, *arguments, "--run.dir", str(folder), "--run.name", "run")
         self.resumed_s = 0.0  # when the driver was last started again, seconds since the epoch
 
     def add_learner_node(self):

@@ -2,7 +2,8 @@
 had happened.
 
 Real Ray with four nodes, real processes killed and stopped, once with the transformers engine and once with vLLM; one
-of the two runs has four answers to each prompt, which one follows from the seed. UNISD_CHAOS_SEED chooses another
+of the two runs has four answers to each prompt, which one follows from the seed. And once on one node, where generation
+and learning take turns: nothing is lost with a node there, and actors are not scaled. UNISD_CHAOS_SEED chooses another
 schedule; a failure names its own.
 """
 
@@ -38,7 +39,7 @@ LOST_ACCURACY = 0.05  # of 256 answers: two standard errors of the difference of
 SUM_OF_RATES = 8e-4  # of all steps: the embedded model learns its task with it, and loses it again with thrice that
 TO_THE_END_S = 1800.0  # what is left of the run after the last fault
 SETTINGS = (
-    "--learner.batch_size", str(BATCH), "--rollout.actors", "2",
+    "--learner.batch_size", str(BATCH),
     "--rollout.max_staleness", str(STALENESS), "--run.checkpoint_every", "10", "--run.keep_checkpoints", "3",
     "--evaluation.every", "15", "--task.eval_examples", "256", "--rollout.concurrency", "2",
 )  # fmt: skip
@@ -49,13 +50,15 @@ IMPATIENT = (
     "--weights.timeout_s", "60",
 )  # fmt: skip
 KINDS = (*actors.KINDS, *learner.KINDS, *services.KINDS, *disk.KINDS)
+OF_NODES = (actors.RolloutNodeLost, actors.Scaled, learner.LearnerNodeLost)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which engine, what happens to it, and how many steps leave time for that."""
+    """Which engine, where, what happens to it, and how many steps leave time for that."""
 
     engine: str
+    placement: str
     kinds: tuple[type[ChaosFault], ...]
     faults: int
     steps: int
@@ -65,28 +68,44 @@ class Plan:
     def settings(self) -> tuple[str, ...]:
         rate = SUM_OF_RATES / (0.5 * self.steps)  # the schedule is a cosine
         own = ("--run.steps", str(self.steps), "--learner.learning_rate", f"{rate:.2e}")
+        where = ("--run.placement", self.placement, "--rollout.actors", "2" if self.several_nodes else "1")
         rollout = ("--rollout.engine.type", self.engine, "--rollout.answers_per_prompt", str(self.answers))
-        return (*SETTINGS, *own, *rollout)
+        return (*SETTINGS, *own, *where, *rollout)
+
+    @property
+    def several_nodes(self) -> bool:
+        return self.placement == "apart"
+
+    def __str__(self) -> str:
+        return self.engine if self.several_nodes else self.placement
 
 
 ONE_AND_FOUR = (4, 1) if SEED % 2 else (1, 4)
 PLANS = (
-    Plan("transformers", KINDS, faults=26, steps=240, answers=ONE_AND_FOUR[0]),
-    Plan("vllm", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=320, answers=ONE_AND_FOUR[1]),
+    Plan("transformers", "apart", KINDS, faults=26, steps=240, answers=ONE_AND_FOUR[0]),
+    Plan("vllm", "apart", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=320, answers=ONE_AND_FOUR[1]),
+    Plan(
+        "transformers",
+        "colocated",
+        tuple(kind for kind in KINDS if kind not in OF_NODES),
+        faults=22,
+        steps=240,
+        answers=ONE_AND_FOUR[1],
+    ),
 )
 
 
-@pytest.fixture(scope="module", params=PLANS, ids=lambda plan: plan.engine)
+@pytest.fixture(scope="module", params=PLANS, ids=str)
 def chaos(request, tmp_path_factory) -> tuple[Plan, Chaos, FinishedRun]:
     plan = request.param
     chaos = Chaos(SEED, plan.kinds, plan.faults)
-    return plan, chaos, survived(tmp_path_factory.mktemp(plan.engine), chaos, *plan.settings)
+    return plan, chaos, survived(tmp_path_factory.mktemp(str(plan)), chaos, plan)
 
 
-def survived(folder: Path, chaos: Chaos, *settings: str) -> FinishedRun:
+def survived(folder: Path, chaos: Chaos, plan: Plan) -> FinishedRun:
     """The run to its end, with everything of the schedule done to it."""
     print(chaos, flush=True)
-    run = ChaoticRun(folder, *settings, *IMPATIENT)
+    run = ChaoticRun(folder, *plan.settings, *IMPATIENT, several=plan.several_nodes)
     try:
         chaos.play(run)
         run.until(lambda: run.driver.poll() == 0, "the run finishes", TO_THE_END_S)

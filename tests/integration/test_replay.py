@@ -1,6 +1,7 @@
 """A run's training again from its ledger, as a person types it; two learner ranks, the transformers engine.
 
-Each prompt has four answers, which are dealt to one rank.
+Each prompt has four answers, which are dealt to one rank. Actor and learner compute at the same time; in the slow tier
+they take turns too.
 """
 
 import json
@@ -20,9 +21,9 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_job(tmp_path_factory.mktemp("recorded"), *TINY)
+@pytest.fixture(scope="module", params=["apart", pytest.param("colocated", marks=pytest.mark.slow)])
+def run(request, tmp_path_factory):
+    return run_job(tmp_path_factory.mktemp("recorded"), *TINY, "--run.placement", request.param)
 
 
 def replayed(run, *arguments):

@@ -39,6 +39,7 @@ SIZES = (
     "--evaluation.every", str(EVERY), "--task.train_examples", "100", "--task.eval_examples", "16",
 )  # fmt: skip
 REFERENCE = ("--rollout.engine.type", "transformers", "--rollout.max_staleness", "0", "--rollout.lease_unit", "8")
+in_each_placement = pytest.mark.parametrize("placement", ["apart", "colocated"])
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,10 @@ def assert_versions_rise_by_one(run: FinishedRun) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
+@in_each_placement
+def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bit_for_bit(tmp_path, placement):
     """Two groups of four answers in each unit."""
-    settings = (*REFERENCE, *SIZES, "--rollout.answers_per_prompt", "4")
+    settings = (*REFERENCE, *SIZES, "--rollout.answers_per_prompt", "4", "--run.placement", placement)
     expected, pace = unharmed(tmp_path / "unharmed", *settings)
     found = killed(tmp_path / "killed", settings, moments(SEED, PHASES), pace)
     assert len(found.kills) == 10
@@ -150,8 +152,9 @@ def test_killed_at_ten_moments_the_reference_mode_equals_an_uninterrupted_run_bi
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(3600)
-def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_once(tmp_path):
-    settings = (*SIZES, "--rollout.answers_per_prompt", "4")
+@in_each_placement
+def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_once(tmp_path, placement):
+    settings = (*SIZES, "--rollout.answers_per_prompt", "4", "--run.placement", placement)
     expected, pace = unharmed(tmp_path / "unharmed", *settings)
     found = killed(tmp_path / "killed", settings, moments(SEED, PHASES), pace)
     assert len(found.kills) == 10
@@ -162,9 +165,11 @@ def test_killed_at_ten_moments_a_run_with_vllm_trains_on_each_prompt_exactly_onc
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path):
-    expected = run_job(tmp_path / "unharmed", *REFERENCE, *SIZES, "--run.steps", "8")
-    running = start_job(tmp_path, *REFERENCE, *SIZES, "--run.steps", "8")
+@in_each_placement
+def test_in_the_reference_mode_a_killed_learner_rank_changes_no_bit(tmp_path, placement):
+    settings = (*REFERENCE, *SIZES, "--run.steps", "8", "--run.placement", placement)
+    expected = run_job(tmp_path / "unharmed", *settings)
+    running = start_job(tmp_path, *settings)
     seen = read_until(running, "step    5/8")
     os.kill(process_of(tmp_path / "run" / "logs" / "learner-0.log"), signal.SIGKILL)
     run = finished(tmp_path, running, seen)
