@@ -1,8 +1,9 @@
 """Every row of the paper's table and every baseline, end to end for some steps: what the run's own records say acted.
 
 All are run as a person runs them, `python -m unisd_rl.run NAME`, on the embedded task and model with the transformers
-engine, four of them in the default tier: the three sources of completions, and a moving teacher. `unisd_star` is what
-test_run.py and test_default_run.py run.
+engine, four of them in the default tier: the three sources of completions, and a moving teacher. Three of these run in
+one process, which spares half a minute each: what they are named for is the same there (test_in_process.py).
+`unisd_star` is what test_run.py and test_default_run.py run.
 """
 
 import statistics
@@ -31,6 +32,7 @@ SMALL = (
 )  # fmt: skip
 STEPS = {"ema": 11, "sft": 12, "ssd": 6}  # others: 3
 EVERY_STEP = 3
+IN_PROCESS = ("sft", "ssd", "ema")
 
 
 def steps_of(name: str) -> int:
@@ -38,7 +40,8 @@ def steps_of(name: str) -> int:
 
 
 def trained(folder, name: str) -> FinishedRun:
-    run = run_job(folder, name, *SMALL, "--run.steps", str(steps_of(name)))
+    setups = ["in_process"] if name in IN_PROCESS else []
+    run = run_job(folder, name, *setups, *SMALL, "--run.steps", str(steps_of(name)))
     assert_every_prompt_exactly_once_and_in_order(run, steps_of(name), BATCH)
     assert run.summary["steps"] == steps_of(name)
     assert all(row["grad_norm"] > 0 for row in run.metrics)

@@ -46,6 +46,9 @@ class RunInformation:
 class Tracker(Protocol):
     """One tracker of a run. Its methods may raise whatever they like, and take their time."""
 
+    waits_for_a_server: bool = True
+    """Whether it may hold the process at its end until somebody answers; one that only writes to the disk does not."""
+
     def begin(self, version: int, information: RunInformation) -> None:
         """The run begins or goes on after `version`: what was told of later versions no longer counts."""
         ...
@@ -86,6 +89,7 @@ class _TrackerThread:
         self._name, self._open, self._report, self._abandon = name, open_tracker, report, abandon
         self._calls = Queue[_Call | None](_MOST_WAITING)
         self._failed = self._lacks = self._left = False
+        self._tracker: Tracker | None = None
         self._thread = Thread(target=self._work, name=f"tracking-{name}", daemon=True)
         self._thread.start()
 
@@ -118,14 +122,14 @@ class _TrackerThread:
         """
         self._say(f"did not take everything in the {waited_s:g} s that it had at the end")
         self._left = True
-        self._abandon()
+        if self._tracker is None or self._tracker.waits_for_a_server:
+            self._abandon()
 
     def _work(self) -> None:
         try:
-            tracker: Tracker | None = None
             while (call := self._calls.get()) is not None:
-                tracker = tracker or self._open()
-                call(tracker)
+                self._tracker = self._tracker or self._open()
+                call(self._tracker)
         except Exception as error:  # whatever a library raises, it must not cost the run
             self._failed = True
             if not self._left:  # the run has ended by then, and what it reports to is closed

@@ -41,6 +41,7 @@ class Wandb(Tracker):
             mode=None if asked else "offline",
             settings=settings,
         )
+        self.waits_for_a_server = not self._run.offline  # else its service only has to write what it was told
         self._run.define_metric("*", step_metric=_AXIS)
 
     @override

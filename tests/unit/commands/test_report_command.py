@@ -32,8 +32,8 @@ def test_compare_writes_one_page_of_all_runs(tmp_path, capsys):
     runs = [str(run_folder(tmp_path / name, [step(0)])) for name in ("one", "two", "three")]
     out = tmp_path / "page.html"
     assert compare.main([*runs, "--out", str(out)]) == 0
-    assert "two against one" in out.read_text()
-    assert "three against two" in out.read_text()
+    assert "Is two better than one?" in out.read_text()
+    assert "Is three better than two?" in out.read_text()
 
 
 def test_compare_needs_two_runs(tmp_path, capsys):

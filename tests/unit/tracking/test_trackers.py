@@ -12,7 +12,7 @@ from unisd_rl.reporting.record import RunRecord
 from unisd_rl.tracking.build import trackers
 from unisd_rl.tracking.names import grouped
 from unisd_rl.tracking.tensorboard import markdown_table
-from unisd_rl.tracking.tracker import RunInformation, Trackers
+from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
 
 
 def read_back(folder):
@@ -89,7 +89,7 @@ def test_names_are_grouped_by_the_part_of_the_step_report():
     )  # fmt: skip
 
 
-class Broken:
+class Broken(Tracker):
     def begin(self, version, information): ...
 
     def numbers(self, version, numbers):
@@ -180,3 +180,21 @@ def test_a_tracker_that_was_left_behind_is_let_go_of_and_says_nothing_after_the_
     release.set()
     left.join(60)
     assert [event.reason for event in events] == ["late did not take everything in the 0.2 s that it had at the end"]
+
+
+def test_a_tracker_that_only_writes_to_the_disk_may_end_after_the_run():
+    release, writing, abandoned = threading.Event(), threading.Event(), []
+
+    class WritesSlowly(Counting):
+        waits_for_a_server = False
+
+        def close(self, failed):
+            writing.set()
+            release.wait(60)
+
+    told = Trackers({"disk": lambda: WritesSlowly([])}, no_information, lambda event: None, {"disk": abandoned.append})
+    told.step(step(0))
+    told.close(timeout_s=0.2)
+    assert writing.wait(60)
+    release.set()
+    assert abandoned == []
