@@ -31,8 +31,8 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 	$(BIN)/python -m unisd_rl.run $(ARGS)
 	@echo "for unisd-rl and python -m unisd_rl... in this shell: source .venv/bin/activate"
 
-test-fast: $(READY)  ## unit tests (a minute and a half)
-	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu" $(ARGS)
+test-fast: $(READY)  ## unit tests but for the exhaustive ones (a minute)
+	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu and not exhaustive" $(ARGS)
 
 test: $(READY)  ## integration and unit tests (at most 18 minutes on two cores)
 	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" $(ARGS)

@@ -16,6 +16,8 @@ from unisd_rl.config.load import load_recipe
 from unisd_rl.config.schema import ineffective_settings, slower_settings
 from unisd_rl.evaluation.request import UNREAD
 
+pytestmark = pytest.mark.exhaustive
+
 EVALUATED = ("run", "model", "task", "rollout", "evaluation")
 OPTIONS = ("evaluation.retention", "model.path")
 """The models of an evaluation and `--retention` are options of their own."""

@@ -11,6 +11,8 @@ from unisd_rl.config.load import load_recipe, validate_config
 from unisd_rl.errors import UserError
 from unisd_rl.types import ViewKind
 
+pytestmark = pytest.mark.exhaustive
+
 MEMBERS = {
     "divergence": (
         {"alpha": 0.5},

@@ -20,6 +20,8 @@ from unisd_rl.tasks.mbpp import to_example
 from unisd_rl.tasks.multiple_choice import options_of
 from unisd_rl.tasks.programs import Reference
 
+pytestmark = pytest.mark.exhaustive
+
 CONFIGS = {
     "scienceqa": lambda: ScienceQATask(type="scienceqa", data=shared("scienceqa.jsonl")),
     "cos_e": lambda: CosETask(type="cos_e", data=shared("cos_e.jsonl")),

@@ -21,6 +21,8 @@ from unisd_rl.transport.rollouts import ledger as ledger_module
 from unisd_rl.transport.rollouts.ledger import Ledger
 from unisd_rl.transport.rollouts.schema import SCHEMA, encode
 
+pytestmark = pytest.mark.exhaustive
+
 ROW_BYTES = len(encode([rollout(0)]))
 
 
