@@ -105,7 +105,7 @@ class Grid(Section):
     """Each under its name, in the order of the report."""
 
     @model_validator(mode="after")
-    def _compared_rows_are_there(self) -> "Grid":
+    def _named_rows_are_there(self) -> "Grid":
         for name, other in [("reference", self.reference), *self._named()]:
             if other not in self.rows:
                 raise ValueError(f"{name} = {other!r} is no row of this grid; rows are: {', '.join(self.rows)}")

@@ -146,12 +146,14 @@ def result_of(
     Raises:
         RunFailed: it has no evaluation after a step.
     """
-    first, *later = sorted([*run.evaluations, *checkpoints], key=lambda evaluation: evaluation.step)
-    if not later:
+    evaluations = sorted([*run.evaluations, *checkpoints], key=lambda evaluation: evaluation.step)
+    if len(evaluations) < 2:
         raise RunFailed(f"{run.path} has no evaluation after a step")
+    first, *later = evaluations
     base, scores = first.scores(), [evaluation.scores() for evaluation in later]
     problems = sorted(base)
-    sampled = [row for row in run.iter_rows() if row.get("staleness_mean") is not None]
+    trained = [(row["tokens"], row.get("staleness_mean")) for row in run.iter_rows()]
+    staleness = [mean for _, mean in trained if mean is not None]
     retention: Mapping[str, float] = later[-1].numbers.get("retention") or {}
     return Result(
         row=cell.row,
@@ -170,8 +172,8 @@ def result_of(
         ppl_ret=retention.get("ppl_ret"),
         jsd=retention.get("jsd"),
         generated_tokens=run.summary.get("queue", {}).get("tokens", 0),  # a replay has no queue
-        trained_tokens=sum(row["tokens"] for row in run.iter_rows()),
-        staleness=fmean(stale) if (stale := [row["staleness_mean"] for row in sampled]) else None,
+        trained_tokens=sum(tokens for tokens, _ in trained),
+        staleness=fmean(staleness) if staleness else None,
         seconds=cost.seconds,
         cpu_seconds=cost.cpu_seconds,
         peak_mib=cost.peak_mib,

@@ -82,6 +82,7 @@ def test_checkpoints_that_were_evaluated_after_the_run_count_at_their_steps(tmp_
     assert row.ppl_ret == 31.0, "the last evaluation is the run's own"
 
 
-def test_a_run_without_an_evaluation_after_a_step_is_no_row(tmp_path):
+@pytest.mark.parametrize("evaluations", [{0: "a"}, {}])
+def test_a_run_without_an_evaluation_after_a_step_is_no_row(tmp_path, evaluations):
     with pytest.raises(RunFailed, match="has no evaluation after a step"):
-        result_of(CELL, "digest", run_with(tmp_path / "run", {0: "a"}), None, Cost(1.0, 1.0, 1.0), trials=0)
+        result_of(CELL, "digest", run_with(tmp_path / "run", evaluations), None, Cost(1.0, 1.0, 1.0), trials=0)
