@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.layouts.one_rank import one_rank
 from benchmarks.layouts.shapes import trained_tokenizer
 from benchmarks.output import finish, machine, result_file, show_table
 from learner.schedule import learning_rate
@@ -291,16 +291,12 @@ def aligned(rows: list[np.ndarray], left: bool) -> tuple[Tensor, Tensor]:
 
 
 def measure_in_fresh_process(kind: str, size: Size, model: Path) -> Row:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.learner_step", "--one", kind, str(model), json.dumps(asdict(size))],
         capture_output=True,
         text=True,
         timeout=PROCESS_TIMEOUT_S,
-        env={**os.environ, **place, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(size.threads)},
+        env={**os.environ, **one_rank(), "OMP_NUM_THREADS": str(size.threads)},
     )
     if done.returncode:
         raise SystemExit(f"{kind} ended with {done.returncode}:\n{done.stderr[-3000:]}")

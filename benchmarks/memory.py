@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 
+from benchmarks.layouts.one_rank import one_rank
 from benchmarks.layouts.shapes import trained_tokenizer
 from benchmarks.learner_step import gold_rollout
 from benchmarks.output import finish, machine, result_file, show_table
@@ -137,14 +138,13 @@ def _resident(field: str) -> float:
 
 
 def in_fresh_process(model: Path, kind: str, tokens: int) -> dict[str, float]:
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     command = [sys.executable, "-m", "benchmarks.memory", "--one", str(model), kind, "--tokens", str(tokens)]
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=PROCESS_TIMEOUT_S,
-        env={**os.environ, **place, "DS_ACCELERATOR": "cpu"},
+        env={**os.environ, **one_rank()},
     )
     if done.returncode:
         raise SystemExit(f"{kind} ended with {done.returncode}:\n{done.stderr[-3000:]}")

@@ -15,7 +15,6 @@ without, less 1.
 
 import argparse
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.layouts.one_rank import one_rank
 from benchmarks.layouts.rollouts import CASES, Answers, problems_of, steps_of, unisd_star
 from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
@@ -155,10 +155,7 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=result_file, metavar="FILE")
     options = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    os.environ |= {**place, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu"}
+    os.environ |= one_rank()
     sizes = {"train_examples": 200, "eval_examples": 8}
     embedded = ensure_base_model(BaseModelRecipe(seed=0), lambda *_: None)
     measured = [("embedded", embedded, {"type": "arithmetic", **sizes}, _EMBEDDED_ANSWERS)]

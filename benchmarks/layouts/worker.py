@@ -12,7 +12,6 @@ of a shared machine meets all layouts.
 import ctypes
 import multiprocessing
 import os
-import socket
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.divergences.measure import MIB, peak_bytes, start_peak
+from benchmarks.layouts.one_rank import one_rank
 from benchmarks.layouts.rollouts import unisd_star
 from unisd_rl.config import Config
 from unisd_rl.types import Rollout
@@ -132,11 +132,7 @@ class Worker:
 
 
 def _serve(connection: Connection, setting: Setting) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {**place, "DS_ACCELERATOR": setting.device}
+    os.environ |= one_rank(setting.device)
     from learner.learner import Learner
     from learner.sharding import init_process_group
 
