@@ -24,15 +24,21 @@ sys.exit(exit_code(command, []))
 """
 
 
-def test_a_late_signal_does_not_change_the_exit_code_of_a_stop():
+def ended_by_signals(program, *lines):
+    """Exit code and errors of a program that gets a signal after each of these lines."""
     process = subprocess.Popen(
-        [sys.executable, "-c", ENDS_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    for line in ("began\n", "ending\n"):
+    for line in lines:
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.6)
-    assert process.wait(10) == STOPPED
+        time.sleep(0.6)  # longer than what is taken for one request
+    return process.wait(10), process.stderr.read()
+
+
+def test_a_late_signal_does_not_change_the_exit_code_of_a_stop():
+    code, _ = ended_by_signals(ENDS_SLOWLY, "began\n", "ending\n")
+    assert code == STOPPED
 
 
 CLOSES_SLOWLY = """
@@ -52,15 +58,7 @@ sys.exit(exit_code(command, []))
 
 
 def test_a_process_that_closes_slowly_is_ended_by_another_signal():
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLOSES_SLOWLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in ("began\n", "closing\n"):
-        assert process.stdout.readline() == line
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.6)  # longer than what is taken for one request
-    assert process.wait(10) == STOPPED
-    assert process.stderr.read() == "stopped at once\n"
+    assert ended_by_signals(CLOSES_SLOWLY, "began\n", "closing\n") == (STOPPED, "stopped at once\n")
 
 
 FINISHES = """

@@ -4,12 +4,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from unisd_rl.config import Config
 from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
-from unisd_rl.tracking.wandb_service import end_service
 from unisd_rl.types import Report
 
 
@@ -51,7 +53,19 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
     # Ray's nodes serve Prometheus; a run in one process has none.
     named = [name for name in config.tracking.to if not (name == "prometheus" and config.run.in_process)]
     opened: dict[str, Callable[[], Tracker]] = {name: known[name] for name in named}
-    return Trackers(opened, partial(run_information, config, run), report, {"wandb": end_service})
+    return Trackers(opened, partial(run_information, config, run), report, {"wandb": _end_wandb_service})
+
+
+def _end_wandb_service() -> None:
+    """Kill W&B's service process, if this process has one.
+
+    Its library starts it as a child and waits at exit until it has sent everything: minutes where a server does not
+    answer. What it was told since its last write is told again when the run is resumed.
+    """
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # a child that ends meanwhile
+            if child.name() == "wandb-core":
+                child.kill()
 
 
 def run_information(config: Config, run: Path) -> RunInformation:

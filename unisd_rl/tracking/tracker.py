@@ -111,7 +111,7 @@ class _TrackerThread:
             self._calls.put_nowait(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for its end, for at most so long; whether it has ended. If not, it is left behind and says no more."""
+        """Wait for its end, for at most so long; whether it has ended."""
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 

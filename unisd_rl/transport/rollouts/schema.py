@@ -81,9 +81,8 @@ def rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
 def read_ipc(data: Stream) -> list[pa.RecordBatch]:
     """The record batches of an IPC stream. Raises ValueError when it has another schema."""
     buffer = pa.py_buffer(data)
-    if buffer.size > _HEAD.size and buffer.slice(0, _HEAD.size).equals(
-        _HEAD
-    ):  # reading a schema takes three times as long as a batch of few rows
+    # Reading a schema takes three times as long as reading a batch of few rows.
+    if buffer.size > _HEAD.size and buffer.slice(0, _HEAD.size).equals(_HEAD):
         messages = pa.ipc.MessageReader.open_stream(buffer.slice(_HEAD.size))
         return [pa.ipc.read_record_batch(message, SCHEMA) for message in messages]
     with pa.ipc.open_stream(buffer) as reader:  # of another version of Arrow, or of something else
