@@ -66,4 +66,5 @@ class Wandb(Tracker):
     @override
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+        wandb.teardown()  # its service writes the last block when it ends, and `finish` does not wait for that
         self._whole.touch()
