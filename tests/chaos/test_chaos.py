@@ -82,14 +82,14 @@ class Plan:
 
 ONE_AND_FOUR = (4, 1) if SEED % 2 else (1, 4)
 PLANS = (
-    Plan("transformers", "apart", KINDS, faults=26, steps=240, answers=ONE_AND_FOUR[0]),
-    Plan("vllm", "apart", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=320, answers=ONE_AND_FOUR[1]),
+    Plan("transformers", "apart", KINDS, faults=26, steps=400, answers=ONE_AND_FOUR[0]),
+    Plan("vllm", "apart", (*KINDS, *actors.ENGINE_KINDS), faults=22, steps=400, answers=ONE_AND_FOUR[1]),
     Plan(
         "transformers",
         "colocated",
         tuple(kind for kind in KINDS if kind not in OF_NODES),
         faults=22,
-        steps=240,
+        steps=400,
         answers=ONE_AND_FOUR[1],
     ),
 )
