@@ -1,4 +1,5 @@
-"""`python -m unisd_rl.run` on real records of the paper's benchmarks, all five mechanisms on, with a tiny random model.
+"""`python -m unisd_rl.run` on real records of the paper's benchmarks, all five mechanisms on, with a tiny random model,
+in one process.
 
 Nothing is learnt by such a model: what is shown is that records, views, negatives, grading and the sandbox go together.
 """
@@ -18,7 +19,7 @@ from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 STEPS, BATCH, HELD_OUT = 2, 4, 4
 LONGEST = 16_000  # bytes are tokens here
 OPTIONS = (
-    "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers",
+    "unisd_star", "in_process", "--run.steps", str(STEPS), "--learner.batch_size", str(BATCH),
     "--rollout.max_prompt_tokens", str(LONGEST), "--rollout.max_completion_tokens", "24",
     "--task.eval_examples", str(HELD_OUT), "--contexts.auxiliary.views", "2",
 )  # fmt: skip
@@ -44,7 +45,7 @@ def model(tmp_path_factory):
 )
 def test_real_records_are_trained_on_with_all_mechanisms(tmp_path, model, kind, data, options):
     source = ("--task.type", kind, "--task.data", str(shared(data)))
-    run = run_job(tmp_path, "--model.path", model, *source, *options, *OPTIONS)
+    run = run_job(tmp_path, *OPTIONS, "--model.path", model, *source, *options)
     assert run.summary["status"] == "completed"
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
     assert_accuracy_is_what_its_items_say(run)

@@ -48,6 +48,17 @@ def assert_nothing_was_generated_while_the_learner_computed(run: FinishedRun, st
         assert first_of_next >= last_of_this + learn_s[step], step
 
 
+def test_each_side_has_all_cores_in_its_turn_and_every_prompt_is_trained_on_once(tmp_path):
+    """No vLLM engine is started."""
+    fresh = ("--rollout.engine.type", "transformers", "--rollout.max_staleness", "0")
+    run = run_job(tmp_path, *IN_TURNS, *fresh, "--run.steps", "4")
+    assert_every_prompt_exactly_once_and_in_order(run, 4, BATCH)
+    assert_staleness_within(run, bound=0)
+    assert_the_sides_took_turns(run)
+    assert_nothing_was_generated_while_the_learner_computed(run, 4)
+
+
+@pytest.mark.slow
 def test_a_killed_run_in_turns_is_resumed_and_trains_on_every_prompt_once(tmp_path):
     """Rollouts may run a step ahead of the learner, and do so in their own turns only. No vLLM engine is started."""
     options = (*IN_TURNS, "--rollout.engine.type", "transformers", "--rollout.max_staleness", "1")

@@ -144,8 +144,10 @@ def test_a_moved_model_has_drifted_and_its_numbers_follow_from_its_completions(t
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
-    options = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "12", *TRANSFORMERS)
-    return run_job(tmp_path_factory.mktemp("run"), *options, "--evaluation.retention.examples", "8")
+    """In one process."""
+    short = ("--run.steps", "2", "--learner.batch_size", "16", "--task.eval_examples", "12")
+    retention = ("--evaluation.retention.examples", "8")
+    return run_job(tmp_path_factory.mktemp("run"), "unisd_star", "in_process", *short, *retention)
 
 
 def test_a_run_measures_retention_at_each_evaluation(short_run):

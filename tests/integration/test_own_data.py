@@ -1,4 +1,4 @@
-"""A user's own records and model, from JSON Lines and through `datasets`, on the transformers engine."""
+"""A user's own records and model, from JSON Lines and through `datasets`, in one process."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ from unisd_rl.base_model import BaseModelRecipe, ensure_base_model
 
 BATCH, HELD_OUT = 8, 6
 STEPS = 3  # one epoch: 24 of 30 records are trained on, and a fifth is held out where nothing else is said
-OPTIONS = ("--run.epochs", "1", "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers")
+OPTIONS = ("unisd_star", "in_process", "--run.epochs", "1", "--learner.batch_size", str(BATCH))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ FIELDS = ("--task.fields.prompt", "question", "--task.fields.demonstration", "wo
 @pytest.mark.parametrize("kind", ["jsonl", "datasets"])
 def test_a_users_own_records_are_trained_on_and_evaluated(tmp_path, records, model, kind):
     source = ("--task.train", str(records)) if kind == "jsonl" else ("--task.path", str(records.parent))
-    run = run_job(tmp_path, "--model.path", model, "--task.type", kind, *source, *FIELDS, *OPTIONS)
+    run = run_job(tmp_path, *OPTIONS, "--model.path", model, "--task.type", kind, *source, *FIELDS)
     assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
     assert len({row["id"] for row in run.consumed}) == 24
     assert tomllib.loads((run.path / "config.toml").read_text())["run"]["steps"] == STEPS

@@ -45,25 +45,9 @@ def config_of(run):
     return tomllib.loads((run.path / "config.toml").read_text())["run"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_job(tmp_path_factory.mktemp("first"), *SHORT)
-
-
-def test_what_libraries_print_is_in_the_log_of_the_driver_and_not_on_the_screen(run):
-    lines = run.output.splitlines()
-    assert lines[0].startswith("run ")
-    assert [
-        line
-        for line in lines
-        if any(word in line for word in ("Warning", "WARNING", "INFO", "pid=", "leaked", "ignored in"))
-    ] == []
-    assert (run.path / "logs" / "driver.log").is_file()
-
-
 @pytest.mark.slow
-def test_a_finished_run_is_prolonged_and_a_fork_of_it_begins_with_its_checkpoint(run):
-    folder = run.path.parent
+def test_a_finished_run_is_prolonged_and_a_fork_of_it_begins_with_its_checkpoint(tmp_path):
+    folder, run = tmp_path, run_job(tmp_path, *SHORT)
     longer = finished(folder, resume_job(folder, "--run.steps", str(LONGER)))
     assert "prolonged from 3 to 5 steps" in longer.output
     assert_every_prompt_exactly_once_and_in_order(longer, LONGER, BATCH)

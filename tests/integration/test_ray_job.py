@@ -25,8 +25,7 @@ from tests.fakes.finished import (
     assert_staleness_within,
 )
 from tests.fakes.local_nodes import free_port, short_folder
-from tests.fakes.prometheus import prometheus
-from unisd_rl.storage.jsonl import read_json_lines
+from tests.fakes.prometheus import PrometheusServer, prometheus
 
 BIN = Path(sys.executable).parent
 PROMETHEUS = shutil.which("prometheus")
@@ -105,9 +104,9 @@ def submit(cluster: str, cwd: Path, options: tuple[str, ...], arguments: tuple[s
     return done.stdout
 
 
-def assert_run_is_whole(run: FinishedRun) -> None:
+def assert_run_is_whole(run: FinishedRun, steps: int) -> None:
     assert run.summary["status"] == "completed"
-    assert_every_prompt_exactly_once_and_in_order(run, 2, 16)
+    assert_every_prompt_exactly_once_and_in_order(run, steps, 16)
     assert_staleness_within(run, bound=1)
     assert_accuracy_is_what_its_items_say(run)
 
@@ -115,34 +114,37 @@ def assert_run_is_whole(run: FinishedRun) -> None:
 @pytest.mark.engine
 def test_submitted_from_a_working_directory(cluster, tmp_path):
     output = submit(cluster, REPOSITORY, ("--working-dir", "."), (*SHORT, "--run.dir", str(tmp_path)))
-    assert_run_is_whole(FinishedRun(tmp_path / "run", output))
+    assert_run_is_whole(FinishedRun(tmp_path / "run", output), steps=2)
 
 
-def test_submitted_with_the_package_installed_from_an_empty_directory(cluster, tmp_path):
-    (tmp_path / "empty").mkdir()
-    arguments = (*SHORT, "--run.dir", str(tmp_path), "--rollout.engine.type", "transformers")
-    output = submit(cluster, tmp_path / "empty", (), arguments)
-    assert_run_is_whole(FinishedRun(tmp_path / "run", output))
+@pytest.fixture(scope="module")
+def scraped(cluster, rays_folder, tmp_path_factory) -> Iterator[tuple[FinishedRun, PrometheusServer | None]]:
+    """A run submitted from an empty directory, and Prometheus beside it where that is installed."""
+    folder, empty = tmp_path_factory.mktemp("scraped"), tmp_path_factory.mktemp("empty")
+    # A name of its own: nodes may still serve what a run before this one told them.
+    arguments = (
+        *SHORT, "--run.steps", "8", "--run.name", "scraped", "--faults.ping_s", "1", "--run.dir", str(folder),
+        "--rollout.engine.type", "transformers",
+    )  # fmt: skip
+    with prometheus(PROMETHEUS, rays_folder, folder) if PROMETHEUS else contextlib.nullcontext() as server:
+        yield FinishedRun(folder / "scraped", submit(cluster, empty, (), arguments)), server
+
+
+def test_submitted_with_the_package_installed_from_an_empty_directory(scraped):
+    run, _ = scraped
+    assert_run_is_whole(run, steps=8)
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian package of that name)")
-def test_prometheus_answers_every_query_of_the_dashboard(cluster, rays_folder, tmp_path):
+def test_prometheus_answers_every_query_of_the_dashboard(scraped):
+    run, server = scraped
     dashboard = json.loads((REPOSITORY / "deploy/grafana/unisd_rl.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    # A name of its own: nodes may still serve what a run before this one told them.
-    longer = (
-        "--run.steps", "8", "--learner.batch_size", "16", "--task.eval_examples", "32", "--run.name", "scraped",
-        "--faults.ping_s", "1", "--run.dir", str(tmp_path), "--rollout.engine.type", "transformers",
-    )  # fmt: skip
-    with prometheus(PROMETHEUS, rays_folder, tmp_path) as server:
-        submit(cluster, REPOSITORY, (), longer)
-        unanswered = [query for query in queries if not server.answer(query.replace("$run", "scraped"))]
-        (steps,) = server.answer('ray_unisd_rl_steps{run="scraped"}')
-        (loss,) = server.answer('ray_unisd_rl_loss_loss{run="scraped"}')
-    assert unanswered == []
+    assert [query for query in queries if not server.answer(query.replace("$run", "scraped"))] == []
+    (steps,) = server.answer('ray_unisd_rl_steps{run="scraped"}')
+    (loss,) = server.answer('ray_unisd_rl_loss_loss{run="scraped"}')
     assert {value for _, value in steps["values"]} == {"8"}
-    losses = [row["loss"] for row in read_json_lines(tmp_path / "scraped" / "metrics.jsonl")]
-    assert {float(value) for _, value in loss["values"]} <= set(losses)
+    assert {float(value) for _, value in loss["values"]} <= {row["loss"] for row in run.metrics}
 
 
 def test_a_relative_run_folder_is_refused_in_a_job(cluster, tmp_path):

@@ -110,8 +110,11 @@ def test_the_learner_and_the_engine_have_cores_of_their_own(short_run):
 def test_the_screen_shows_the_steps_and_the_result_and_no_logs(short_run):
     assert sum(line.startswith("step ") for line in short_run.output.splitlines()) == STEPS
     assert "accuracy" in short_run.output
-    assert "INFO" not in short_run.output
-    assert {path.name for path in (short_run.path / "logs").iterdir()} >= {"learner-0.log"}
+    lines = short_run.output.splitlines()
+    assert lines[0].startswith("run ")
+    of_libraries = ("Warning", "WARNING", "INFO", "pid=", "leaked", "ignored in")
+    assert [line for line in lines if any(words in line for words in of_libraries)] == []
+    assert {path.name for path in (short_run.path / "logs").iterdir()} >= {"learner-0.log", "driver.log"}
 
 
 @pytest.mark.engine
@@ -135,7 +138,7 @@ def test_the_checkpoint_loads_as_a_plain_transformers_model(short_run):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("stage", "answers"), [(2, 1), (3, 4)])
+@pytest.mark.parametrize(("stage", "answers"), [pytest.param(2, 1, marks=pytest.mark.slow), (3, 4)])
 def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage, answers):
     settings = ("--learner.zero_stage", str(stage), "--run.steps", "3", "--rollout.answers_per_prompt", str(answers))
     run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, *settings)

@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT at every phase of a run: one line, a `summary.json`, no process left, and a run that resumes.
 
-Two phases in the default tier (vLLM while it starts, and a step); the base model's training takes a minute alone.
+Two phases in the default tier (the actors' start, and a step); the base model's training takes a minute alone.
 """
 
 import os
@@ -47,13 +47,14 @@ class Phase:
     own_cache: bool = False
 
 
-ENGINE_START = Phase(there="logs/rollout-0.log", after_s=6.0, arguments=VLLM)  # its process is there, and imports
+ACTOR_START = Phase(there="logs/rollout-0.log", after_s=2.0)  # its process is there, and imports
 STEP = Phase(begins="step    1/", after_s=0.05)
 OTHERS = {
     "base_model": Phase(begins="base model", after_s=5.0, own_cache=True),
     "preparation": Phase(begins="preparing contexts", own_cache=True),
     "ray": Phase(begins="training on", after_s=0.0),
     "learner_start": Phase(there="logs/learner-0.log", after_s=1.0),
+    "vllm_start": Phase(there="logs/rollout-0.log", after_s=6.0, arguments=VLLM),
     "engine_compute": Phase(there="logs/rollout-0.log", after_s=20.0, arguments=VLLM),
     "first_evaluation": Phase(begins="evaluating version 0"),
     "checkpoint": Phase(there="checkpoints/step-2.partial"),
@@ -113,9 +114,8 @@ def check_stop(folder: Path, phase: Phase, number: signal.Signals, **environment
     return resumed
 
 
-@pytest.mark.engine
-def test_sigterm_while_vllm_starts_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
-    check_stop(tmp_path, ENGINE_START, signal.SIGTERM)
+def test_sigterm_while_actors_start_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
+    check_stop(tmp_path, ACTOR_START, signal.SIGTERM)
 
 
 def test_ctrl_c_in_a_step_completes_it_and_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
