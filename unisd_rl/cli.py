@@ -91,11 +91,15 @@ def check_machine(needed: Sequence[Requirement]) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they become known; a character that the terminal's encoding lacks is written as an escape."""
+    """Print lines as they become known, for as long as somebody reads them (`| head` stops after ten); a character
+    that the terminal's encoding lacks is written as an escape."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    for line in lines:
-        print(line, flush=True)
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:

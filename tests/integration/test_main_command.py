@@ -24,3 +24,11 @@ def test_it_starts_as_a_module_too():
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert "--run.steps" in ended.stdout
+
+
+def test_a_reader_that_has_seen_enough_ends_no_command():
+    """As `| head -1` does: no traceback, and the command ends well."""
+    words = [sys.executable, "-m", "unisd_rl.run", "--help-all"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as command:
+        command.stdout.close()
+        assert (command.stderr.read(), command.wait(60)) == ("", 0)
