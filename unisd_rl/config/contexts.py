@@ -102,12 +102,17 @@ NegativeConfig = Annotated[
 ]
 ContextOrder = Literal["reference_first", "question_first"]
 """Where an auxiliary view has its reference: before the problem's question, or below it."""
+PrimaryContext = Literal["demonstration", "another", "nothing"]
+"""What the primary view reads beside the prompt."""
 _DEFAULT_TYPES = {"auxiliary": "random", "negative": "task"}
 
 
 class ContextsConfig(Section):
     """What the teachers read beside the prompt."""
 
+    primary: PrimaryContext = "demonstration"
+    """What the primary view reads: the problem's demonstration; or, as controls of an experiment, the demonstration of
+    another problem, drawn at random among those that do not give the answer away, or nothing: it then is the prompt."""
     auxiliary: AuxiliaryConfig | None = None
     """Views that never hold this problem's answer (for agreement). Absent: none."""
     negative: NegativeConfig | None = None

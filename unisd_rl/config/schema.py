@@ -149,6 +149,7 @@ class Config(Section):
         """Those contexts that a term reads beside the primary view: nothing else is built."""
         views = self.objective.needs.views
         return ContextsConfig(
+            primary=self.contexts.primary,
             auxiliary=self.contexts.auxiliary if ViewKind.AUXILIARY in views else None,
             negative=self.contexts.negative if ViewKind.NEGATIVE in views else None,
             order=self.contexts.order,
@@ -359,6 +360,8 @@ def _ema(config: Config) -> Iterator[str]:
 
 def _contexts(config: Config) -> Iterator[str]:
     given, read = config.contexts, config.contexts_read
+    if given.primary != "demonstration" and not config.reads_teacher:
+        yield f'contexts.primary = "{given.primary}" has no effect: no term reads a teacher'
     if given.auxiliary and not read.auxiliary:
         yield "contexts.auxiliary gives views that no term reads (agreement with a divergence would): none is built"
     if given.negative and not read.negative:

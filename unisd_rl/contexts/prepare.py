@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from unisd_rl.config import Config
 from unisd_rl.config.contexts import GeneratedConfig, GeneratedNegative, InductionAuxiliary, RetrievalAuxiliary
-from unisd_rl.contexts.auxiliary import StepDonors
+from unisd_rl.contexts.auxiliary import StepDonors, shuffled
 from unisd_rl.contexts.cache import (
     Inputs,
     Row,
@@ -29,6 +29,7 @@ from unisd_rl.contexts.cache import (
     records_fingerprint,
 )
 from unisd_rl.contexts.induction import Instruction, demonstration_groups, distinct_instructions, instruction_request
+from unisd_rl.contexts.leakage import leak_detector, non_leaking_examples
 from unisd_rl.contexts.negatives import GradeMany, VerifiedNegative, verified_negatives
 from unisd_rl.contexts.prompts import Prepared, prompt_of
 from unisd_rl.contexts.selection import (
@@ -253,6 +254,7 @@ class ContextBuilder:
         self._read, self._seed = config.contexts_read, config.run.seed
         auxiliary = self._read.auxiliary
         self._auxiliary = auxiliary and auxiliary_contexts(auxiliary, task, self._seed, instructions)
+        self._leaks = leak_detector(task)
 
     def rows(self, examples: Sequence[Example], name: str) -> list[PreparedRow]:
         """One row a problem, in order; `name` seeds what the model writes, and tells these problems from others."""
@@ -261,9 +263,17 @@ class ContextBuilder:
 
     def _row(self, example: Example, negative: VerifiedNegative) -> PreparedRow:
         auxiliary = self._auxiliary.for_example(example) if self._auxiliary else ()
-        contexts = Contexts(auxiliary, negative.text)
+        contexts = Contexts(auxiliary, negative.text, self._another(example))
         lengths = self._measure(prompt_of(self._task, self._config, example, contexts))
         return PreparedRow(example.id, contexts, negative.right, negative.implausible, lengths)
+
+    def _another(self, example: Example) -> str | None:
+        """The demonstration of another problem, where the primary view reads one and there is one without a leak."""
+        if self._read.primary != "another" or not self._config.reads_teacher:
+            return None
+        order = shuffled(self._task.train, derive_seed(self._seed, "another demonstration", example.id))
+        donors = non_leaking_examples(example, order, 1, self._leaks)
+        return donors[0].demonstration if donors else None
 
     def _negatives(self, examples: Sequence[Example], name: str) -> Sequence[VerifiedNegative]:
         negative, generator = self._read.negative, self._generator

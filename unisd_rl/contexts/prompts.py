@@ -122,7 +122,7 @@ class PromptStream:
                 (
                     f"(Example(id={example.id!r}, question={example.question!r}, "
                     f"demonstration={example.demonstration!r}, answer={example.answer!r}{_chat_text(example)}), "
-                    f"Contexts(auxiliary={contexts.auxiliary!r}, negative={contexts.negative!r}))"
+                    f"Contexts(auxiliary={contexts.auxiliary!r}, negative={contexts.negative!r}{_another(contexts)}))"
                 ).encode()
             )
         return digest.hexdigest()
@@ -172,9 +172,14 @@ def _chat_text(example: Example) -> str:
     return f", chat={[turn.texts for turn in example.chat]!r}" if example.chat else ""
 
 
+def _another(contexts: Contexts) -> str:
+    return "" if contexts.another is None else f", another={contexts.another!r}"
+
+
 def prompt_of(task: Task, config: Config, example: Example, contexts: Contexts) -> Prompt:
     """With the views, where some term reads a teacher, and the gold completion, where the run trains on any."""
-    views = prompt_for(task, example, contexts, config.contexts.order).views if config.reads_teacher else ()
+    read = config.contexts
+    views = prompt_for(task, example, contexts, read.order, read.primary).views if config.reads_teacher else ()
     gold = example.demonstration if config.rollout.sources.gold else None
     return Prompt(example.id, task.student_messages(example), views, gold)
 

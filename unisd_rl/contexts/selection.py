@@ -79,7 +79,7 @@ class PreparedRow:
     @classmethod
     def from_json(cls, row: Row) -> "PreparedRow":
         """The inverse of `to_json`."""
-        contexts = Contexts(tuple(row["contexts"]["auxiliary"]), row["contexts"]["negative"])
+        contexts = Contexts(**{**row["contexts"], "auxiliary": tuple(row["contexts"]["auxiliary"])})
         return cls(row["id"], contexts, row["right"], row["implausible"], Lengths(**row["lengths"]))
 
 
@@ -137,6 +137,10 @@ def _longest_view(config: Config, task: Task, tokenizer: ChatTokenizer) -> int:
         for example in (task.train if config.reads_teacher else ())
     )
     chats = nlargest(_COUNTED, chain(asked, solved), key=_characters)
+    if read.primary == "another" and config.reads_teacher and task.train:
+        demonstration = max((example.demonstration for example in task.train), key=len)
+        longest_asked = max(map(task.student_messages, task.train), key=_characters)
+        chats.append(with_demonstration(longest_asked, demonstration))
     if isinstance(read.auxiliary, InductionAuxiliary):
         written = read.auxiliary.max_tokens
     elif read.auxiliary is not None and task.train:
@@ -188,7 +192,7 @@ def select_examples(config: Config, task: Task, rows: Sequence[PreparedRow]) -> 
         if row.lengths.prompt > limits.max_prompt_tokens or row.lengths.gold > limits.max_completion_tokens:
             counts["too_long"] += 1
             longest = max(longest, (max(row.lengths.prompt, row.lengths.gold), row.id), key=lambda length: length[0])
-        elif len(row.contexts.auxiliary) < views:
+        elif len(row.contexts.auxiliary) < views or (read.primary == "another" and row.contexts.another is None):
             counts["without_views"] += 1
         else:
             kept.append(index)
@@ -237,6 +241,12 @@ def _check_losses(config: Config, report: PreparationReport) -> None:
             f"{report.dropped} of {total} problems are dropped, {share}: {report.without_views} have fewer than "
             f"contexts.auxiliary.views = {read.auxiliary.views} contexts that do not leak their answer, "
             f"{report.too_long} are too long; lower it, add training records, or choose another contexts.auxiliary.type"
+        )
+    if report.dropped > most:
+        raise UserError(
+            f"{report.dropped} of {total} problems are dropped, {share}: for {report.without_views} every other "
+            f'demonstration gives their answer away, which contexts.primary = "{read.primary}" needs, '
+            f"{report.too_long} are too long; add training records, or choose another contexts.primary"
         )
     if read.negative is not None and report.kept and report.without_negative == report.kept:
         raise UserError(

@@ -18,6 +18,7 @@ from unisd_rl.config.contexts import (
     InductionAuxiliary,
     NegativeConfig,
     PerturbationNegative,
+    PrimaryContext,
     ProgramMutationsNegative,
     RandomAuxiliary,
     RetrievalAuxiliary,
@@ -35,7 +36,7 @@ from unisd_rl.contexts.negatives import (
     perturbed_candidates,
 )
 from unisd_rl.contexts.retrieval import Among, Bm25, Embeddings, nearest_first
-from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, with_demonstration
+from unisd_rl.contexts.templates import AUXILIARY_TEMPLATES, Chat, with_demonstration
 from unisd_rl.tasks.corruption import Corruption
 from unisd_rl.tasks.task import Task
 from unisd_rl.types import Example, Prompt, View, ViewKind
@@ -50,16 +51,35 @@ class Contexts:
 
     auxiliary: tuple[str, ...] = ()
     negative: str | None = None
+    another: str | None = None
+    """The demonstration of another problem, where the primary view reads one."""
 
 
-def prompt_for(task: Task, example: Example, contexts: Contexts, order: ContextOrder = "reference_first") -> Prompt:
+def prompt_for(
+    task: Task,
+    example: Example,
+    contexts: Contexts,
+    order: ContextOrder = "reference_first",
+    primary: PrimaryContext = "demonstration",
+) -> Prompt:
     """The prompt of an example: primary view first, then the auxiliary ones, then the negative one."""
     chat, with_reference = task.student_messages(example), AUXILIARY_TEMPLATES[order]
-    views = [View(ViewKind.PRIMARY, with_demonstration(chat, example.demonstration))]
+    views = [View(ViewKind.PRIMARY, _primary_view(chat, example, contexts, primary))]
     views += [View(ViewKind.AUXILIARY, with_reference(chat, reference)) for reference in contexts.auxiliary]
     if contexts.negative is not None:
         views.append(View(ViewKind.NEGATIVE, with_demonstration(chat, contexts.negative)))
     return Prompt(example.id, chat, tuple(views))
+
+
+def _primary_view(chat: Chat, example: Example, contexts: Contexts, primary: PrimaryContext) -> Chat:
+    match primary:
+        case "demonstration":
+            return with_demonstration(chat, example.demonstration)
+        case "another":
+            assert contexts.another is not None, "problems without one are not trained on"
+            return with_demonstration(chat, contexts.another)
+        case "nothing":
+            return chat
 
 
 def auxiliary_contexts(

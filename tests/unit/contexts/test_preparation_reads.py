@@ -12,6 +12,7 @@ from tests.fakes.chat_tokenizers import (
     ChatFolder,
 )
 from unisd_rl.config.load import load_recipe
+from unisd_rl.contexts.leakage import contains_answer
 from unisd_rl.contexts.prepare import Preparation
 from unisd_rl.contexts.prompts import PromptStream, prompt_of
 from unisd_rl.driver.console import Console
@@ -44,6 +45,20 @@ def prepared(tmp_path, chat, system=False, time=None, **sections):
 
 def folders(tmp_path, kind):
     return sorted(path.name for path in (tmp_path / "cache" / kind).iterdir())
+
+
+def test_another_problems_demonstration_is_read_by_the_primary_view_and_gives_no_answer_away(tmp_path):
+    asked = {"primary": "another", "cache": str(tmp_path / "cache")}
+    preparation, made = prepared(tmp_path, ChatFolder(), contexts=asked)
+    demonstrations = {example.demonstration for example in preparation.task.train}
+    chosen = [contexts.another for contexts in made.contexts]
+    assert set(chosen) <= demonstrations
+    assert len(set(chosen)) > 3
+    for example, another in zip(made.kept, chosen, strict=True):
+        assert another != example.demonstration
+        assert not contains_answer(another, example)
+    again = prepared(tmp_path, ChatFolder(), contexts=asked)[1]
+    assert again.contexts == made.contexts, "read from the cache"
 
 
 @pytest.mark.parametrize(

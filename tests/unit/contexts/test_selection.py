@@ -1,5 +1,7 @@
 """Which prepared problems are trained on: those that fit; the rest is counted, and too much of it is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from unisd_rl.config.load import load_recipe
@@ -50,6 +52,16 @@ def test_more_than_one_in_twenty_without_silent_contexts_is_refused_with_the_set
         select_examples(CONFIG, TASK, rows(few))
     few.pop(0)
     assert select_examples(CONFIG, TASK, rows(few)).report.without_views == 5
+
+
+def test_problems_without_another_demonstration_are_dropped_where_the_primary_view_reads_one():
+    small = {"train_examples": 100, "eval_examples": 5}
+    config = load_recipe("sdft", {"task": small, "contexts": {"primary": "another"}})
+    plain = PreparedRow("", Contexts(another="others"), 0, 0, FITS)
+    some = [replace(plain, contexts=Contexts()) if place < 6 else plain for place in range(100)]
+    with pytest.raises(UserError, match=r'6 of 100 .* contexts\.primary = "another"'):
+        select_examples(config, TASK, some)
+    assert select_examples(config, TASK, [plain, *some[1:]]).report.without_views == 5
 
 
 def test_a_kind_of_negative_that_gives_none_at_all_is_refused_with_the_counts():

@@ -1,12 +1,13 @@
 """Views: what each of them holds, and above all what it must not hold."""
 
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unisd_rl.config.contexts import ContextsConfig, RandomAuxiliary, RetrievalAuxiliary
+from unisd_rl.config.contexts import ContextsConfig, PrimaryContext, RandomAuxiliary, RetrievalAuxiliary
 from unisd_rl.contexts.auxiliary import shuffled
 from unisd_rl.contexts.leakage import contains_answer, non_leaking_examples
 from unisd_rl.contexts.templates import (
@@ -93,6 +94,18 @@ def test_a_prompt_has_its_views_in_order():
 
 def test_contexts_that_are_left_out_leave_only_the_primary_view():
     assert [view.kind for view in prompt_for(TASK, TASK.train[0], Contexts()).views] == [ViewKind.PRIMARY]
+
+
+def test_as_controls_the_primary_view_reads_another_problems_demonstration_or_nothing():
+    example, contexts = TASK.train[0], Contexts(negative="wrong", another="another")
+    views = {kind: prompt_for(TASK, example, contexts, primary=kind).views for kind in get_args(PrimaryContext)}
+    chat = TASK.student_messages(example)
+    assert {kind: read[0].messages for kind, read in views.items()} == {
+        "demonstration": with_demonstration(chat, example.demonstration),
+        "another": with_demonstration(chat, "another"),
+        "nothing": chat,
+    }
+    assert len({read[1:] for read in views.values()}) == 1, "other views are as ever"
 
 
 @pytest.fixture(scope="module", params=[RandomAuxiliary(), RetrievalAuxiliary()], ids=lambda config: config.type)
