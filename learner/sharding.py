@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
+
+from learner.deepspeed_import import deepspeed, safe_get_full_fp32_param, safe_get_local_fp32_param
 
 
 def init_process_group(gpus: bool, threads: int, timeout_s: float) -> torch.device:

@@ -6,12 +6,12 @@ ranks. It clips to norm 1 unless told otherwise, so it is told.
 
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from learner.batch import Inputs
+from learner.deepspeed_import import deepspeed
 from learner.lora import STUDENT
 from learner.model import CausalLM, HiddenStateFn, Result
 from learner.optimizer import build_optimizer, set_steps

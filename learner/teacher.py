@@ -15,12 +15,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from learner.batch import Inputs
+from learner.deepspeed_import import deepspeed
 from learner.lora import TEACHER, add_adapters, use_adapter
 from learner.model import CausalLM, HiddenStateFn, Result
 from learner.sharding import (

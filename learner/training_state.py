@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from deepspeed.utils import (
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from learner.batch import Inputs
+from learner.deepspeed_import import (
     safe_get_full_optimizer_state,
     safe_get_local_optimizer_state,
     safe_set_full_fp32_param,
@@ -23,11 +28,6 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
-from learner.batch import Inputs
 from learner.optimizer import eight_bit_state, set_eight_bit_state
 from learner.sharding import (
     NamedTensors,

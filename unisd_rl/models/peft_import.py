@@ -5,25 +5,9 @@ costs every learner seconds, and bitsandbytes says on the screen which kernels f
 for `learner.optimizer` "adamw_8bit", which imports it itself (learner/optimizer.py).
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from unisd_rl.imports import hidden
 
-__all__ = ["BaseTunerLayer", "LoraLinear", "PeftConfig", "hidden", "inject_adapter_in_model"]
-
-
-@contextmanager
-def hidden(library: str) -> Iterator[None]:
-    """Within this block an import of `library` fails as if it were not installed."""
-    before = sys.modules.pop(library, None)
-    sys.modules[library] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported
-    try:
-        yield
-    finally:
-        del sys.modules[library]
-        if before is not None:
-            sys.modules[library] = before
-
+__all__ = ["BaseTunerLayer", "LoraLinear", "PeftConfig", "inject_adapter_in_model"]
 
 with hidden("bitsandbytes"):
     from peft import LoraConfig as PeftConfig

@@ -1,11 +1,11 @@
-"""peft is imported without bitsandbytes; that nothing else imports peft is in test_layout.py."""
+"""A library is hidden from those who import it wherever it is; tests/integration/test_process_imports.py has whom."""
 
 import importlib.util
 import sys
 
 import pytest
 
-from unisd_rl.models.peft_import import hidden
+from unisd_rl.imports import hidden
 
 
 def test_a_hidden_library_is_not_installed_within_the_block_and_is_again_after_it():
