@@ -22,9 +22,9 @@ GRID = {
         }
     },
     "fields": {
-        "run": {"steps": 4, "checkpoint_every": 0},
+        "run": {"steps": 2, "checkpoint_every": 0},
         "learner": {"batch_size": 8},
-        "evaluation": {"every": 2, "retention": {"examples": 4}},
+        "evaluation": {"every": 1, "retention": {"examples": 4}},
         "tracking": {"to": []},
     },
     "rows": {
@@ -46,7 +46,7 @@ def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     assert "0 of 2 runs to make" in second.stderr
     row, again = read_results(tmp_path / "one.parquet")
     assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("ssd", 0.5, 0, 2)
-    assert row.steps == [2, 4]
+    assert row.steps == [1, 2]
     assert len(row.problems) == 8
     assert row.base_accuracy == sum(row.base_scores) / 8
     assert abs(row.mean_accuracy - sum(row.scores) / 8) < 1e-12

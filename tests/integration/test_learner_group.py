@@ -25,7 +25,7 @@ SHARDS = [encode(ROLLOUTS[:9]), encode(ROLLOUTS[9:])]
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=5, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -56,8 +56,23 @@ def group(cluster, model, folder):
 
 
 @pytest.fixture(scope="module")
-def reports(group):
-    return [group.step([ray.put(shard) for shard in SHARDS], version, TIMEOUT_S) for version in range(2)]
+def trained(group):
+    """The reports of two steps, and what was kept of the tokens of each: of the first all."""
+    steps = []
+    for version, sampled in enumerate((frozenset(range(100)), frozenset())):
+        report = group.step([ray.put(shard) for shard in SHARDS], version, TIMEOUT_S, sampled=sampled)
+        steps.append((report, group.token_samples()))
+    return steps
+
+
+@pytest.fixture(scope="module")
+def reports(trained):
+    return [report for report, _ in trained]
+
+
+@pytest.fixture(scope="module")
+def samples(trained):
+    return [kept for _, kept in trained]
 
 
 def expected_logprobs(model, rollout):
@@ -79,24 +94,18 @@ def test_a_step_reports_on_the_shares_of_all_ranks(reports):
     assert reports[1].loss.loss < reports[0].loss.loss
 
 
-def test_what_is_kept_of_all_tokens_is_what_the_metrics_are_of_and_changes_no_step(model, group, reports, tmp_path):
-    """Of both ranks; the other group took the same step and sampled nothing."""
-    sampling = group_of(model, tmp_path)
-    sampling.start(TIMEOUT_S)
-    metrics = sampling.step(SHARDS, 0, TIMEOUT_S, sampled=frozenset(range(100)))
-    samples = sampling.token_samples()
-    sampling.close()
-    assert metrics.loss == reports[0].loss
-    assert group.token_samples() == []
+def test_what_is_kept_of_all_tokens_is_what_the_metrics_are_of_and_of_both_ranks(reports, samples):
+    kept, afterwards = samples
+    assert afterwards == [], "of the last step alone, of which nothing was asked for"
     lengths = {rollout.number: len(rollout.completion_tokens) for rollout in ROLLOUTS if len(rollout.completion_tokens)}
-    assert {sample.number: sample.length for sample in samples} == lengths
-    assert [sample.number for sample in samples] == sorted(lengths)
-    joined = {name: np.concatenate([sample.values[name] for sample in samples]) for name in samples[0].values}
-    assert joined["divergence"].mean() == pytest.approx(metrics.loss.divergence, rel=1e-5)
-    assert joined["weight"].mean() == pytest.approx(metrics.weights.weight_mean, rel=1e-5)
+    assert {sample.number: sample.length for sample in kept} == lengths
+    assert [sample.number for sample in kept] == sorted(lengths)
+    joined = {name: np.concatenate([sample.values[name] for sample in kept]) for name in kept[0].values}
+    assert joined["divergence"].mean() == pytest.approx(reports[0].loss.divergence, rel=1e-5)
+    assert joined["weight"].mean() == pytest.approx(reports[0].weights.weight_mean, rel=1e-5)
     assert (joined["entropy"] > 0).all()
     without = [number for number, one in enumerate(ROLLOUTS) if not one.views_of(ViewKind.NEGATIVE)]
-    for sample in samples:
+    for sample in kept:
         assert np.isnan(sample.values["contrast"]).all() == (sample.number in without)
 
 
@@ -135,25 +144,55 @@ def rollout_with_versions(rollout, version):
     return replace(rollout, versions=np.full(len(rollout.completion_tokens), version, np.int32))
 
 
-def test_after_a_rank_died_in_mid_run_all_start_again_from_a_checkpoint(cluster, model, tmp_path):
-    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0})
+@pytest.fixture(scope="module")
+def looks():
+    """One item for each time that others were looked after."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def single(cluster, model, tmp_path_factory, looks):
+    """A group of one rank, which tests leave as it is: started, or lost."""
+    one = {"ranks": 1, "zero_stage": 0}
+    group = group_of(model, tmp_path_factory.mktemp("single"), learner=one, on_wait=lambda: looks.append(1))
     group.start(TIMEOUT_S)
+    yield group
+    group.close()
+
+
+def test_after_a_rank_died_in_mid_run_all_start_again_from_a_checkpoint(single, tmp_path):
     whole = [encode(ROLLOUTS)]
-    group.step(whole, 0, TIMEOUT_S)
+    single.step(whole, 0, TIMEOUT_S)
     checkpoint = tmp_path / "checkpoints" / "step-1"
-    group.save(checkpoint, RunState(0, 1, 11, ()))
+    single.save(checkpoint, RunState(0, 1, 11, ()))
     assert open_verified(checkpoint).state.version == 1
-    before = group.step(whole, 1, TIMEOUT_S)
-    (rank,) = group.ranks
+    before = single.step(whole, 1, TIMEOUT_S)
+    (rank,) = single.ranks
     ray.kill(rank)
     with pytest.raises(
         LearnerLost, match=r"^a learner rank could not train step 2: its process died: .*; see .*logs/learner-\*\.log$"
     ):
-        group.step(whole, 2, TIMEOUT_S)
-    group.close()
-    group.start(TIMEOUT_S, checkpoint, version=1)
-    assert group.step(whole, 1, TIMEOUT_S, lineage=1).loss == before.loss
-    group.close()
+        single.step(whole, 2, TIMEOUT_S)
+    single.close()
+    single.start(TIMEOUT_S, checkpoint, version=1)
+    again = single.step(whole, 1, TIMEOUT_S, lineage=1, sampled=frozenset(range(100)))
+    assert (again.loss, again.optimizer) == (before.loss, before.optimizer), "what is kept of tokens changes no step"
+
+
+def test_others_are_looked_after_while_the_ranks_work_and_the_ranks_while_others_do(single, looks):
+    assert len(looks) >= 2
+    for _ in range(5):
+        single.check()
+        time.sleep(0.1)
+    ray.kill(single.ranks[0])
+    with pytest.raises(LearnerLost, match="a learner rank died while others were waited for"):
+        look_until(single, time.monotonic() + TIMEOUT_S)
+
+
+def look_until(group, end_s):
+    while time.monotonic() < end_s:
+        group.check()
+        time.sleep(0.1)
 
 
 def test_a_rank_whose_peer_died_says_that_the_learner_is_lost(cluster, model, tmp_path):
@@ -173,26 +212,6 @@ def test_a_folder_that_cannot_be_written_costs_the_checkpoint_and_not_the_ranks(
         group.save(tmp_path / "file" / "step-2", RunState(0, 2, 0, ()))
     first = ROLLOUTS[0]
     assert np.isfinite(group.logprobs(first.prompt_tokens, first.completion_tokens)).all()
-
-
-def test_others_are_looked_after_while_the_ranks_work_and_the_ranks_while_others_do(cluster, model, tmp_path):
-    looks = []
-    group = group_of(model, tmp_path, learner={"ranks": 1, "zero_stage": 0}, on_wait=lambda: looks.append(1))
-    group.start(TIMEOUT_S)
-    assert len(looks) >= 2
-    for _ in range(5):
-        group.check()
-        time.sleep(0.1)
-    ray.kill(group.ranks[0])
-    with pytest.raises(LearnerLost, match="a learner rank died while others were waited for"):
-        look_until(group, time.monotonic() + TIMEOUT_S)
-    group.close()
-
-
-def look_until(group, end_s):
-    while time.monotonic() < end_s:
-        group.check()
-        time.sleep(0.1)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(cluster, tmp_path):

@@ -1,6 +1,6 @@
 """`ray job submit -- python -m unisd_rl.run`, from a working directory and with the package installed.
 
-Engine starts of this file: one (the submission from a working directory).
+Engine starts of this file: one, in the slow tier.
 """
 
 import contextlib
@@ -111,28 +111,28 @@ def assert_run_is_whole(run: FinishedRun, steps: int) -> None:
     assert_accuracy_is_what_its_items_say(run)
 
 
-@pytest.mark.engine
-def test_submitted_from_a_working_directory(cluster, tmp_path):
-    output = submit(cluster, REPOSITORY, ("--working-dir", "."), (*SHORT, "--run.dir", str(tmp_path)))
-    assert_run_is_whole(FinishedRun(tmp_path / "run", output), steps=2)
-
-
 @pytest.fixture(scope="module")
 def scraped(cluster, rays_folder, tmp_path_factory) -> Iterator[tuple[FinishedRun, PrometheusServer | None]]:
-    """A run submitted from an empty directory, and Prometheus beside it where that is installed."""
-    folder, empty = tmp_path_factory.mktemp("scraped"), tmp_path_factory.mktemp("empty")
-    # A name of its own: nodes may still serve what a run before this one told them.
-    arguments = (
-        *SHORT, "--run.steps", "8", "--run.name", "scraped", "--faults.ping_s", "1", "--run.dir", str(folder),
-        "--rollout.engine.type", "transformers",
-    )  # fmt: skip
+    """A run submitted from a working directory, and Prometheus beside it where that is installed."""
+    folder = tmp_path_factory.mktemp("scraped")
+    longer = ("--run.steps", "8", "--run.name", "scraped", "--faults.ping_s", "1", "--run.dir", str(folder))
+    arguments = (*SHORT, *longer, "--rollout.engine.type", "transformers")
     with prometheus(PROMETHEUS, rays_folder, folder) if PROMETHEUS else contextlib.nullcontext() as server:
-        yield FinishedRun(folder / "scraped", submit(cluster, empty, (), arguments)), server
+        output = submit(cluster, REPOSITORY, ("--working-dir", "."), arguments)
+        yield FinishedRun(folder / "scraped", output), server
 
 
-def test_submitted_with_the_package_installed_from_an_empty_directory(scraped):
+def test_submitted_from_a_working_directory(scraped):
     run, _ = scraped
     assert_run_is_whole(run, steps=8)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_submitted_with_the_package_installed_from_an_empty_directory(cluster, tmp_path):
+    (tmp_path / "empty").mkdir()
+    output = submit(cluster, tmp_path / "empty", (), (*SHORT, "--run.dir", str(tmp_path)))
+    assert_run_is_whole(FinishedRun(tmp_path / "run", output), steps=2)
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian package of that name)")

@@ -1,8 +1,8 @@
 """Every row of the paper's table and every baseline, end to end for some steps: what the run's own records say acted.
 
 All are run as a person runs them, `python -m unisd_rl.run NAME`, on the embedded task and model with the transformers
-engine, four of them in the default tier: the three sources of completions, and a moving teacher. Three of these run in
-one process, which spares half a minute each: what they are named for is the same there (test_in_process.py).
+engine, four of them in the default tier: the three sources of completions, and a moving teacher. These four run in one
+process, which spares half a minute each: what they are named for is the same there (test_in_process.py).
 `unisd_star` is what test_run.py and test_default_run.py run.
 """
 
@@ -32,7 +32,7 @@ SMALL = (
 )  # fmt: skip
 STEPS = {"ema": 11, "sft": 12, "ssd": 6}  # others: 3
 EVERY_STEP = 3
-IN_PROCESS = ("sft", "ssd", "ema")
+IN_PROCESS = ("sft", "ssd", "gkd", "ema")
 
 
 def steps_of(name: str) -> int:

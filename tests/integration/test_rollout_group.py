@@ -36,7 +36,7 @@ def served(cluster, tied_model_path, tmp_path_factory):
     made.group.close()
 
 
-@pytest.mark.parametrize("parts", [{}, {"actors": 2}], indirect=True, ids=["one_actor", "two_actors"])
+@pytest.mark.parametrize("parts", [{"actors": 2}], indirect=True, ids=["two_actors"])
 def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(parts):
     parts.publish(0)
     parts.queue.admit(tuple(numbered(number) for number in range(BATCH * STEPS)))

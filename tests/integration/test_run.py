@@ -1,6 +1,6 @@
 """The whole loop for real: Ray, vLLM, Arrow, DeepSpeed, in the processes a user gets.
 
-Engine starts of this file: one for `short_run`, two for each run of `TWO_AND_TWO`.
+Engine starts of this file: one for `short_run`; in the slow tier two for each run of `TWO_AND_TWO`.
 """
 
 import statistics
@@ -137,10 +137,18 @@ def test_the_checkpoint_loads_as_a_plain_transformers_model(short_run):
     assert gap > 1e-4
 
 
-@pytest.mark.engine
-@pytest.mark.parametrize(("stage", "answers"), [pytest.param(2, 1, marks=pytest.mark.slow), (3, 4)])
-def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage, answers):
-    settings = ("--learner.zero_stage", str(stage), "--run.steps", "3", "--rollout.answers_per_prompt", str(answers))
+VLLM = (pytest.mark.slow, pytest.mark.engine)
+
+
+@pytest.mark.parametrize(
+    "engine,stage,answers",
+    [("transformers", 3, 4), pytest.param("vllm", 2, 1, marks=VLLM), pytest.param("vllm", 3, 4, marks=VLLM)],
+)
+def test_two_rollout_actors_and_two_learner_ranks(tmp_path, engine, stage, answers):
+    settings = (
+        "--rollout.engine.type", engine, "--learner.zero_stage", str(stage), "--run.steps", "3",
+        "--rollout.answers_per_prompt", str(answers),
+    )  # fmt: skip
     run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, *settings)
     assert_groups_are_whole(run, answers)
     assert_every_prompt_exactly_once_and_in_order(run, 3, BATCH)
