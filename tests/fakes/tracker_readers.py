@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 EXTRAS = ("wandb", "mlflow", "trackio")
 INSTALLED = tuple(name for name in EXTRAS if (spec := importlib.util.find_spec(name)) and spec.origin)
@@ -115,9 +116,9 @@ def trackio_logs(run: Path) -> list[dict]:
     """Every row of the one run in Trackio's database, in order."""
     from trackio import sqlite_storage
 
-    sqlite_storage.TRACKIO_DIR = run / "trackio"  # set at the import, and this process reads several
-    (name,) = sqlite_storage.SQLiteStorage.get_runs("unisd-rl")
-    return sorted(sqlite_storage.SQLiteStorage.get_logs("unisd-rl", name), key=lambda row: row["timestamp"])
+    with patch.object(sqlite_storage, "TRACKIO_DIR", run / "trackio"):  # set at the import, and here are several
+        (name,) = sqlite_storage.SQLiteStorage.get_runs("unisd-rl")
+        return sorted(sqlite_storage.SQLiteStorage.get_logs("unisd-rl", name), key=lambda row: row["timestamp"])
 
 
 READERS = {"tensorboard": tensorboard_curves, "wandb": wandb_curves, "mlflow": mlflow_curves, "trackio": trackio_curves}

@@ -54,8 +54,8 @@ def ray_start_turn():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray on this machine, which offers three cores."""
-    ray.init(address="local", include_dashboard=False, num_cpus=3, log_to_driver=False)
+    """Ray on this machine, which offers five cores."""
+    ray.init(address="local", include_dashboard=False, num_cpus=5, log_to_driver=False)
     yield
     ray.shutdown()
 

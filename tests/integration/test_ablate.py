@@ -1,12 +1,9 @@
 """A grid made by the command: a run and a replay of it, each trained, its checkpoints and out of domain evaluated, and
 then a row."""
 
-import subprocess
-import sys
-
 import tomli_w
 
-from tests.fakes.finished import REPOSITORY
+from tests.fakes.commands import run_alone
 from unisd_rl.ablation.results import read_results
 
 GRID = {
@@ -37,13 +34,10 @@ GRID = {
 def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     grid = tmp_path / "one.toml"
     grid.write_text(tomli_w.dumps(GRID))
-    words = [sys.executable, "-m", "unisd_rl.ablate", str(grid), "--runs", str(tmp_path / "runs")]
-    first, second = (
-        subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300) for _ in range(2)
-    )
-    assert first.returncode == 0, first.stderr
-    assert "2 of 2 runs to make" in first.stderr
-    assert "0 of 2 runs to make" in second.stderr
+    first, second = (run_alone("unisd_rl.ablate", grid, "--runs", tmp_path / "runs") for _ in range(2))
+    assert first.code == 0, first.errors
+    assert "2 of 2 runs to make" in first.errors
+    assert "0 of 2 runs to make" in second.errors
     row, again = read_results(tmp_path / "one.parquet")
     assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("ssd", 0.5, 0, 2)
     assert row.steps == [1, 2]

@@ -131,7 +131,10 @@ def test_a_replay_waits_for_its_recording_and_others_do_not_wait_for_it(tmp_path
 
 
 def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_its_checkpoints(tmp_path):
-    tree = {"run": {"name": "sdft-0", "dir": str(tmp_path), "steps": 20, "checkpoint_every": 10}}
+    tree = {
+        "run": {"name": "sdft-0", "dir": str(tmp_path), "steps": 20, "checkpoint_every": 10},
+        "learner": {"learning_rate": 3e-4},
+    }
     config = load_recipe("sdft", tree)
     cell = Cell("sdft", "arithmetic", 0.0, 0)
     replay, evaluate = CellRun(cell, config, None, tmp_path, (10, 20), tmp_path / "recording").commands()
@@ -139,7 +142,8 @@ def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_
     assert (module, recording) == ("unisd_rl.replay", str(tmp_path / "recording"))
     given = dict(zip(options[::2], options[1::2], strict=True))
     objective = json.loads(given.pop("--objective"))
-    assert given == {"--run.name": "sdft-0", "--run.checkpoint_every": "10", "--run.keep_checkpoints": "2"}
+    named = {"--run.name": "sdft-0", "--run.checkpoint_every": "10", "--run.keep_checkpoints": "2"}
+    assert given == named | {"--learner.learning_rate": "0.0003"}
     assert objective["contrastive"] is None, "what the recording had and this row has not is left out"
     said = parse_fields(["--objective", json.dumps(objective)], "replay")
     recorded = overlay(load_recipe("unisd_star").model_dump(mode="json"), said)

@@ -1,5 +1,6 @@
 """The learner on real Ray: two sharded ranks in actors of their own, from a batch to a published version."""
 
+import sys
 import time
 
 import numpy as np
@@ -125,6 +126,14 @@ def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports,
     found = group.logprobs(ROLLOUTS[0].prompt_tokens, ROLLOUTS[0].completion_tokens)
     assert found.dtype == np.float32
     assert np.abs(found - expected_logprobs(saved, ROLLOUTS[0])).max() < 1e-5
+
+
+def test_a_rank_has_imported_nothing_for_which_it_has_no_use(group, reports):
+    """Other libraries import these wherever they are installed (unisd_rl/imports.py)."""
+    (_, rank) = group.ranks
+    libraries = ("bitsandbytes", "mlflow", "pandas", "vllm")
+    imported = rank.__ray_call__.remote(lambda _: [name for name in libraries if name in sys.modules])
+    assert ray.get(imported, timeout=TIMEOUT_S) == []
 
 
 def test_what_the_ranks_print_goes_to_their_files(group, folder):

@@ -1,28 +1,49 @@
-"""A run's training again from its ledger, as a person types it; two learner ranks, the transformers engine.
+"""A run's training again from its ledger, as a person types it; two learner ranks, two actors, the transformers engine.
 
-Each prompt has four answers, which are dealt to one rank. Actor and learner compute at the same time; in the slow tier
-they take turns too.
+Each prompt has four answers, which are dealt to one rank. Actors and learner compute at the same time; in the slow tier
+one actor and the learner take turns too.
 """
 
 import json
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
-from tests.fakes.finished import REPOSITORY, TIMEOUT_S, FinishedRun, run_job
+from tests.fakes.commands import run_alone
+from tests.fakes.finished import (
+    REPOSITORY,
+    TIMEOUT_S,
+    FinishedRun,
+    assert_accuracy_is_what_its_items_say,
+    assert_every_prompt_exactly_once_and_in_order,
+    assert_groups_are_whole,
+    assert_staleness_within,
+    run_job,
+)
 
-STEPS, BATCH = 4, 16
+STEPS, BATCH, ANSWERS = 4, 16, 4
 TINY = (
-    "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--learner.ranks", "2",
-    "--task.train_examples", "100", "--task.eval_examples", "8", "--run.steps", str(STEPS),
-    "--rollout.answers_per_prompt", "4",
+    "--learner.batch_size", str(BATCH), "--rollout.engine.type", "transformers", "--task.train_examples", "100",
+    "--task.eval_examples", "8", "--run.steps", str(STEPS), "--rollout.answers_per_prompt", str(ANSWERS),
 )  # fmt: skip
+TWO_RANKS = ("--learner.ranks", "2", "--learner.zero_stage", "3")
+PLACES = {"apart": ("--rollout.actors", "2"), "colocated": ("--run.placement", "colocated")}
 
 
 @pytest.fixture(scope="module", params=["apart", pytest.param("colocated", marks=pytest.mark.slow)])
 def run(request, tmp_path_factory):
-    return run_job(tmp_path_factory.mktemp("recorded"), *TINY, "--run.placement", request.param)
+    return run_job(tmp_path_factory.mktemp("recorded"), *TINY, *TWO_RANKS, *PLACES[request.param])
+
+
+def test_the_run_has_whole_groups_each_prompt_once_and_in_order_and_as_many_actors_as_it_asked_for(run):
+    assert_groups_are_whole(run, ANSWERS)
+    assert_every_prompt_exactly_once_and_in_order(run, STEPS, BATCH)
+    assert_staleness_within(run, bound=1)
+    assert_accuracy_is_what_its_items_say(run)
+    actors = tomllib.loads((run.path / "config.toml").read_text())["rollout"]["actors"]
+    assert len({row["actor"] for row in run.consumed}) == actors
 
 
 def replayed(run, *arguments):
@@ -61,7 +82,7 @@ def test_another_objective_on_the_same_rollouts_is_not_compared(run):
 
 def test_a_loss_that_differs_and_a_ledger_that_ends_early_are_told(tmp_path):
     """Of a run in one process, which is replayed in one."""
-    cut = run_job(tmp_path, "unisd_star", "in_process", *TINY, "--learner.ranks", "1")
+    cut = run_job(tmp_path, "unisd_star", "in_process", *TINY)
     lines = cut.metrics
     loss = lines[1]["loss"]
     lines[1]["loss"] += 1e-9
@@ -69,7 +90,8 @@ def test_a_loss_that_differs_and_a_ledger_that_ends_early_are_told(tmp_path):
     (index,) = (cut.path / "rollouts" / "index").iterdir()
     commits = index.read_text().splitlines()
     index.write_text("".join(f"{line}\n" for line in commits if max(json.loads(line)["numbers"]) < 3 * BATCH))
-    code, replay = replayed(cut, "--check")
+    ended = run_alone("unisd_rl.replay", cut.path, "--check")
+    code, replay = ended.code, FinishedRun(tmp_path / "run-replay", f"{ended.output}{ended.errors}")
     assert code == 1
     whole = replay.summary["steps"]
     assert 2 <= whole < STEPS

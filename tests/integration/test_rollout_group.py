@@ -36,8 +36,16 @@ def served(cluster, tied_model_path, tmp_path_factory):
     made.group.close()
 
 
-@pytest.mark.parametrize("parts", [{"actors": 2}], indirect=True, ids=["two_actors"])
-def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(parts):
+@pytest.fixture(scope="module")
+def two_actors(cluster, tied_model_path, tmp_path_factory):
+    """Two actors, which tests leave at the version of the step that comes next."""
+    made = Parts(config(actors=2), tied_model_path, tmp_path_factory.mktemp("two"))
+    yield made
+    made.group.close()
+
+
+def test_prompts_become_batches_in_order_with_the_log_probs_of_their_versions(two_actors):
+    parts = two_actors
     parts.publish(0)
     parts.queue.admit(tuple(numbered(number) for number in range(BATCH * STEPS)))
     parts.group.run()
@@ -69,10 +77,11 @@ def as_generation(rollout):
     )
 
 
-@pytest.mark.parametrize("parts", [{"actors": 2}], indirect=True)
-def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
-    first = parts.publish(0)
-    parts.queue.admit(tuple(numbered(number) for number in range(BATCH)))
+def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(two_actors):
+    parts = two_actors
+    first = PolicyVersion(0, max(parts.models)) if parts.models else parts.publish(0)
+    step, answered = first.number, sum(report.answered for report in parts.group.reports())
+    parts.queue.admit(tuple(numbered(number) for number in range(step * BATCH, (step + 1) * BATCH)))
     parts.group.run()
     asked = [(Message("user", f"question {number}"),) for number in range(9)]
     greedy = Sampling(0.0, 1.0, 12)
@@ -81,14 +90,14 @@ def test_an_evaluation_is_of_one_version_in_order_and_beside_the_queue(parts):
     alone = [parts.group.answers([chat], greedy, first)[0] for chat in asked[:3]]
     assert [one.text for one in answers[:3]] == [one.text for one in alone]
     assert len({one.text for one in answers}) > 1
-    assert all((one.generation.versions == 0).all() for one in answers)
+    assert all((one.generation.versions == step).all() for one in answers)
     sampled = parts.group.answers(asked[:2], Sampling(0.7, 1.0, 12, seed=3), first)
-    assert all(gap(parts.models[0], one.prompt_tokens, one.generation) < 1e-4 for one in sampled)
+    assert all(gap(parts.models[step], one.prompt_tokens, one.generation) < 1e-4 for one in sampled)
     drawn = parts.group.answers(asked[:3], Sampling(0.7, 1.0, 12, seed=3), first)
     again = [parts.group.answers([chat], Sampling(0.7, 1.0, 12, seed=3 + i), first) for i, chat in enumerate(asked[:3])]
     assert [one.text for one in drawn] == [one.text for (one,) in again]  # whoever answers
-    assert len(parts.queue.take(0, 1, WAIT_S, parts.group.check).numbers) == BATCH
-    assert sum(report.answered for report in parts.group.reports()) == 9 + 3 + 2 + 3 + 3
+    assert len(parts.queue.take(step, 1, WAIT_S, parts.group.check).numbers) == BATCH
+    assert sum(report.answered for report in parts.group.reports()) - answered == 9 + 3 + 2 + 3 + 3
 
 
 def test_answers_of_a_version_that_is_not_there_are_refused(served):

@@ -137,18 +137,12 @@ def test_the_checkpoint_loads_as_a_plain_transformers_model(short_run):
     assert gap > 1e-4
 
 
-VLLM = (pytest.mark.slow, pytest.mark.engine)
-
-
-@pytest.mark.parametrize(
-    "engine,stage,answers",
-    [("transformers", 3, 4), pytest.param("vllm", 2, 1, marks=VLLM), pytest.param("vllm", 3, 4, marks=VLLM)],
-)
-def test_two_rollout_actors_and_two_learner_ranks(tmp_path, engine, stage, answers):
-    settings = (
-        "--rollout.engine.type", engine, "--learner.zero_stage", str(stage), "--run.steps", "3",
-        "--rollout.answers_per_prompt", str(answers),
-    )  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize(("stage", "answers"), [(2, 1), (3, 4)])
+def test_two_rollout_actors_and_two_learner_ranks(tmp_path, stage, answers):
+    """With the transformers engine: test_replay.py."""
+    settings = ("--learner.zero_stage", str(stage), "--run.steps", "3", "--rollout.answers_per_prompt", str(answers))
     run = run_job(tmp_path, *SHORT, *TWO_AND_TWO, *settings)
     assert_groups_are_whole(run, answers)
     assert_every_prompt_exactly_once_and_in_order(run, 3, BATCH)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -94,7 +95,12 @@ def stopped(folder: Path, phase: Phase, number: signal.Signals, mark: str, **env
     return FinishedRun(run, output[-1])
 
 
-def check_stop(folder: Path, phase: Phase, number: signal.Signals, **environment: str) -> FinishedRun:
+OTHERWISE = ("--rollout.concurrency", "32")
+
+
+def check_stop(
+    folder: Path, phase: Phase, number: signal.Signals, resumed_with: Sequence[str] = OTHERWISE, **environment: str
+) -> FinishedRun:
     mark = uuid4().hex
     run = stopped(folder, phase, number, mark, **environment)
     wait_until(lambda: not leftovers(mark), f"the end of {leftovers(mark)}", GONE_S)
@@ -106,7 +112,7 @@ def check_stop(folder: Path, phase: Phase, number: signal.Signals, **environment
     if steps := run.summary.get("steps"):  # it was completed: so is its checkpoint
         assert open_verified(run.checkpoint(steps)).state.version == steps
         assert_every_prompt_exactly_once_and_in_order(run, steps, BATCH)
-    resumed = finished(folder, resume_job(folder, "--rollout.concurrency", "32", **environment))
+    resumed = finished(folder, resume_job(folder, *resumed_with, **environment))
     assert resumed.summary["status"] == "completed"
     assert resumed.summary["steps"] == STEPS
     assert_every_prompt_exactly_once_and_in_order(resumed, STEPS, BATCH)
@@ -115,7 +121,7 @@ def check_stop(folder: Path, phase: Phase, number: signal.Signals, **environment
 
 
 def test_sigterm_while_actors_start_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):
-    check_stop(tmp_path, ACTOR_START, signal.SIGTERM)
+    check_stop(tmp_path, ACTOR_START, signal.SIGTERM, ("--run.placement", "in_process"))
 
 
 def test_ctrl_c_in_a_step_completes_it_and_leaves_nothing_behind_and_a_run_that_resumes(tmp_path):

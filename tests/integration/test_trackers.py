@@ -66,6 +66,12 @@ def tracker(request, folder, without_variables, monkeypatch):
     if request.param not in INSTALLED:
         pytest.skip(f"{request.param} is not installed: it is the extra of that name")
     monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
+    if request.param == "trackio":
+        import trackio  # it reads the variable when it is imported, which another test of this process may have done
+
+        for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == trackio.__name__]:
+            if hasattr(module, "TRACKIO_DIR"):
+                monkeypatch.setattr(module, "TRACKIO_DIR", folder / "trackio")
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""A library is hidden from those who import it wherever it is; tests/integration/test_process_imports.py has whom."""
+"""A library is hidden from those who import it wherever it is; test_learner_group.py asks a rank."""
 
 import importlib.util
 import sys
@@ -24,3 +24,12 @@ def test_one_that_was_imported_before_is_the_same_module_after_the_block():
     with hidden("colorsys"):
         assert importlib.util.find_spec("colorsys") is None
     assert sys.modules["colorsys"] is colorsys
+
+
+def test_pyarrow_still_makes_data_frames():
+    pandas = pytest.importorskip("pandas")
+    import pyarrow as pa
+
+    import unisd_rl.transport.rollouts.schema  # noqa: F401
+
+    assert isinstance(pa.table({"a": [1, 2]}).to_pandas(), pandas.DataFrame)

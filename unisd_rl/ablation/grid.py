@@ -75,8 +75,9 @@ class GridRow(Section):
     compared_with: str | None = None
     """Another row. Absent: the grid's `reference`."""
     replays: str | None = None
-    """Another row, on whose rollouts this one trains (`unisd-rl replay`) with its own objective, all else being as
-    there: it generates nothing, and its checkpoints are evaluated after it. Absent: it samples its own."""
+    """Another row, on whose rollouts this one trains (`unisd-rl replay`) with its own objective and learning rate, all
+    else being as there: it generates nothing, and its checkpoints are evaluated after it. Absent: it samples its
+    own."""
     on_policy: str | None = None
     """Of a row that trains on the rollouts of others: the row with the same objective that samples its own. The report
     says how well the ranks of the two agree."""

@@ -94,11 +94,12 @@ class CellRun:
         self.log.unlink(missing_ok=True)
 
     def _replay(self) -> list[str]:
-        """The words of the command that trains on the recording, with this run's objective."""
+        """The words of the command that trains on the recording, with this run's objective and learning rate."""
         objective = json.dumps(self.config.model_dump(mode="json")["objective"])  # absent sections too, as null
         run = self.config.run
         checkpoints = {"checkpoint_every": run.checkpoint_every, "keep_checkpoints": run.keep_checkpoints}
         options = [word for name, value in checkpoints.items() for word in (f"--run.{name}", str(value))]
+        options += ["--learner.learning_rate", str(self.config.learner.learning_rate)]
         return ["unisd_rl.replay", str(self.recording), "--objective", objective, "--run.name", run.name, *options]
 
     def _checkpoint(self, step: int) -> Path:
