@@ -29,6 +29,7 @@ class MLflow(Tracker):
         if address is None:
             address = (run / "mlruns").as_uri()
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # else it asks for a database
+        self.waits_for_a_server = not address.startswith("file:")
         self._client = MlflowClient(address)
         self._run, self._resumed = run_id(run, "mlflow", lambda: self._create(name))
         if self._resumed:

@@ -18,6 +18,8 @@ from unisd_rl.tracking.tracker import Rows, RunInformation, Tracker
 class TensorBoard(Tracker):
     """One event file for each process that runs or resumes the run."""
 
+    waits_for_a_server = False
+
     def __init__(self, folder: Path) -> None:
         self._writer = EventFileWriter(str(folder))
 

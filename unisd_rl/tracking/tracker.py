@@ -22,6 +22,8 @@ from typing import Any, Protocol
 from unisd_rl.tracking.names import flat, grouped
 from unisd_rl.types import Event, Notice, Report
 
+_TO_DISK_S = 60.0
+"""For what is left at the end, where nothing but the disk is waited for."""
 _MOST_WAITING = 1000
 """Calls that may wait for a tracker that is slow; further ones are dropped."""
 COLUMNS = ("question", "completion", "verdict")
@@ -47,7 +49,8 @@ class Tracker(Protocol):
     """One tracker of a run. Its methods may raise whatever they like, and take their time."""
 
     waits_for_a_server: bool = True
-    """Whether it may hold the process at its end until somebody answers; one that only writes to the disk does not."""
+    """Whether it may hold the process at its end until somebody answers; one that only writes to the disk does not, and
+    has a minute for what is left."""
 
     def begin(self, version: int, information: RunInformation) -> None:
         """The run begins or goes on after `version`: what was told of later versions no longer counts."""
@@ -115,6 +118,11 @@ class _TrackerThread:
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 
+    @property
+    def waits_for_a_server(self) -> bool:
+        """As the tracker says; one that has not been opened by now may wait for anything."""
+        return self._tracker is None or self._tracker.waits_for_a_server
+
     def leave_behind(self, waited_s: float) -> None:
         """Say that it was not waited for any longer, and see that the end of the process does not wait either.
 
@@ -122,7 +130,7 @@ class _TrackerThread:
         """
         self._say(f"did not take everything in the {waited_s:g} s that it had at the end")
         self._left = True
-        if self._tracker is None or self._tracker.waits_for_a_server:
+        if self.waits_for_a_server:
             self._abandon()
 
     def _work(self) -> None:
@@ -179,13 +187,15 @@ class Trackers:
         self._tell(lambda tracker: tracker.event(event))
 
     def close(self, failed: bool = False, timeout_s: float = 5.0) -> None:
-        """Tell what is left, for at most so long; a tracker that hangs is left behind."""
-        ends_s = time.monotonic() + timeout_s
+        """Tell what is left, for at most so long, or for a minute where it only has to be written to the disk; a
+        tracker that takes longer is left behind."""
+        began_s = time.monotonic()
         for thread in self._threads:
             thread.close(failed)
         for thread in self._threads:
-            if not thread.join(ends_s - time.monotonic()):
-                thread.leave_behind(timeout_s)
+            limit_s = timeout_s if thread.waits_for_a_server else max(timeout_s, _TO_DISK_S)
+            if not thread.join(began_s + limit_s - time.monotonic()):
+                thread.leave_behind(limit_s)
 
     def _tell(self, call: _Call) -> None:
         for thread in self._threads:

@@ -10,6 +10,9 @@ from typing_extensions import override
 from unisd_rl.tracking.run_id import run_id
 from unisd_rl.tracking.tracker import RESUMED_FROM, Rows, RunInformation, Tracker
 
+_ELSEWHERE = ("TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID")
+"""Variables that send it to a server."""
+
 
 class Trackio(Tracker):
     """One Trackio run; its step is the version. A history there cannot be taken back, hence `resumed_from`."""
@@ -18,6 +21,7 @@ class Trackio(Tracker):
         os.environ.setdefault("TRACKIO_DIR", str(run / "trackio"))  # read at the import
         import trackio
 
+        self.waits_for_a_server = any(os.environ.get(variable) for variable in _ELSEWHERE)
         self._library = trackio
         self._name, known = run_id(run, "trackio", lambda: name)
         self._project = os.environ.get("TRACKIO_PROJECT", "unisd-rl")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -182,19 +183,22 @@ def test_a_tracker_that_was_left_behind_is_let_go_of_and_says_nothing_after_the_
     assert [event.reason for event in events] == ["late did not take everything in the 0.2 s that it had at the end"]
 
 
-def test_a_tracker_that_only_writes_to_the_disk_may_end_after_the_run():
-    release, writing, abandoned = threading.Event(), threading.Event(), []
+def test_a_tracker_that_only_writes_to_the_disk_is_waited_for_longer_than_a_server():
+    opened, written, said, abandoned = threading.Event(), threading.Event(), [], []
 
     class WritesSlowly(Counting):
         waits_for_a_server = False
 
-        def close(self, failed):
-            writing.set()
-            release.wait(60)
+        def numbers(self, version, numbers):
+            opened.set()
 
-    told = Trackers({"disk": lambda: WritesSlowly([])}, no_information, lambda event: None, {"disk": abandoned.append})
+        def close(self, failed):
+            time.sleep(0.3)
+            written.set()
+
+    told = Trackers({"disk": lambda: WritesSlowly([])}, no_information, said.append, {"disk": abandoned.append})
     told.step(step(0))
-    told.close(timeout_s=0.2)
-    assert writing.wait(60)
-    release.set()
-    assert abandoned == []
+    assert opened.wait(60)
+    told.close(timeout_s=0.05)
+    assert written.is_set()
+    assert (said, abandoned) == ([], [])
