@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from unisd_rl.config import Config
+from unisd_rl.tracking.recorded import ToldAgain
 from unisd_rl.tracking.tracker import RunInformation, Tracker, Trackers
 from unisd_rl.types import Report
 
@@ -26,17 +27,17 @@ def trackers(config: Config, run: Path, report: Report) -> Trackers:
     def wandb() -> Tracker:
         from unisd_rl.tracking.wandb import Wandb
 
-        return Wandb(run, config.run.name)
+        return ToldAgain(run, "wandb", lambda: Wandb(run, config.run.name))
 
     def mlflow() -> Tracker:
         from unisd_rl.tracking.mlflow import MLflow
 
-        return MLflow(run, config.run.name)
+        return ToldAgain(run, "mlflow", lambda: MLflow(run, config.run.name))
 
     def trackio() -> Tracker:
         from unisd_rl.tracking.trackio import Trackio
 
-        return Trackio(run, config.run.name)
+        return ToldAgain(run, "trackio", lambda: Trackio(run, config.run.name))
 
     def prometheus() -> Tracker:
         from unisd_rl.tracking.prometheus import Prometheus

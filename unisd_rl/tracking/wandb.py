@@ -10,7 +10,6 @@ from secrets import token_hex
 import wandb
 from typing_extensions import override
 
-from unisd_rl.tracking.recorded import recorded_numbers
 from unisd_rl.tracking.run_id import run_id
 from unisd_rl.tracking.tracker import RESUMED_FROM, Rows, RunInformation, Tracker
 
@@ -23,11 +22,7 @@ class Wandb(Tracker):
     """One W&B run, its charts over `version`; a history there cannot be taken back, hence `resumed_from`."""
 
     def __init__(self, run: Path, name: str) -> None:
-        identity, known = run_id(run, "wandb", partial(token_hex, 4))
-        self._folder, self._whole = run, run / "tracking" / "wandb.closed"
-        # A process that is killed loses what its library had not written, in blocks of 32 KiB.
-        self._lost_some = known and not self._whole.exists()
-        self._whole.unlink(missing_ok=True)
+        identity, _ = run_id(run, "wandb", partial(token_hex, 4))
         # Silent, and never a prompt for a key: the terminal belongs to the run, and nobody may sit there.
         settings = wandb.Settings(silent=True, console="off", finish_timeout=_FINISH_S)
         wandb.setup(settings)
@@ -50,10 +45,6 @@ class Wandb(Tracker):
         kept = {**information.config, "git_commit": commit, "command": command, "recipe": information.recipe}
         self._run.config.update(kept, allow_val_change=True)
         self.numbers(version, {RESUMED_FROM: version})
-        if self._lost_some:
-            self._lost_some = False
-            for earlier, numbers in recorded_numbers(self._folder, version):
-                self.numbers(earlier, numbers)
 
     @override
     def numbers(self, version: int, numbers: Mapping[str, float]) -> None:
@@ -67,4 +58,3 @@ class Wandb(Tracker):
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
         wandb.teardown()  # its service writes the last block when it ends, and `finish` does not wait for that
-        self._whole.touch()
