@@ -23,7 +23,7 @@ esac
 RAY = """
 echo "ray $* no_proxy=$no_proxy" >>said
 case "$1 $2" in
-    "job submit") until [ -e ended ]; do sleep 0.05; done; exit "$(cat ended)" ;;
+    "job submit") until [ -s ended ]; do sleep 0.05; done; exit "$(cat ended)" ;;  # -s: what is there has its number
     "job stop") echo 130 >ended ;;
 esac
 """
