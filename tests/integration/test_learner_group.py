@@ -131,7 +131,7 @@ def test_what_is_published_saved_and_scored_are_the_same_weights(group, reports,
 def test_a_rank_has_imported_nothing_for_which_it_has_no_use(group, reports):
     """Other libraries import these wherever they are installed (unisd_rl/imports.py)."""
     (_, rank) = group.ranks
-    libraries = ("bitsandbytes", "mlflow", "pandas", "vllm")
+    libraries = ("bitsandbytes", "mlflow", "vllm")
     imported = rank.__ray_call__.remote(lambda _: [name for name in libraries if name in sys.modules])
     assert ray.get(imported, timeout=TIMEOUT_S) == []
 

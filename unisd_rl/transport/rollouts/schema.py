@@ -17,10 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unisd_rl.imports import keep_pandas_out_of_pyarrow
 from unisd_rl.types import Rollout, Source, TokenView, ViewKind
-
-keep_pandas_out_of_pyarrow()
 
 Stream: TypeAlias = bytes | memoryview | pa.Buffer
 """An IPC stream in memory."""
