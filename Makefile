@@ -34,7 +34,7 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 test-fast: $(READY)  ## unit tests but for the exhaustive ones (a minute)
 	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu and not exhaustive" $(ARGS)
 
-test: $(READY)  ## integration and unit tests (a quarter of an hour on two idle cores)
+test: $(READY)  ## integration and unit tests (about 20 minutes on two idle cores)
 	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## everything that needs no GPU, the long ones too

@@ -97,9 +97,12 @@ class CellRun:
         """The words of the command that trains on the recording, with this run's objective and learning rate."""
         objective = json.dumps(self.config.model_dump(mode="json")["objective"])  # absent sections too, as null
         run = self.config.run
-        checkpoints = {"checkpoint_every": run.checkpoint_every, "keep_checkpoints": run.keep_checkpoints}
-        options = [word for name, value in checkpoints.items() for word in (f"--run.{name}", str(value))]
-        options += ["--learner.learning_rate", str(self.config.learner.learning_rate)]
+        fields = {
+            "run.checkpoint_every": run.checkpoint_every,
+            "run.keep_checkpoints": run.keep_checkpoints,
+            "learner.learning_rate": self.config.learner.learning_rate,
+        }
+        options = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
         return ["unisd_rl.replay", str(self.recording), "--objective", objective, "--run.name", run.name, *options]
 
     def _checkpoint(self, step: int) -> Path:
