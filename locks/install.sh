@@ -20,13 +20,20 @@ if compgen -G '.venv/.packages-*' >/dev/null && [[ ! -e $installed ]]; then
     echo "replacing the other set-up in .venv by $extra"
     rm -rf .venv
 fi
+# Python compiles what it imports and keeps that, but where it may not write: there every process of a run would compile
+# torch, transformers and vLLM anew, for three to ten seconds. A minute once is less.
+compile=--no-compile
+if [[ -n ${PYTHONDONTWRITEBYTECODE-} ]]; then
+    compile=--compile
+    export UV_COMPILE_BYTECODE=1
+fi
 rest=$(mktemp)
 log=$(mktemp)
 trap 'rm -f "$rest" "$log"' EXIT
 pinned() { grep -E "^$1==" "$lock"; }
 # What a package manager says is shown where it fails, and only then.
 quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2 && return 1; }; }
-with_pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps "$@"; }
+with_pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$compile" --no-deps "$@"; }
 # Of pip's indexes every one is asked for a version, by uv the first that has the package unless it is told to.
 with_uv() { .venv/bin/uv pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match --no-deps "$@"; }
 # uv takes a fraction of pip's time. Where it does not get through with pip's settings, pip may.
@@ -42,7 +49,6 @@ rm -f "$installed"
 quietly with_pip "$(pinned uv)"
 environment=$(.venv/bin/python locks/uv_environment.py)
 eval "$environment"
-
 # The registry's plain torch is a CUDA build; where it has no +cpu build, PyTorch's own index has.
 torch=$(pinned torch)
 echo "installing $torch"
