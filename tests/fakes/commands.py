@@ -2,8 +2,8 @@
 
 To start Python, to import the settings and to build the parser of their fields takes half a second. The processes are
 therefore forks of one that has done this and nothing else. `started` is for what only a start shows: `python -m`, from
-nothing. `dry_run` is for what reads the data: forks of a process that has imported transformers too; `run_alone` is for
-runs in one process: forks of one that has imported all that these need.
+nothing. `dry_run` is for what reads the data: forks of a process that has imported transformers too. What trains is in
+`job.py`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from unisd_rl.cli import parse_fields
 HEAVY = frozenset({"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "scipy"})
 PRODUCT = ("unisd_rl", "actors", "learner")
 PROGRAMS = ("unisd_rl.run", "unisd_rl.prepare", "unisd_rl.replay", "unisd_rl.evaluate")
-LIMIT_S, LIMIT_OF_A_RUN_S = 60, 300
+LIMIT_S = 60
 ENGINES = frozenset({"ray", "vllm", "deepspeed"})
 SMALL = ("--task.train_examples", "64", "--task.eval_examples", "8")
 """Fields of the embedded task that make its preparation short."""
@@ -65,11 +65,6 @@ def dry_run(program, *arguments, tree="", **environment):
     return ended
 
 
-def run_alone(program, *arguments):
-    """`python -m program arguments` of what runs in one process; its imports are there."""
-    return _asked(_server("tests.fakes.run_imports"), program, arguments, {}, limit_s=LIMIT_OF_A_RUN_S)
-
-
 def in_tree(tree, program):
     """A module's `main` in a fork that runs in the folder `tree` and imports the product anew from there."""
     return _asked(_server("tests.fakes.dry_run_imports"), program, [], {}, tree)
@@ -81,8 +76,8 @@ def _cache():
     return tempfile.TemporaryDirectory(prefix="cache-")
 
 
-def _asked(server, program, arguments, environment, tree="", limit_s=LIMIT_S):
-    server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment, str(tree), limit_s]) + "\n")
+def _asked(server, program, arguments, environment, tree=""):
+    server.stdin.write(json.dumps([program, [str(word) for word in arguments], environment, str(tree)]) + "\n")
     server.stdin.flush()
     code, output, errors, heavy = json.loads(server.stdout.readline())
     return Ended(code, output, errors, frozenset(heavy))
@@ -110,13 +105,13 @@ def _serve(imported):
     gc.unfreeze()  # types of Triton's that nothing collects are reported as leaked
 
 
-def _forked(program, arguments, environment, tree, limit_s):
+def _forked(program, arguments, environment, tree):
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         child = os.fork()
         if child == 0:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            _become(program, arguments, environment, tree, limit_s)
+            _become(program, arguments, environment, tree)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         *said, heavy = output.read().split("\f")
@@ -124,8 +119,8 @@ def _forked(program, arguments, environment, tree, limit_s):
         return code, "".join(said), errors.read().rstrip("\n"), json.loads(heavy or "[]")
 
 
-def _become(program, arguments, environment, tree, limit_s):
-    signal.alarm(limit_s)
+def _become(program, arguments, environment, tree):
+    signal.alarm(LIMIT_S)
     os.environ.update(environment)
     if tree:
         _leave_for(tree)

@@ -4,17 +4,15 @@ import contextlib
 import functools
 import gzip
 import json
-import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.commands import run_alone
+from tests.fakes.job import Job
 from tests.fakes.tracker_readers import curves
 from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.rolling import open_parts
@@ -88,38 +86,24 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for _, file in open_parts(path) for line in file.read().splitlines()]
 
 
-def start_job(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start_job(folder: Path, *arguments: str, **environment: str) -> Job:
     """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe."""
-    return _start(*arguments, "--run.dir", str(folder), "--run.name", "run", **environment)
+    return Job("unisd_rl.run", *arguments, "--run.dir", folder, "--run.name", "run", **environment)
 
 
-def _start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "unisd_rl.run", *arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment,
-    )
-
-
-def resume_job(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def resume_job(folder: Path, *arguments: str, **environment: str) -> Job:
     """`--resume` of the run that `start_job` began in `folder`."""
-    return _start("--resume", str(folder / "run"), *arguments, **environment)
+    return Job("unisd_rl.run", "--resume", folder / "run", *arguments, **environment)
 
 
 def run_job(folder: Path, *arguments: str) -> FinishedRun:
-    """The job to its end; fails with what it printed. One in one process does not import all that it needs anew."""
-    if "in_process" in arguments:
-        ended = run_alone("unisd_rl.run", *arguments, "--run.dir", folder, "--run.name", "run")
-        output = f"{ended.output}{ended.errors}\n"
-        assert ended.code == 0, f"exit code {ended.code}\n{output[-4000:]}"
-        return FinishedRun(folder / "run", output)
+    """The job to its end; fails with what it printed."""
     return finished(folder, start_job(folder, *arguments))
 
 
-def finished(folder: Path, running: subprocess.Popen[str], seen: str = "", timeout_s: float = TIMEOUT_S) -> FinishedRun:
+def finished(
+    folder: Path, running: Job | subprocess.Popen[str], seen: str = "", timeout_s: float = TIMEOUT_S
+) -> FinishedRun:
     """The run once its job has ended well; `seen` is what was read of its output before."""
     output = seen + running.communicate(timeout=timeout_s)[0]
     assert running.returncode == 0, f"exit code {running.returncode}\n{output[-4000:]}"
@@ -135,9 +119,8 @@ def process_of(log: Path) -> int:
     raise AssertionError(f"no process writes to {log}")
 
 
-def read_until(running: subprocess.Popen[str], start: str) -> str:
+def read_until(running: Job, start: str) -> str:
     """What the job prints, up to a line that starts so."""
-    assert running.stdout is not None
     seen = ""
     for line in running.stdout:
         seen += line

@@ -7,13 +7,14 @@ start ........ first step ... step ... checkpoint ... evaluation ... last step .
 import contextlib
 import os
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from tests.fakes.job import Job
 
 MARK = "UNISD_TEST_LIFE"
 """Every process that a driver starts, and all that those start, has this variable of its environment."""
@@ -68,7 +69,7 @@ def moments(seed: int, phases: Sequence[str]) -> list[Moment]:
 class Life:
     """One driver from its start on; a thread reads what it prints."""
 
-    def __init__(self, running: subprocess.Popen[str], run: Path, last_step: int, mark: str) -> None:
+    def __init__(self, running: Job, run: Path, last_step: int, mark: str) -> None:
         self.running, self.lines = running, list[tuple[float, str]]()
         self._run, self._mark, self._steps = run, mark, last_step
         self._last = f"step {last_step:4d}/{last_step}"

@@ -3,7 +3,7 @@ then a row."""
 
 import tomli_w
 
-from tests.fakes.commands import run_alone
+from tests.fakes.job import Job
 from unisd_rl.ablation.results import read_results
 
 GRID = {
@@ -34,10 +34,12 @@ GRID = {
 def test_a_run_of_a_grid_becomes_a_row_and_the_command_is_then_done(tmp_path):
     grid = tmp_path / "one.toml"
     grid.write_text(tomli_w.dumps(GRID))
-    first, second = (run_alone("unisd_rl.ablate", grid, "--runs", tmp_path / "runs") for _ in range(2))
-    assert first.code == 0, first.errors
-    assert "2 of 2 runs to make" in first.errors
-    assert "0 of 2 runs to make" in second.errors
+    first, second = (
+        Job("unisd_rl.ablate", grid, "--runs", tmp_path / "runs").communicate(timeout=300)[0] for _ in range(2)
+    )
+    assert "2 of 2 runs to make" in first
+    assert "failed" not in first
+    assert "0 of 2 runs to make" in second
     row, again = read_results(tmp_path / "one.parquet")
     assert (row.row, row.wrong_demonstrations, row.seed, row.trials) == ("ssd", 0.5, 0, 2)
     assert row.steps == [1, 2]

@@ -1,5 +1,6 @@
 """Runs side by side: what ends how, within which limit, and what dies with the grid. The commands are small scripts."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,12 +14,14 @@ import pytest
 
 from tests.fakes.finished import REPOSITORY
 from unisd_rl.ablation import runner
+from unisd_rl.ablation.commands import IMPORTED, Command
 from unisd_rl.ablation.grid import Cell
 from unisd_rl.ablation.runner import CellRun, Runner
 from unisd_rl.cli import parse_fields
 from unisd_rl.config.load import load_recipe, overlay, validate_config
 
 SLEEP = "import time; time.sleep(60)"
+WAIT = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,13 @@ class Script(CellRun):
 
     programs: tuple[str, ...] = ()
 
+    @property
+    def forked(self):
+        return False
+
     def commands(self):
         for program in self.programs:
-            yield [sys.executable, "-S", "-c", program]
+            yield Command("tests.fakes.program", (program,))
 
 
 @dataclass
@@ -56,10 +63,9 @@ def script(folder, row, *programs, **fields):
 
 
 def test_runs_go_side_by_side_and_their_commands_one_after_the_other(tmp_path):
-    wait = "import os, time\nwhile not os.path.exists({!r}): time.sleep(0.01)"
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    first = script(tmp_path, "first", f"[x for x in range(10**6)]; open({here!r}, 'w')", wait.format(there))
-    second = script(tmp_path, "second", wait.format(here) + f"\nopen({there!r}, 'w')")
+    first = script(tmp_path, "first", f"[x for x in range(10**6)]; open({here!r}, 'w')", WAIT.format(there))
+    second = script(tmp_path, "second", WAIT.format(here) + f"\nopen({there!r}, 'w')")
     outcomes = Outcomes()
     outcomes.runner().make([first, second])
     assert sorted(row for row, _ in outcomes.finished) == ["first", "second"]
@@ -122,12 +128,13 @@ def test_the_runs_of_a_grid_that_is_killed_die_with_it(tmp_path):
 
 
 def test_a_replay_waits_for_its_recording_and_others_do_not_wait_for_it(tmp_path):
-    recording = script(tmp_path, "recording", "import time; time.sleep(0.3)")
+    there = str(tmp_path / "there")
+    recording = script(tmp_path, "recording", WAIT.format(there))
     replay = script(tmp_path, "replay", "", recording=recording.run)
-    other = script(tmp_path, "other", "")
+    other = script(tmp_path, "other", f"open({there!r}, 'w')")
     outcomes = Outcomes()
     outcomes.runner().make([recording, replay, other])
-    assert [row for row, _ in outcomes.finished] == ["other", "recording", "replay"]
+    assert [row for row, _ in outcomes.finished][-1] == "replay"
 
 
 def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_its_checkpoints(tmp_path):
@@ -138,8 +145,8 @@ def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_
     config = load_recipe("sdft", tree)
     cell = Cell("sdft", "arithmetic", 0.0, 0)
     replay, evaluate = CellRun(cell, config, None, tmp_path, (10, 20), tmp_path / "recording").commands()
-    _, _, module, recording, *options = replay
-    assert (module, recording) == ("unisd_rl.replay", str(tmp_path / "recording"))
+    recording, *options = replay.arguments
+    assert (replay.module, recording) == ("unisd_rl.replay", str(tmp_path / "recording"))
     given = dict(zip(options[::2], options[1::2], strict=True))
     objective = json.loads(given.pop("--objective"))
     named = {"--run.name": "sdft-0", "--run.checkpoint_every": "10", "--run.keep_checkpoints": "2"}
@@ -149,4 +156,9 @@ def test_a_replay_trains_with_the_whole_objective_of_its_row_and_then_evaluates_
     recorded = overlay(load_recipe("unisd_star").model_dump(mode="json"), said)
     assert validate_config(recorded).objective == config.objective
     checkpoints = [str(tmp_path / cell.name / "checkpoints" / f"step-{step}") for step in (10, 20)]
-    assert evaluate[2:5] == ["unisd_rl.evaluate", *checkpoints]
+    assert (evaluate.module, *evaluate.arguments[:2]) == ("unisd_rl.evaluate", *checkpoints)
+
+
+@pytest.mark.parametrize("module", IMPORTED)
+def test_what_the_fork_server_imports_is_there(module):
+    assert importlib.util.find_spec(module), "the server would leave it out without a word"

@@ -5,15 +5,11 @@ one actor and the learner take turns too.
 """
 
 import json
-import subprocess
-import sys
 import tomllib
 
 import pytest
 
-from tests.fakes.commands import run_alone
 from tests.fakes.finished import (
-    REPOSITORY,
     TIMEOUT_S,
     FinishedRun,
     assert_accuracy_is_what_its_items_say,
@@ -22,6 +18,7 @@ from tests.fakes.finished import (
     assert_staleness_within,
     run_job,
 )
+from tests.fakes.job import Job
 
 STEPS, BATCH, ANSWERS = 4, 16, 4
 TINY = (
@@ -48,11 +45,9 @@ def test_the_run_has_whole_groups_each_prompt_once_and_in_order_and_as_many_acto
 
 def replayed(run, *arguments):
     """The command's exit code, and what it left behind."""
-    command = [sys.executable, "-m", "unisd_rl.replay", str(run.path), *arguments]
-    ended = subprocess.run(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_S
-    )
-    return ended.returncode, FinishedRun(run.path.with_name(f"{run.path.name}-replay"), ended.stdout)
+    job = Job("unisd_rl.replay", run.path, *arguments)
+    output, _ = job.communicate(TIMEOUT_S)
+    return job.returncode, FinishedRun(run.path.with_name(f"{run.path.name}-replay"), output)
 
 
 def test_a_replay_has_every_number_and_every_weight_of_its_run_bit_for_bit(run):
@@ -90,8 +85,7 @@ def test_a_loss_that_differs_and_a_ledger_that_ends_early_are_told(tmp_path):
     (index,) = (cut.path / "rollouts" / "index").iterdir()
     commits = index.read_text().splitlines()
     index.write_text("".join(f"{line}\n" for line in commits if max(json.loads(line)["numbers"]) < 3 * BATCH))
-    ended = run_alone("unisd_rl.replay", cut.path, "--check")
-    code, replay = ended.code, FinishedRun(tmp_path / "run-replay", f"{ended.output}{ended.errors}")
+    code, replay = replayed(cut, "--check")
     assert code == 1
     whole = replay.summary["steps"]
     assert 2 <= whole < STEPS

@@ -23,6 +23,7 @@ from tests.fakes.finished import (
     resume_job,
     start_job,
 )
+from tests.fakes.job import Job
 from tests.fakes.tracker_readers import INSTALLED
 
 STEPS, BATCH = 12, 16
@@ -172,7 +173,7 @@ def test_a_weight_store_that_dies_is_filled_again(tmp_path):
     assert ("recovery", "store") in [(event["event"], event["component"]) for event in run.events]
 
 
-def store_of(running: subprocess.Popen) -> int:
+def store_of(running: Job) -> int:
     """The process of the weight store: Ray names its processes, and those of a run descend from its driver."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]

@@ -11,13 +11,8 @@ machine. What a run that did not finish left is deleted before it begins anew. T
 killed with it.
 """
 
-import ctypes
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,17 +21,16 @@ from pathlib import Path
 import psutil
 import tomli_w
 
+from unisd_rl.ablation.commands import Command, CommandProcess
 from unisd_rl.ablation.grid import Cell
 from unisd_rl.ablation.results import Cost
-from unisd_rl.cluster.cores import available_cores, bind_to
+from unisd_rl.cluster.cores import available_cores
 from unisd_rl.config import Config
 from unisd_rl.storage.files import write_text_atomic
 
 _POLL_S = 0.5
 _ENDING_S = 10.0  # what a run that is over its limit has, before it is killed
 _FIRST_MIB = 2048.0  # memory that a run is taken to need while none has told
-_KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +66,20 @@ class CellRun:
         """What its commands print."""
         return self.folder / f"{self.cell.name}.log"
 
-    def commands(self) -> Iterator[list[str]]:
+    @property
+    def forked(self) -> bool:
+        """Whether its commands may be forks of a process that has imported what they need."""
+        return self.config.run.in_process
+
+    def commands(self) -> Iterator[Command]:
         """What is run, one after the other; each is made when the one before has ended."""
-        python = [sys.executable, "-m"]
         recipe = str(self._written("run", self.config))
-        yield [*python, "unisd_rl.run", recipe] if self.recording is None else [*python, *self._replay()]
+        yield Command("unisd_rl.run", (recipe,)) if self.recording is None else self._replay(self.recording)
         if self.checkpoints:
-            models = [str(self._checkpoint(step)) for step in self.checkpoints]
-            options = ["--recipe", recipe, "--out", str(self.later)]
-            yield [*python, "unisd_rl.evaluate", *models, *options]
+            yield self._evaluation(self.checkpoints, recipe, self.later)
         if self.out_of_domain is not None:
-            checkpoint = self._checkpoint(self.config.run.total_steps)
-            other = self._written("out-of-domain", self.out_of_domain)
-            options = ["--recipe", str(other), "--out", str(self.answers)]
-            yield [*python, "unisd_rl.evaluate", str(checkpoint), *options]
+            other = str(self._written("out-of-domain", self.out_of_domain))
+            yield self._evaluation((self.config.run.total_steps,), other, self.answers)
 
     def clear(self) -> None:
         """Delete what an earlier try left."""
@@ -93,8 +87,8 @@ class CellRun:
             shutil.rmtree(path, ignore_errors=True)
         self.log.unlink(missing_ok=True)
 
-    def _replay(self) -> list[str]:
-        """The words of the command that trains on the recording, with this run's objective and learning rate."""
+    def _replay(self, recording: Path) -> Command:
+        """The command that trains on the recording, with this run's objective and learning rate."""
         objective = json.dumps(self.config.model_dump(mode="json")["objective"])  # absent sections too, as null
         run = self.config.run
         fields = {
@@ -103,10 +97,11 @@ class CellRun:
             "learner.learning_rate": self.config.learner.learning_rate,
         }
         options = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
-        return ["unisd_rl.replay", str(self.recording), "--objective", objective, "--run.name", run.name, *options]
+        return Command("unisd_rl.replay", (str(recording), "--objective", objective, "--run.name", run.name, *options))
 
-    def _checkpoint(self, step: int) -> Path:
-        return self.run / "checkpoints" / f"step-{step}"
+    def _evaluation(self, steps: Sequence[int], recipe: str, out: Path) -> Command:
+        checkpoints = [str(self.run / "checkpoints" / f"step-{step}") for step in steps]
+        return Command("unisd_rl.evaluate", (*checkpoints, "--recipe", recipe, "--out", str(out)))
 
     def _written(self, name: str, config: Config) -> Path:
         path = self.folder / f"{self.cell.name}.{name}.toml"
@@ -118,9 +113,9 @@ class CellRun:
 class _Child:
     run: CellRun
     cores: tuple[int, ...]
-    commands: Iterator[list[str]]
+    commands: Iterator[Command]
     began_s: float
-    process: subprocess.Popen[bytes] | None = None
+    process: CommandProcess | None = None
     peak_mib: float = 0.0
     cpu_s: float = 0.0
     ended_s: float | None = None
@@ -156,7 +151,6 @@ class Runner:
             for child in self._children:
                 if child.process is not None:
                     child.process.kill()
-                    child.process.wait()
             self._children.clear()
 
     def _next(self, left: Sequence[CellRun]) -> CellRun | None:
@@ -180,23 +174,23 @@ class Runner:
         command = next(child.commands, None)
         if command is None:
             return False
-        with child.run.log.open("ab") as log:
-            child.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_surroundings(child.cores)
-            )
+        child.process = CommandProcess(command, child.cores, child.run.log, child.run.forked)
         return True
 
     def _check(self, child: _Child) -> None:
         assert child.process is not None, "a child has a process from its start on"
         now_s, limit_s = time.monotonic(), 60.0 * self.limit_minutes
-        if not _ended(child):
+        code = child.process.exit_code
+        if code is None:
             if child.ended_s is not None and now_s > child.ended_s + _ENDING_S:
                 child.process.kill()
             elif child.ended_s is None and now_s > child.began_s + limit_s:
                 child.process.terminate()
                 child.ended_s = now_s
             return
-        code = child.process.returncode
+        used = child.process.usage()
+        child.cpu_s += used.cpu_s
+        child.peak_mib = max(child.peak_mib, used.peak_mib)
         if child.ended_s is None and code == 0 and self._go_on(child):
             return
         self._children.remove(child)
@@ -212,30 +206,6 @@ class Runner:
 def default_jobs(configs: Sequence[Config]) -> int:
     """As many as cores where every run is in one process; else one, which has the machine."""
     return len(available_cores()) if all(config.run.in_process for config in configs) else 1
-
-
-def _surroundings(cores: tuple[int, ...]) -> Callable[[], None]:
-    """For the new process, before its program: it dies with this one, and keeps to its cores."""
-
-    def set_up() -> None:
-        _LIBC.prctl(_KILLED_WITH_PARENT, signal.SIGKILL)
-        if cores:
-            bind_to(cores)
-
-    return set_up
-
-
-def _ended(child: _Child) -> bool:
-    """Whether its process has; what that used is noted then."""
-    process = child.process
-    assert process is not None, "a child has a process from its start on"
-    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if pid == 0:
-        return False
-    process.returncode = os.waitstatus_to_exitcode(status)
-    child.peak_mib = max(child.peak_mib, usage.ru_maxrss / 1024)
-    child.cpu_s += usage.ru_utime + usage.ru_stime
-    return True
 
 
 def _last_line(log: Path) -> str:
