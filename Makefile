@@ -14,10 +14,11 @@ SITE := .venv-docs/.ready
 PAGES = README.md CHANGELOG.md CONTRIBUTING.md deploy/README.md examples/README.md $(wildcard docs/*.md docs/results/*.md)
 DOCS_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])'
 
-# One thread a process: tests start several processes side by side. Nothing is looked up on the network.
-TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
+# One thread a process: tests start several processes side by side. Nothing is looked up on the network. What is imported is
+# compiled once, whatever the shell says, and not by each process.
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
 # Two files at a time, in the order of the command: integration tests first, whose waits unit tests then fill.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-all test-containers lint bench docs docs-config lock clean

@@ -2,7 +2,8 @@
 
     runs     the default recipe in one process, all there is to see of it against none of it (`observed_run`), in turns
     parts    each part alone, in a process where nothing else computes, told the lines of such a run again:
-             trackers     each that is installed: `--steps` lines, an evaluation with a table, the end
+             trackers     each that is installed: `--steps` lines, an evaluation with a table, the end (Prometheus's
+                          gauges in a Ray of this process)
              timeline     the spans of a step, written as a learner rank writes them; then timeline.json.gz
              report       report.html of that run
 
@@ -31,6 +32,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import ray
+
 from benchmarks.output import finish, machine, result_file, show_table
 from unisd_rl.config import Config
 from unisd_rl.config.load import load_recipe
@@ -39,7 +42,8 @@ from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.timeline import Track, write_timeline
 from unisd_rl.tracking.build import trackers
 
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "prometheus")
+_LIBRARIES = {"prometheus": "ray"}
 SPANS = 10  # of a learner rank in a step; driver and actors have fewer
 _RUN = ("unisd_star", "in_process", "--task.eval_examples")
 _STEPS_OF_PARTS = 12
@@ -114,7 +118,7 @@ def measure_parts(options: argparse.Namespace) -> tuple[list[dict[str, Any]], di
         quickest_s = min(line["wait_s"] + line["learn_s"] + line["publish_s"] for line in lines)
         numbers = (Path(folder) / str(number) for number in count())
         parts: dict[str, Callable[[int], None]] = {
-            name: partial(_tell, name, numbers, lines) for name in TRACKERS if find_spec(name)
+            name: partial(_tell, name, numbers, lines) for name in TRACKERS if find_spec(_LIBRARIES.get(name, name))
         }
         parts["timeline"] = _spans(numbers)
         rows = [_row(part, work, quickest_s, options.steps, options.repeats) for part, work in parts.items()]
@@ -145,6 +149,8 @@ def _row(part: str, work: Callable[[int], None], quickest_s: float, steps: int, 
 
 def _tell(name: str, folders: Iterator[Path], lines: Sequence[Line], steps: int) -> None:
     """A run of so many steps, as the driver tells it."""
+    if name == "prometheus" and not ray.is_initialized():
+        ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
     folder = next(folders)
     folder.mkdir()
     config = load_recipe("unisd_star", {"tracking": {"to": (name,)}})
