@@ -17,8 +17,8 @@ DOCS_EXTRA = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))[
 # One thread a process: tests start several processes side by side. Nothing is looked up on the network. What is imported is
 # compiled once, whatever the shell says, and not by each process.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 $(BIN)/python -m pytest
-# Two files at a time, in the order of the command: integration tests first, whose waits unit tests then fill.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# Files side by side, in the order of the command: integration tests, which wait for processes, then unit tests.
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test-fast test test-all test-containers lint bench docs docs-config lock clean
@@ -33,13 +33,13 @@ run: $(READY)  ## the whole loop on the embedded default; ARGS="..." goes to the
 	@echo "for unisd-rl and python -m unisd_rl... in this shell: source .venv/bin/activate"
 
 test-fast: $(READY)  ## unit tests but for the exhaustive ones (a minute)
-	$(TEST) $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu and not exhaustive" $(ARGS)
+	$(TEST) -n 2 $(SIDE_BY_SIDE) tests/unit -m "not slow and not gpu and not exhaustive" $(ARGS)
 
-test: $(READY)  ## integration and unit tests (about 20 minutes on two idle cores)
-	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" $(ARGS)
+test: $(READY)  ## integration and unit tests (about 17 minutes on two idle cores)
+	$(TEST) -n 3 $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## everything that needs no GPU, the long ones too
-	$(TEST) $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" --hypothesis-profile=searching $(ARGS)
+	$(TEST) -n 3 $(SIDE_BY_SIDE) tests/integration tests/unit -m "not slow and not gpu" --hypothesis-profile=searching $(ARGS)
 	$(TEST) tests -m "slow and not gpu" --hypothesis-profile=searching --durations=20 $(ARGS)
 
 test-containers: $(READY)  ## docker-compose.yml in real containers (needs Podman: deploy/install_podman.sh)
