@@ -52,8 +52,9 @@ lint: $(READY)  ## ruff, types, import directions, links and names of the docume
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.check
 
-bench: $(READY)  ## the benchmarks, one after the other
-	@set -e; for file in $(filter-out $(addprefix benchmarks/,output.py observed_run.py),$(sort $(wildcard benchmarks/*.py))); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
+# Not that of peers, which needs another package.
+bench: $(READY)  ## the benchmarks, one after the other (ARGS=--quick: whether they run)
+	@set -e; for file in $(filter-out $(addprefix benchmarks/,output.py observed_run.py peers.py),$(sort $(wildcard benchmarks/*.py))); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
 
 docs: $(SITE)  ## the documents as a site in build/site (packages of their own in .venv-docs)
 	rm -rf build/pages && mkdir -p build/pages

@@ -97,13 +97,26 @@ def main() -> None:
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--read-only", action="store_true", help="read runs that are there already")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
+    parser.add_argument("--quick", action="store_true", help="the first seed alone, two steps")
     options = parser.parse_args()
+    short = ("--run.steps", "2", "--task.eval_examples", "16") if options.quick else ()
+    seeds = options.seeds[:1] if options.quick else options.seeds
     found_on = machine()
-    for seed in [] if options.read_only else options.seeds:
+    for seed in [] if options.read_only else seeds:
         name = ("--run.dir", str(options.runs), "--run.name", f"arithmetic-{seed}")
-        command = [sys.executable, "-m", "unisd_rl.run", *name, "--run.seed", str(seed), "--model.base_seed", str(seed)]
+        command = [
+            sys.executable,
+            "-m",
+            "unisd_rl.run",
+            *name,
+            "--run.seed",
+            str(seed),
+            "--model.base_seed",
+            str(seed),
+            *short,
+        ]
         subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
-    rows = [read(options.runs / f"arithmetic-{seed}", seed) for seed in options.seeds]
+    rows = [read(options.runs / f"arithmetic-{seed}", seed) for seed in seeds]
     show(rows)
     gains = {f"accuracy_gain.{row.seed}": row.accuracy_after - row.accuracy_before for row in rows}
     finish(found_on, [asdict(row) for row in rows], gains, options.json)

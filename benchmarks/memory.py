@@ -213,12 +213,15 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["full", "lora"])
     parser.add_argument("--tokens", type=int, default=256, help="tokens of a gradient pass (default 256)")
+    parser.add_argument("--quick", action="store_true", help="the smallest size, all weights")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         model, kind = arguments.one
         print(json.dumps(measure(Path(model), kind, arguments.tokens)))
         return
+    if arguments.quick:
+        arguments.sizes, arguments.kinds = list(SHAPES)[:1], ["full"]
     found_on = machine()
     rows = rows_of(arguments.sizes, arguments.kinds, arguments.tokens)
     with suppress(ValueError):

@@ -203,6 +203,9 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5, help="of each part")
     parser.add_argument("--steps", type=int, default=500, help="of the longer of the two lengths of a part")
     parser.add_argument("--json", type=result_file, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="one pair of two steps, each part once")
     given = parser.parse_args()
+    if given.quick:
+        given.pairs, given.run_steps, given.run_batch, given.repeats, given.steps = 1, 2, 8, 1, 20
     os.environ["WANDB_MODE"] = "offline"
     main(given)

@@ -154,7 +154,10 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=result_file, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="two repetitions")
     options = parser.parse_args()
+    if options.quick:
+        options.repeats = 2
     os.environ |= one_rank()
     sizes = {"train_examples": 200, "eval_examples": 8}
     embedded = ensure_base_model(BaseModelRecipe(seed=0), lambda *_: None)

@@ -31,7 +31,7 @@ def assert_the_sides_took_turns(run: FinishedRun) -> None:
     everywhere = ",".join(map(str, available_cores()))
     assert f"rollout 0: cores {everywhere} | learner 0: cores {everywhere}" in run.output
     assert run.summary["queue"]["straddling"] == 0
-    assert "taking turns (colocated): generating " in run.output
+    assert "generation and learning took turns: generating " in run.output
     bottleneck = run.summary["bottleneck"]
     assert (bottleneck["actors_suggested"], bottleneck["colocated_gain"]) == (1, None)
 

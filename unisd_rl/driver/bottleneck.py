@@ -151,7 +151,7 @@ class Bottleneck:
         total_s = self.wait_s + self.learn_s + self.publish_s
         parts = {"generating": self.wait_s, "learning": self.learn_s, "publishing": self.publish_s}
         shares = ", ".join(f"{name} {part_s / total_s:.0%}" for name, part_s in parts.items())
-        return f"taking turns (colocated): {shares} of the time"
+        return f"generation and learning took turns: {shares} of the time"
 
     def _suggest_turns(self) -> str:
         if self.colocated_gain is None or self.colocated_gain < _WORTH_TELLING:
