@@ -99,7 +99,8 @@ def test_colocated_sleep_is_no_waiting_and_the_number_of_actors_stays():
     assert step.actors_wanted == 1
     total = meter.total()
     assert (total.bound_by, total.actors_suggested, total.colocated_gain) == ("both", 1, None)
-    assert total.describe() == "generation and learning took turns: generating 60%, learning 30%, publishing 10% of the time"
+    shares = "generating 60%, learning 30%, publishing 10% of the time"
+    assert total.describe() == f"generation and learning took turns: {shares}"
 
 
 @pytest.mark.parametrize(
