@@ -81,7 +81,15 @@ def answer_pairs(before: RecordedEvaluation, after: RecordedEvaluation, most: in
     return [*changed, *ordered[2], *ordered[3]][:most]
 
 
-_ORDER = ("now wrong", "now right", "wrong before and after", "right before and after")
+def describe_changes(before: RecordedEvaluation, after: RecordedEvaluation) -> str:
+    """How many problems that both answered became right, and wrong."""
+    first, second = before.scores(), after.scores()
+    moved = [second[problem] - first[problem] for problem in first.keys() & second.keys()]
+    gained, lost = sum(each > 0 for each in moved), sum(each < 0 for each in moved)
+    return f"Of {len(moved):,} problems {gained:,} got better and {lost:,} worse; some of both, in turn."
+
+
+_ORDER = ("now right", "now wrong", "wrong before and after", "right before and after")
 
 
 def _filled(lists: Sequence[Sequence[AnswerPair]]) -> list[list[AnswerPair | None]]:

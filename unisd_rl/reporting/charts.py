@@ -68,7 +68,7 @@ class Chart:
     def _text(self, number: float | None) -> str:
         if number is None:
             return ""
-        return f"{100 * number:.4g}%" if self.percent else f"{number:.4g}"
+        return f"{round(100 * number, 4) + 0.0:.4g}%" if self.percent else f"{number:.4g}"  # + 0.0: never -0
 
     def svg(self) -> Markup:
         """The drawing."""

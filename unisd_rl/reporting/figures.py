@@ -33,14 +33,14 @@ GROUPS = (
     Group(
         "Divergence",
         "Between student and teacher, nats per token: mean, median, and what 5 % of the tokens exceed.",
-        (("mean", "divergence"), ("median", "divergence_p50"), ("95 %", "divergence_p95")),
+        (("mean", "divergence"), ("median", "divergence_p50"), ("95th percentile", "divergence_p95")),
     ),
     Group(
         "Agreement weights",
         "1 trusts a token fully; low where the views disagree about it.",
         (
             ("mean", "weight_mean"),
-            ("5 %", "weight_p05"),
+            ("5th percentile", "weight_p05"),
             ("share below 0.5", "weight_below_half"),
             ("effective sample size", "effective_sample_size"),
         ),
@@ -81,7 +81,7 @@ GROUPS = (
     Group(
         "Engine and learner",
         "How far their log-probs of the same tokens are apart, nats.",
-        (("root mean square", "logprob_mismatch_rms"), ("99 %", "logprob_mismatch_p99")),
+        (("root mean square", "logprob_mismatch_rms"), ("99th percentile", "logprob_mismatch_p99")),
     ),
     Group(
         "Who waited for whom",

@@ -56,6 +56,17 @@ def findings(run: RunRecord) -> list[Finding]:
 
 
 _LEARNT = {Tone.GOOD: "yes", Tone.BAD: "no, it got worse", Tone.OPEN: "not sure"}
+_LOSSES = {
+    "divergence": "divergence_loss",
+    "contrast": "contrastive_loss",
+    "feature matching": "matching_loss",
+    "likelihood": "likelihood_loss",
+}
+_SLOWER = {
+    "rollouts": "generation: the learner waited for rollouts",
+    "learner": "the learner: actors had no work",
+    "both": "neither side: both waited as long",
+}
 _SURE = {
     Tone.GOOD: "the interval lies above zero",
     Tone.BAD: "the interval lies below zero",
@@ -79,7 +90,7 @@ def learnt(run: RunRecord) -> Finding:
     if compared is None:
         return Finding(question, f"{before:.1%} \u2192 {after:.1%}", f"{said}, on no problem in common{form}")
     tone = tone_of(compared)
-    reason = f"{said}: {describe_comparison(compared)}; {_SURE[tone]}{form}"
+    reason = f"{said}: {describe_comparison(compared)}; {_SURE[tone]}, of problems and not of seeds{form}"
     return Finding(question, f"{_LEARNT[tone]}: {before:.1%} \u2192 {after:.1%}", reason, tone)
 
 
@@ -108,11 +119,15 @@ def _acted(run: RunRecord) -> Finding:
     question = "Which mechanism acted on which tokens?"
     if not run.rows:
         return Finding(question, "no step was taken yet", "")
-    found = mechanisms(run)
-    by_share = sorted((each for each in found if each.share is not None), key=lambda each: -(each.share or 0.0))
-    shares = ", ".join(f"{each.name} {each.share:.1%}" for each in by_share)
-    answer = f"{shares} of the tokens" if shares else "the divergence alone"
-    return Finding(question, answer, f"means over {len(run.rows):,} steps; tokens below", mechanisms=found)
+    losses = {name: run.mean(key) or 0.0 for name, key in _LOSSES.items()}
+    total, shares = sum(losses.values()), ""
+    if total > 0.0 and min(losses.values()) >= 0.0:
+        by_share = sorted(losses, key=losses.__getitem__, reverse=True)
+        shares = ", ".join(f"{name} {losses[name] / total:.0%}" for name in by_share if losses[name])
+    reason = f"means over {len(run.rows):,} steps"
+    if run.samples:
+        reason += f"; percentages of tokens: of all that it did in {len(run.samples):,} sampled answers; some are below"
+    return Finding(question, f"loss: {shares}" if shares else "not known", reason, mechanisms=mechanisms(run))
 
 
 def _held_up(run: RunRecord) -> Finding:
@@ -122,12 +137,25 @@ def _held_up(run: RunRecord) -> Finding:
     total = sum(seconds.values())
     if not total:
         return Finding(question, "no step was taken yet", "")
-    most = max(seconds, key=lambda name: seconds[name])
     shares = [(name, each / total) for name, each in seconds.items()]
-    idle = (run.summary.get("bottleneck") or {}).get("actor_idle", run.mean("actor_idle"))
+    ended = run.summary.get("bottleneck") or {}
+    idle = ended.get("actor_idle", run.mean("actor_idle"))
     reason = f"of {total:,.0f} s in {len(rows):,} steps"
-    reason += "" if idle is None else f"; the actors had no work for {idle:.0%} of the time"
-    return Finding(question, f"mostly {most} ({seconds[most] / total:.0%})", reason, shares=shares)
+    reason += "" if idle is None else f"; actors had no work for {idle:.0%} of the time"
+    if read := ended.get("read_s"):
+        longest = sorted(read, key=read.__getitem__, reverse=True)
+        reason += f"; learning: {', '.join(f'{name} {read[name]:,.0f} s' for name in longest if read[name] >= 0.5)}"
+    return Finding(question, _slower(ended, seconds, total), reason, shares=shares)
+
+
+def _slower(ended: Mapping[str, Any], seconds: Mapping[str, float], total: float) -> str:
+    """Which side the other waited for, as the end of the run says (`driver/bottleneck.py`)."""
+    if ended.get("colocated"):
+        return "neither side: generation and learning took turns"
+    if (found := _SLOWER.get(ended.get("bound_by", ""))) is not None:
+        return found
+    most = max(seconds, key=lambda name: seconds[name])
+    return f"not known yet; most of the time was {most} ({seconds[most] / total:.0%})"
 
 
 def _faults(events: Sequence[Row]) -> Finding:

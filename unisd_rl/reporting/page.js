@@ -49,18 +49,27 @@
     }
     if (signed) {
       const most = Math.max(1e-9, ...[all[Math.floor(0.02 * all.length)], all[Math.floor(0.98 * (all.length - 1))]].map(Math.abs));
-      return {colour: (number) => mix(number < 0 ? "hot" : "cool", Math.abs(number) / most), low: -most, high: most};
+      const ends = {low: -most, high: most, below: all[0] < -most, above: all[all.length - 1] > most};
+      return {colour: (number) => mix(number < 0 ? "hot" : "cool", Math.abs(number) / most), ...ends};
     }
     const low = from ?? 0, high = to ?? Math.max(1e-9, all[Math.floor(0.98 * (all.length - 1))]);
-    return {colour: (number) => mix("hot", (number - low) / (high - low)), low, high};
+    return {colour: (number) => mix("hot", (number - low) / (high - low)), low, high, above: to === undefined && all[all.length - 1] > high};
   };
 
   const shown = [];
   const told = document.getElementById("token");
+  // The line of numbers, in this order; log-probs and nats have one unit.
+  const names = {
+    divergence: "divergence", weight: "agreement weight", contrast: "contrast", entropy: "entropy",
+    logprob: "log-prob of the student", primary: "of the teacher", negative: "of the teacher with the wrong demonstration",
+  };
+  const order = Object.keys(names);
   const tell = (sample, index) => {
-    const numbers = Object.entries(sample.values).map(([name, values]) => `${name} ${brief(values[index])}`);
+    const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+    const numbers = Object.keys(sample.values).sort((a, b) => rank(a) - rank(b))
+      .map((name) => `${names[name] ?? name} ${brief(sample.values[name][index])}`);
     if (sample.versions) numbers.unshift(`version ${sample.versions[index]}`);
-    told.textContent = `${JSON.stringify(sample.tokens[index])}  ${numbers.join("  ")}`;
+    told.textContent = `${JSON.stringify(sample.tokens[index])}  ${numbers.join(" \u00b7 ")}`;
   };
   const choose = (entry, index) => {
     for (const other of document.querySelectorAll(".tokens .chosen")) other.classList.remove("chosen");
@@ -130,8 +139,8 @@
       const stops = [0, 0.25, 0.5, 0.75, 1].map((share) => scale.colour(scale.low + share * (scale.high - scale.low)));
       ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
       const [low, high] = signed ? ["wrong", "right"] : ["", ""];
-      const whole = element("span", undefined, "scale"), ends = [[scale.low, low], [scale.high, high]];
-      const [first, last] = ends.map(([number, meaning]) => element("span", `${brief(number)} ${name === "contrast" ? meaning : ""}`.trim()));
+      const whole = element("span", undefined, "scale"), ends = [[scale.below ? "\u2264 " : "", scale.low, low], [scale.above ? "\u2265 " : "", scale.high, high]];
+      const [first, last] = ends.map(([sign, number, meaning]) => element("span", `${sign}${brief(number)} ${name === "contrast" ? meaning : ""}`.trim()));
       whole.append(first, ramp, last);
       legend.append(whole);
     }

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisd_rl.reporting.answers import Tone, answer_pairs, sampled_problems, visible
+from unisd_rl.reporting.answers import Tone, answer_pairs, describe_changes, sampled_problems, visible
 from unisd_rl.reporting.charts import Chart
 from unisd_rl.reporting.figures import charts_of_run, charts_of_runs
 from unisd_rl.reporting.findings import (
@@ -54,13 +54,14 @@ def report(run: RunRecord) -> str:
     charts, found = list(charts_of_run(run)), findings(run)
 
     def page(share: float) -> str:
-        pairs = []
+        pairs, changes = [], ""
         if len(run.evaluations) > 1:
+            changes = describe_changes(run.evaluations[0], run.evaluations[-1])
             pairs = answer_pairs(run.evaluations[0], run.evaluations[-1], int(_PAIRS * share))
         samples = sampled_problems(run.samples, int(_PROBLEMS * share))
         events = [_event(event) for event in run.events[-_EVENTS:]]
         settings = [(name, [_setting(value)]) for name, value in run.settings.items()]
-        shown = {"pairs": pairs, "samples": samples, "events": events, "settings": settings}
+        shown = {"pairs": pairs, "changes": changes, "samples": samples, "events": events, "settings": settings}
         return _render(visible(run.name), charts, found, about=_about(run), **shown)
 
     return _fitting(page)
@@ -72,7 +73,10 @@ def _about(run: RunRecord) -> str:
     model = "the embedded base model" if path is None else Path(path).name if Path(path).is_absolute() else path
     done = run.rows[-1]["step"] + 1 if run.rows else 0
     steps = f"{done:,} of {run.settings.get('run.steps') or '?'} steps"
-    return visible(" \u00b7 ".join(map(str, (task or "?", model, steps, run.summary.get("status", "not ended")))))
+    status, wall_s = run.summary.get("status", "not ended"), run.summary.get("wall_s")
+    took = [] if wall_s is None else [f"{wall_s / 60:,.1f} minutes"]
+    recipe = [found] if (found := run.settings.get("run.recipe")) else []
+    return visible(" \u00b7 ".join(map(str, (*recipe, task or "?", model, steps, status, *took))))
 
 
 def comparison(runs: Sequence[RunRecord]) -> str:
@@ -153,7 +157,8 @@ def _fitting(page: Callable[[float], str]) -> str:
 
 def _render(name: str, charts: Iterable[Chart], found: Sequence[Finding], **given: Any) -> str:
     style, script = ((_HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
-    defaults = {"about": "", "tables": (), "pairs": (), "samples": (), "events": (), "settings": (), "names": ()}
+    texts, lists = ("about", "changes"), ("tables", "pairs", "samples", "events", "settings", "names")
+    defaults: dict[str, Any] = dict.fromkeys(texts, "") | dict.fromkeys(lists, ())
     text = _template().render(
         name=name, charts=charts, findings=found, style=style, script=script, **(defaults | given)
     )
@@ -185,7 +190,7 @@ def _event(event: Any) -> _Event:
 
 
 def _setting(value: Any) -> str:
-    return "" if value is None else visible(value if isinstance(value, str) else json.dumps(value))
+    return "not set" if value is None else visible(value if isinstance(value, str) else json.dumps(value))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

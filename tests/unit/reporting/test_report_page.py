@@ -122,7 +122,7 @@ def test_it_says_whether_the_run_learned_and_how_sure_that_is(tmp_path):
     assert (learnt.answer, learnt.tone) == ("yes: 0.0% \u2192 50.0%", Tone.GOOD)
     assert learnt.reason.startswith("accuracy 0.0% before, 50.0% after 4 steps: +50.0 points (95 %: +")
     assert "20 problems; McNemar p = 0.002" in learnt.reason
-    assert learnt.reason.endswith("the interval lies above zero")
+    assert learnt.reason.endswith("the interval lies above zero, of problems and not of seeds")
     lost, *_ = findings(record(tmp_path / "lost", evaluations={0: right, 4: wrong}))
     assert (lost.answer, lost.tone) == ("no, it got worse: 50.0% \u2192 0.0%", Tone.BAD)
 
@@ -140,25 +140,55 @@ def test_a_gain_of_one_problem_may_be_chance(tmp_path):
     assert "may be chance" in learnt.reason
 
 
-def test_it_says_who_waited_and_what_acted_as_means_over_steps(tmp_path):
+def test_it_says_what_acted_as_means_over_steps_and_what_the_settings_make_of_it(tmp_path):
     values = {"clipped_share": 0.25, "weight_mean": 0.8, "weight_below_half": 0.125}
-    run = record(tmp_path, steps=[step(0, **values), step(1, **values)])
-    _, acted, held_up, broken = findings(run)
-    assert held_up.answer == "mostly waiting for rollouts (75%)"
-    assert held_up.shares == [("learning", 0.25), ("waiting for rollouts", 0.75), ("publishing", 0.0)]
-    assert acted.answer == "clip 25.0%, agreement 12.5% of the tokens"
+    values |= {"divergence_loss": 1.0, "contrastive_loss": 3.0, "matching_loss": 0.0}
+    objective = {"agreement": {"level": "token", "gamma": 1.0, "scale_quantile": 0.9}, "clipping": {"quantile": 0.75}}
+    run = record(tmp_path, steps=[step(0, **values), step(1, **values)], objective=objective)
+    _, acted, _, broken = findings(run)
+    assert acted.answer == "loss: contrast 75%, divergence 25%"
     assert [(each.name, each.acted) for each in acted.mechanisms] == [
-        ("agreement", "weighed 12.5% of the tokens below 0.5"), ("clip", "took the gradient of 25.0%"),
-    ]  # fmt: skip
+        (
+            "agreement",
+            "weighed 12.5% of the tokens below 0.5 (by the settings a token at the 90% quantile of disagreement weighs "
+            "0.5)",
+        ),
+        (
+            "clip",
+            "no divergence gradient for 25.0% of the tokens, as the quantile 0.75 of the settings says: where it is "
+            "highest",
+        ),
+    ]
     assert (broken.answer, broken.tone) == ("nothing", Tone.GOOD)
 
 
-def test_it_names_the_tokens_on_which_a_mechanism_acted_most_on_average():
+@pytest.mark.parametrize(
+    "ended,said",
+    [
+        ({"bound_by": "rollouts", "actor_idle": 0.0}, "generation: the learner waited for rollouts"),
+        ({"bound_by": "learner", "actor_idle": 0.5}, "the learner: actors had no work"),
+        ({"bound_by": "both", "actor_idle": 0.5}, "neither side: both waited as long"),
+        ({"bound_by": "both", "colocated": True}, "neither side: generation and learning took turns"),
+        ({}, "not known yet; most of the time was waiting for rollouts (75%)"),
+    ],
+)
+def test_it_says_which_side_the_other_waited_for_as_the_end_of_the_run_does(tmp_path, ended, said):
+    run = record(tmp_path, steps=[step(0), step(1)])
+    if ended:
+        read = {"read_s": {"auxiliary": 3.0, "primary": 5.0, "negative": 0.0}}
+        (run.path / "summary.json").write_text(json.dumps({"bottleneck": ended | read}))
+    _, _, held_up, _ = findings(run)
+    assert held_up.answer == said
+    assert held_up.shares == [("learning", 0.25), ("waiting for rollouts", 0.75), ("publishing", 0.0)]
+    assert held_up.reason.endswith("; learning: primary 5 s, auxiliary 3 s") == bool(ended)
+
+
+def test_it_names_the_tokens_to_which_most_of_a_mechanism_belongs():
     tokens = ("=", " carry", "\n", "=", "rare")
-    values = {"divergence": [3.0, 1.0, 0.5, None, 9.0], "weight": [1.0, 0.25, 0.5, 1.0, 0.0]}
+    values = {"divergence": [3.0, 2.0, 1.0, None, 0.5], "weight": [1.0, 0.25, 0.75, 1.0, 1.0]}
     rows = [sample(0, number, tokens=tokens[: 5 if number else 4], **values) for number in range(3)]
-    assert strongest_tokens(rows, "divergence") == ["=", "\u2423carry", "\u23ce"]  # "rare" stands in two places
-    assert strongest_tokens(rows, "weight", fullest=1.0) == ["\u2423carry", "\u23ce"]
+    assert strongest_tokens(rows, "divergence") == [("=", 9 / 19), ("\u2423carry", 6 / 19), ("\u23ce", 3 / 19)]
+    assert strongest_tokens(rows, "weight", fullest=1.0) == [("\u2423carry", 0.75), ("\u23ce", 0.25)]
     assert strongest_tokens(rows, "contrast") == []
 
 
@@ -173,9 +203,10 @@ def test_answers_that_changed_come_first_lost_ones_not_behind_all_gained_ones(tm
     run = record(tmp_path, evaluations={0: before, 3: after})
     pairs = answer_pairs(*run.evaluations, most=4)
     assert [(pair.problem, pair.verdict) for pair in pairs] == [
-        ("b", "now wrong"), ("c", "now right"), ("d", "now right"), ("e", "wrong before and after"),
+        ("c", "now right"), ("b", "now wrong"), ("d", "now right"), ("e", "wrong before and after"),
     ]  # fmt: skip
-    assert pairs[0].question == "what is b?"
+    assert pairs[0].question == "what is c?"
+    assert "Of 5 problems 2 got better and 1 worse" in report(run)
 
 
 def test_of_a_problem_its_first_and_last_rollouts_are_beside_each_other_and_lone_ones_come_last():
