@@ -146,7 +146,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
             meter=bottleneck_meter(config, plan),
             retention=retention_scorer(config, plan, model, directory.path, stack),
             grader=grader,
-            samples=SampleRecorder(config, prompts, model),
+            samples=SampleRecorder(config, prompts, model, task),
             page=page,
             trackers=told,
             track=track,

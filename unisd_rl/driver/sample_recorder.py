@@ -19,6 +19,8 @@ import numpy as np
 from unisd_rl.config import Config
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.models.tokenizer import ChatTokenizer
+from unisd_rl.tasks.load import runs_programs
+from unisd_rl.tasks.task import Task
 from unisd_rl.types import PolicyVersion, TokenSample
 
 PROBLEMS, EPOCHS, STEPS, PER_STEP = 8, 16, 16, 2
@@ -64,9 +66,10 @@ def _spread(count: int, most: int) -> list[int]:
 class SampleRecorder:
     """Says which rollouts are sampled, and makes the lines of samples.jsonl."""
 
-    def __init__(self, config: Config, prompts: PromptStream, model: Path) -> None:
+    def __init__(self, config: Config, prompts: PromptStream, model: Path, task: Task) -> None:
         self._numbers = sampled_numbers(prompts, config)
-        self._prompts = prompts
+        self._prompts, self._answers_per_prompt = prompts, config.rollout.answers_per_prompt
+        self._task = None if runs_programs(config.task) else task  # a program would take the engines' cores
         self._tokenizer = ChatTokenizer(model, config.model.chat_template)
 
     def numbers(self, step: int) -> frozenset[int]:
@@ -83,6 +86,7 @@ class SampleRecorder:
             "id": prompt.id,
             "source": sample.source.value,
             "finish_reason": sample.finish_reason,
+            "correct": self._grade(sample),
             "messages": [_message(message.role, message.content) for message in prompt.messages],
             "views": [
                 {"kind": view.kind.value, "messages": [_message(each.role, each.content) for each in view.messages]}
@@ -93,6 +97,13 @@ class SampleRecorder:
             "versions": None if sample.versions is None else sample.versions.tolist(),
             "values": {name: [_rounded(value) for value in values] for name, values in sample.values.items()},
         }
+
+    def _grade(self, sample: TokenSample) -> bool | None:
+        """Whether the answer is right; None where it is not whole here, or where programs would tell."""
+        if self._task is None or sample.length > len(sample.tokens):
+            return None
+        example = self._prompts.example(sample.number // self._answers_per_prompt)
+        return self._task.grade(self._tokenizer.decode(sample.tokens), example)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

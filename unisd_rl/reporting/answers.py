@@ -122,6 +122,7 @@ def _sample(row: Row) -> dict[str, Any]:
         "number": row["number"],
         "problem": visible(row["id"]),
         "source": row["source"],
+        "correct": row.get("correct"),
         "length": row["length"],
         "asked": visible(row["messages"][-1]["content"][:_ASKED_CHARACTERS]) if row["messages"] else "",
         "question": _chat(row["messages"]),

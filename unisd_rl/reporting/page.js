@@ -83,7 +83,9 @@
   const answer = (sample) => {
     const part = element("div");
     const cut = sample.length > sample.tokens.length ? `, the first ${sample.tokens.length} shown` : "";
-    part.append(element("p", `step ${sample.step + 1}: ${writers[sample.source] ?? sample.source}, ${sample.length} tokens${cut}`, "label"));
+    const label = element("p", `step ${sample.step + 1}: ${writers[sample.source] ?? sample.source}, ${sample.length} tokens${cut}`, "label");
+    if (sample.correct !== null) label.append(", ", element("span", sample.correct ? "right" : "wrong", `verdict ${sample.correct ? "good" : "bad"}`));
+    part.append(label);
     const text = element("pre", undefined, "tokens");
     text.tabIndex = 0;
     text.setAttribute("role", "group");

@@ -5,6 +5,7 @@ import pytest
 
 from tests.fakes.prepared import prepared_stream
 from unisd_rl.config.load import load_recipe
+from unisd_rl.config.task import MBPPTask
 from unisd_rl.contexts.prompts import PromptStream
 from unisd_rl.driver.sample_recorder import EPOCHS, PROBLEMS, SampleRecorder, sampled_numbers
 from unisd_rl.tasks.load import load_task
@@ -84,7 +85,7 @@ def test_a_streams_places_are_where_its_problems_stand():
 def recorder(monkeypatch):
     settings = config(steps=2, batch=8)
     stream: PromptStream = prepared_stream(settings, load_task(settings.task))
-    made = SampleRecorder(settings, stream, None)
+    made = SampleRecorder(settings, stream, None, load_task(settings.task))
     monkeypatch.setattr(made._tokenizer, "pieces", lambda tokens: [f"<{token}>" for token in tokens])
     return made, stream
 
@@ -104,4 +105,18 @@ def test_a_line_has_the_text_of_prompt_views_and_tokens_and_numbers_of_four_digi
     assert line["versions"] == [0, 1]
     assert line["values"]["divergence"][0] == 0.1235
     assert np.isnan(line["values"]["divergence"][1])
-    assert (line["length"], line["finish_reason"]) == (7, "length")
+    assert (line["length"], line["finish_reason"], line["correct"]) == (7, "length", None)
+
+
+def test_a_whole_answer_is_graded_and_one_that_programs_grade_is_not(recorder, monkeypatch):
+    made, stream = recorder
+    (number, *_) = sorted(made.numbers(1))
+    sample = TokenSample(number, Source.POLICY, "stop", np.array([4, 5], np.int32), 2, None, {})
+    for text, right in {stream.example(number).demonstration: True, "Answer: -1": False}.items():
+        monkeypatch.setattr(made._tokenizer, "decode", lambda tokens, text=text: text)
+        assert made.line(PolicyVersion(0, 2), sample)["correct"] is right
+    settings = config(steps=2, batch=8)
+    programs = settings.model_copy(update={"task": MBPPTask(type="mbpp")})
+    made = SampleRecorder(programs, stream, None, load_task(settings.task))
+    monkeypatch.setattr(made._tokenizer, "pieces", lambda tokens: [])
+    assert made.line(PolicyVersion(0, 2), sample)["correct"] is None
