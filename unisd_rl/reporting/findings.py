@@ -70,7 +70,7 @@ _SLOWER = {
 _SURE = {
     Tone.GOOD: "the interval lies above zero",
     Tone.BAD: "the interval lies below zero",
-    Tone.OPEN: "the interval contains zero: it may be chance",
+    Tone.OPEN: "the interval contains zero, so it may be chance",
 }
 
 
@@ -90,7 +90,7 @@ def learnt(run: RunRecord) -> Finding:
     if compared is None:
         return Finding(question, f"{before:.1%} \u2192 {after:.1%}", f"{said}, on no problem in common{form}")
     tone = tone_of(compared)
-    reason = f"{said}: {describe_comparison(compared)}; {_SURE[tone]}, of problems and not of seeds{form}"
+    reason = f"{said}: {describe_comparison(compared)}; {_SURE[tone]}; it is over problems, not over seeds{form}"
     return Finding(question, f"{_LEARNT[tone]}: {before:.1%} \u2192 {after:.1%}", reason, tone)
 
 

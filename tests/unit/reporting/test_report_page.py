@@ -122,7 +122,7 @@ def test_it_says_whether_the_run_learned_and_how_sure_that_is(tmp_path):
     assert (learnt.answer, learnt.tone) == ("yes: 0.0% \u2192 50.0%", Tone.GOOD)
     assert learnt.reason.startswith("accuracy 0.0% before, 50.0% after 4 steps: +50.0 points (95 %: +")
     assert "20 problems; McNemar p = 0.002" in learnt.reason
-    assert learnt.reason.endswith("the interval lies above zero, of problems and not of seeds")
+    assert learnt.reason.endswith("the interval lies above zero; it is over problems, not over seeds")
     lost, *_ = findings(record(tmp_path / "lost", evaluations={0: right, 4: wrong}))
     assert (lost.answer, lost.tone) == ("no, it got worse: 50.0% \u2192 0.0%", Tone.BAD)
 
