@@ -104,17 +104,8 @@ def main() -> None:
     found_on = machine()
     for seed in [] if options.read_only else seeds:
         name = ("--run.dir", str(options.runs), "--run.name", f"arithmetic-{seed}")
-        command = [
-            sys.executable,
-            "-m",
-            "unisd_rl.run",
-            *name,
-            "--run.seed",
-            str(seed),
-            "--model.base_seed",
-            str(seed),
-            *short,
-        ]
+        own = ("--run.seed", str(seed), "--model.base_seed", str(seed))
+        command = [sys.executable, "-m", "unisd_rl.run", *name, *own, *short]
         subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
     rows = [read(options.runs / f"arithmetic-{seed}", seed) for seed in seeds]
     show(rows)

@@ -42,7 +42,7 @@ from unisd_rl.reporting.record import RunRecord
 from unisd_rl.storage.timeline import Track, write_timeline
 from unisd_rl.tracking.build import trackers
 
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "prometheus")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "prometheus")  # the last one leaves Ray's threads at work
 _LIBRARIES = {"prometheus": "ray"}
 SPANS = 10  # of a learner rank in a step; driver and actors have fewer
 _RUN = ("unisd_star", "in_process", "--task.eval_examples")
@@ -117,15 +117,15 @@ def measure_parts(options: argparse.Namespace) -> tuple[list[dict[str, Any]], di
         lines = RunRecord.at(run).rows
         quickest_s = min(line["wait_s"] + line["learn_s"] + line["publish_s"] for line in lines)
         numbers = (Path(folder) / str(number) for number in count())
-        parts: dict[str, Callable[[int], None]] = {
+        parts: dict[str, Callable[[int], None]] = {"timeline": _spans(numbers)}
+        parts |= {
             name: partial(_tell, name, numbers, lines) for name in TRACKERS if find_spec(_LIBRARIES.get(name, name))
         }
-        parts["timeline"] = _spans(numbers)
-        rows = [_row(part, work, quickest_s, options.steps, options.repeats) for part, work in parts.items()]
         once = {"timeline.json.gz": partial(write_timeline, run), "report.html": partial(write_report, run)}
-        rows += [
+        rows = [
             Row(name, 0.0, 0.0, median(_cpu_s(work) for _ in range(options.repeats))) for name, work in once.items()
         ]
+        rows += [_row(part, work, quickest_s, options.steps, options.repeats) for part, work in parts.items()]
     title = f"beside steps of {quickest_s:.2f} s"
     show_table(title, ("part", "ms a step", "share of a step", "s once"), [tuple(asdict(row).values()) for row in rows])
     ratios = {f"a_step.{row.part}": row.share for row in rows if row.step_ms}

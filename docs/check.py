@@ -40,9 +40,10 @@ _OPTION = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)")
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """Every Markdown file but those of tools and runs, whose folders are hidden or not in the repository."""
+    """Every Markdown file but those of tools, runs and grids, which are hidden or not in the repository."""
     folders = {path: path.relative_to(root).parts[0] for path in root.rglob("*.md")}
-    return sorted(path for path, top in folders.items() if not top.startswith(".") and top not in ("build", "runs"))
+    others = ("build", "grids", "runs")
+    return sorted(path for path, top in folders.items() if not top.startswith(".") and top not in others)
 
 
 def problems(root: Path = ROOT) -> list[str]:

@@ -1,13 +1,12 @@
 """A command in a process of its own that need not import what it uses: a fork of one that has, as a grid's runs are."""
 
-import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 
-from unisd_rl.ablation.commands import fork_server
+from unisd_rl.ablation.commands import Command, fork_server, main_of
 
 
 class Job:
@@ -19,8 +18,8 @@ class Job:
     def __init__(self, program, *arguments, **environment):
         context = fork_server()
         reader, writer = context.Pipe(duplex=False)
-        self._words = [program, *map(str, arguments)]
-        self._process = context.Process(target=_perform, args=(self._words, environment, writer))
+        self._command = Command(program, tuple(map(str, arguments)))
+        self._process = context.Process(target=_perform, args=(self._command, environment, writer))
         self._process.start()
         writer.close()
         self.pid = self._process.pid
@@ -37,7 +36,7 @@ class Job:
     def wait(self, timeout):
         self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired(self._words, timeout)
+            raise subprocess.TimeoutExpired(self._command, timeout)
         return self.returncode
 
     def communicate(self, timeout):
@@ -47,7 +46,7 @@ class Job:
         reader.start()
         reader.join(timeout)
         if reader.is_alive():
-            raise subprocess.TimeoutExpired(self._words, timeout)
+            raise subprocess.TimeoutExpired(self._command, timeout)
         self.wait(timeout)
         return said[0], ""
 
@@ -59,12 +58,10 @@ class Job:
         self.send_signal(signal.SIGKILL)
 
 
-def _perform(words, environment, writer):
+def _perform(command, environment, writer):
     os.dup2(writer.fileno(), 1)
     os.dup2(writer.fileno(), 2)
     writer.close()
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(environment)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    sys.argv = words
-    sys.exit(importlib.import_module(words[0]).main())
+    sys.exit(main_of(command))

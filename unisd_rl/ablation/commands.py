@@ -115,19 +115,25 @@ def fork_server() -> ForkServerContext:
 
 def _perform(command: Command, cores: Cores, log: Path, tells: Connection) -> None:
     """All of the new process."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _LIBC.prctl(_KILLED_WITH_PARENT, signal.SIGKILL)
     if cores:
         bind_to(cores)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = [command.module, *command.arguments]
     try:
-        code = importlib.import_module(command.module).main()
+        code = main_of(command)
     finally:
         tells.send(_used())
     sys.exit(code)
+
+
+def main_of(command: Command) -> int:
+    """The command in this process, which was started for it; returns its exit code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sys.argv = [command.module, *command.arguments]
+    code: int = importlib.import_module(command.module).main()
+    return code
 
 
 def _used() -> Usage:

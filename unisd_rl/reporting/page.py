@@ -52,11 +52,11 @@ def write_report(run: Path) -> Path:
 def report(run: RunRecord) -> str:
     """The page of one run."""
     charts, found = list(charts_of_run(run)), findings(run)
+    changes = describe_changes(run.evaluations[0], run.evaluations[-1]) if len(run.evaluations) > 1 else ""
 
     def page(share: float) -> str:
-        pairs, changes = [], ""
+        pairs = []
         if len(run.evaluations) > 1:
-            changes = describe_changes(run.evaluations[0], run.evaluations[-1])
             pairs = answer_pairs(run.evaluations[0], run.evaluations[-1], int(_PAIRS * share))
         samples = sampled_problems(run.samples, int(_PROBLEMS * share))
         events = [_event(event) for event in run.events[-_EVENTS:]]
