@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from actors.rollout_actor import ActorSpec, RolloutActor
-from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores
+from unisd_rl.cluster.cores import BRIEF_SPINNING, Cores
 from unisd_rl.cluster.processes import Call, CallFailed, Handle, ProcessOptions
 from unisd_rl.cluster.resources import rollout_bundle
 from unisd_rl.cluster.runtime import runtime
@@ -170,8 +170,8 @@ def actor_environment(config: Config, cores: Cores, model_path: Path) -> dict[st
         variables["HF_HUB_OFFLINE"] = "1"
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
-    if config.run.colocated:  # threads that wait would spin in the learner's turn, on its cores
-        variables |= PASSIVE_THREADS
+    if config.run.colocated:  # threads that wait for long would do so in the learner's turn, on its cores
+        variables |= BRIEF_SPINNING
     if not config.rollout.on_gpu:
         variables |= config.rollout.engine.cpu_environment
     return variables

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from learner.errors import translate_collective_errors
-from unisd_rl.cluster.cores import PASSIVE_THREADS, Cores, bind_to
+from unisd_rl.cluster.cores import BRIEF_SPINNING, Cores, bind_to
 from unisd_rl.cluster.resources import keep_compiler_caches, missing_to_compile
 from unisd_rl.cluster.runtime import runtime
 from unisd_rl.cluster.shared_model import check_model_seen
@@ -32,8 +32,8 @@ _NICENESS = 5
 
 
 def rank_environment(config: Config, cores: Cores) -> dict[str, str]:
-    """Environment variables of a rank's process. Idle threads sleep: spinning ones starve the engine beside them."""
-    variables = {"TOKENIZERS_PARALLELISM": "false", **PASSIVE_THREADS}
+    """Environment variables of a rank's process. Idle threads sleep soon: spinning, they starve the engine."""
+    variables = {"TOKENIZERS_PARALLELISM": "false", **BRIEF_SPINNING}
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
     if not config.learner.gpus_per_rank:

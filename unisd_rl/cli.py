@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import override
 
+from unisd_rl.cluster.cores import BRIEF_SPINNING
 from unisd_rl.cluster.resources import GPU, Requirement, describe_cluster, describe_local, gpus_here, missing_to_compile
 from unisd_rl.cluster.stop import STOP, STOPPED
 from unisd_rl.config import Config
@@ -56,12 +57,9 @@ def exit_code(command: Callable[[Sequence[str]], int], arguments: Sequence[str] 
 
 
 def limit_openmp_spinning() -> None:
-    """Let threads that wait spin briefly, then sleep; before torch is imported.
-
-    Without spinning two threads train the base model no faster than one, and with torch's usual long spinning they
-    starve whatever runs beside them.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    """`BRIEF_SPINNING` for this process, unless its environment says otherwise; before torch is imported."""
+    for name, value in BRIEF_SPINNING.items():
+        os.environ.setdefault(name, value)
 
 
 _SOCKET_BYTES = 107  # the longest name of a Unix socket

@@ -8,13 +8,12 @@
 Nothing heavy is imported before `RetentionProcess.start`: torch reads the environment when it is imported.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unisd_rl.cluster.cores import CorePlan, Cores, bind_to
+from unisd_rl.cluster.cores import BRIEF_SPINNING, CorePlan, Cores, bind_to
 from unisd_rl.cluster.processes import Call, CallFailed, ProcessOptions
 from unisd_rl.cluster.resources import retention_bundle
 from unisd_rl.cluster.runtime import runtime
@@ -143,7 +142,7 @@ class RetentionScorer:
 
 
 def _environment(settings: RetentionConfig, cores: Cores) -> dict[str, str]:
-    variables = {"TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "0")}
+    variables = {"TOKENIZERS_PARALLELISM": "false", **BRIEF_SPINNING}
     if cores:
         variables["OMP_NUM_THREADS"] = str(len(cores))
     if not settings.gpus:

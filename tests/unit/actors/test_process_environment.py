@@ -1,4 +1,5 @@
 from actors.process import actor_environment
+from unisd_rl.cluster.cores import BRIEF_SPINNING
 from unisd_rl.config import Config
 
 
@@ -25,13 +26,12 @@ def test_other_engines_and_gpus_get_no_cpu_settings_of_vllm(tmp_path):
         assert not any(name.startswith("VLLM_CPU") for name in actor_environment(other, (0,), tmp_path))
 
 
-def test_threads_that_wait_sleep_where_the_learner_has_the_same_cores(tmp_path):
+def test_threads_that_wait_sleep_soon_where_the_learner_has_the_same_cores(tmp_path):
     apart = actor_environment(config(), (0, 1), tmp_path)
     turns = Config.model_validate({"run": {"placement": "colocated"}, "objective": {"divergence": {}}})
     colocated = actor_environment(turns, (0, 1), tmp_path)
-    passive = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-    assert colocated == {**apart, **passive}
-    assert not passive.keys() & apart.keys()
+    assert colocated == {**apart, **BRIEF_SPINNING}
+    assert not BRIEF_SPINNING.keys() & apart.keys()
 
 
 def test_a_model_in_a_folder_asks_no_hub(tmp_path):
