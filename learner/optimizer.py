@@ -29,9 +29,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], learner: LearnerConfig) 
     """The optimiser of these parameters; its learning rate is set at each step."""
     groups = parameter_groups(parameters, learner.weight_decay)
     if not learner.eight_bit_moments:
-        # Offloaded, it runs on the CPU over flat pieces of all parameters: fused, without temporaries of their size.
-        fused = {"fused": True} if learner.offload_optimizer else {}
-        return torch.optim.AdamW(groups, lr=learner.learning_rate, betas=BETAS, **fused)
+        # Fused: each number is read and written once, and there are no temporaries of the parameters' size.
+        return torch.optim.AdamW(groups, lr=learner.learning_rate, betas=BETAS, fused=True)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels for inference, which nobody uses here
     from bitsandbytes.optim import AdamW8bit
 

@@ -91,17 +91,14 @@ class Teacher(ABC):
         self._renew_weights()
 
     def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
-        squares = torch.zeros(3, dtype=torch.float64)
+        device = next(iter(self._average.values())).device
+        squares_3 = torch.zeros(3, dtype=torch.float64, device=device)
         for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
             assert name == other, f"{name} of the student met {other} of the teacher"
-            master, before = local_fp32_master(parameter), average.clone()
-            ema_update_(average, master, ema.beta)
-            for now_n, before_n, master_n in zip(*map(_slices, (average, before, master)), strict=True):
-                terms = (now_n - before_n, master_n - now_n, now_n)
-                squares += torch.tensor([_square(term) for term in terms], dtype=torch.float64)
+            squares_3 += _average_in(average, local_fp32_master(parameter), ema.beta)
+        squares = squares_3.tolist()
         sharded = any(is_sharded(parameter) for parameter in self._parameters.values())
-        device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
-        update, distance, norm = all_reduce_sum(squares.tolist(), device) if sharded else squares.tolist()
+        update, distance, norm = all_reduce_sum(squares, device) if sharded else squares
         return TeacherMetrics(math.sqrt(update / norm), math.sqrt(distance / norm))
 
     def _renew_weights(self) -> None:
@@ -185,12 +182,21 @@ def student_and_teacher(lm: CausalLM, config: Config, teaches: bool) -> tuple[St
 
 
 _SLICE_ELEMENTS = 1 << 22
+"""Few enough that temporaries are small, and enough that starting threads or kernels costs little."""
 
 
-def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Views of all its numbers: the float64 copies of a whole embedding take more memory than a step does."""
-    return tensor.view(-1).split(_SLICE_ELEMENTS)
+def _average_in(average: Tensor, student: Tensor, beta: float) -> Tensor:
+    """`ema_update_`, a slice at a time. Squared norms, float64: of the move, of what is left to go, of the average."""
+    squares_3 = torch.zeros(3, dtype=torch.float64, device=average.device)
+    slices = (whole.view(-1).split(_SLICE_ELEMENTS) for whole in (average, student))
+    for average_n, student_n in zip(*slices, strict=True):
+        scratch_n = average_n.clone()
+        ema_update_(average_n, student_n, beta)
+        moved = _square(scratch_n.sub_(average_n))
+        left = _square(torch.sub(student_n, average_n, out=scratch_n))
+        squares_3 += torch.stack([moved, left, _square(average_n)])
+    return squares_3
 
 
-def _square(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
+def _square(tensor_n: Tensor) -> Tensor:
+    return torch.dot(tensor_n, tensor_n)

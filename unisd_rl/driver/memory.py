@@ -8,7 +8,7 @@ A learner rank holds weights, teacher and optimiser all the time; on top comes t
 ```
  score      hidden states of the widest layer, of `scoring_tokens` tokens
  gradient   gradients, what autograd keeps of `micro_batch_tokens` tokens, the head's gradient, chunks of logits
- update     gradients, and AdamW's temporaries of the tensor in turn
+ update     gradients, and with moments of 8 bits temporaries of the tensor in turn
  save       a copy of at most 512 MiB of the training state
 ```
 """
@@ -199,12 +199,11 @@ def scoring_bytes(config: Config, shape: ModelShape) -> float:
 
 
 def update_bytes(config: Config, shape: ModelShape) -> float:
-    """AdamW's temporaries: of one tensor, or of the rank's flat part of all from ZeRO 1 on."""
-    eight_bit = config.learner.eight_bit_moments
-    if config.learner.gpus_per_rank:
-        return 0.0 if eight_bit else 2.0 * _FLOAT32 * shape.largest
-    elements = shape.trained / config.learner.ranks if config.zero_stage else shape.largest
-    return (6 if eight_bit else 2) * _FLOAT32 * elements
+    """Temporaries of moments of 8 bits on a CPU: of one tensor, or of the rank's flat part of all from ZeRO 1 on.
+    Torch's fused AdamW has none."""
+    if not config.learner.eight_bit_moments or config.learner.gpus_per_rank:
+        return 0.0
+    return 6.0 * _FLOAT32 * (shape.trained / config.learner.ranks if config.zero_stage else shape.largest)
 
 
 def save_bytes(shape: ModelShape) -> float:
