@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _PREFILL_TOKENS = 4096  # prompts and answers of one scheduler step, where prompts are prefilled whole
+_CPU_BLOCK_TOKENS = 32  # the fewest that vLLM's attention on a CPU takes
 _PROCESS_DIED = "vLLM's process died"
 _CORE_FAILED = "Engine core initialization failed"  # vLLM's own words; what it died of stands in the log only
 
@@ -187,6 +188,8 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
             # prefilled in pieces; it would die. So prompts are prefilled whole there.
             enable_chunked_prefill=self._on_gpu,
             max_num_batched_tokens=None if self._on_gpu else max(_PREFILL_TOKENS, spec.max_model_len),
+            # Answers to one prompt share its keys and values in whole blocks; few prompts fill one of the CPU's 128.
+            block_size=None if self._on_gpu else _CPU_BLOCK_TOKENS,
             skip_tokenizer_init=True,  # tokens in, tokens out
             generation_config="vllm",  # sampling is ours, not the model folder's
             enforce_eager=not self._on_gpu,
