@@ -66,7 +66,7 @@ class Row:
 
 
 def tree_of(model: str, side: str, answers: int, seed: int, options: argparse.Namespace, runs: Path) -> dict[str, Any]:
-    """What is changed of the recipe `side`; the same numbers for every side."""
+    """What is changed of the recipe `side` under the set-up `colocated`; the same numbers for every side."""
     tiny, steps = model == "tiny", options.tiny_steps if model == "tiny" else options.steps
     batch = options.batch or (64 if tiny else 16)
     tree: dict[str, Any] = {
@@ -75,7 +75,6 @@ def tree_of(model: str, side: str, answers: int, seed: int, options: argparse.Na
             "dir": str(runs),
             "steps": steps,
             "seed": seed,
-            "placement": "colocated",
             "checkpoint_every": 0,
         },
         "model": {"base_seed": 0},
@@ -97,7 +96,7 @@ def ours(model: str, side: str, answers: int, seed: int, options: argparse.Names
     tree = tree_of(model, side, answers, seed, options, runs)
     words = [word for name, value in _flat(tree) for word in (f"--{name}", json.dumps(value).strip('"'))]
     folder = runs / tree["run"]["name"]
-    command = [sys.executable, "-m", "unisd_rl.run", side, *words]
+    command = [sys.executable, "-m", "unisd_rl.run", side, "colocated", *words]
     footprint = run_sampled(command, {}, runs / f"{folder.name}.log", TIMEOUT_S, _LEARNER)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["wait_s"] + line["learn_s"] + line["publish_s"] for line in lines][1:]
@@ -305,7 +304,7 @@ def main() -> None:
     parser.add_argument("--tiny-steps", type=int, default=40)
     parser.add_argument("--steps", type=int, default=5, help="of the other models (default 5)")
     parser.add_argument("--batch", type=int, help="completions a step (default: tiny 64, others 16)")
-    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--prompt-tokens", type=int, default=2048)
     parser.add_argument("--answer-tokens", type=int, default=64)
     parser.add_argument("--train-examples", type=int, default=400)
     parser.add_argument("--eval-examples", type=int, default=128)
