@@ -156,7 +156,7 @@ class Bottleneck:
     def _suggest_turns(self) -> str:
         if self.colocated_gain is None or self.colocated_gain < _WORTH_TELLING:
             return ""
-        return f'; with run.placement = "colocated" up to {self.colocated_gain:.1f} times as fast'
+        return f"; with the set-up `colocated` up to {self.colocated_gain:.1f} times as fast"
 
 
 @dataclass(slots=True)

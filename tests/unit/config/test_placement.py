@@ -77,6 +77,13 @@ def test_the_set_up_in_process_puts_any_row_into_one_process_where_the_sides_tak
     assert config.run.colocated
 
 
+@pytest.mark.parametrize("row", ["unisd_star", "sft", "ssd", "released_code_parity"])
+def test_the_set_up_colocated_lets_any_row_take_turns_with_all_answers_of_a_step_in_flight(row):
+    config = load_recipe([row, "colocated"])
+    assert config.run.placement == "colocated"
+    assert config.rollout.concurrency >= config.learner.batch_size
+
+
 def test_the_sides_are_apart_unless_they_are_told_otherwise():
     config = load_recipe("unisd_star")
     assert not config.run.colocated

@@ -117,7 +117,7 @@ def test_the_gain_of_turns_is_what_two_sides_with_twice_the_cores_would_need(wai
     meter.add(step_metrics(), StepTimes(wait_s, learn_s), {"a": pulse(8.0, busy_s)}, depth=0)
     total = meter.total()
     assert total.colocated_gain == pytest.approx(gain)
-    told = f'; with run.placement = "colocated" up to {gain:.1f} times as fast'
+    told = f"; with the set-up `colocated` up to {gain:.1f} times as fast"
     assert total.describe().endswith(told) == (gain > 1.1)
 
 
