@@ -85,7 +85,7 @@ def tree_of(model: str, side: str, answers: int, seed: int, options: argparse.Na
         "task": {"eval_examples": options.eval_examples},
     }
     if not tiny:
-        tree["model"]["path"] = str(options.smollm2 if model == "smollm2" else runs / "real_vocab")
+        tree["model"]["path"] = str(options.smollm2 if model == "smollm2" else options.real_vocab)
         tree["task"] |= {"type": "scienceqa", "data": str(options.records), "train_examples": options.train_examples}
         tree["rollout"] |= {"max_prompt_tokens": options.prompt_tokens, "max_completion_tokens": options.answer_tokens}
     return tree
@@ -279,7 +279,8 @@ def measure(options: argparse.Namespace, runs: Path) -> list[Row]:
     rows = list[Row]()
     for model in options.models:
         if model == "real_vocab":
-            _make_real_vocab(options, runs / model)
+            options.real_vocab = runs / model
+            _make_real_vocab(options, options.real_vocab)
         of_model = list[Row]()
         for answers in options.groups:
             way = fastest_trl(model, answers, options, runs)
