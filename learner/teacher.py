@@ -91,7 +91,7 @@ class Teacher(ABC):
         self._renew_weights()
 
     def _update(self, student: Student, ema: EmaConfig) -> TeacherMetrics:
-        device = next(iter(self._average.values())).device
+        device = next(iter(self._average.values())).device  # NCCL sums nothing that lies elsewhere
         squares_3 = torch.zeros(3, dtype=torch.float64, device=device)
         for (name, parameter), (other, average) in zip(student.parameters.items(), self._average.items(), strict=True):
             assert name == other, f"{name} of the student met {other} of the teacher"
@@ -186,7 +186,10 @@ _SLICE_ELEMENTS = 1 << 22
 
 
 def _average_in(average: Tensor, student: Tensor, beta: float) -> Tensor:
-    """`ema_update_`, a slice at a time. Squared norms, float64: of the move, of what is left to go, of the average."""
+    """`ema_update_`, a slice at a time. Squared norms of the move, of what is left to go, and of the average.
+
+    They are float64 sums of float32 ones over the slices.
+    """
     squares_3 = torch.zeros(3, dtype=torch.float64, device=average.device)
     slices = (whole.view(-1).split(_SLICE_ELEMENTS) for whole in (average, student))
     for average_n, student_n in zip(*slices, strict=True):
