@@ -6,6 +6,7 @@
    diverge    only for a quantile clip, no gradient              student, teacher's head
    terms      one coefficient per token: all ranks meet here     objective.step_terms
    gradient   per micro-batch: forward, objective, backward      student
+              (a single one forms `diverge` and `terms` itself, between its forward and its objective)
  optim_step
    step       clip, AdamW                                        DeepSpeed
    EMA        the teacher averages the student in                Teacher.update_ema
@@ -15,7 +16,7 @@ Ranks are equal and every public method is a collective: all of them call it, in
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,14 +28,14 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.batch import Inputs, PackingConfig, RankBatch, collate, without_truncated
+from learner.batch import Inputs, PackingConfig, Pass, RankBatch, collate, without_truncated
 from learner.checkpoint import STATE, full_weights, published_weights, save_checkpoint, weights_layout
 from learner.checks import check_finite, check_teacher_logprobs, current_tokens, logprob_mismatch, token_staleness
 from learner.layout import choose_layout
 from learner.model import HiddenStateFn, load_model
 from learner.plan import scoring_plan
 from learner.schedule import learning_rate
-from learner.scoring import Scorer, Scores, agreed_passes, student_divergences
+from learner.scoring import Scorer, Scores, agreed_passes, divergences, student_divergences
 from learner.sharding import all_gather_ragged, all_reduce_max
 from learner.signals import sampled_entropies, signal_metrics
 from learner.step_timer import StepTimer
@@ -57,7 +58,7 @@ from unisd_rl.objective.divergence import NO_WEIGHTS
 from unisd_rl.objective.kernels.chunk_logits import HiddenStates
 from unisd_rl.objective.kernels.chunked import token_entropies, token_logprobs
 from unisd_rl.objective.kernels.head import Head
-from unisd_rl.objective.unisd import LossTerms, MicroReport, loss_metrics, micro_batch_loss, no_loss, step_terms
+from unisd_rl.objective.unisd import MicroReport, StepTerms, loss_metrics, micro_batch_loss, no_loss, step_terms
 from unisd_rl.seeds import derive_seed
 from unisd_rl.storage.checkpoints import RunState
 from unisd_rl.transport.rollouts.schema import decode
@@ -69,6 +70,8 @@ from unisd_rl.types import Logprobs, PolicyVersion, Rollout, Tokens, TokenSample
 class MicroBatchResult:
     """One micro-batch: what the objective measured, and log-probs as the rollout engine defines them."""
 
+    terms: StepTerms
+    """Of the whole step."""
     report: MicroReport
     sampling_logprob_N: Tensor
     """The student's, at the temperature of the rollouts."""
@@ -101,6 +104,7 @@ class Learner:
         self._companions = companions(model_path, config.model.dtype)  # now: a checkpoint must not find them unreadable
         lora = config.model.lora
         self._adapter_config = None if lora is None else peft_config(lora, str(model_path))
+        self._drops_out = lora is not None and lora.dropout > 0.0
         lm = load_model(model_path, config.model.dtype).to(device)
         layout = choose_layout(lm.model, config.best_layout)
         self.packing = PackingConfig(layout, config.learner.micro_batch_tokens, config.learner.scoring_budget)
@@ -141,18 +145,13 @@ class Learner:
         if self.teacher:
             check_teacher_logprobs(all_gather_ragged(scores.probe_n), self._vocabulary)
         with self.teacher.head() if self.teacher else nullcontext() as teacher_head:
-            scoring_inputs = scores.inputs
-            if self._settings.needs_divergence_pass:
-                assert scores.primary_NH is not None, "a divergence has a primary view"
-                with timer.measure("divergence"):
-                    divergence_N = student_divergences(
-                        batch, self.student, scores.primary_NH, teacher_head, self._settings, timer
-                    )
-                scoring_inputs = replace(scoring_inputs, divergence_N=divergence_N)
-            terms = step_terms(scoring_inputs, self._settings, all_gather_ragged)
+            passes, terms = agreed_passes(batch.gradient_passes(), batch), None
+            if not (self._settings.needs_divergence_pass and len(passes) == 1 and not self._drops_out):
+                terms = self._terms_before_gradient(batch, scores, teacher_head, timer)
             with timer.measure("gradient"):
                 sampled_N = sampled_tokens(batch, sampled)
-                micro_batches = self._gradient(batch, scores, teacher_head, terms, sampled_N, timer)
+                micro_batches = self._gradient(batch, passes, scores, teacher_head, terms, sampled_N, timer)
+            terms = micro_batches[0].terms
         if sampled:
             values = ((one.report, one.sampled_entropy_n) for one in micro_batches)
             self.samples = token_samples(batch, sampled, sampled_N, scores.inputs, values)
@@ -231,22 +230,34 @@ class Learner:
         if self.teacher:
             self.teacher.close()
 
+    def _terms_before_gradient(
+        self, batch: RankBatch, scores: Scores, teacher_head: Head | None, timer: StepTimer
+    ) -> StepTerms:
+        """The terms of a step; a quantile clip reads the student's divergences of all tokens in passes of their own."""
+        divergence_N = None
+        if self._settings.needs_divergence_pass:
+            assert scores.primary_NH is not None, "a divergence has a primary view"
+            of_views = (scores.primary_NH, teacher_head, self._settings)
+            with timer.measure("divergence"):
+                divergence_N = student_divergences(batch, self.student, *of_views, timer)
+        return step_terms(replace(scores.inputs, divergence_N=divergence_N), self._settings, all_gather_ragged)
+
     def _gradient(
         self,
         batch: RankBatch,
+        passes: Sequence[Pass],
         scores: Scores,
         teacher_head: Head | None,
-        terms: LossTerms,
+        terms: StepTerms | None,
         sampled_N: NDArray[np.bool_],
         timer: StepTimer,
     ) -> list[MicroBatchResult]:
         """The gradient passes; the batch is in their order, so each pass is a span of tokens."""
-        passes, micro_batches, start = agreed_passes(batch.gradient_passes(), batch), [], 0
+        micro_batches, start = list[MicroBatchResult](), 0
         for index, one in enumerate(passes):
             inputs = batch.collate(one)
             span = slice(start, start + len(inputs.targets_N))
-            of_pass = (terms.slice(span.start, span.stop), span, np.flatnonzero(sampled_N[span]))
-            on_hidden = self._objective(inputs, scores, teacher_head, *of_pass)
+            on_hidden = self._objective(inputs, scores, teacher_head, terms, span, np.flatnonzero(sampled_N[span]))
             last = index == len(passes) - 1
             micro_batches.append(self.student.forward_backward(inputs, on_hidden, last))
             timer.count_pass(inputs)
@@ -259,25 +270,34 @@ class Learner:
         inputs: Inputs,
         scores: Scores,
         teacher_head: Head | None,
-        terms: LossTerms,
+        known_terms: StepTerms | None,
         span: slice,
         sampled_n: NDArray[np.int64],
     ) -> HiddenStateFn[tuple[Tensor, MicroBatchResult]]:
-        """What runs inside the student's forward pass, where its hidden states and head exist."""
+        """What runs inside the student's forward pass, where its hidden states and head exist.
+
+        `known_terms` None: this pass reads all tokens of the step, and forms the terms from their divergences.
+        """
         teacher_NH = None if scores.primary_NH is None else scores.primary_NH[span]
         negative_NH = None if scores.negative_NH is None else scores.negative_NH[span]
         targets_N, one_temperature = inputs.targets_N, self._config.rollout.temperature == self._settings.temperature
 
         def on_hidden(hidden_NH: Tensor, head: Head) -> tuple[Tensor, MicroBatchResult]:
-            states = HiddenStates(hidden_NH, teacher_NH, negative_NH)
-            loss, report = micro_batch_loss(states, head, teacher_head or head, targets_N, terms, self._settings)
+            states, terms = HiddenStates(hidden_NH, teacher_NH, negative_NH), known_terms
+            if terms is None:
+                assert teacher_NH is not None, "a divergence has a primary view"
+                divergence_N = divergences(hidden_NH, head, teacher_NH, teacher_head, self._settings)
+                inputs_N = replace(scores.inputs, divergence_N=divergence_N)
+                terms = step_terms(inputs_N, self._settings, all_gather_ragged)
+            of_pass = terms.slice(span.start, span.stop)
+            loss, report = micro_batch_loss(states, head, teacher_head or head, targets_N, of_pass, self._settings)
             settings, logprob_N = self._settings, report.student_logprob_N
             entropy_n = sampled_entropies(hidden_NH, head, settings.temperature)
             sampled_nH = hidden_NH.detach()[torch.from_numpy(sampled_n)]
             of_samples_n = token_entropies(sampled_nH, head, settings.temperature, settings.chunk_tokens)
             if not one_temperature:  # else the objective has them already
                 logprob_N = self._sampling_logprobs(hidden_NH, head, targets_N)
-            return loss, MicroBatchResult(report, logprob_N, entropy_n, of_samples_n)
+            return loss, MicroBatchResult(terms, report, logprob_N, entropy_n, of_samples_n)
 
         return on_hidden
 
@@ -301,9 +321,8 @@ class Learner:
         nothing = torch.empty(0, device=self._device)
         learner_N = torch.cat([nothing, *(micro_batch.sampling_logprob_N for micro_batch in micro_batches)])
         engine_N, on_policy_N = current_tokens(batch.rollouts, version, self._device)
-        lora = self._config.model.lora
         # Truncated sampling renormalises the engine's log-probs, dropout blurs the learner's: nothing to compare.
-        if self._config.rollout.truncated or (lora is not None and lora.dropout):
+        if self._config.rollout.truncated or self._drops_out:
             on_policy_N = torch.zeros_like(on_policy_N)
         tolerance = self._config.logprob_tolerance
         policy = PolicyMetrics(

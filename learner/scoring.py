@@ -176,19 +176,26 @@ def student_divergences(
 
     `teacher_head` None: the student's own.
     """
-    divergence, sizes = settings.divergence, (settings.temperature, settings.chunk_tokens)
-    assert divergence is not None, "a clip has a divergence"
     divergence_N = torch.zeros(batch.tokens, device=batch.device)
     for one in agreed_passes(batch.scoring_passes(batch.student_sequences()), batch):
         inputs = batch.collate(one)
 
         def on_hidden(hidden_nH: Tensor, head: Head, teacher_nH: Tensor = teacher_NH[inputs.result_index_N]) -> Tensor:
-            return token_divergence(hidden_nH, head, teacher_nH, teacher_head or head, divergence, *sizes)
+            return divergences(hidden_nH, head, teacher_nH, teacher_head, settings)
 
         divergence_N[inputs.result_index_N] = student.forward(inputs, on_hidden)
         timer.count_pass(inputs)
         timer.count_tokens("divergence", inputs.tokens)
     return divergence_N
+
+
+def divergences(
+    hidden_NH: Tensor, head: Head, teacher_NH: Tensor, teacher_head: Head | None, settings: ObjectiveSettings
+) -> Tensor:
+    """`divergence_N` of the student's states to the teacher's, no gradient; `teacher_head` None: the student's."""
+    assert settings.divergence is not None, "a clip has a divergence"
+    sizes = (settings.temperature, settings.chunk_tokens)
+    return token_divergence(hidden_NH, head, teacher_NH, teacher_head or head, settings.divergence, *sizes)
 
 
 def agreed_passes(passes: Sequence[Pass], batch: RankBatch) -> list[Pass]:

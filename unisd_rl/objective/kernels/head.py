@@ -5,10 +5,11 @@ same at one softmax temperature, arranged so that scale and temperature cost no 
 
 The matmuls with a head, each in the fastest way its device and type have, and no float32 copy of it.
 
-On the CPU they run in float32 over tiles of the vocabulary, so that a bfloat16 head is cast a tile at a time. They go
-through oneDNN where torch was built with it: on processors for which the BLAS that torch links has no wide kernels it
-is 1.6 to 2 times as fast as `torch.mm`. On a GPU half-precision inputs are multiplied as they are, with
-float32 sums and results; anything else is multiplied in float32.
+On the CPU they run in float32 over tiles of the vocabulary, so that a bfloat16 head is cast a tile at a time. The
+logits go through oneDNN where torch was built with it, the gradients only on processors with AVX-512: there it is 1.6
+to 2 times as fast as `torch.mm` where the BLAS that torch links has no wide kernels; with AVX2 `torch.mm` is 1.2 to 1.5
+times as fast as oneDNN. On a GPU half-precision inputs are multiplied as they are, with float32 sums and results;
+anything else is multiplied in float32.
 """
 
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def hidden_gradient_(gradient_CV: Tensor, weight_VH: Tensor, out_CH: Tensor) -> 
     else:
         out_CH.zero_()
         for tile in _tiles(len(weight_VH)):
-            out_CH += _linear(gradient_CV[:, tile], weight_VH[tile].float().t(), None)
+            _add_product_(out_CH, gradient_CV[:, tile], weight_VH[tile].float())
 
 
 def add_weight_gradient_(gradient_CV: Tensor, hidden_CH: Tensor, total_VH: Tensor) -> None:
@@ -64,9 +65,8 @@ def add_weight_gradient_(gradient_CV: Tensor, hidden_CH: Tensor, total_VH: Tenso
     elif total_VH.device.type != "cpu":
         total_VH.addmm_(gradient_CV.float().t(), hidden_CH.float())
     else:
-        hidden_HC = hidden_CH.t()
         for tile in _tiles(len(total_VH)):
-            total_VH[tile] += _linear(gradient_CV[:, tile].t(), hidden_HC, None)
+            _add_product_(total_VH[tile], gradient_CV[:, tile].t(), hidden_CH)
 
 
 def _tiles(vocabulary: int) -> list[slice]:
@@ -80,6 +80,15 @@ def _linear(left_MK: Tensor, right_NK: Tensor, bias_N: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(left_MK, right_NK, bias_N)
 
 
+def _add_product_(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> None:
+    """`total += left right` in float32 on the CPU."""
+    if _WIDE and _ONEDNN:
+        total_MN += _linear(left_MK, right_KN.t(), None)
+    else:
+        total_MN.addmm_(left_MK, right_KN)
+
+
+_WIDE = "AVX512" in torch.backends.cpu.get_cpu_capability()
 # Not a documented call, but the one that torch.compile emits for linear layers.
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
