@@ -1,23 +1,22 @@
-"""The memory of a process and all that it started, sampled while it runs.
+"""The memory of a process and all that it started, sampled while its first steps run.
 
 PSS: a page that several processes share, such as one of Ray's object store, is divided among them, so that the sum
-counts it once.
+counts it once. To count the pages of a dozen processes takes a core a third of a second, so that it is done in steps
+that are not timed: `settled` says when to end.
 """
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-_SAMPLE_S = 2.0
-_SHARE = 0.01
-"""Of the time that samples may take: to count the pages of a dozen processes takes a core a third of a second."""
+_SAMPLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,14 @@ class Footprint:
 
 
 def run_sampled(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_s: float, process: str | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    timeout_s: float,
+    settled: Callable[[], bool],
+    process: str | None = None,
 ) -> Footprint:
-    """Run a command to its end, its output in `log`, and say what memory it took.
+    """Run a command to its end, its output in `log`, and say what memory it took until it had `settled`.
 
     `process`: what the command line of the process begins with that is looked at by itself.
 
@@ -47,28 +51,25 @@ def run_sampled(
             command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True
         )
         try:
-            while started.poll() is None:
-                began_s = time.monotonic()
+            while started.poll() is None and not settled():
                 sampled = _sample(started.pid)
-                took_s = time.monotonic() - began_s
                 together = max(together, sum(sampled.values()))
                 largest = max([largest, *(pss for name, pss in sampled.items() if _is(name, process, started.pid))])
                 if time.monotonic() > deadline_s:
-                    raise SystemExit(f"{command[0]} took longer than {timeout_s:g} s; its output is in {log}")
-                _wait(started, max(_SAMPLE_S, took_s / _SHARE))
+                    break
+                with suppress(subprocess.TimeoutExpired):
+                    started.wait(_SAMPLE_S)
+            with suppress(subprocess.TimeoutExpired):
+                started.wait(max(0.0, deadline_s - time.monotonic()))
         finally:
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGTERM)
                 started.wait(60)
+    if time.monotonic() > deadline_s:
+        raise SystemExit(f"{command[0]} took longer than {timeout_s:g} s; its output is in {log}")
     if started.returncode:
         raise SystemExit(f"{' '.join(command[:4])} ended with {started.returncode}:\n{log.read_text()[-3000:]}")
     return Footprint(together, largest)
-
-
-def _wait(started: subprocess.Popen[bytes], seconds: float) -> None:
-    """Until it has ended, at most so long."""
-    with suppress(subprocess.TimeoutExpired):
-        started.wait(seconds)
 
 
 def _is(name: tuple[int, str], process: str | None, first: int) -> bool:

@@ -1,7 +1,7 @@
 """TRL's SDFT trainer on the problems of a job file, in the Python that has TRL: `python trl_sdft.py JOB.json`.
 
-Imports nothing of this project: TRL's environment need not have it. Writes OUT/steps.json, when each step ended, and
-the trained model beside it.
+Imports nothing of this project: TRL's environment need not have it. Writes OUT/ended.txt, when training began and each
+step ended, and the trained model beside it.
 """
 
 import json
@@ -17,16 +17,20 @@ from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 
 class StepTimes(TrainerCallback):
-    """When training began and each step ended (seconds of one clock)."""
+    """When training began and each step ended (seconds of one clock), a line each as they end."""
 
-    def __init__(self) -> None:
-        self.ended_s: list[float] = []
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.ended_s.append(time.perf_counter())
+        self._write()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ended_s.append(time.perf_counter())
+        self._write()
+
+    def _write(self) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{time.perf_counter()}\n")
 
 
 def train(job: dict[str, Any]) -> None:
@@ -66,16 +70,14 @@ def train(job: dict[str, Any]) -> None:
         save_strategy="no",
         dataloader_pin_memory=False,
     )
-    times = StepTimes()
     trainer = SDFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(job["problems"]),
         processing_class=tokenizer,
-        callbacks=[times],
+        callbacks=[StepTimes(out / "ended.txt")],
     )
     trainer.train()
-    (out / "steps.json").write_text(json.dumps(times.ended_s))
     trainer.save_model(str(out / "model"))
     tokenizer.save_pretrained(out / "model")
 
