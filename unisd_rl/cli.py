@@ -104,7 +104,13 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     """(recipes, whether it is a dry run, fields): the recipes are the arguments before the first option."""
     others = [argument for argument in arguments if argument != "--dry-run"]
     recipes = list(takewhile(lambda argument: not argument.startswith("-"), others))
-    return recipes or [DEFAULT_RECIPE], len(others) < len(arguments), others[len(recipes) :]
+    return recipes or default_recipes(), len(others) < len(arguments), others[len(recipes) :]
+
+
+def default_recipes() -> list[str]:
+    """What a command runs that names no recipe: UniSD*, and on a machine by itself in turns, where that is faster
+    (docs/results/scale.md). On a cluster, which `RAY_ADDRESS` names, turns are refused: apart."""
+    return [DEFAULT_RECIPE] if os.environ.get("RAY_ADDRESS") else [DEFAULT_RECIPE, "colocated"]
 
 
 def split_flag(arguments: Sequence[str], flag: str) -> tuple[bool, list[str]]:

@@ -87,8 +87,13 @@ def lines(path: Path) -> list[dict]:
 
 
 def start_job(folder: Path, *arguments: str, **environment: str) -> Job:
-    """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe."""
-    return Job("unisd_rl.run", *arguments, "--run.dir", folder, "--run.name", "run", **environment)
+    """`python -m unisd_rl.run` in a process of its own; both its streams come through one pipe.
+
+    Without a recipe among the arguments it is `unisd_star`, apart: what both sides at work at once may do to each other
+    is what most tests are about.
+    """
+    recipe = () if arguments and not arguments[0].startswith("-") else ("unisd_star",)
+    return Job("unisd_rl.run", *recipe, *arguments, "--run.dir", folder, "--run.name", "run", **environment)
 
 
 def resume_job(folder: Path, *arguments: str, **environment: str) -> Job:

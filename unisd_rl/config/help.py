@@ -19,7 +19,7 @@ from unisd_rl.errors import UserError
 
 WIDTH = 96
 EXAMPLES = (
-    ("python -m unisd_rl.run", "the default job, on two cores"),
+    ("python -m unisd_rl.run", "the default job, on two cores: unisd_star colocated"),
     ("python -m unisd_rl.run ema --run.steps 20 --dry-run", "look first; start nothing"),
     ("python -m unisd_rl.run my.toml --model.path MODEL", "your own model and data"),
 )

@@ -266,7 +266,7 @@ def _sides_can_take_turns(config: Config) -> None:
         *(_objections_to_turns(config) if config.run.colocated else ()),
     )
     if objections:
-        raise ValueError(f'run.placement = "{config.run.placement}": {objections[0]}; or leave run.placement out')
+        raise ValueError(f'run.placement = "{config.run.placement}": {objections[0]}; or set run.placement to "apart"')
 
 
 def _objections_to_one_process(config: Config) -> Iterator[str]:

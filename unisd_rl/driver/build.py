@@ -90,8 +90,8 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
     """
     if config.run.colocated and runtime().nodes() > 1:
         raise UserError(
-            'run.placement = "colocated" is for one machine, and this cluster has several nodes: leave it out, or '
-            "unset RAY_ADDRESS to run on this one alone"
+            'run.placement = "colocated" is for one machine, and this cluster has several nodes: set it to '
+            '"apart", or unset RAY_ADDRESS to run on this one alone'
         )
     model = model_folder(config, directory.path, console)
     check_origin(directory.path, model_origin(model), model)

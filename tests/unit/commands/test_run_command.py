@@ -34,7 +34,7 @@ def test_the_screen_says_what_runs_before_anything_heavy_is_imported(monkeypatch
 
 
 def test_a_dry_run_imports_no_engine_and_names_the_processes():
-    result = dry_run(*SMALL, "--rollout.actors", "2", "--learner.ranks", "3")
+    result = dry_run("unisd_star", *SMALL, "--rollout.actors", "2", "--learner.ranks", "3")
     assert result.code == 0, result.errors
     assert "2 x rollout actor: 1 CPU" in result.output
     assert "3 x learner rank: 1 CPU" in result.output
@@ -52,7 +52,8 @@ def test_a_run_notes_the_recipes_that_it_was_made_from_and_its_config_toml_keeps
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cats.toml").write_text('extends = "unisd_star"\n[run]\nsteps = 3\n')
     noted = {
-        (): "unisd_star",
+        (): "unisd_star, colocated",
+        ("unisd_star",): "unisd_star",
         ("ema", "qwen2_5_0_5b"): "ema, qwen2_5_0_5b",
         ("cats.toml",): "unisd_star, cats.toml",
         ("embedded", "ema"): "embedded, ema",
@@ -61,6 +62,13 @@ def test_a_run_notes_the_recipes_that_it_was_made_from_and_its_config_toml_keeps
         assert checked_request([*recipes, "--run.name", "new"]).config.run.recipe == names
     (tmp_path / "config.toml").write_text('extends = "ema"\n[run]\nrecipe = "unisd_star, cats.toml"\n')
     assert checked_request(["config.toml"]).config.run.recipe == "unisd_star, cats.toml"
+
+
+def test_without_a_recipe_generation_and_learning_take_turns_but_on_a_cluster(monkeypatch):
+    assert checked_request([]).config.run.placement == "colocated"
+    assert checked_request(["unisd_star"]).config.run.placement == "apart"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert checked_request([]).config.run.placement == "apart"
 
 
 BAD = {

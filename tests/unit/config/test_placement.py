@@ -39,7 +39,7 @@ def test_what_cannot_take_turns_is_refused_in_one_sentence_and_runs_apart(change
         load_recipe("unisd_star", {**changes, **TURNS})
     sentence = str(refused.value)
     assert sentence.startswith(f'run.placement = "colocated": {said}')
-    assert sentence.endswith("; or leave run.placement out")
+    assert sentence.endswith('; or set run.placement to "apart"')
     assert "\n" not in sentence
 
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_in_one_process_is_refused_in_one_sentence(changes, said)
         load_recipe("unisd_star", overlay(ALONE, changes))
     sentence = str(refused.value)
     assert sentence.startswith(f'run.placement = "in_process": {said}')
-    assert sentence.endswith("; or leave run.placement out")
+    assert sentence.endswith('; or set run.placement to "apart"')
     assert "\n" not in sentence
 
 

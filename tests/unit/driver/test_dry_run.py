@@ -181,7 +181,7 @@ def test_a_run_without_a_teacher_shows_the_gold_completion(capsys):
 
 def test_what_lacks_a_place_is_the_last_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("unisd_rl.cluster.resources.DRIVER_LISTS_GPUS", tmp_path / "none")
-    lines = said(capsys, *SMALL, "--rollout.gpus_per_actor", "1", "--rollout.actors", "3")
+    lines = said(capsys, "unisd_star", *SMALL, "--rollout.gpus_per_actor", "1", "--rollout.actors", "3")
     assert lines[-1].endswith("which lacks GPUs: 3 needed")
 
 
