@@ -4,8 +4,8 @@
 processes of its own:
 
     trl         `trl.experimental.sdft`: `full_logits`, EMA teacher, the fastest of `--trl-micro-batches` and
-                `--trl-attention`, all cores
-    sdft        the recipe of this name, colocated, with trees
+                `--trl-attention`, all cores (the tiny model: or one, if that is faster)
+    sdft        the recipe of this name, colocated, with trees; the tiny model's answers by `transformers` on one core
     unisd_star  all five mechanisms, K = 3, `contexts.order` question_first (not tiny): all views begin alike
 
 on the embedded model (arithmetic), SmolLM2-135M (ScienceQA records), and four layers of Qwen2.5-0.5B with its 151,936
@@ -18,6 +18,8 @@ PATH is a Python that has TRL 1.16, transformers, datasets and torch; nothing of
 """
 
 import argparse
+import itertools
+import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -28,17 +30,20 @@ from benchmarks.output import finish, machine, result_file, show_table
 from benchmarks.sides.training import MODELS, OURS, Row, batch_of, ours, trl, with_accuracies
 
 
-def fastest_trl(model: str, answers: int, options: argparse.Namespace, runs: Path) -> tuple[int, str]:
-    """Micro-batch and attention with which TRL is fastest, by short runs."""
+def fastest_trl(model: str, answers: int, options: argparse.Namespace, runs: Path) -> tuple[int, str, int]:
+    """Micro-batch, attention and threads with which TRL is fastest, by short runs."""
     batch = batch_of(model, options)
     sizes = [size for size in options.trl_micro_batches or [batch // 4, batch // 2, batch] if size <= batch]
-    ways = [(size, attention) for size in sizes for attention in options.trl_attention]
+    cores = len(os.sched_getaffinity(0))
+    threads = sorted({1, cores}) if model == "tiny" else [cores]
+    ways = list(itertools.product(sizes, options.trl_attention, threads))
     if len(ways) == 1:
         return ways[0]
     options.probing = True
     probed = {way: trl(model, answers, 0, options, runs / "probes", *way).step_s for way in ways}
     options.probing = False
-    show_table(f"TRL on {model}", ("micro-batch", "attention", "s a step"), [(*way, s) for way, s in probed.items()])
+    titles = ("micro-batch", "attention", "threads", "s a step")
+    show_table(f"TRL on {model}", titles, [(*way, step_s) for way, step_s in probed.items()])
     return min(probed, key=probed.__getitem__)
 
 
@@ -130,7 +135,6 @@ def main() -> None:
         "--trl-micro-batches", type=int, nargs="+", help="tried (default: a quarter, half, all of a batch)"
     )
     parser.add_argument("--trl-attention", nargs="+", default=["sdpa", "eager"], help="tried (default: sdpa eager)")
-    parser.add_argument("--probe-steps", type=int, default=1)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct (examples/smollm2.py)")
     parser.add_argument("--records", type=Path, help="ScienceQA records, JSON Lines (task.data)")
     parser.add_argument("--runs", type=Path, help="keep the runs in this folder")

@@ -4,7 +4,6 @@ A step counts as timed from the third on: in the first two memory is sampled, wh
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ OURS = ("sdft", "unisd_star")
 BETA, ALPHA = 0.98, 0.5
 TIMEOUT_S = 6 * 3600.0
 UNTIMED_STEPS = 2
+PROBE_STEPS = {"tiny": 4, "smollm2": 1, "real_vocab": 1}
 _LEARNER = "ray::RankProcess"
 _TRL = Path(__file__).parent / "trl_sdft.py"
 
@@ -71,6 +71,8 @@ def tree_of(model: str, side: str, answers: int, seed: int, options: Namespace, 
         "evaluation": {"every": None},
         "task": {"eval_examples": options.eval_examples},
     }
+    if tiny:  # where vLLM's own work a step is more than the model's, and two threads wait for each other
+        tree["rollout"] |= {"engine": {"type": "transformers"}, "cores": [0]}
     if side == "unisd_star" and not tiny:  # the embedded model of another order is another model
         tree["contexts"] = {"order": options.order}
     if not tiny:
@@ -96,24 +98,27 @@ def ours(model: str, side: str, answers: int, seed: int, options: Namespace, run
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     seconds = [line["wait_s"] + line["learn_s"] + line["publish_s"] for line in lines]
     checkpoint = max(folder.glob("checkpoints/step-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    settings = ", ".join(["colocated", *tree.get("contexts", {}).values()])
+    engine = tree["rollout"].get("engine", {"type": "vllm"})["type"]
+    settings = ", ".join(["colocated", engine, *tree.get("contexts", {}).values()])
     return _row(model, side, answers, seed, tree, seconds, footprint, settings, checkpoint)
 
 
-def trl(model: str, answers: int, seed: int, options: Namespace, runs: Path, micro_batch: int, attention: str) -> Row:
+def trl(
+    model: str, answers: int, seed: int, options: Namespace, runs: Path, micro_batch: int, attention: str, threads: int
+) -> Row:
     """TRL's trainer on the problems that our run of this model and seed takes, in the same order."""
     tree = tree_of(model, "sdft", answers, seed, options, runs)
     config = load_recipe("sdft", tree)
-    folder = runs / f"{model}-trl-{answers}-{seed}-{micro_batch}-{attention}"
+    folder = runs / f"{model}-trl-{answers}-{seed}-{micro_batch}-{attention}-{threads}"
     folder.mkdir(parents=True)
-    steps = options.probe_steps if options.probing else config.run.total_steps
+    steps = PROBE_STEPS[model] if options.probing else config.run.total_steps
     problems = list(problems_of(config, steps * config.learner.batch_size // answers))
     path, found = problems[0]["model"], [problem["problem"] for problem in problems]
     job = {
         "out": str(folder),
         "model": path,
         "problems": found,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": threads,
         "attention": attention,
         "micro_batch": micro_batch,
         "seed": seed,
@@ -132,10 +137,10 @@ def trl(model: str, answers: int, seed: int, options: Namespace, runs: Path, mic
     }
     (folder / "job.json").write_text(json.dumps(job))
     command = [str(options.trl_python), str(_TRL), str(folder / "job.json")]
-    environment, ended, log = {"OMP_NUM_THREADS": str(job["threads"])}, folder / "ended.txt", folder / "log.txt"
+    environment, ended, log = {"OMP_NUM_THREADS": str(threads)}, folder / "ended.txt", folder / "log.txt"
     footprint = run_sampled(command, environment, log, TIMEOUT_S, lambda: _count_lines(ended) > UNTIMED_STEPS)
     seconds = [after - before for before, after in pairwise(map(float, ended.read_text().split()))]
-    settings = f"micro-batch {micro_batch}, {attention}"
+    settings = f"micro-batch {micro_batch}, {attention}, threads {threads}"
     return _row(model, "trl", answers, seed, tree, seconds, footprint, settings, folder / "model")
 
 
