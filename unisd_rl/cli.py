@@ -104,13 +104,17 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], bool, list[str
     """(recipes, whether it is a dry run, fields): the recipes are the arguments before the first option."""
     others = [argument for argument in arguments if argument != "--dry-run"]
     recipes = list(takewhile(lambda argument: not argument.startswith("-"), others))
-    return recipes or default_recipes(), len(others) < len(arguments), others[len(recipes) :]
+    fields = others[len(recipes) :]
+    return recipes or default_recipes(fields), len(others) < len(arguments), fields
 
 
-def default_recipes() -> list[str]:
-    """What a command runs that names no recipe: UniSD*, and on a machine by itself in turns, where that is faster
-    (docs/results/scale.md). On a cluster, which `RAY_ADDRESS` names, turns are refused: apart."""
-    return [DEFAULT_RECIPE] if os.environ.get("RAY_ADDRESS") else [DEFAULT_RECIPE, "colocated"]
+def default_recipes(fields: Sequence[str]) -> list[str]:
+    """What a command runs that names no recipe: UniSD*; the embedded model on a machine by itself in turns, where it is
+    faster. A cluster, which `RAY_ADDRESS` names, may have several nodes, and a model of one's own a GPU for each side.
+    """
+    names_model = any(word.partition("=")[0] == "--model.path" for word in fields)
+    in_turns = not names_model and not os.environ.get("RAY_ADDRESS")
+    return [DEFAULT_RECIPE, "colocated"] if in_turns else [DEFAULT_RECIPE]
 
 
 def split_flag(arguments: Sequence[str], flag: str) -> tuple[bool, list[str]]:

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.commands import SMALL, command, dry_run, started
 from tests.fakes.tiny_chat_model import save_model, save_tokenizer
 from unisd_rl import run
-from unisd_rl.cli import check_trackers
+from unisd_rl.cli import check_trackers, split_arguments
 from unisd_rl.errors import UserError
 from unisd_rl.run import checked_request
 
@@ -64,9 +64,11 @@ def test_a_run_notes_the_recipes_that_it_was_made_from_and_its_config_toml_keeps
     assert checked_request(["config.toml"]).config.run.recipe == "unisd_star, cats.toml"
 
 
-def test_without_a_recipe_generation_and_learning_take_turns_but_on_a_cluster(monkeypatch):
+def test_without_a_recipe_the_embedded_model_takes_turns_but_on_a_cluster(monkeypatch):
     assert checked_request([]).config.run.placement == "colocated"
     assert checked_request(["unisd_star"]).config.run.placement == "apart"
+    assert split_arguments(["--model.path=own", "--run.steps", "3"])[0] == ["unisd_star"]
+    assert split_arguments(["--dry-run", "--model.path", "own"])[0] == ["unisd_star"]
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert checked_request([]).config.run.placement == "apart"
 
