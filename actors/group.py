@@ -80,6 +80,7 @@ class RolloutGroup:
         self._desired = DesiredState()
         self._supervisors: list[ActorSupervisor] = []
         self._retired = RetiredActors(spec.queue)
+        self._shares_gpu = spec.config.turns_on_gpu
         self._count = spec.config.rollout.actors_at_start
         # Nobody may serve for as long as a new actor may take to find a place and to start.
         self._outage = OutageTimer(spec.config.run.cluster_timeout_s + spec.config.run.start_timeout_s)
@@ -201,7 +202,8 @@ class RolloutGroup:
     @contextmanager
     def asleep(self, timeout_s: float, on_wait: OnWait = no_op) -> Iterator[None]:
         """As `leases_paused`, and the block begins when all that the actors held is committed: nothing is in flight in
-        it, and no lease is held. `on_wait` is called about once a second until then; what it raises ends the wait.
+        it, and no lease is held. `on_wait` is called about once a second until then; what it raises ends the wait. On a
+        GPU that both sides share no engine holds memory or is starting either.
 
         Raises:
             RunFailed: that took longer than `timeout_s` seconds. What an actor held that failed is leased by others
@@ -209,14 +211,23 @@ class RolloutGroup:
         """
         deadline_s = time.monotonic() + timeout_s
         with self._leases_ended_by(RolloutActor.sleep) as calls:
-            while pending := [call for call in calls if not call.done()]:
-                if time.monotonic() > deadline_s:
-                    task = "complete what it holds before the learner's turn (run.step_timeout_s)"
-                    raise self._too_late(self._supervisors[0], task, timeout_s)
+            while (pending := [call for call in calls if not call.done()]) or self._starts_on_shared_gpu():
+                self._check_deadline(deadline_s, "complete what it holds before the learner's turn", timeout_s)
                 self.check()
                 on_wait()
                 self._wait(min(_POLL_S, timeout_s), pending)
+            if self._shares_gpu:
+                self._free_gpu(deadline_s, timeout_s)
             yield
+
+    def _free_gpu(self, deadline_s: float, timeout_s: float) -> None:
+        """Nothing is published meanwhile: weights that are pushed would wake an engine again."""
+        for actor in self._serving():
+            actor.free_gpu()
+        while any(actor.freeing for actor in self._supervisors):
+            self._check_deadline(deadline_s, "give the GPU's memory back for the learner's turn", timeout_s)
+            self.check_beside_learner()
+            self._wait(min(_POLL_S, timeout_s))
 
     @contextmanager
     def _leases_ended_by(self, method: Callable[[RolloutActor], Any]) -> Iterator[list[PendingCall[Any]]]:
@@ -267,12 +278,21 @@ class RolloutGroup:
         if self._target is not None:
             self._target.report(self.counts())
         self._retired.check()
-        if self._outage.exceeded(self.serving):
+        if self._outage.exceeded(self.serving or self._desired.starts_held):
             states = "; ".join(f"{actor.component}: {actor.failure or actor.state}" for actor in self._supervisors)
             raise RunFailed(
                 f"no rollout actor has served for {self._outage.limit_s:g} s (run.cluster_timeout_s + "
                 f"run.start_timeout_s): {states}"
             )
+
+    def check_beside_learner(self) -> None:
+        """As `check`, while the learner computes: on a GPU that both sides share no engine starts then, for it would
+        take memory that the learner uses."""
+        self._desired.starts_held = self._shares_gpu
+        try:
+            self.check()
+        finally:
+            self._desired.starts_held = False
 
     def counts(self) -> ActorCounts:
         """How many actors there shall be, and where each stands."""
@@ -341,6 +361,13 @@ class RolloutGroup:
 
     def _placing(self) -> int:
         return sum(actor.state is State.PLACING for actor in self._supervisors)
+
+    def _starts_on_shared_gpu(self) -> bool:
+        return self._shares_gpu and any(actor.state is State.STARTING for actor in self._supervisors)
+
+    def _check_deadline(self, deadline_s: float, task: str, timeout_s: float) -> None:
+        if time.monotonic() > deadline_s:
+            raise self._too_late(self._supervisors[0], f"{task} (run.step_timeout_s)", timeout_s)
 
     def _too_late(self, actor: ActorSupervisor, task: str, timeout_s: float) -> RunFailed:
         log = log_path(self._spec.run_dir, actor.name)

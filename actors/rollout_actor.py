@@ -182,6 +182,19 @@ class RolloutActor(VllmPushEndpoint):
         self._asleep = True
         self._note_activity()
 
+    async def free_gpu(self) -> None:
+        """Let the engine, with nothing in flight, give back its memory of a GPU that the learner computes on next. It
+        takes it again by itself when it is asked to answer.
+
+        Raises:
+            RunFailed: it did not; its process was ended.
+        """
+        async with self._updating:
+            try:
+                await self._engine.sleep()
+            except EngineDied as error:
+                raise self._failed(error) from error
+
     def resume_leases(self) -> None:
         """Serve the queue again."""
         self._asleep = False

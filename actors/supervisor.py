@@ -45,12 +45,13 @@ class State(StrEnum):
 @dataclass(slots=True)
 class DesiredState:
     """What holds for every actor, also for one that joins: whether all start for the first time, the newest version,
-    whether the queue is served, and whether leases are paused for an evaluation."""
+    whether the queue is served, whether leases are paused for an evaluation, and whether none may start now."""
 
     first_start: bool = True
     version: PolicyVersion | None = None
     running: bool = False
     leases_paused: bool = False
+    starts_held: bool = False
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class _Incarnation:
     running: PendingCall[None] | None = None
     draining: PendingCall[ActorReport] | None = None
     updates: list[_Update] = field(default_factory=list)
+    freeing: PendingCall[None] | None = None
     ping: PendingCall[Pulse] | None = None
     pinged_s: float = 0.0
     pulse: Pulse | None = None
@@ -127,13 +129,19 @@ class ActorSupervisor:
         return bool(self._current and self._current.updates)
 
     @property
+    def freeing(self) -> bool:
+        """Whether it was asked to give a GPU's memory back, and is not known to have done so."""
+        return bool(self._current and self._current.freeing)
+
+    @property
     def awaited(self) -> list[PendingCall]:
         """The calls whose end moves it on."""
         if self._current is None:
             return []
         current = self._current
         placed = current.process.placed if self.state is State.PLACING else None
-        calls = (placed, current.starting, current.draining, *(update.call for update in current.updates))
+        others = (current.starting, current.draining, current.freeing)
+        calls = (placed, *others, *(update.call for update in current.updates))
         return [call for call in calls if call is not None]
 
     @property
@@ -162,6 +170,11 @@ class ActorSupervisor:
             self._current.updates.append(
                 _Update(self._current.process.call(RolloutActor.update, version), version, deadline_s)
             )
+
+    def free_gpu(self) -> None:
+        """Let a serving actor, with nothing in flight, give its memory of a GPU back."""
+        assert self._current is not None, f"{self.component} does not serve"
+        self._current.freeing = self._current.process.call(RolloutActor.free_gpu)
 
     def drain(self) -> None:
         """Let the actor complete what it holds, and go; what does not serve goes at once."""
@@ -227,6 +240,8 @@ class ActorSupervisor:
                 self.open()
         elif self.state is State.PLACING and current.process.placed.done():
             current.process.placed.result()
+            if self._desired.starts_held:
+                return
             current.starting, current.since_s = current.process.start(), self._clock()
             self.state = State.STARTING
         elif self.state is State.STARTING:
@@ -234,6 +249,9 @@ class ActorSupervisor:
         elif self.state is State.SERVING:
             self._check_service(current)
             self._check_updates(current)
+            if current.freeing is not None and current.freeing.done():
+                current.freeing.result()
+                current.freeing = None
             self._check_pulse(current)
         elif self.state is State.DRAINING:
             self._check_drain(current)

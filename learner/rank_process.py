@@ -99,11 +99,13 @@ class RankProcess:
 
         device = init_process_group(gpus, len(self._cores), self._config.run.step_timeout_s)
         self._learner = Learner(self._config, self._model, device)
+        self._free_cached()
 
     @translate_collective_errors()
     def load(self, checkpoint: Path, version: int) -> None:
         """`Learner.load`."""
         self._ready().load(checkpoint, version)
+        self._free_cached()
 
     @translate_collective_errors()
     def step(self, data: bytes, version: int, lineage: int, sampled: frozenset[int] = frozenset()) -> StepMetrics:
@@ -111,6 +113,7 @@ class RankProcess:
         learner = self._ready()
         with self._track.span("step", step=version, lineage=lineage):
             metrics = learner.step(data, version, lineage, sampled)
+        self._free_cached()
         for part, started_s, seconds in learner.timer.spans:
             self._track.add(part, started_s, seconds, step=version)
         self._track.flush()
@@ -125,6 +128,7 @@ class RankProcess:
         """Take the weights with all ranks; rank 0 sends them on in the background, after those before are gone."""
         with self._track.span("publish", version=version.number, lineage=version.lineage):
             self._take_weights(version, target, timeout_s)
+        self._free_cached()
         self._track.flush()
 
     def _take_weights(self, version: PolicyVersion, target: PublishTarget, timeout_s: float) -> None:
@@ -143,14 +147,24 @@ class RankProcess:
     @translate_collective_errors()
     def logprobs(self, prompt: Tokens, completion: Tokens) -> Logprobs:
         """`Learner.logprobs`."""
-        return self._ready().logprobs(prompt, completion)
+        logprobs = self._ready().logprobs(prompt, completion)
+        self._free_cached()
+        return logprobs
 
     @translate_collective_errors()
     def save(self, path: Path, run_state: RunState | None) -> None:
         """`Learner.save`; rank 0 writes."""
         with self._track.span("save", what=path.name):
             self._ready().save(path, write=self._rank == 0, run_state=run_state)
+        self._free_cached()
         self._track.flush()
+
+    def _free_cached(self) -> None:
+        """Give blocks that torch keeps for later back to a GPU on which the engine takes its turn next."""
+        if self._config.turns_on_gpu:
+            import torch
+
+            torch.cuda.empty_cache()
 
     def _ready(self) -> "Learner":
         assert self._learner is not None, "the learner was not started"

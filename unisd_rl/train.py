@@ -25,7 +25,8 @@ transport/rollouts/admission.py. Nothing is dropped, and nothing is trained on t
 
 Under `run.placement = "colocated"` both sides compute on the same cores, in turns, and a step is: generate until the
 batch of step k is there; let the actors complete and commit what they hold, and sleep; step; publish, and let the
-actors apply it; wake them. It is the same loop: only `learners_turn` lies around the step.
+actors apply it; wake them. It is the same loop: only `learners_turn` lies around the step. On a GPU that both share, an
+engine that sleeps has given its memory back, and loads what it was told to apply when it is next asked for an answer.
 
 Failures are repaired beside the loop: those of actors by their group (`rollouts.check`), those of the learner by
 driver/recovery.py, which enters the loop again at a checkpoint.

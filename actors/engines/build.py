@@ -34,4 +34,4 @@ def build_engine(config: Config, cores: Cores, model_path: Path, tokenizer: Chat
             return TransformersRolloutEngine(spec)
         case VllmEngine():
             loader = weight_transport(config).vllm_loader(model_path)
-            return VllmRolloutEngine(spec, engine, loader, on_gpu=rollout.on_gpu)
+            return VllmRolloutEngine(spec, engine, loader, on_gpu=rollout.on_gpu, sleeps=config.turns_on_gpu)

@@ -111,6 +111,15 @@ class RolloutEngine(Protocol):
         """
         ...
 
+    async def sleep(self) -> None:
+        """Give the memory of a GPU that a learner shares back, with nothing in flight, until the next `generate`; does
+        nothing elsewhere. Weights that arrive meanwhile are loaded by then.
+
+        Raises:
+            EngineDied: it could not.
+        """
+        ...
+
     @property
     def version(self) -> PolicyVersion:
         """The version that tokens sampled from now on carry."""

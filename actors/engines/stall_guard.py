@@ -80,6 +80,10 @@ class StallGuard(RolloutEngine):
         return await self._unless_stuck(self._engine.receive(manifest, buckets))
 
     @override
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    @override
     async def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()

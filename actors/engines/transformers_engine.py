@@ -101,6 +101,10 @@ class TransformersRolloutEngine(RolloutEngine):
         return PauseReport(manifest.version, elapsed_ms, elapsed_ms, manifest.nbytes)
 
     @override
+    async def sleep(self) -> None:
+        """Nothing to give back: it computes on the CPU."""
+
+    @override
     async def close(self) -> None:
         """Stop serving; calls in flight fail with `EngineDied`."""
         if self._serving is not None:

@@ -4,10 +4,20 @@ An update pauses the scheduler, keeps the requests, drops their keys and values 
 again under the new weights), loads, and resumes. All that can be done before the pause is done
 before: copying to shared memory and the checks (the transport's `VllmWeightLoader`).
 
+Where it takes turns with a learner on one GPU, it sleeps in the learner's turn, and wakes by itself:
+
+```
+ sleep                  weights and keys and values leave the GPU; nothing may be in flight
+ receive                asleep: the snapshot is remembered, the memory stays the learner's
+ generate               asleep, the first one: memory for the weights -> load the snapshot -> memory for keys and values
+ pause ... resume       asleep (weights are pushed): the same, with what is pushed in the middle
+```
+
 vLLM reads its environment when it is imported, so `actors.process` must have been applied to
 the process first; nothing of vLLM is imported before `start`.
 """
 
+import asyncio
 import itertools
 import time
 from collections.abc import Sequence
@@ -29,7 +39,7 @@ from actors.engines.engine import (
 from actors.engines.reaper import Reaper
 from unisd_rl.config.rollout import VllmEngine
 from unisd_rl.transport.weights.manifest import Bytes, SnapshotManifest, label, parse_label
-from unisd_rl.transport.weights.transport import VllmHost, VllmWeightLoader
+from unisd_rl.transport.weights.transport import FetchedSnapshot, VllmHost, VllmWeightLoader
 from unisd_rl.types import Generation, PolicyVersion, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -49,9 +59,15 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     version: PolicyVersion = NO_WEIGHTS
     paused: bool = False
 
-    def __init__(self, spec: EngineSpec, settings: VllmEngine, weights: VllmWeightLoader, on_gpu: bool) -> None:
-        self._spec, self._settings, self._on_gpu = spec, settings, on_gpu
+    def __init__(
+        self, spec: EngineSpec, settings: VllmEngine, weights: VllmWeightLoader, on_gpu: bool, sleeps: bool = False
+    ) -> None:
+        """`sleeps`: a learner shares its GPU, and `sleep` gives the memory back."""
+        self._spec, self._settings, self._on_gpu, self._sleeps = spec, settings, on_gpu, sleeps
         self._weights = weights
+        self._asleep = False
+        self._snapshot: FetchedSnapshot | None = None  # the newest, kept where the engine sleeps
+        self._switching = asyncio.Lock()  # one at a time falls asleep, wakes or loads
         self._llm: AsyncLLM | None = None
         self._reaper: Reaper | None = None
         self._numbers = itertools.count()
@@ -95,6 +111,11 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     @override
     async def generate(self, tokens: Tokens, sampling: Sampling) -> Generation:
         """Cancelling the call aborts the request."""
+        if self._asleep:  # shielded: others wait for the same, and half a load would leave the engine paused
+            await asyncio.shield(self._wake())
+        return await self._answer(tokens, sampling)
+
+    async def _answer(self, tokens: Tokens, sampling: Sampling) -> Generation:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -116,6 +137,45 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     async def receive(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         """`pause_ms` ends with the scheduler's resumption: requests in flight then
         prefill again, which is not in it."""
+        async with self._switching:
+            if self._asleep:
+                report = PauseReport(manifest.version, 0.0, 0.0, manifest.nbytes)
+                self.version = manifest.version
+            else:
+                report = await self._replace_weights(manifest, buckets)
+            if self._sleeps:
+                self._snapshot = FetchedSnapshot(manifest, tuple(buckets))
+        return report
+
+    @override
+    async def sleep(self) -> None:
+        async with self._switching:
+            if self._sleeps and not self._asleep:
+                # Level 2 discards the weights, level 1 keeps them in CPU memory: for what no snapshot would bring back,
+                # which is the base under an adapter, and weights that were pushed or are still the model folder's.
+                whole = self._snapshot is not None and self._spec.adapter is None
+                try:
+                    await self.llm.sleep(level=2 if whole else 1, mode="keep")
+                except Exception as error:  # vLLM tells what failed in its process as a bare Exception
+                    await self.close()  # else it would hold the memory that the learner takes next
+                    raise EngineDied(f"vLLM did not fall asleep: {error}") from error
+                self._asleep = True
+
+    async def _wake(self) -> None:
+        async with self._switching:
+            if not self._asleep or self.paused:  # paused: what is pushed now wakes it, and answers what waits
+                return
+            try:
+                if self._snapshot is not None:
+                    await self._replace_weights(self._snapshot.manifest, self._snapshot.buckets)
+                else:
+                    await self.llm.wake_up()
+                    self._asleep = False
+            except Exception as error:  # see `sleep`
+                await self.close()  # else each prompt that waits would try again
+                raise EngineDied(f"vLLM did not wake up: {error}") from error
+
+    async def _replace_weights(self, manifest: SnapshotManifest, buckets: Sequence[Bytes]) -> PauseReport:
         async with self._weights.prepare(self, manifest, buckets) as load:
             started = time.perf_counter()
             try:
@@ -155,6 +215,8 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     @override
     async def pause(self) -> None:
         self.paused = True
+        if self._asleep:
+            await self.llm.wake_up(["weights"])  # not yet those for keys and values: loading takes memory of its own
         # Without clear_cache, keys and values of the old weights would stay in use after the update.
         # vLLM's own `pause_generation` also sleeps 20 ms, so that answers that ended just before come first.
         await self.llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
@@ -163,6 +225,9 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
     async def resume(self, version: PolicyVersion) -> None:
         await self.llm.update_weight_version(label(version))
         self.version = version
+        if self._asleep:
+            await self.llm.wake_up(["kv_cache"])  # vLLM resumes with it, so the version was named before
+            self._asleep = False
         await self.llm.resume_generation()
         self.paused = False
 
@@ -193,6 +258,7 @@ class VllmRolloutEngine(RolloutEngine, VllmHost):
             skip_tokenizer_init=True,  # tokens in, tokens out
             generation_config="vllm",  # sampling is ours, not the model folder's
             enforce_eager=not self._on_gpu,
+            enable_sleep_mode=self._sleeps,
             disable_log_stats=True,
             logprobs_mode="processed_logprobs",
             tensor_parallel_size=settings.tensor_parallel,

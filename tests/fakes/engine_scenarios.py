@@ -50,6 +50,11 @@ async def update(engine, manifest, buckets):
     return await engine.receive(manifest, buckets), engine.version
 
 
+async def sleep(engine) -> None:
+    """Give a shared GPU's memory back."""
+    await engine.sleep()
+
+
 async def version(engine) -> PolicyVersion:
     return engine.version
 

@@ -73,6 +73,9 @@ class HeldEngine:
     async def close(self) -> None:
         """Nothing to give up."""
 
+    async def sleep(self) -> None:
+        """Nothing to give back."""
+
     async def generate(self, tokens, sampling) -> Generation:
         text = bytes(tokens.tolist()).decode()
         self.started.append(text)

@@ -28,6 +28,8 @@ class Engine(Section):
 
     takes_pushed_weights: ClassVar[bool] = False
     """Whether the learner can push weights into it (`weights.transport` nccl and ipc)."""
+    frees_gpu: ClassVar[bool] = False
+    """Whether it can give the memory of its GPU back between turns (`run.placement` colocated)."""
     largest_lora_rank: ClassVar[int | None] = None
     """Largest adapter it serves; None is any."""
     pads_batches: ClassVar[bool] = False
@@ -65,6 +67,7 @@ class VllmEngine(Engine):
     """vLLM's AsyncLLM inside the rollout actor."""
 
     takes_pushed_weights = True
+    frees_gpu = True
     largest_lora_rank = 512  # of vLLM 0.32's list of adapter ranks
     # One process for scheduler and model: a second one would only spin on a queue between the two. And vLLM turns its
     # single-process executor into a multi-process one on the CPU, to bind the threads itself, unless it is told that it
@@ -80,7 +83,7 @@ class VllmEngine(Engine):
     kv_cache_gib: Annotated[float, Field(gt=0.0, le=65536.0), Decides.NOTHING] = 0.5
     """Memory for keys and values, CPU only (GiB)."""
     gpu_memory_utilization: Annotated[OpenFraction, Decides.NOTHING] = 0.85
-    """Share of a GPU's memory the engine may take."""
+    """Share of a GPU's memory the engine may take. Colocated, in its own turn; the learner's states lie beside it."""
     tensor_parallel: Annotated[Processes, Decides.NOTHING] = 1
     """GPUs per rollout actor."""
     max_model_len: Count | None = None

@@ -56,9 +56,11 @@ class RunConfig(Section):
     placement: Annotated[Placement, Decides.ROUNDING] = "apart"
     """Where the rollout actors and the learner compute: `apart` on cores of their own, at the same time, or `colocated`
     on the same ones, in turns: the actors generate until the next batch is there and sleep while the learner trains on
-    it. Then there is one actor, on the CPUs of one machine, and `rollout.max_staleness` is 0 or 1. `in_process`: in
-    turns too, and all in the driver's process, on one thread, without Ray: for a debugger, and for small runs. The
-    engine is then `transformers`, and there is one learner rank."""
+    it. Then there is one actor, on the CPUs or on one GPU of one machine, and `rollout.max_staleness` is 0 or 1. On a
+    GPU, where this has not been run, both sides ask for a share of it, there is one learner rank, and vLLM gives the
+    memory back in the learner's turn. `in_process`: in turns too, and all in the driver's process, on one thread,
+    without Ray: for a debugger, and for small runs. The engine is then `transformers`, and there is one learner
+    rank."""
     cluster_timeout_s: Annotated[Seconds, Decides.NOTHING] = 60.0
     """How long to wait for a cluster to offer the resources asked for."""
 

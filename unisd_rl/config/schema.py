@@ -140,6 +140,11 @@ class Config(Section):
         return not any(_objections_to_turns(self))
 
     @property
+    def turns_on_gpu(self) -> bool:
+        """Whether generation and learning take turns on one GPU: each has its memory in its own turn."""
+        return self.run.colocated and self.rollout.on_gpu
+
+    @property
     def reads_teacher(self) -> bool:
         """Whether any term reads a teacher. Where none does, no view is built, tokenised or scored."""
         return bool(self.objective.needs.views)
@@ -275,6 +280,8 @@ def _objections_to_one_process(config: Config) -> Iterator[str]:
         yield 'rollout.engine.type = "vllm" computes in processes of its own: set it to "transformers"'
     if config.learner.ranks > 1:
         yield f"learner.ranks = {config.learner.ranks}, and each rank is a process: set it to 1"
+    if config.rollout.gpus_per_actor or config.learner.gpus_per_rank:
+        yield f"{_gpus(config)}, and one process computes on the CPU: set both to 0"
 
 
 def _objections_to_turns(config: Config) -> Iterator[str]:
@@ -290,16 +297,33 @@ def _objections_to_turns(config: Config) -> Iterator[str]:
     if transport == "nccl":
         yield 'weights.transport = "nccl" sends between GPUs that are apart: set it to "object_store"'
     if rollout.gpus_per_actor or learner.gpus_per_rank:
-        yield (
-            f"rollout.gpus_per_actor = {rollout.gpus_per_actor:g} and learner.gpus_per_rank = "
-            f"{learner.gpus_per_rank:g}, and turns are taken on CPUs only, where no memory has to be given back: set "
-            "both to 0"
-        )
+        yield from _objections_to_one_gpu(config)
     if rollout.max_staleness > 1:
         yield (
             f"rollout.max_staleness = {rollout.max_staleness} lets rollouts run ahead of a learner at work, and they "
             "sleep then: set it to 0 or 1"
         )
+
+
+def _objections_to_one_gpu(config: Config) -> Iterator[str]:
+    """Why an actor and the learner cannot take turns on one GPU, each with its remedy."""
+    engine, shares = config.rollout.engine, (config.rollout.gpus_per_actor, config.learner.gpus_per_rank)
+    if not min(shares) or round(sum(shares), 4) > 1.0:  # Ray counts in 0.0001
+        yield (
+            f"{_gpus(config)}, and turns are taken on CPUs or on one GPU, of which each side has a share: set both to "
+            "0, or both to 0.5"
+        )
+    if not engine.frees_gpu:
+        yield f'rollout.engine.type = "{engine.type}" gives no memory of a GPU back between turns: set it to "vllm"'
+    if config.learner.ranks > 1:
+        yield f"learner.ranks = {config.learner.ranks}, and turns on a GPU are taken with one rank: set it to 1"
+    if engine.weight_shards > 1:
+        yield f"rollout.engine.tensor_parallel = {engine.weight_shards}, and turns are taken on one GPU: set it to 1"
+
+
+def _gpus(config: Config) -> str:
+    gpus = config.rollout.gpus_per_actor, config.learner.gpus_per_rank
+    return f"rollout.gpus_per_actor = {gpus[0]:g} and learner.gpus_per_rank = {gpus[1]:g}"
 
 
 def _checkpoints_let_rollouts_go(config: Config) -> None:

@@ -114,7 +114,7 @@ def started_run(config: Config, task: Task, directory: RunDirectory, console: Co
         store_monitor = StoreMonitor(store, config.faults)
 
         def check_others() -> None:
-            rollouts.check()
+            rollouts.check_beside_learner()
             store_monitor.check_health()
 
         grader = answer_grader(config, task, prompts, model)
@@ -173,10 +173,11 @@ def start_processes(config: Config, learners: LearnerGroup, rollouts: RolloutGro
 def bottleneck_meter(config: Config, plan: CorePlan) -> BottleneckMeter:
     """Empty; it suggests turns where both sides are on this machine and have cores of their own."""
     apart = not {core for cores in plan.rollout for core in cores} & {core for cores in plan.learner for core in cores}
+    may_be = config.may_be_colocated and not config.rollout.on_gpu  # what turns gain is computed from cores
     return BottleneckMeter(
         config.learner.ranks,
         colocated=config.run.colocated,
-        may_be_colocated=apart and config.may_be_colocated and not config.run.colocated and runtime().nodes() == 1,
+        may_be_colocated=apart and may_be and not config.run.colocated and runtime().nodes() == 1,
         lockstep=config.rollout.max_staleness == 0,
     )
 

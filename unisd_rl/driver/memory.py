@@ -92,6 +92,14 @@ def describe_memory(config: Config, shape: ModelShape, available: float | None) 
     if available is not None:
         remedy = "" if in_memory <= available else ": lower rollout.actors or learner.micro_batch_tokens"
         yield f"  in all {_gib(in_memory)} GiB; {_gib(available)} GiB are available on this machine{remedy}"
+    if config.turns_on_gpu and (share := config.rollout.engine.gpu_share) is not None:
+        stays = sum(part.nbytes for part in learner_states(config, shape) if part.on_gpu)
+        peak = sum(part.nbytes for part in learner_parts(config, shape) if part.on_gpu)
+        yield (
+            f"  on one GPU: {_gib(peak)} GiB in the learner's turn; {_gib(stays)} GiB of them stay in the engine's, "
+            f"beside its {share:.0%} of the GPU, which needs {_gib(max(peak, stays / (1 - share)))} GiB, and room for "
+            "libraries and CUDA graphs"
+        )
 
 
 def published(config: Config, shape: ModelShape) -> float:
@@ -105,7 +113,8 @@ def actor_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
     rollout, width = config.rollout, BYTES[config.model.dtype]
     engine, weights = rollout.engine, shape.parameters * width
     if rollout.on_gpu and engine.gpu_share is not None:
-        filled = f"{engine.gpu_share:.0%} of {rollout.gpus_per_actor * engine.weight_shards:g} GPU"
+        gpus = max(rollout.gpus_per_actor, 1.0) * engine.weight_shards  # vLLM's share is of a whole one
+        filled = f"{engine.gpu_share:.0%} of {gpus:g} GPU"
         yield Part(f"weights (keys and values fill {filled})", weights, on_gpu=True)
         return
     yield Part("weights", weights, rollout.on_gpu)
@@ -117,8 +126,8 @@ def actor_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
         yield Part("a version under way", published(config, shape))
 
 
-def learner_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
-    """A learner rank at its peak."""
+def learner_states(config: Config, shape: ModelShape) -> Iterator[Part]:
+    """What a learner rank holds all the time."""
     gpu, adapted = bool(config.learner.gpus_per_rank), config.model.lora is not None
     width, sharded = BYTES[config.model.dtype], 1 / config.learner.ranks if config.zero_stage == 3 else 1.0
     factors = shape.trained if adapted else 0
@@ -128,6 +137,12 @@ def learner_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
         average = 0 if width == _FLOAT32 else _FLOAT32
         yield Part("teacher", followed * (width + average) * sharded, gpu)
     yield Part("optimizer", optimizer_bytes(config, shape), gpu and not config.learner.offload_optimizer)
+
+
+def learner_parts(config: Config, shape: ModelShape) -> Iterator[Part]:
+    """A learner rank at its peak."""
+    gpu = bool(config.learner.gpus_per_rank)
+    yield from learner_states(config, shape)
     phases = {
         "scoring": (0.0, scoring_bytes(config, shape)),
         "backward pass": (gradient_bytes(config, shape), backward_bytes(config, shape)),

@@ -86,7 +86,7 @@ class LearnerRecovery:
 
         def back_off(wait_s: float) -> None:
             run.learners.close()
-            pause(wait_s, run.rollouts.check)
+            pause(wait_s, run.rollouts.check_beside_learner)
 
         retryable = (LearnerLost, InsufficientResources)
         with run.track.span("recovering the learner"):

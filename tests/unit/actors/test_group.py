@@ -124,6 +124,86 @@ def test_an_actor_that_never_falls_asleep_ends_the_wait_in_words_and_goes_on(mon
     assert actor.called == ["sleep", "resume_leases"]
 
 
+SHARED = {"run": {"placement": "colocated"}, "rollout": {"gpus_per_actor": 0.5}, "learner": {"gpus_per_rank": 0.5}}
+
+
+class Looked:
+    """A group of one hand-moved actor on a shared GPU; at each wait the next of `looks` is called with its process."""
+
+    def __init__(self, monkeypatch, looks):
+        monkeypatch.setattr(group, "ActorProcess", self._begin)
+        monkeypatch.setattr(group, "asked_together", nullcontext)
+        self.processes, self._looks = [], list(looks)
+        settings = {**SHARED, "faults": {"backoff_s": 1e-3}}
+        spec = ActorSpec(load_recipe("unisd_star", settings), Path("model"), Path("run"), None, StoreClient(None))
+        self.actors = RolloutGroup(spec, CorePlan((), ()), lambda event: None)
+        monkeypatch.setattr(self.actors._retired, "check", lambda: None)
+        monkeypatch.setattr(self.actors._retired, "retire", lambda name: None)
+        monkeypatch.setattr(self.actors, "_wait", lambda *_: self.look())
+        self.actors.begin()
+        self.actors._desired.first_start = False
+
+    def _begin(self, name, cores, spec):
+        self.processes.append(HandProcess(name))
+        self.processes[-1].placed.end()
+        return self.processes[-1]
+
+    def look(self):
+        if self._looks:
+            self._looks.pop(0)(self.processes[-1])
+
+    def serve(self):
+        self.actors.check()
+        self.processes[-1].last("start").end(VERSION_0)
+        self.actors.run()
+
+
+def ending(method, value=None):
+    return lambda process: process.last(method).end(value)
+
+
+def test_on_a_shared_gpu_the_turn_begins_once_what_was_held_is_committed_and_the_memory_is_given_back(monkeypatch):
+    rig = Looked(monkeypatch, [ending("sleep"), ending("free_gpu")])
+    rig.serve()
+    with rig.actors.asleep(10.0, lambda: None):
+        assert [list(process.calls) for process in rig.processes] == [["start", "run", "sleep", "free_gpu"]]
+    assert list(rig.processes[0].calls)[-1] == "resume_leases"
+
+
+def test_an_engine_that_is_starting_on_a_shared_gpu_is_waited_for_and_sleeps_too(monkeypatch):
+    rig = Looked(monkeypatch, [ending("start", VERSION_0), lambda process: None, ending("free_gpu")])
+    rig.actors.check()
+    rig.actors._desired.running = True
+    with rig.actors.asleep(10.0, lambda: None):
+        assert list(rig.processes[0].calls) == ["start", "pause_leases", "run", "free_gpu"]
+
+
+def test_an_actor_that_does_not_give_its_memory_back_is_replaced_and_none_starts_beside_the_learner(monkeypatch):
+    rig = Looked(monkeypatch, [ending("sleep"), lambda process: process.last("free_gpu").break_("it did not sleep")])
+    rig.serve()
+    with rig.actors.asleep(10.0, lambda: None):
+        assert rig.processes[0].killed
+        while len(rig.processes) == 1:
+            rig.actors.check_beside_learner()
+        for _ in range(3):
+            rig.actors.check_beside_learner()
+        assert rig.processes[1].calls == {}, "it has its place, and the learner has the memory"
+        rig.actors.check()  # the learner is done: its version is waited for
+        assert list(rig.processes[1].calls) == ["start"]
+
+
+def test_nobody_serves_for_too_long_only_while_one_might_start(monkeypatch):
+    rig = Looked(monkeypatch, [])
+    clock = Clock()
+    rig.actors._outage = OutageTimer(10.0, clock)
+    for clock.now in (0.0, 5.0, 50.0):
+        rig.actors.check_beside_learner()
+    rig.actors.check()
+    clock.now = 61.0
+    with pytest.raises(RunFailed, match="no rollout actor has served for 10 s"):
+        rig.actors.check()
+
+
 def test_a_group_of_no_run_says_what_breaks_and_what_works_again(capsys):
     print_event(Failure("rollout-1", "rollout-1 died", 1, 1.0))
     print_event(Recovery("rollout-1", 3.0))

@@ -9,6 +9,11 @@ TURNS = {"run": {"placement": "colocated"}}
 GPUS = {"rollout": {"gpus_per_actor": 1.0}, "learner": {"gpus_per_rank": 1.0}}
 
 
+def half(changes=None):
+    """Each side has half a GPU."""
+    return overlay({"rollout": {"gpus_per_actor": 0.5}, "learner": {"gpus_per_rank": 0.5}}, changes or {})
+
+
 @pytest.mark.parametrize("staleness", [0, 1])
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_one_actor_may_take_turns_with_a_learner_of_several_ranks(staleness, engine):
@@ -26,11 +31,35 @@ def test_one_actor_may_take_turns_with_a_learner_of_several_ranks(staleness, eng
         ({**GPUS, "weights": {"transport": "nccl"}}, 'weights.transport = "nccl" sends between GPUs that are apart'),
         (
             {**GPUS, "weights": {"transport": "ipc"}},
-            "rollout.gpus_per_actor = 1 and learner.gpus_per_rank = 1, and turns are taken on CPUs",
+            "rollout.gpus_per_actor = 1 and learner.gpus_per_rank = 1, and turns are taken on CPUs or on one GPU",
+        ),
+        ({"rollout": {"gpus_per_actor": 0.5}}, "rollout.gpus_per_actor = 0.5 and learner.gpus_per_rank = 0, and turns"),
+        ({"learner": {"gpus_per_rank": 0.5}}, "rollout.gpus_per_actor = 0 and learner.gpus_per_rank = 0.5, and turns"),
+        (half({"rollout": {"gpus_per_actor": 0.6}}), "rollout.gpus_per_actor = 0.6 and learner.gpus_per_rank = 0.5"),
+        (
+            half({"rollout": {"engine": {"type": "transformers"}}}),
+            'rollout.engine.type = "transformers" gives no memory of a GPU back between turns: set it to "vllm"',
+        ),
+        (half({"learner": {"ranks": 2}}), "learner.ranks = 2, and turns on a GPU are taken with one rank: set it to 1"),
+        (
+            half({"rollout": {"engine": {"tensor_parallel": 2}}}),
+            "rollout.engine.tensor_parallel = 2, and turns are taken on one GPU: set it to 1",
         ),
         ({"rollout": {"max_staleness": 2}}, "rollout.max_staleness = 2 lets rollouts run ahead of a learner at work"),
     ],
-    ids=["several_actors", "actors_max", "nccl", "gpus", "staleness"],
+    ids=[
+        "several_actors",
+        "actors_max",
+        "nccl",
+        "gpus",
+        "engine_on_gpu",
+        "learner_on_gpu",
+        "more_than_a_gpu",
+        "transformers",
+        "ranks",
+        "tensor_parallel",
+        "staleness",
+    ],
 )
 def test_what_cannot_take_turns_is_refused_in_one_sentence_and_runs_apart(changes, said):
     apart = load_recipe("unisd_star", changes)
@@ -56,7 +85,7 @@ ALONE = {"run": {"placement": "in_process"}, "rollout": {"engine": {"type": "tra
         ({"learner": {"ranks": 2}}, "learner.ranks = 2, and each rank is a process: set it to 1"),
         ({"rollout": {"actors": 2}}, "rollout.actors = 2, and in its turn one has all cores: set it to 1"),
         ({"rollout": {"actors": {"max": 3}}}, "rollout.actors.max = 3 asks for more actors"),
-        (GPUS, "rollout.gpus_per_actor = 1 and learner.gpus_per_rank = 1, and turns are taken on CPUs only"),
+        (GPUS, "rollout.gpus_per_actor = 1 and learner.gpus_per_rank = 1, and one process computes on the CPU"),
         ({"rollout": {"max_staleness": 2}}, "rollout.max_staleness = 2 lets rollouts run ahead"),
     ],
     ids=["vllm", "ranks", "several_actors", "actors_max", "gpus", "staleness"],
@@ -88,3 +117,13 @@ def test_the_sides_are_apart_unless_they_are_told_otherwise():
     config = load_recipe("unisd_star")
     assert not config.run.colocated
     assert config.may_be_colocated
+
+
+@pytest.mark.parametrize("transport", ["object_store", "ipc"])
+def test_a_rank_and_an_actor_with_a_share_of_a_gpu_each_take_turns_on_it(transport):
+    shared = half({"weights": {"transport": transport}})
+    config = load_recipe(["unisd_star", "colocated"], shared)
+    assert (config.run.colocated, config.turns_on_gpu) == (True, True)
+    apart = load_recipe("unisd_star", shared)
+    assert (apart.may_be_colocated, apart.turns_on_gpu) == (True, False)
+    assert not load_recipe("unisd_star", TURNS).turns_on_gpu

@@ -1,5 +1,6 @@
 """The memory of each process is what a hand adds up from the configuration and the model's shape."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from unisd_rl.driver.memory import (
     backward_bytes,
     describe_memory,
     learner_parts,
+    learner_states,
     optimizer_bytes,
     run_memory,
     save_bytes,
@@ -109,6 +111,20 @@ def test_offloaded_the_optimizer_is_in_memory_and_the_rest_on_the_gpu():
         by_name = {part.name: part for part in learner_parts(config(**placed, **learner), FULL)}
         assert by_name.pop("optimizer").on_gpu is on_gpu
         assert all(part.on_gpu for part in by_name.values())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_in_turns_on_one_gpu_it_holds_the_learners_peak_or_what_stays_beside_the_engine(share):
+    rollout = {"gpus_per_actor": 0.5, "engine": {"type": "vllm", "gpu_memory_utilization": share}}
+    sections = {"run": {"placement": "colocated"}, "rollout": rollout, "learner": {"gpus_per_rank": 0.5}}
+    shared = load_recipe("unisd_star", sections)
+    large = replace(FULL, parameters=500_000_000, trained=500_000_000)
+    stays, peak = (sum(part.nbytes for part in of(shared, large)) / GIB for of in (learner_states, learner_parts))
+    assert stays / 0.9 < peak < stays / 0.5, "either decides"
+    needed = max(peak, stays / (1 - share))
+    (line,) = [line for line in describe_memory(shared, large, None) if line.startswith("  on one GPU")]
+    assert [float(word) for word in re.findall(r"([\d.]+) GiB", line)] == pytest.approx([peak, stays, needed], rel=0.01)
+    assert not any("on one GPU" in line for line in describe_memory(load_recipe("unisd_star", {}), large, None))
 
 
 def test_zero_3_divides_what_is_kept_and_stage_0_nothing():

@@ -85,6 +85,8 @@ class Rollouts:
 
     def check(self): ...
 
+    check_beside_learner = check
+
     def counts(self):
         return ActorCounts(1, 1, ("rollout-0: serving",))
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from unisd_rl.cluster.cores import CorePlan
 from unisd_rl.config.load import load_recipe
-from unisd_rl.driver.build import start_processes
+from unisd_rl.driver.build import bottleneck_meter, start_processes
 
 
 class Group:
@@ -35,3 +36,10 @@ def test_in_one_process_the_engine_starts_after_the_learner():
     config, said = load_recipe(["unisd_star", "in_process"], {}), []
     start_processes(config, Group("learner", said), Group("actors", said))
     assert said == ["learner place", "learner start", "actors start"]
+
+
+def test_turns_on_a_gpu_are_not_suggested_by_what_cores_would_gain():
+    half = {"rollout": {"gpus_per_actor": 0.5}, "learner": {"gpus_per_rank": 0.5}}
+    shared = load_recipe("unisd_star", half)
+    assert shared.may_be_colocated
+    assert not bottleneck_meter(shared, CorePlan((), ())).may_be_colocated
