@@ -23,27 +23,37 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from benchmarks.output import finish, machine, result_file, show_table
-from benchmarks.sides.training import MODELS, OURS, Row, batch_of, ours, trl, with_accuracies
+from benchmarks.sides.training import (
+    MODELS,
+    OURS,
+    PROBE_STEPS,
+    Row,
+    TrlWay,
+    batch_of,
+    ours,
+    steps_of,
+    trl,
+    with_accuracies,
+)
 
 
-def fastest_trl(model: str, answers: int, options: argparse.Namespace, runs: Path) -> tuple[int, str, int]:
-    """Micro-batch, attention and threads with which TRL is fastest, by short runs."""
+def fastest_trl(model: str, answers: int, options: argparse.Namespace, runs: Path) -> TrlWay:
+    """The way in which TRL is fastest, by short runs."""
     batch = batch_of(model, options)
     sizes = [size for size in options.trl_micro_batches or [batch // 4, batch // 2, batch] if size <= batch]
     cores = len(os.sched_getaffinity(0))
     threads = sorted({1, cores}) if model == "tiny" else [cores]
-    ways = list(itertools.product(sizes, options.trl_attention, threads))
+    ways = [TrlWay(*way) for way in itertools.product(sizes, options.trl_attention, threads)]
     if len(ways) == 1:
         return ways[0]
-    options.probing = True
-    probed = {way: trl(model, answers, 0, options, runs / "probes", *way).step_s for way in ways}
-    options.probing = False
+    steps = PROBE_STEPS[model]
+    probed = {way: trl(model, answers, 0, steps, way, options, runs / "probes").step_s for way in ways}
     titles = ("micro-batch", "attention", "threads", "s a step")
-    show_table(f"TRL on {model}", titles, [(*way, step_s) for way, step_s in probed.items()])
+    show_table(f"TRL on {model}", titles, [(*astuple(way), step_s) for way, step_s in probed.items()])
     return min(probed, key=probed.__getitem__)
 
 
@@ -51,14 +61,13 @@ def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
     """Ours over TRL's, medians over seeds, with several answers to a prompt: speed, memory, accuracy."""
 
     def of(model: str, side: str, name: str, answers: int) -> float | None:
-        found = [getattr(row, name) for row in rows if (row.model, row.side) == (model, side)]
         chosen = [
             getattr(row, name)
             for row in rows
             if (row.model, row.side, row.answers_per_prompt) == (model, side, answers)
             and getattr(row, name) is not None
         ]
-        return statistics.median(chosen) if found and chosen else None
+        return statistics.median(chosen) if chosen else None
 
     ratios = {}
     groups = sorted({row.answers_per_prompt for row in rows}, reverse=True)
@@ -104,10 +113,10 @@ def measure(options: argparse.Namespace, runs: Path) -> list[Row]:
         for answers in options.groups:
             way = fastest_trl(model, answers, options, runs)
             for seed in options.seeds if model == "tiny" else options.seeds[:1]:
-                of_model.append(trl(model, answers, seed, options, runs, *way))
+                of_model.append(trl(model, answers, seed, steps_of(model, options), way, options, runs))
                 of_model += [ours(model, side, answers, seed, options, runs) for side in OURS]
                 show_rows(of_model)
-        rows += of_model if model == "real_vocab" else with_accuracies(of_model, options, runs)
+        rows += of_model if model == "real_vocab" else with_accuracies(of_model, runs)
     return rows
 
 
@@ -140,7 +149,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="keep the runs in this folder")
     parser.add_argument("--json", type=result_file, help="write machine, rows and ratios to this file")
     options = parser.parse_args()
-    options.probing = False
     if set(options.models) - {"tiny"} and options.records is None:
         parser.error("--records: the ScienceQA records of smollm2 and real_vocab")
     if "smollm2" in options.models and options.smollm2 is None:

@@ -31,6 +31,15 @@ _TRL = Path(__file__).parent / "trl_sdft.py"
 
 
 @dataclass(frozen=True)
+class TrlWay:
+    """How TRL's trainer computes: settings that change its speed alone."""
+
+    micro_batch: int
+    attention: str
+    threads: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One side on one model."""
 
@@ -55,12 +64,12 @@ class Row:
 
 def tree_of(model: str, side: str, answers: int, seed: int, options: Namespace, runs: Path) -> dict[str, Any]:
     """What is changed of the recipe `side` under the set-up `colocated`; the same numbers for every side."""
-    tiny, steps = model == "tiny", options.tiny_steps if model == "tiny" else options.steps
+    tiny = model == "tiny"
     tree: dict[str, Any] = {
         "run": {
             "name": f"{model}-{side}-{answers}-{seed}",
             "dir": str(runs),
-            "steps": steps,
+            "steps": steps_of(model, options),
             "seed": seed,
             "checkpoint_every": 0,
         },
@@ -80,6 +89,11 @@ def tree_of(model: str, side: str, answers: int, seed: int, options: Namespace, 
         tree["task"] |= {"type": "scienceqa", "data": str(options.records), "train_examples": options.train_examples}
         tree["rollout"] |= {"max_prompt_tokens": options.prompt_tokens, "max_completion_tokens": options.answer_tokens}
     return tree
+
+
+def steps_of(model: str, options: Namespace) -> int:
+    """Of a run that is not a probe."""
+    return int(options.tiny_steps if model == "tiny" else options.steps)
 
 
 def batch_of(model: str, options: Namespace) -> int:
@@ -103,24 +117,19 @@ def ours(model: str, side: str, answers: int, seed: int, options: Namespace, run
     return _row(model, side, answers, seed, tree, seconds, footprint, settings, checkpoint)
 
 
-def trl(
-    model: str, answers: int, seed: int, options: Namespace, runs: Path, micro_batch: int, attention: str, threads: int
-) -> Row:
-    """TRL's trainer on the problems that our run of this model and seed takes, in the same order."""
+def trl(model: str, answers: int, seed: int, steps: int, way: TrlWay, options: Namespace, runs: Path) -> Row:
+    """So many steps of TRL's trainer on the problems that our run of this model and seed takes, in the same order."""
     tree = tree_of(model, "sdft", answers, seed, options, runs)
     config = load_recipe("sdft", tree)
-    folder = runs / f"{model}-trl-{answers}-{seed}-{micro_batch}-{attention}-{threads}"
+    folder = runs / f"{model}-trl-{answers}-{seed}-{way.micro_batch}-{way.attention}-{way.threads}"
     folder.mkdir(parents=True)
-    steps = PROBE_STEPS[model] if options.probing else config.run.total_steps
     problems = list(problems_of(config, steps * config.learner.batch_size // answers))
     path, found = problems[0]["model"], [problem["problem"] for problem in problems]
     job = {
         "out": str(folder),
         "model": path,
         "problems": found,
-        "threads": threads,
-        "attention": attention,
-        "micro_batch": micro_batch,
+        **asdict(way),
         "seed": seed,
         "steps": steps,
         "batch": config.learner.batch_size,
@@ -137,10 +146,10 @@ def trl(
     }
     (folder / "job.json").write_text(json.dumps(job))
     command = [str(options.trl_python), str(_TRL), str(folder / "job.json")]
-    environment, ended, log = {"OMP_NUM_THREADS": str(threads)}, folder / "ended.txt", folder / "log.txt"
+    environment, ended, log = {"OMP_NUM_THREADS": str(way.threads)}, folder / "ended.txt", folder / "log.txt"
     footprint = run_sampled(command, environment, log, TIMEOUT_S, lambda: _count_lines(ended) > UNTIMED_STEPS)
     seconds = [after - before for before, after in pairwise(map(float, ended.read_text().split()))]
-    settings = f"micro-batch {micro_batch}, {attention}, threads {threads}"
+    settings = f"micro-batch {way.micro_batch}, {way.attention}, threads {way.threads}"
     return _row(model, "trl", answers, seed, tree, seconds, footprint, settings, folder / "model")
 
 
@@ -196,7 +205,7 @@ def _row(
     )
 
 
-def with_accuracies(rows: Sequence[Row], options: Namespace, runs: Path) -> list[Row]:
+def with_accuracies(rows: Sequence[Row], runs: Path) -> list[Row]:
     """The rows of one model with what their models answer right, by the same command for every side."""
     model = rows[0].model
     out = runs / f"{model}-evaluation"
